@@ -1,0 +1,65 @@
+"""Augmentation presets, by albumentations; one draw for both images of a pair."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from img2img.data.images import Array
+from img2img.errors import choose
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`resize`: side of the image before the crop, in units of the crop; None keeps the image's own pixels.
+
+    `transforms`: from the albumentations module and the crop's size to the list of random transforms.
+    """
+
+    resize: float | None
+    transforms: Callable[[Any, int], list[Any]]
+    text: str
+
+
+PRESETS = {
+    "none": Preset(1.0, lambda A, n: [], "resize"),
+    "flip": Preset(1.0, lambda A, n: [A.HorizontalFlip()], "resize, mirror"),
+    "standard": Preset(
+        286 / 256,  # appendix 6.2 of pix2pix
+        lambda A, n: [A.RandomCrop(n, n), A.HorizontalFlip()],
+        "resize to 286/256 of --size, crop, mirror (the papers')",
+    ),
+    "dihedral": Preset(
+        None,
+        lambda A, n: [A.RandomCrop(n, n), A.D4(p=1)],
+        "crop at the images' own scale, quarter turns and mirrors (microscopy, aerial)",
+    ),
+    "strong": Preset(
+        1.25,
+        lambda A, n: [
+            A.Affine(scale=(0.85, 1.2), rotate=(-15, 15), shear=(-5, 5), border_mode=4, p=0.8),
+            A.RandomCrop(n, n),
+            A.HorizontalFlip(),
+        ],
+        "resize, rotate, scale, shear, crop, mirror (small data sets)",
+    ),
+}
+
+
+class Augment:
+    """Random transforms of one image, or of a pair in step. Built where it is used: each worker has its own."""
+
+    def __init__(self, preset: str, size: int) -> None:
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import asks the network for news
+        import albumentations
+
+        transforms = choose("augmentation", preset, PRESETS).transforms(albumentations, size)
+        self.pipeline = albumentations.Compose(transforms, additional_targets={"partner": "image"})
+
+    def __call__(self, seed: int, image: Array, partner: Array | None = None) -> tuple[Array, Array | None]:
+        """Transforms `image` (H, W, C), and `partner` by the same draw; equal seeds give equal results."""
+        self.pipeline.set_random_seed(seed)
+        if partner is None:
+            return self.pipeline(image=image)["image"], None
+        out = self.pipeline(image=image, partner=partner)
+        return out["image"], out["partner"]

@@ -1,0 +1,47 @@
+"""The map between pixel values and the networks' [-1, 1]: fixed when a model is trained, stored with it, inverted on
+output.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from img2img.data.images import Array
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Pixel values `low` to `high` of type `dtype` stand for -1 to 1."""
+
+    low: float
+    high: float
+    dtype: str
+
+    @classmethod
+    def of(cls, arrays: Iterable[Array], dtype: str) -> "Scale":
+        """0..255 for 8 bit; for other types the range that `arrays`, the whole training set, really has."""
+        if dtype == "uint8":
+            return cls(0, 255, dtype)
+        ranges = [(float(x.min()), float(x.max())) for x in arrays]
+        low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+        return cls(low, high if high > low else low + 1, dtype)
+
+    def encode(self, array: Array) -> Tensor:
+        """(H, W, C) pixel values to (C, H, W) in [-1, 1], fp32."""
+        x = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
+        return (x - self.low) * (2 / (self.high - self.low)) - 1
+
+    def decode(self, x: Tensor) -> Array:
+        """(C, H, W) in [-1, 1] to (H, W, C) pixel values, rounded and cut to the range of the type."""
+        pixels = (x.float() + 1) * ((self.high - self.low) / 2) + self.low
+        array: Array = pixels.cpu().numpy().transpose(1, 2, 0)
+        if np.dtype(self.dtype).kind == "u":
+            array = np.clip(np.rint(array), 0, np.iinfo(self.dtype).max)
+        return np.ascontiguousarray(array.astype(self.dtype))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,52 @@
+"""What can go wrong through no fault of the code: every error here is one sentence a user can act on."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class Img2ImgError(Exception):
+    """Base of all errors a user can cause. The command line prints it as one line and exits with 2."""
+
+
+class ConfigError(Img2ImgError):
+    """An option that does not exist, does not fit the others, or does not fit the data."""
+
+
+class DataError(Img2ImgError):
+    """Images that are missing, unreadable, or do not fit together."""
+
+
+class ModelFileError(Img2ImgError):
+    """A file that is not a model, is damaged, or was written by something else."""
+
+
+class TrainingError(Img2ImgError):
+    """A run that cannot go on: the loss is not finite, the disk or the memory is full."""
+
+
+class Interrupted(Img2ImgError):
+    """A run stopped by a signal, saved, and ready to be resumed.
+
+    Attributes:
+        signal: the number of the signal that stopped it.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
+    """Look `name` up in `table`; an unknown name is answered with the nearest one and the whole list.
+
+    Raises:
+        ConfigError: if `name` is not in the table.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(f"There is no {kind} '{name}'.{hint} Choose from: {', '.join(table)}.")

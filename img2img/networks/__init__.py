@@ -1,0 +1,33 @@
+"""Networks by name. To add one: its file, and one entry here."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from img2img.networks.patchgan import PatchGAN, PixelGAN
+from img2img.networks.resnet import ResNet
+from img2img.networks.unet import UNet
+
+# The number is the count of residual blocks, or the smallest image side the U-Net takes.
+GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "resnet_3": partial(ResNet, blocks=3),
+    "resnet_6": partial(ResNet, blocks=6),
+    "resnet_9": partial(ResNet, blocks=9),
+    "unet_16": partial(UNet, depth=4),
+    "unet_32": partial(UNet, depth=5),
+    "unet_64": partial(UNet, depth=6),
+    "unet_128": partial(UNet, depth=7),
+    "unet_256": partial(UNet, depth=8),
+    "unet_512": partial(UNet, depth=9),
+}
+
+# The number is the receptive field in pixels: patch_70 is the papers', patch_286 the whole image at 256 px.
+DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+    "pixel": PixelGAN,
+    "patch_16": partial(PatchGAN, layers=1),
+    "patch_34": partial(PatchGAN, layers=2),
+    "patch_70": partial(PatchGAN, layers=3),
+    "patch_142": partial(PatchGAN, layers=4),
+    "patch_286": partial(PatchGAN, layers=5),
+}

@@ -1,0 +1,162 @@
+"""The layers that networks share: norms that keep the memory layout, padding, upsampling, initialisation."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.errors import choose
+
+
+class InstanceNorm(nn.Module):
+    """Zero mean and unit variance per image and channel, without learned parameters (Ulyanov et al. 2016).
+
+    Computed as a group norm of one channel per group: the same mathematics as `nn.InstanceNorm2d`, but it has
+    kernels for channels_last and accepts 1x1 maps (which become zero). Statistics are taken in fp32.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.channels)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy 2015) as pix2pix uses it: with the statistics at hand, at test time as well.
+
+    Training normalises over the batch, and over all processes where there are several. Evaluation normalises
+    each image by itself, which is what the published "train mode at batch 1" does, exactly, and makes the output
+    independent of the batch an image happens to be in. Running averages are therefore not kept.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels = channels
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.group_norm(x, self.channels, self.weight, self.bias, self.eps)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            return self._across_processes(x)
+        if x.numel() == x.shape[1]:  # one value per channel: batch_norm refuses it, its limit is the bias
+            return self.bias.to(x.dtype).view(1, -1, 1, 1).expand_as(x)
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def _across_processes(self, x: Tensor) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce  # differentiable: the gradient is summed as well
+
+        moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
+        mean, square = (all_reduce(moments) / dist.get_world_size()).unbind()
+        scale = self.weight * (square - mean**2).clamp_min(0).add(self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (x.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "instance": InstanceNorm,
+    "batch": BatchNorm,
+    "none": lambda channels: nn.Identity(),
+}
+
+
+def norm_layer(name: str) -> tuple[Callable[[int], nn.Module], bool]:
+    """The norm called `name`, and whether the convolution before it needs a bias.
+
+    A norm with its own shift makes that bias redundant. The published networks, whose parameter counts we keep,
+    drop it for "batch" and for "none", and leave it in before the instance norm.
+
+    Raises:
+        ConfigError: if there is no such norm.
+    """
+    return choose("norm", name, NORMS), name == "instance"
+
+
+class ReflectPad(nn.Module):
+    """Mirrors `padding` pixels at each border, without repeating the border pixel.
+
+    PyTorch's own layer has no deterministic backward pass on CUDA; where deterministic algorithms are asked for,
+    the same border is put together from flipped slices.
+    """
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.padding
+        if not torch.are_deterministic_algorithms_enabled():
+            return F.pad(x, (p, p, p, p), mode="reflect")
+        for dim in (2, 3):
+            n = x.shape[dim]
+            head, tail = x.narrow(dim, 1, p).flip(dim), x.narrow(dim, n - 1 - p, p).flip(dim)
+            x = torch.cat([head, x, tail], dim)
+        return x
+
+
+PADDINGS: dict[str, Callable[[int], nn.Module]] = {
+    "reflect": ReflectPad,
+    "replicate": nn.ReplicationPad2d,
+    "zero": nn.ZeroPad2d,
+}
+
+
+# Up to this many positions of its kernel, a CPU multiplies matrices faster than its convolution kernels run: for such maps
+# those spend their time re-ordering the weights (512 channels, 4x4, bf16: 2 ms instead of 10 ms with the gradients).
+MATMUL_PIXELS = 64
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, computed as one matrix product where the map is small and the device a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (k, _), (s, _), p = self.kernel_size, self.stride, int(self.padding[0])
+        h, w = ((n + 2 * p - k) // s + 1 for n in x.shape[2:])
+        if x.device.type != "cpu" or h * w > MATMUL_PIXELS:
+            return super().forward(x)
+        patches = F.unfold(x, k, padding=p, stride=s)  # (N, c_in * k * k, h * w)
+        out = (self.weight.flatten(1) @ patches).view(x.shape[0], self.out_channels, h, w)
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d`, computed as one matrix product where the map is small and the device a CPU."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        (k, _), (s, _), p, extra = self.kernel_size, self.stride, int(self.padding[0]), self.output_padding[0]
+        h, w = ((n - 1) * s - 2 * p + k + extra for n in x.shape[2:])
+        if x.device.type != "cpu" or x.shape[2] * x.shape[3] > MATMUL_PIXELS:
+            return super().forward(x, output_size)
+        patches = self.weight.flatten(1).t() @ x.flatten(2)  # (N, c_out * k * k, pixels of x)
+        out = F.fold(patches, (h, w), k, padding=p, stride=s)
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
+
+
+def _deconv(c_in: int, c_out: int, kernel: int, bias: bool) -> nn.Module:
+    return ConvTranspose2d(c_in, c_out, kernel, stride=2, padding=1, output_padding=kernel % 2, bias=bias)
+
+
+def _resize(c_in: int, c_out: int, kernel: int, bias: bool) -> nn.Module:
+    return nn.Sequential(nn.Upsample(scale_factor=2), ReflectPad(1), Conv2d(c_in, c_out, 3, bias=bias))
+
+
+# Twice the height and width. "deconv" is the papers'; "resize" (Odena et al. 2016) cannot draw a checkerboard.
+UPSAMPLINGS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {"deconv": _deconv, "resize": _resize}
+
+
+def init_weights(network: nn.Module, std: float = 0.02) -> None:
+    """Draws convolution weights from N(0, std²) and norm gains from N(1, std²); biases become zero (DCGAN, section 3)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm):
+            nn.init.normal_(module.weight, 1.0, std)
+            nn.init.zeros_(module.bias)

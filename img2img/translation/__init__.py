@@ -1,0 +1,1 @@
+"""Image-to-image translation: one file per paper."""

@@ -1,0 +1,115 @@
+"""CycleGAN: Zhu, Park, Isola, Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
+ICCV 2017, arXiv:1703.10593.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.core.game import Batch, Method, Scalars, judge
+from img2img.errors import ConfigError
+from img2img.translation import options as o
+from img2img.translation.pool import ImagePool
+
+
+@dataclass(frozen=True)
+class CycleGANConfig:
+    """CycleGAN's options, with the defaults of section 4 and appendix 7."""
+
+    generator: o.Generator = "auto"
+    discriminator: o.Discriminator = "patch_70"
+    width: o.Width = 64
+    d_width: o.DWidth = 64
+    norm: o.Norm = "instance"
+    padding: o.Padding = "auto"
+    dropout: o.Dropout = 0.0
+    upsample: o.Upsample = "deconv"
+    objective: o.AdversarialObjective = "lsgan"
+    lambda_gp: o.GradientPenalty = 10.0
+    lambda_cycle: Annotated[float, "Weight of the cycle loss."] = 10.0
+    lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle."] = 0.5
+    pool: Annotated[int, "Generated images kept to be shown to the discriminators again."] = 50
+    lr: o.LearningRate = 2e-4
+    beta1: o.Beta1 = 0.5
+    decay: o.Decay = 0.5
+
+
+class CycleGAN(Method):
+    r"""Two generators, g_ab: A -> B and g_ba: B -> A, and two discriminators; d_b judges images of domain B.
+
+        L = L_GAN(g_ab, d_b) + L_GAN(g_ba, d_a)                         eq. 1, least squares (section 4)
+          + lambda (|g_ba(g_ab(a)) - a| + |g_ab(g_ba(b)) - b|)          eq. 2, 3
+          + lambda_idt lambda (|g_ba(a) - a| + |g_ab(b) - b|)           section 5.2
+
+    As in the authors' code, and unlike the paper's text: the identity loss is on for every task (it keeps colours),
+    and one Adam drives both generators and another both discriminators. G moves first, then D on the pool's fakes.
+    """
+
+    Config = CycleGANConfig
+    generators = {"a2b": ("a", "b", "g_ab"), "b2a": ("b", "a", "g_ba")}
+    paired = False
+
+    def __init__(self, config: CycleGANConfig, channels: dict[str, int]) -> None:
+        super().__init__()
+        a, b = channels["a"], channels["b"]
+        if config.lambda_identity and a != b:
+            raise ConfigError(
+                f"The identity loss compares images of both domains, but A has {a} channels and B has {b}. "
+                "Switch it off with --lambda-identity 0."
+            )
+        self.config = config
+        self.gan = o.adversarial(config)
+        self.g_ab, self.g_ba = o.build_generator(config, a, b), o.build_generator(config, b, a)
+        self.d_a, self.d_b = o.build_discriminator(config, a), o.build_discriminator(config, b)
+        self.pool_a, self.pool_b = ImagePool(config.pool), ImagePool(config.pool)
+        self.add_player("G", self.g_ab, self.g_ba, lr=config.lr, beta1=config.beta1)
+        self.add_player("D", self.d_a, self.d_b, lr=config.lr, beta1=config.beta1)
+
+    @staticmethod
+    def resolve(config: CycleGANConfig, size: int) -> CycleGANConfig:
+        if config.generator != "auto":
+            return config
+        return replace(config, generator="resnet_9" if size >= 256 else "resnet_6")  # appendix 7.2
+
+    @staticmethod
+    def build_generator(config: CycleGANConfig, in_channels: int, out_channels: int) -> nn.Module:
+        return o.build_generator(config, in_channels, out_channels)
+
+    def step(self, batches: Iterator[Batch]) -> Scalars:
+        c, gan, batch = self.config, self.gan, next(batches)
+        a, b = batch["a"], batch["b"]
+
+        fake_b, fake_a = self.g_ab(a), self.g_ba(b)
+        adversarial = gan.g(self.d_b(fake_b)) + gan.g(self.d_a(fake_a))
+        cycle = F.l1_loss(self.g_ba(fake_b), a) + F.l1_loss(self.g_ab(fake_a), b)
+        loss = adversarial + c.lambda_cycle * cycle
+        scalars = {"g_gan": adversarial, "cycle": cycle}
+        if c.lambda_identity:
+            identity = F.l1_loss(self.g_ba(a), a) + F.l1_loss(self.g_ab(b), b)
+            loss = loss + c.lambda_cycle * c.lambda_identity * identity
+            scalars["identity"] = identity
+        self.update("G", loss)
+
+        loss_a, says_a = judge(gan, self.d_a, a, self.pool_a(fake_a), c.lambda_gp)
+        loss_b, says_b = judge(gan, self.d_b, b, self.pool_b(fake_b), c.lambda_gp)
+        self.update("D", loss_a + loss_b)
+
+        scalars |= {"d_a": loss_a, "d_b": loss_b}
+        scalars |= {f"d_a_{kind}": x for kind, x in says_a.items()} | {f"d_b_{kind}": x for kind, x in says_b.items()}
+        return {name: x.detach() for name, x in scalars.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        a, b = batch["a"], batch["b"]
+        fake_b, fake_a = self.g_ab(a), self.g_ba(b)
+        columns = {"a": a, "a → b": fake_b, "a → b → a": self.g_ba(fake_b)}
+        if self.config.lambda_identity:
+            columns["a → a"] = self.g_ba(a)
+        columns |= {"b": b, "b → a": fake_a, "b → a → b": self.g_ab(fake_a)}
+        if self.config.lambda_identity:
+            columns["b → b"] = self.g_ab(b)
+        return columns

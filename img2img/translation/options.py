@@ -1,0 +1,56 @@
+"""The options that the translation methods share: each declared once, with the text that explains it everywhere."""
+
+from typing import Annotated, Any
+
+from torch import nn
+
+from img2img.core.objectives import OBJECTIVES, Objective
+from img2img.errors import ConfigError, choose
+from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks.layers import init_weights
+
+Generator = Annotated[str, f"Generator: auto (by --size), {', '.join(GENERATORS)}."]
+Discriminator = Annotated[str, f"Discriminator, by its receptive field in pixels: {', '.join(DISCRIMINATORS)}."]
+Width = Annotated[int, "Channels of the generators' first layer."]
+DWidth = Annotated[int, "Channels of the discriminators' first layer."]
+Norm = Annotated[str, "Norm in all networks: instance, batch or none."]
+Padding = Annotated[str, "Border of a ResNet's convolutions: reflect (auto), replicate or zero. A U-Net has zero."]
+Dropout = Annotated[float, "Share of features dropped in the generator while training."]
+Upsample = Annotated[str, "deconv, as published, or resize: resize and convolve, which draws no checkerboard."]
+AdversarialObjective = Annotated[str, f"Adversarial objective: {', '.join(OBJECTIVES)}."]
+GradientPenalty = Annotated[float, "Weight of the gradient penalty; used by --objective wasserstein alone."]
+LearningRate = Annotated[float, "Adam's learning rate."]
+Beta1 = Annotated[float, "Adam's beta 1."]
+Decay = Annotated[float, "Share of the run, at its end, over which the learning rate falls linearly towards zero."]
+
+
+def build_generator(config: Any, in_channels: int, out_channels: int) -> nn.Module:
+    network = choose("generator", config.generator, GENERATORS)(
+        in_channels,
+        out_channels,
+        width=config.width,
+        norm=config.norm,
+        padding=config.padding,
+        dropout=config.dropout,
+        upsample=config.upsample,
+    )
+    init_weights(network)
+    return network
+
+
+def build_discriminator(config: Any, in_channels: int) -> nn.Module:
+    network = choose("discriminator", config.discriminator, DISCRIMINATORS)(
+        in_channels, width=config.d_width, norm=config.norm
+    )
+    init_weights(network)
+    return network
+
+
+def adversarial(config: Any) -> Objective:
+    objective = choose("objective", config.objective, OBJECTIVES)
+    if objective.penalised and config.norm == "batch":
+        raise ConfigError(
+            f"--objective {config.objective} needs a gradient penalty per image, and --norm batch mixes the images of "
+            "a batch. Use --norm instance or --norm none."
+        )
+    return objective
