@@ -1,0 +1,50 @@
+"""A moving average of the generators' weights, which is often the better generator (Yazici et al. 2019)."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Follows `networks`: average = decay * average + (1 - decay) * weights after every step; off when decay is 0."""
+
+    def __init__(self, networks: list[nn.Module], decay: float) -> None:
+        self.decay = decay
+        self.weights = [p for network in networks for p in network.parameters()] if decay else []
+        self.average = [p.detach().clone() for p in self.weights]
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))  # the first weights are no good and soon forgotten
+        if self.weights:
+            torch._foreach_lerp_(self.average, self.weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the networks carry their averages."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for p, average in zip(self.weights, self.average, strict=True):
+            kept = p.clone()
+            p.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, int | list[Tensor]]:
+        return {"steps": self.steps, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, int | list[Tensor]]) -> None:
+        steps, average = state["steps"], state["average"]
+        assert isinstance(steps, int) and isinstance(average, list)
+        self.steps = steps
+        for mine, saved in zip(self.average, average, strict=True):
+            mine.copy_(saved)

@@ -1,0 +1,372 @@
+"""The one training loop: steps, rhythm, resume, and what may go wrong on the way."""
+
+import contextlib
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from img2img.core.game import Batch, Method
+from img2img.data.layouts import HeldOut, Translation
+from img2img.data.stream import auto_workers, stream
+from img2img.errors import ConfigError, Interrupted, TrainingError
+from img2img.metrics import PAIRED_METRICS
+from img2img.runtime import PRECISIONS, Runtime, all_finite, deterministic, random_state, set_random_state
+from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
+from img2img.training.ema import Ema
+from img2img.training.journal import Journal
+
+SELECT = "l1"  # the held-out metric that decides what best.safetensors is
+SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
+VALIDATION_IMAGES = 200
+SAMPLE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train; the same for every method."""
+
+    steps: Annotated[int, "Length of the run in steps; 0 to go by --epochs."] = 0
+    epochs: Annotated[int, "Length of the run in passes over the larger domain."] = 200
+    batch_size: Annotated[int, "Images of each domain in a batch, per process."] = 1
+    accumulate: Annotated[int, "Batches whose gradients are averaged into one step."] = 1
+    clip: Annotated[float, "Largest gradient norm of a player; 0: no clipping."] = 0.0
+    ema: Annotated[float, "Decay of a moving average of the generators' weights, 0.999 say; 0: none."] = 0.0
+    seed: Annotated[int, "Seed of everything random."] = 0
+    deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
+    precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
+    compile: Annotated[bool, "Compile the networks: slow to start, faster in long runs."] = False
+    workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
+    log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
+    sample_every: Annotated[int, "Steps between sample grids."] = 500
+    validate_every: Annotated[int, "Steps between scores on held-out pairs."] = 1000
+    save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway."] = 1000
+    tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
+
+
+# Options that leave the result as it is: a resumed run may change them.
+OPERATIONAL = {"device", "workers", "log_every", "sample_every", "validate_every", "save_every", "tensorboard", "cache_mb"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives and what it is."""
+
+    folder: Path
+    card: Callable[[int], ModelCard]  # the model file's header, at a step
+    facts: dict[str, Any]  # for the report
+    resume_hint: str
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.pt"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a run, and the learning rate along it."""
+
+    steps: int
+    steps_per_epoch: int
+    by_epoch: bool
+    decay: float
+
+    @classmethod
+    def of(cls, config: TrainConfig, decay: float, samples: int, world_size: int) -> "Schedule":
+        per_step = config.batch_size * config.accumulate * world_size
+        steps_per_epoch = -(-samples // per_step)
+        by_epoch = config.steps == 0
+        return cls(config.epochs * steps_per_epoch if by_epoch else config.steps, steps_per_epoch, by_epoch, decay)
+
+    def epoch(self, step: int) -> int:
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def lr_factor(self, step: int) -> float:
+        """1, then a straight line that would reach 0 one unit after the end; units are epochs, or steps where
+        the run is that long. Steps count from 1.
+        """
+        e, n = (self.epoch(step), self.steps // self.steps_per_epoch) if self.by_epoch else (step, self.steps)
+        n_decay = round(n * self.decay)
+        return 1 - max(0, e - (n - n_decay)) / (n_decay + 1)
+
+
+def check(config: TrainConfig, decay: float) -> None:
+    """Refuses numbers that make no run.
+
+    Raises:
+        ConfigError: naming the option and the range it must lie in.
+    """
+    rhythms = ("log_every", "sample_every", "validate_every", "save_every")
+    for name in ("batch_size", "accumulate", *rhythms):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
+    if config.steps < 0 or (config.steps == 0 and config.epochs < 1):
+        raise ConfigError("A run needs --steps or --epochs of at least 1.")
+    if not 0 <= config.ema < 1:
+        raise ConfigError(f"--ema is a decay from 0 up to 1, not {config.ema}.")
+    if not 0 <= decay <= 1:
+        raise ConfigError(f"--decay is a share from 0 to 1, not {decay}.")
+
+
+def train(
+    method: Method,
+    data: Translation,
+    heldout: HeldOut | None,
+    config: TrainConfig,
+    run: Run,
+    runtime: Runtime,
+    quiet: bool = False,
+) -> None:
+    """Trains `method` to the end of its schedule, going on from `run.last` where that exists.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, when everything is saved.
+        TrainingError: if a loss is not finite, or the disk or the memory is full.
+    """
+    schedule = Schedule.of(config, method.config.decay, len(data), runtime.world_size)  # type: ignore[union-attr]
+    method.accumulate, method.clip = config.accumulate, config.clip
+    for network in method.networks().values():
+        runtime.prepare(network, config.compile)
+    method.train()
+    ema = Ema([getattr(method, attribute) for _, _, attribute in method.generators.values()], config.ema)
+    progress = _Progress(method, ema, schedule, run, runtime)
+    torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
+    if run.last.exists():
+        progress.load()
+    start = progress.step
+    journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
+    journal.say(f"{runtime.describe()}; {schedule.steps} steps" + (f", going on after step {start}" if start else ""))
+    source = heldout if heldout is not None else data
+    preview = [source[i] for i in range(min(SAMPLE_ROWS, len(source)))]
+
+    workers = auto_workers(runtime.device) if config.workers < 0 else config.workers
+    batches = (
+        runtime.to_device(batch)
+        for batch in stream(
+            data,
+            start * config.accumulate,
+            schedule.steps * config.accumulate,
+            config.batch_size,
+            runtime.rank,
+            runtime.world_size,
+            workers,
+            pin_memory=runtime.device.type == "cuda",
+        )
+    )
+    window = _Window()
+    try:
+        with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
+            for step in range(start + 1, schedule.steps + 1):
+                progress.set_lr(step)
+                for _ in range(config.accumulate):
+                    window.add(method.step(batches))
+                ema.update()
+                progress.step = step
+                last = step == schedule.steps
+                if step % config.log_every == 0 or last:
+                    values = window.close(config.log_every, config.batch_size * config.accumulate * runtime.world_size)
+                    _refuse_non_finite(values, step, run, progress)
+                    values["lr"] = schedule.lr_factor(step)
+                    journal.record(step, schedule.epoch(step), values)
+                due = step % config.save_every == 0 or progress.seconds_since_save() > SAVE_SECONDS
+                if step % config.sample_every == 0 or last:
+                    journal.samples(step, _preview(method, ema, preview, runtime))
+                if method.paired and heldout is not None and (step % config.validate_every == 0 or last):
+                    scores = validate(method, ema, heldout, runtime)
+                    journal.record(step, schedule.epoch(step), scores, kind="validation")
+                    progress.keep_best(scores)
+                stop = _agree(stopped, runtime, step, config.log_every)
+                if due or last or stop:
+                    progress.save()
+                    journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"})
+                if stop and not last:
+                    raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
+    finally:
+        journal.close()
+
+
+class _Progress:
+    """How far a run is, and its way to and from the disk."""
+
+    def __init__(self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime) -> None:
+        self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
+        self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
+        self.step = 0
+        self.saved_step = 0
+        self.best: float | None = None
+        self.saved_at = time.monotonic()
+
+    def set_lr(self, step: int) -> None:
+        factor = self.schedule.lr_factor(step)
+        for name, optimizer in self.method.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.base_lr[name] * factor
+
+    def seconds_since_save(self) -> float:
+        # the clock of one process decides for all: saving is a collective act
+        return time.monotonic() - self.saved_at if self.runtime.world_size == 1 else 0.0
+
+    def save(self) -> None:
+        """Writes model.safetensors and last.pt, unless a weight is not finite: then the last good ones stay."""
+        if not all_finite(self.method.parameters()):
+            raise TrainingError(_not_finite("a weight", self.step, self.run, self))
+        own = {"random": random_state(), "extra": _extra_state(self.method)}
+        ranks = self.runtime.gather(own)
+        if self.runtime.is_main:
+            self.write_model(self.run.folder / "model.safetensors")
+            state = {
+                "step": self.step,
+                "best": self.best,
+                "method": self.method.state_dict(),
+                "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
+                "ema": self.ema.state_dict(),
+                "ranks": ranks,
+            }
+            save_resume(self.run.last, state)
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def load(self) -> None:
+        state = load_resume(self.run.last)
+        self.step = self.saved_step = state["step"]
+        self.best = state["best"]
+        self.method.load_state_dict(state["method"])
+        for name, optimizer in self.method.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.ema.load_state_dict(state["ema"])
+        own = state["ranks"][self.runtime.rank]
+        self.method.load_state_dict(own["extra"], strict=False)
+        set_random_state(own["random"])
+        for network in self.method.networks().values():
+            network.to(self.runtime.device)
+
+    def write_model(self, path: Path) -> None:
+        with self.ema.applied():
+            generators = self.method.generators
+            weights = {d: getattr(self.method, attribute).state_dict() for d, (_, _, attribute) in generators.items()}
+            save_model(path, self.run.card(self.step), weights)
+
+    def keep_best(self, scores: dict[str, float]) -> None:
+        score = scores[SELECT]
+        better = PAIRED_METRICS[SELECT].higher_is_better
+        if self.best is None or (score > self.best if better else score < self.best):
+            self.best = score
+            if self.runtime.is_main:
+                self.write_model(self.run.folder / "best.safetensors")
+
+
+class _Window:
+    """Means of the scalars over the steps since the last record, added up on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.since = time.perf_counter()
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, x in scalars.items():
+            self.sums[name] = self.sums[name] + x if name in self.sums else x
+
+    def close(self, steps: int, images_per_step: int) -> dict[str, float]:
+        means = {name: float(x) / self.count for name, x in self.sums.items()}  # waits for the device
+        now = time.perf_counter()
+        seconds = (now - self.since) / steps
+        self.sums, self.count, self.since = {}, 0, now
+        return means | {"seconds_per_step": seconds, "images_per_s": images_per_step / seconds}
+
+
+def _extra_state(method: Method) -> dict[str, Any]:
+    return {name: x for name, x in method.state_dict().items() if name.endswith("_extra_state")}
+
+
+@torch.no_grad()
+def _preview(method: Method, ema: Ema, samples: list[Batch], runtime: Runtime) -> dict[str, Tensor]:
+    """The method's columns for `samples`, in evaluation mode."""
+    method.eval()
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    with ema.applied():
+        for sample in samples:
+            batch = runtime.to_device({name: x[None] for name, x in sample.items()})
+            for title, images in method.preview(batch).items():
+                columns[title].append(images.cpu())
+    method.train()
+    return {title: torch.cat(images) for title, images in columns.items()}
+
+
+@torch.no_grad()
+def validate(method: Method, ema: Ema, heldout: HeldOut, runtime: Runtime) -> dict[str, float]:
+    """The paired metrics over the first `VALIDATION_IMAGES` held-out pairs, in evaluation mode."""
+    (_, _, attribute), *_ = method.generators.values()
+    generator = getattr(method, attribute)
+    method.eval()
+    scores: dict[str, list[float]] = defaultdict(list)
+    with ema.applied():
+        for i in range(min(len(heldout), VALIDATION_IMAGES)):
+            pair = {name: x[None] for name, x in heldout[i].items()}
+            fake = generator(runtime.to_device(pair)["a"]).cpu()
+            for name, metric in PAIRED_METRICS.items():
+                scores[name].append(metric.fn(pair["b"], fake))
+    method.train()
+    return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
+def _not_finite(what: str, step: int, run: Run, progress: _Progress) -> str:
+    kept = f"The checkpoint of step {progress.saved_step} is kept in {run.folder}." if progress.saved_step else "Nothing was saved yet."
+    return f"At step {step} {what} is no longer a finite number. {kept} Try a smaller --lr, --clip 1, or --precision fp32."
+
+
+def _refuse_non_finite(values: dict[str, float], step: int, run: Run, progress: _Progress) -> None:
+    bad = [name for name, x in values.items() if not torch.isfinite(torch.tensor(x))]
+    if bad:
+        raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, run, progress))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT and SIGTERM while the block runs, instead of an exception in mid-step."""
+    received: list[int] = []
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda n, _: received.append(n))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
+    """The signal to stop for, or 0; all processes come to the same answer at the same step."""
+    if runtime.world_size == 1:
+        return stopped[0] if stopped else 0
+    if step % rhythm:
+        return 0
+    return signal.SIGTERM if runtime.any(bool(stopped)) else 0
+
+
+@contextlib.contextmanager
+def _explained(run: Run, progress: _Progress) -> Iterator[None]:
+    """Full memory and full disk, in a sentence that says what is kept."""
+    kept = lambda: f"step {progress.saved_step} is kept in {run.folder}" if progress.saved_step else "nothing was saved yet"  # noqa: E731
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {kept()}.") from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        ways = "--batch-size 1 with --accumulate, a smaller --size, or a smaller --width"
+        raise TrainingError(f"Out of memory at step {progress.step + 1}; {kept()}. Use {ways}.") from error
+
+
+def flat(*configs: Any) -> dict[str, Any]:
+    """All options of several configs in one dict."""
+    return {name: value for config in configs for name, value in asdict(config).items()}

@@ -1,0 +1,105 @@
+"""report.html: a run in one self-contained page that can be mailed; and its curves."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from img2img.data.images import atomic
+
+SHOWN_SAMPLES = 12
+NOT_CURVES = ("step", "epoch", "kind", "lr", "seconds_per_step", "images_per_s")
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+img {{ max-width: 100%; height: auto }} figure {{ margin: 1rem 0 }} figcaption {{ color: #666 }}
+table {{ border-collapse: collapse }} td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
+pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
+</style></head><body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Losses, discriminator accuracies and held-out metrics over the steps, as one PNG; empty without records."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        "losses": [(r, k) for r in rows if r["kind"] == "train" for k in r if not k.endswith(("_real", "_fake"))],
+        "discriminators: share judged right": [
+            (r, k) for r in rows if r["kind"] == "train" for k in r if k.endswith(("_real", "_fake"))
+        ],
+        "held out": [(r, k) for r in rows if r["kind"] == "validation" for k in r],
+    }
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for title, points in panels.items():
+        for row, key in points:
+            if key not in NOT_CURVES:
+                series.setdefault(title, {}).setdefault(key, []).append((row["step"], row[key]))
+    if not series:
+        return b""
+    figure = Figure(figsize=(10, 3 * len(series)), layout="constrained")
+    for axes, (title, curves) in zip(figure.subplots(len(series), squeeze=False)[:, 0], series.items(), strict=True):
+        for name, curve in curves.items():
+            every = max(1, len(curve) // 1000)
+            axes.plot(*zip(*curve[::every], strict=True), label=name, linewidth=1)
+        axes.set(title=title, xlabel="step")
+        if title == "losses":
+            axes.set_yscale("symlog")
+        axes.legend(fontsize="small", ncols=2)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    """Writes curves.png and report.html into a run folder.
+
+    Args:
+        folder: the run folder, whose samples are shown.
+        rows: the records of log.jsonl.
+        facts: what was trained: titles and values, in the order to show them.
+    """
+    parts = [_table(facts.items())]
+    curves = draw_curves(rows)
+    if curves:
+        with atomic(folder / "curves.png") as temporary:
+            temporary.write_bytes(curves)
+        parts.append(_figure(curves, "Losses and accuracies. A discriminator that is always right teaches nothing."))
+    scores = [row for row in rows if row["kind"] == "validation"]
+    if scores:
+        names = [name for name in scores[-1] if name not in NOT_CURVES]
+        best = {name: _best(name, scores) for name in names}
+        parts += ["<h2>Held-out images</h2>", _table((n, f"last {scores[-1][n]:.4g}, best {best[n]}") for n in names)]
+    samples = sorted((folder / "samples").glob("*.png"))
+    every = max(1, -(-len(samples) // SHOWN_SAMPLES))
+    for sample in samples[::-every]:
+        parts.append(_figure(sample.read_bytes(), f"Step {int(sample.stem)}"))
+    use = f"img2img translate {folder} FOLDER_OF_IMAGES --out RESULTS"
+    parts.insert(1, f"<h2>Use it</h2><pre>{escape(use)}</pre>")
+    page = PAGE.format(title=escape(f"img2img: {folder.name}"), body="\n".join(parts))
+    with atomic(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _best(name: str, scores: Sequence[Mapping[str, Any]]) -> str:
+    from img2img.metrics import PAIRED_METRICS
+
+    pick = max if PAIRED_METRICS[name].higher_is_better else min
+    row = pick(scores, key=lambda r: r[name])
+    return f"{row[name]:.4g} at step {row['step']}"
+
+
+def _table(pairs: Any) -> str:
+    rows = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in pairs)
+    return f"<table>{rows}</table>"
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
