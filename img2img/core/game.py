@@ -37,6 +37,7 @@ class Method(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config: Any = None
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.accumulate = 1
         self.clip = 0.0

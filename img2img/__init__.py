@@ -1,0 +1,28 @@
+"""Image-to-image translation with GANs: train on two folders, translate a third."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from img2img.api import load as load, train as train, translate as translate
+    from img2img.errors import Img2ImgError as Img2ImgError
+    from img2img.inference.translator import Translator as Translator
+
+__version__ = "0.1.0"
+
+# Imported when first used: `import img2img` and `img2img --help` must not wait for torch.
+_HOMES = {
+    "Img2ImgError": "img2img.errors",
+    "Translator": "img2img.inference.translator",
+    "load": "img2img.api",
+    "train": "img2img.api",
+    "translate": "img2img.api",
+}
+
+__all__ = ["Img2ImgError", "Translator", "load", "train", "translate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'img2img' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,227 @@
+"""What people import: `train`, `load`, `translate`. The command line calls the same functions."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from img2img.core.game import Method
+from img2img.data.images import atomic
+from img2img.data.layouts import DataConfig, HeldOut, Opened, Translation, open_data
+from img2img.data.stream import auto_workers
+from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.inference.engine import Summary, translate_folder
+from img2img.inference.translator import Translator
+from img2img.methods import METHODS
+from img2img.runtime import Runtime, environment
+from img2img.training.checkpoint import Direction, ModelCard
+from img2img.training.loop import OPERATIONAL, Run, TrainConfig, check, flat, train as run_training
+
+PATHS = ("a", "b", "ab", "data")
+
+
+def train(
+    method: str, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False, **options: Any
+) -> Translator:
+    """Trains a method on folders of images, or on arrays, and returns the trained model.
+
+    The same call on the same `out` goes on where a stopped run was, bit-equal to a run that was never stopped.
+
+    Args:
+        method: "cyclegan" or "pix2pix".
+        out: the run folder; by default `checkpoints/METHOD_NAMES-OF-THE-DATA`.
+        resume: demand a run to go on from. Options left out are then taken from it, the data included.
+        quiet: no progress on the screen.
+        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`;
+            and every option of `img2img train METHOD --help`, with underscores.
+
+    Returns:
+        What `img2img.load(out)` returns.
+
+    Raises:
+        Img2ImgError: one sentence that says what is wrong and what to do.
+    """
+    method_class = choose("method", method, METHODS)
+    groups = (DataConfig, TrainConfig, method_class.Config)
+    names = {field.name: None for group in groups for field in fields(group)}
+    for name in options:
+        choose(f"option of {method}", name, names)
+    arrays = {k: options.pop(k) for k in ("a", "b") if not isinstance(options.get(k, ""), str | Path | None)}
+    options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
+
+    folder = Path(out) if out is not None else _default_folder(method, options)
+    saved = _read_config(folder)
+    if resume:
+        if saved is None or not (folder / "last.pt").exists():
+            raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
+        options = {k: v for k, v in saved["options"].items() if k in names} | options
+    data_config, train_config, method_config = (
+        group(**{field.name: options[field.name] for field in fields(group) if field.name in options}) for group in groups
+    )
+    if data_config.size < 1:
+        raise ConfigError(f"--size must be at least 1, not {data_config.size}.")
+    method_config = method_class.resolve(method_config, data_config.size)
+    check(train_config, method_config.decay)
+
+    runtime = Runtime.start(train_config.device, train_config.precision)
+    record = {"method": method, "options": flat(data_config, train_config, method_config), "processes": runtime.world_size}
+    if saved is not None and (folder / "last.pt").exists():
+        _refuse_other_config(folder, saved, record)
+
+    opened = open_data(data_config, method_class.paired, **arrays)
+    shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
+    data = Translation(*opened.train, data_config, method_class.paired, train_config.seed, shared)
+    heldout = HeldOut(*opened.heldout, data) if opened.heldout else None
+    torch.manual_seed(train_config.seed)
+    built = method_class(method_config, data.channels)
+    _refuse_wrong_size(built, data_config.size)
+
+    if runtime.is_main:
+        _start_folder(folder, record)
+        if not quiet:
+            _introduce(method, built, opened, data, folder)
+    hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
+    run = Run(folder, _card_of(method, built, data, data_config), _facts(record, opened), hint)
+    run_training(built, data, heldout, train_config, run, runtime, quiet)
+    return Translator(folder, train_config.device, train_config.precision)
+
+
+def load(
+    path: str | Path, *, device: str = "auto", precision: str = "auto", direction: str | None = None
+) -> Translator:
+    """Opens a model file, or the newest model of a run folder, for use. Executes nothing of the file.
+
+    Args:
+        path: a `.safetensors` file of img2img, or a run folder.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it.
+        direction: the direction to translate in; by default the model's first.
+
+    Raises:
+        ModelFileError: if there is no readable model.
+        ConfigError: if the model has no such direction.
+    """
+    return Translator(Path(path), device, precision, direction)
+
+
+def translate(
+    model: str | Path | Translator,
+    source: str | Path,
+    out: str | Path,
+    *,
+    direction: str | None = None,
+    batch_size: int = 4,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    **callbacks: Any,
+) -> Summary:
+    """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats."""
+    if not isinstance(model, Translator):
+        model = load(model, device=device, precision=precision, direction=direction)
+    elif direction not in (None, model.direction):
+        model = load(model.path, device=device, precision=precision, direction=direction)
+    return translate_folder(model, Path(source), Path(out), batch_size, overwrite, **callbacks)
+
+
+def _default_folder(method: str, options: dict[str, Any]) -> Path:
+    given = [Path(options[name]) for name in PATHS if options.get(name)]
+    names = [path.resolve().parent.name if path.name.startswith("train") else path.resolve().name for path in given]
+    return Path("checkpoints") / "_".join([method, *dict.fromkeys(names)])
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise ModelFileError(f"{path} is damaged; restore it, or train into another --out.") from None
+    return record
+
+
+def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A run goes on with the options it was started with, or not at all."""
+
+    def settings(record: dict[str, Any]) -> dict[str, Any]:
+        fixed = {k: v for k, v in record["options"].items() if k not in OPERATIONAL}
+        return {"method": record["method"], "processes": record["processes"], **fixed}
+
+    old, new = settings(saved), settings(wanted)
+    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run with other options: {'; '.join(differing)}. "
+            "Give the same options to go on with it, or another --out for a new run."
+        )
+
+
+def _refuse_wrong_size(method: Method, size: int) -> None:
+    for _, _, attribute in method.generators.values():
+        multiple = getattr(method, attribute).multiple
+        if size % multiple:
+            name = method.config.generator  # type: ignore[union-attr]
+            nearest = max(round(size / multiple), 1) * multiple
+            raise ConfigError(
+                f"--size {size} does not suit {name}, which needs multiples of {multiple}. "
+                f"Use --size {nearest}, or --generator resnet_6."
+            )
+
+
+def _start_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Makes the run folder and writes config.json, or says why it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entry = record | {"command": shlex.join(sys.argv), "environment": environment()}
+        with atomic(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(entry, indent=2) + "\n")
+    except OSError as error:
+        raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
+
+
+def _card_of(method: str, built: Method, data: Translation, config: DataConfig) -> Any:
+    directions = {}
+    for name, (source, target, _) in built.generators.items():
+        spec = Direction(data.channels[source], data.channels[target], data.scales[source], data.scales[target])
+        directions[name] = spec
+    options = flat(built.config)
+
+    def card(step: int) -> ModelCard:
+        return ModelCard(method, options, directions, config.size, step, environment()["img2img"])
+
+    return card
+
+
+def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
+    a, b = opened.train
+    held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else "none"
+    return {
+        "method": record["method"],
+        "training images": f"{len(a)} of A, {len(b)} of B",
+        "held-out images": held,
+        "options": ", ".join(f"{k} {v}" for k, v in record["options"].items() if v is not None),
+        "started": time.strftime("%Y-%m-%d %H:%M"),
+        "on": f"{environment()['system']}, torch {environment()['torch']}, {os.environ.get('WORLD_SIZE', 1)} processes",
+    }
+
+
+def _introduce(method: str, built: Method, opened: Opened, data: Translation, folder: Path) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    a, b = opened.train
+    held = f", held out {' and '.join(str(len(d)) for d in opened.heldout)}" if opened.heldout else ", none held out"
+    for note in opened.notes:
+        console.print(note, markup=False)
+    console.print(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}", markup=False)
+    if not data.cached:
+        console.print("The decoded images do not fit into --cache-mb and are read from disk each time.", markup=False)
+    millions = ", ".join(f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items())
+    console.print(f"parameters: {millions}", markup=False)
