@@ -29,7 +29,7 @@ class DataConfig:
     a: Annotated[str | None, "Folder of domain A."] = None
     b: Annotated[str | None, "Folder of domain B; for pairs, partners have the names of those in A."] = None
     ab: Annotated[str | None, "Folder of side-by-side pairs: left half A, right half B."] = None
-    data: Annotated[str | None, "One root: trainA trainB [testA testB], or train [val] of side-by-side pairs."] = None
+    data: Annotated[str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."] = None
     direction: Annotated[str, "For pairs: a2b, or b2a to learn the other way round."] = "a2b"
     size: Annotated[int, "Side of the square the networks are trained on, in pixels."] = 256
     augment: Annotated[str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + "."] = "standard"
