@@ -119,9 +119,7 @@ def train_and_score(data, out, steps):
     import img2img
 
     begin = time.perf_counter()
-    model = img2img.train(
-        "pix2pix", ab=data, out=out, size=SIZE, generator=GENERATOR, steps=steps
-    )
+    model = img2img.train("pix2pix", ab=data, out=out, size=SIZE, generator=GENERATOR, steps=steps)
     return {"steps": steps, "wall_s": time.perf_counter() - begin} | score(model, data / "val")
 
 

@@ -62,7 +62,8 @@ def train(
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {k: v for k, v in saved["options"].items() if k in names} | options
     data_config, train_config, method_config = (
-        group(**{field.name: options[field.name] for field in fields(group) if field.name in options}) for group in groups
+        group(**{field.name: options[field.name] for field in fields(group) if field.name in options})
+        for group in groups
     )
     if data_config.size < 1:
         raise ConfigError(f"--size must be at least 1, not {data_config.size}.")
@@ -70,7 +71,11 @@ def train(
     check(train_config, method_config.decay)
 
     runtime = Runtime.start(train_config.device, train_config.precision)
-    record = {"method": method, "options": flat(data_config, train_config, method_config), "processes": runtime.world_size}
+    record = {
+        "method": method,
+        "options": flat(data_config, train_config, method_config),
+        "processes": runtime.world_size,
+    }
     if saved is not None and (folder / "last.pt").exists():
         _refuse_other_config(folder, saved, record)
 
@@ -223,5 +228,7 @@ def _introduce(method: str, built: Method, opened: Opened, data: Translation, fo
     console.print(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}", markup=False)
     if not data.cached:
         console.print("The decoded images do not fit into --cache-mb and are read from disk each time.", markup=False)
-    millions = ", ".join(f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items())
+    millions = ", ".join(
+        f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items()
+    )
     console.print(f"parameters: {millions}", markup=False)

@@ -38,7 +38,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -87,8 +89,12 @@ def translate(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = Path("checkpoints/demo"),
-    steps: Annotated[int, typer.Option(help="Training steps; the default takes about two minutes on two CPU cores.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = Path(
+        "checkpoints/demo"
+    ),
+    steps: Annotated[
+        int, typer.Option(help="Training steps; the default takes about two minutes on two CPU cores.")
+    ] = 0,
 ) -> None:
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo

@@ -90,7 +90,9 @@ class Method(nn.Module):
         self.optimizers[player].zero_grad()
 
 
-def judge(gan: Objective, d: nn.Module, real: Tensor, fake: Tensor, lambda_gp: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+def judge(
+    gan: Objective, d: nn.Module, real: Tensor, fake: Tensor, lambda_gp: float
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     """What `d` minimises on one batch of real and one of generated images.
 
     Returns:

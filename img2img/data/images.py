@@ -95,7 +95,9 @@ def read_image(path: Path) -> Picture:
     return _open(path, _read_tiff, _read_deep_png, _read_pillow)
 
 
-def _open(path: Path, tiff: Callable[[Path], Any], deep_png: Callable[[Path], Any], pillow: Callable[[Path], Any]) -> Any:
+def _open(
+    path: Path, tiff: Callable[[Path], Any], deep_png: Callable[[Path], Any], pillow: Callable[[Path], Any]
+) -> Any:
     try:
         if path.suffix.lower() in TIFF and _tiff_is_plain(path):
             return tiff(path)

@@ -29,11 +29,15 @@ class DataConfig:
     a: Annotated[str | None, "Folder of domain A."] = None
     b: Annotated[str | None, "Folder of domain B; for pairs, partners have the names of those in A."] = None
     ab: Annotated[str | None, "Folder of side-by-side pairs: left half A, right half B."] = None
-    data: Annotated[str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."] = None
+    data: Annotated[
+        str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."
+    ] = None
     direction: Annotated[str, "For pairs: a2b, or b2a to learn the other way round."] = "a2b"
     size: Annotated[int, "Side of the square the networks are trained on, in pixels."] = 256
     augment: Annotated[str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + "."] = "standard"
-    val_fraction: Annotated[float, "Share of the images held out, where the data have no held-out part of their own."] = 0.0
+    val_fraction: Annotated[
+        float, "Share of the images held out, where the data have no held-out part of their own."
+    ] = 0.0
     cache_mb: Annotated[int, "Decoded images are kept in memory when they fit into this many megabytes."] = 4096
 
 
@@ -109,7 +113,9 @@ class Store:
 
     def __init__(self, domain: Domain, side: int | None, budget: int, shared: bool) -> None:
         self.domain, self.side = domain, side
-        self.shapes = [(*(domain.size(i) if side is None else (side, side)), domain.channels) for i in range(len(domain))]
+        self.shapes = [
+            (*(domain.size(i) if side is None else (side, side)), domain.channels) for i in range(len(domain))
+        ]
         self.ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
         self.memory: Tensor | None = None
         self.nbytes = int(self.ends[-1]) * np.dtype(domain.dtype).itemsize
@@ -359,7 +365,9 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
         for header in _scan(folder):
             stem = header.path.relative_to(folder).with_suffix("").as_posix()
             if stem in by_stem:
-                raise DataError(f"{by_stem[stem].path} and {header.path} have the same name but for the suffix; keep one.")
+                raise DataError(
+                    f"{by_stem[stem].path} and {header.path} have the same name but for the suffix; keep one."
+                )
             by_stem[stem] = header
         stems.append(by_stem)
     lonely = [str(side[stem].path) for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
@@ -378,7 +386,9 @@ def _pair_up(a: Sequence[Header | Array], b: Sequence[Header | Array], paired: b
         if len(a) != len(b):
             raise DataError(f"Pairs need as many images in A as in B; there are {len(a)} and {len(b)}.")
         sizes = [(i, domains[0].size(i), domains[1].size(i)) for i in range(len(a))]
-        unequal = [f"{domains[0].name(i)} ({wa}x{ha} and {wb}x{hb})" for i, (ha, wa), (hb, wb) in sizes if (ha, wa) != (hb, wb)]
+        unequal = [
+            f"{domains[0].name(i)} ({wa}x{ha} and {wb}x{hb})" for i, (ha, wa), (hb, wb) in sizes if (ha, wa) != (hb, wb)
+        ]
         if unequal:
             raise DataError(f"{len(unequal)} pairs differ in size: {_list(unequal)}.")
     return domains

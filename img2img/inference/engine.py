@@ -108,7 +108,9 @@ def translate_folder(
         pictures = _read_ahead(readers, jobs, LOOK_AHEAD * batch_size, translator, fail)
         for batch in _by_size(pictures, batch_size, translator):
             arrays = [picture.array for _, picture in batch]
-            for (job, picture), array in zip(batch, translator.translate_batch(arrays, translator.direction), strict=True):
+            for (job, picture), array in zip(
+                batch, translator.translate_batch(arrays, translator.direction), strict=True
+            ):
                 writing.append((job, writers.submit(_write, job.target, array, picture)))
             while len(writing) > LOOK_AHEAD * batch_size:
                 finish(*writing.pop(0))

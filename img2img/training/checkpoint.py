@@ -88,7 +88,9 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f"{path} holds tensors, but was not written by img2img.")
     header = json.loads(metadata)
     if header["format"] > FORMAT:
-        raise ModelFileError(f"{path} was written by img2img {header['version']}; this version cannot read it. Upgrade.")
+        raise ModelFileError(
+            f"{path} was written by img2img {header['version']}; this version cannot read it. Upgrade."
+        )
     directions = {
         name: Direction(d["in_channels"], d["out_channels"], Scale(**d["scale_in"]), Scale(**d["scale_out"]))
         for name, d in header.pop("directions").items()

@@ -85,7 +85,9 @@ class Journal:
         accuracies = {k: v for k, v in shown.items() if k.endswith(("_real", "_fake"))}
         losses = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if k not in accuracies)
         right = " ".join(f"{k} {v:.0%}" for k, v in accuracies.items())
-        return f"step {step}/{self.total} epoch {epoch} {values['images_per_s']:.1f} images/s | {losses} | right: {right}"
+        return (
+            f"step {step}/{self.total} epoch {epoch} {values['images_per_s']:.1f} images/s | {losses} | right: {right}"
+        )
 
     def samples(self, step: int, columns: Mapping[str, Tensor]) -> None:
         """Writes a sample grid: a row per image, a column per title."""

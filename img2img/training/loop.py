@@ -52,7 +52,16 @@ class TrainConfig:
 
 
 # Options that leave the result as it is: a resumed run may change them.
-OPERATIONAL = {"device", "workers", "log_every", "sample_every", "validate_every", "save_every", "tensorboard", "cache_mb"}
+OPERATIONAL = {
+    "device",
+    "workers",
+    "log_every",
+    "sample_every",
+    "validate_every",
+    "save_every",
+    "tensorboard",
+    "cache_mb",
+}
 
 
 @dataclass(frozen=True)
@@ -318,8 +327,14 @@ def validate(method: Method, ema: Ema, heldout: HeldOut, runtime: Runtime) -> di
 
 
 def _not_finite(what: str, step: int, run: Run, progress: _Progress) -> str:
-    kept = f"The checkpoint of step {progress.saved_step} is kept in {run.folder}." if progress.saved_step else "Nothing was saved yet."
-    return f"At step {step} {what} is no longer a finite number. {kept} Try a smaller --lr, --clip 1, or --precision fp32."
+    kept = (
+        f"The checkpoint of step {progress.saved_step} is kept in {run.folder}."
+        if progress.saved_step
+        else "Nothing was saved yet."
+    )
+    return (
+        f"At step {step} {what} is no longer a finite number. {kept} Try a smaller --lr, --clip 1, or --precision fp32."
+    )
 
 
 def _refuse_non_finite(values: dict[str, float], step: int, run: Run, progress: _Progress) -> None:
@@ -355,11 +370,15 @@ def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
 @contextlib.contextmanager
 def _explained(run: Run, progress: _Progress) -> Iterator[None]:
     """Full memory and full disk, in a sentence that says what is kept."""
-    kept = lambda: f"step {progress.saved_step} is kept in {run.folder}" if progress.saved_step else "nothing was saved yet"  # noqa: E731
+    kept = lambda: (
+        f"step {progress.saved_step} is kept in {run.folder}" if progress.saved_step else "nothing was saved yet"
+    )
     try:
         yield
     except OSError as error:
-        raise TrainingError(f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {kept()}.") from error
+        raise TrainingError(
+            f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {kept()}."
+        ) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
