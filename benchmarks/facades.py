@@ -2,9 +2,9 @@
 
     python benchmarks/facades.py DATA [--out DIR] [--steps 4000] [--only ratio|steps|minutes]
 
-DATA holds `train` and `val` of side-by-side photos and label maps. Three rows: the time of a training step as a ratio to
-a plain eager fp32 loop of the same networks (each in a process of its own, in turn); the score after `--steps` steps; and
-the score after as many steps as fit into the time the plain loop needs for `--steps`. Writes results.json and a table.
+DATA holds `train` and `val` of side-by-side photos and label maps. Three rows: the time of a training step as a ratio
+to a plain eager fp32 loop of the same networks (each in a process of its own, in turn); the score after `--steps`
+steps; and the score after as many steps as fit into the time the plain loop needs for `--steps`. Writes results.json.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def score(model, folder):
 
 
 def time_steps(kind, count=20, warmup=5):
-    """Seconds per training step on one fixed pair: "ours" through the package, "plain" in fp32 with PyTorch's own layers."""
+    """Seconds per training step on one fixed pair: "ours", or "plain" in fp32 with PyTorch's own layers."""
     import torch
     import torch.nn.functional as F
 

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _refuse_wrong_size(method: Method, size: int) -> None:
     for _, _, attribute in method.generators.values():
         multiple = getattr(method, attribute).multiple
         if size % multiple:
-            name = method.config.generator  # type: ignore[union-attr]
+            name = method.config.generator
             nearest = max(round(size / multiple), 1) * multiple
             raise ConfigError(
                 f"--size {size} does not suit {name}, which needs multiples of {multiple}. "
@@ -191,11 +192,11 @@ def _start_folder(folder: Path, record: dict[str, Any]) -> None:
         raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
 
 
-def _card_of(method: str, built: Method, data: Translation, config: DataConfig) -> Any:
+def _card_of(method: str, built: Method, data: Translation, config: DataConfig) -> Callable[[int], ModelCard]:
     directions = {}
     for name, (source, target, _) in built.generators.items():
         spec = Direction(data.channels[source], data.channels[target], data.scales[source], data.scales[target])
-        directions[name] = spec
+        directions[config.direction if built.paired else name] = spec
     options = flat(built.config)
 
     def card(step: int) -> ModelCard:

@@ -6,6 +6,7 @@ so the result of an unpaired training can be scored.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,7 +19,7 @@ TRAINING, HELD_OUT = 200, 24
 STEPS = 1200
 STRIPES = 7.0  # pixels from one dark stripe to the next
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "size": SIZE,
     "generator": "resnet_3",
     "discriminator": "patch_34",
@@ -85,12 +86,14 @@ def _ground(rng: np.random.Generator, n: int) -> Array:
     grass = np.array([rng.uniform(80, 170), rng.uniform(130, 180), rng.uniform(50, 90)])
     ground = np.where(np.arange(n)[:, None, None] < horizon, sky, grass) * np.ones((n, n, 1))
     blotches = Image.fromarray(rng.normal(0, 1, (8, 8)).astype(np.float32)).resize((n, n), Image.Resampling.BICUBIC)
-    return ground + 10 * np.asarray(blotches)[..., None]
+    blotched: Array = ground + 10 * np.asarray(blotches)[..., None]
+    return blotched
 
 
 def _shrink(image: Array) -> Array:
     whole = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
-    return np.asarray(whole.resize((SIZE, SIZE), Image.Resampling.BOX))
+    small: Array = np.asarray(whole.resize((SIZE, SIZE), Image.Resampling.BOX))
+    return small
 
 
 def write_data(root: Path) -> None:

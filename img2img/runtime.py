@@ -75,7 +75,7 @@ class Runtime:
                     out: Tensor = forward(x.contiguous(memory_format=torch.channels_last))
                 return out.float()
 
-            network.forward = forward_bf16  # type: ignore[method-assign]
+            network.forward = forward_bf16
         if compile:
             torch._dynamo.config.suppress_errors = True  # a part that cannot be compiled runs eagerly, with a warning
             network.compile()
@@ -191,7 +191,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for p, mean in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         p.grad = mean.view_as(p)
 
 

@@ -22,6 +22,10 @@ class Method(nn.Module):
     show what it has learned; and in `generators` which network translates in which direction. It knows nothing of
     files, devices, precision or processes. All its state is in `state_dict()` and in its optimizers.
 
+    Args:
+        config: an instance of `Config`.
+        channels: channels of the images of each domain, by the keys of a batch.
+
     Attributes:
         Config: the frozen dataclass of its options.
         generators: direction -> (domain of the input, domain of the output, attribute that holds the generator).
@@ -35,9 +39,9 @@ class Method(nn.Module):
     generators: ClassVar[dict[str, tuple[str, str, str]]]
     paired: ClassVar[bool]
 
-    def __init__(self) -> None:
+    def __init__(self, config: Any, channels: dict[str, int]) -> None:
         super().__init__()
-        self.config: Any = None
+        self.config, self.channels = config, channels
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.accumulate = 1
         self.clip = 0.0

@@ -21,5 +21,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     t = torch.rand(len(real), 1, 1, 1, device=real.device)
     x = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
     score = critic(x).flatten(1).mean(1).sum()  # sum over images: each gradient stays its own image's
+    gradient: Tensor
     (gradient,) = torch.autograd.grad(score, x, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    slope: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return (slope - 1).square().mean()

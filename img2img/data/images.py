@@ -83,7 +83,8 @@ def read_header(path: Path) -> Header:
     Raises:
         DataError: if the file is not a readable image.
     """
-    return _open(path, _tiff_header, _deep_png_header, _pillow_header)
+    header: Header = _open(path, _tiff_header, _deep_png_header, _pillow_header)
+    return header
 
 
 def read_image(path: Path) -> Picture:
@@ -92,7 +93,8 @@ def read_image(path: Path) -> Picture:
     Raises:
         DataError: if the file is damaged or not a readable image.
     """
-    return _open(path, _read_tiff, _read_deep_png, _read_pillow)
+    picture: Picture = _open(path, _read_tiff, _read_deep_png, _read_pillow)
+    return picture
 
 
 def _open(
@@ -209,7 +211,7 @@ def _tiff_header(path: Path) -> Header:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        series, axes, has_alpha, orientation = _tiff_layout(tiff, path)
+        series, _, has_alpha, orientation = _tiff_layout(tiff, path)
         sizes = dict(zip(series.axes, series.shape, strict=True))
         width, height = sizes["X"], sizes["Y"]
         if orientation >= 5:
@@ -219,7 +221,7 @@ def _tiff_header(path: Path) -> Header:
 
 
 def _known_dtype(path: Path, dtype: Any) -> str:
-    name = np.dtype(dtype).name
+    name = str(np.dtype(dtype).name)
     if name not in ("uint8", "uint16", "float32"):
         raise DataError(f"{path} holds {name} values; img2img takes uint8, uint16 and float32.")
     return name
@@ -307,7 +309,7 @@ def _write_deep_png(path: Path, array: Array) -> None:
     order = {2: None, 3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2])
     if order is None:
         raise DataError(f"PNG cannot hold {array.shape[2]} channels of 16 bit; write TIFF.")
-    ok, data = cv2.imencode(".png", array[..., order])
+    _, data = cv2.imencode(".png", array[..., order])
     path.write_bytes(data.tobytes())
 
 
@@ -319,7 +321,7 @@ def _write_pillow(path: Path, array: Array, target: Path) -> None:
         kind = f"{array.shape[2]} channels of {array.dtype}"
         raise DataError(f"{target.name}: {target.suffix} cannot hold {kind}; write TIFF.")
     image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    options = {"quality": JPEG_QUALITY} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options: dict[str, Any] = {"quality": JPEG_QUALITY} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     image.save(path, **options)
 
 

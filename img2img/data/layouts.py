@@ -121,7 +121,7 @@ class Store:
         self.nbytes = int(self.ends[-1]) * np.dtype(domain.dtype).itemsize
         if self.nbytes <= budget:
             memory = torch.empty(int(self.ends[-1]), dtype=getattr(torch, domain.dtype))
-            self.memory = memory.share_memory_() if shared else memory
+            self.memory = memory.share_memory_() if shared else memory  # type: ignore[no-untyped-call]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(self._fill, range(len(domain))))
 
@@ -243,7 +243,7 @@ class Opened:
 
 
 def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) -> Opened:
-    """Finds, scans and checks the images that `config` names (or the arrays `a` and `b`), and splits off the held-out part.
+    """Finds, scans checks the images that `config` names (or the arrays `a` and `b`); splits off the held-out part.
 
     Raises:
         ConfigError: if the options do not say where the images are.
@@ -266,7 +266,7 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         if domain.grey_files:
             notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")
     if config.val_fraction and heldout is None:
-        train, heldout = _split(train, config.val_fraction, paired)
+        train, heldout = _split(train, config.val_fraction)
     for domain in train:
         if len(domain) < 2:
             raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")
@@ -402,12 +402,13 @@ def _arrays(title: str, images: Any) -> list[Header | Array]:
     for i, x in enumerate(arrays):
         if x.ndim not in (2, 3) or x.dtype.name not in ("uint8", "uint16", "float32"):
             raise DataError(
-                f"Array {i} of domain {title} is {x.dtype} of shape {x.shape}; expected (H, W) or (H, W, C) of uint8, uint16 or float32."
+                f"Array {i} of domain {title} is {x.dtype} of shape {x.shape}; "
+                "expected (H, W) or (H, W, C) of uint8, uint16 or float32."
             )
     return [x if x.ndim == 3 else x[..., None] for x in arrays]
 
 
-def _split(domains: Domains, fraction: float, paired: bool) -> tuple[Domains, Domains]:
+def _split(domains: Domains, fraction: float) -> tuple[Domains, Domains]:
     """Holds out the same share of every domain, spread over the sorted names; pairs stay together."""
     kept, held = [], []
     for domain in domains:

@@ -153,7 +153,8 @@ def _refuse_other_kinds(array: Array, translator: Translator, path: Path) -> Non
     wanted, given = (spec.in_channels, spec.scale_in.dtype), (array.shape[2], str(array.dtype))
     if wanted != given:
         raise DataError(
-            f"{path} has {given[0]} channels of {given[1]}; this model takes {wanted[0]} of {wanted[1]}. Convert it first."
+            f"{path} has {given[0]} channels of {given[1]}; this model takes {wanted[0]} of {wanted[1]}. "
+            "Convert it first."
         )
 
 

@@ -24,7 +24,7 @@ def psnr(real: Tensor, fake: Tensor) -> float:
 
 
 def ssim(real: Tensor, fake: Tensor) -> float:
-    """Structural similarity (Wang et al. 2004), Gaussian window of sigma 1.5, by torchmetrics; higher is better, at most 1."""
+    """Structural similarity (Wang et al. 2004), by torchmetrics, Gaussian window of sigma 1.5; at most 1, the best."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     per_image = structural_similarity_index_measure(_unit(fake), _unit(real), data_range=1.0, reduction="none")

@@ -53,7 +53,8 @@ class BatchNorm(nn.Module):
         from torch.distributed.nn.functional import all_reduce  # differentiable: the gradient is summed as well
 
         moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-        mean, square = (all_reduce(moments) / dist.get_world_size()).unbind()
+        total: Tensor = all_reduce(moments)  # type: ignore[no-untyped-call]
+        mean, square = (total / dist.get_world_size()).unbind()
         scale = self.weight * (square - mean**2).clamp_min(0).add(self.eps).rsqrt()
         shift = self.bias - mean * scale
         return (x.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
@@ -107,8 +108,8 @@ PADDINGS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-# Up to this many positions of its kernel, a CPU multiplies matrices faster than its convolution kernels run: for such maps
-# those spend their time re-ordering the weights (512 channels, 4x4, bf16: 2 ms instead of 10 ms with the gradients).
+# Up to this many positions of the kernel, a CPU multiplies matrices faster than its convolution kernels run: on such
+# maps those spend their time re-ordering the weights (512 channels, 4x4, bf16, with gradients: 2 ms instead of 10 ms).
 MATMUL_PIXELS = 64
 
 
@@ -142,7 +143,7 @@ def _deconv(c_in: int, c_out: int, kernel: int, bias: bool) -> nn.Module:
     return ConvTranspose2d(c_in, c_out, kernel, stride=2, padding=1, output_padding=kernel % 2, bias=bias)
 
 
-def _resize(c_in: int, c_out: int, kernel: int, bias: bool) -> nn.Module:
+def _resize(c_in: int, c_out: int, _kernel: int, bias: bool) -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=2), ReflectPad(1), Conv2d(c_in, c_out, 3, bias=bias))
 
 
@@ -151,7 +152,7 @@ UPSAMPLINGS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {"deconv": 
 
 
 def init_weights(network: nn.Module, std: float = 0.02) -> None:
-    """Draws convolution weights from N(0, std²) and norm gains from N(1, std²); biases become zero (DCGAN, section 3)."""
+    """Convolution weights from N(0, std²), norm gains from N(1, std²), biases zero (DCGAN, section 3)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, 0.0, std)

@@ -1,4 +1,4 @@
-"""The discriminators of pix2pix and CycleGAN: one logit for each overlapping patch (Isola et al. 2017, section 3.2.2)."""
+"""The discriminators of pix2pix and CycleGAN: a logit for each overlapping patch (Isola et al. 2017, section 3.2.2)."""
 
 from torch import Tensor, nn
 

@@ -74,6 +74,6 @@ class UNet(nn.Module):
             x = down(x)
             skips.append(x)
         x = self.up[-1](skips.pop())
-        for up in reversed(self.up[:-1]):  # type: ignore[arg-type]
+        for up in reversed(self.up[:-1]):
             x = up(torch.cat([skips.pop(), x], dim=1))
         return x

@@ -104,8 +104,8 @@ def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Modu
     method = choose("method", card.method, METHODS)
     network = method.build_generator(method.Config(**card.config), spec.in_channels, spec.out_channels)
     with safe_open(path, framework="pt") as file:
-        prefix = f"{direction}."
-        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+        prefix, names = f"{direction}.", list(file.keys())
+        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -12,7 +12,7 @@ class Ema:
 
     def __init__(self, networks: list[nn.Module], decay: float) -> None:
         self.decay = decay
-        self.weights = [p for network in networks for p in network.parameters()] if decay else []
+        self.weights: list[Tensor] = [p for network in networks for p in network.parameters()] if decay else []
         self.average = [p.detach().clone() for p in self.weights]
         self.steps = 0
 

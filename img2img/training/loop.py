@@ -139,7 +139,7 @@ def train(
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
-    schedule = Schedule.of(config, method.config.decay, len(data), runtime.world_size)  # type: ignore[union-attr]
+    schedule = Schedule.of(config, method.config.decay, len(data), runtime.world_size)
     method.accumulate, method.clip = config.accumulate, config.clip
     for network in method.networks().values():
         runtime.prepare(network, config.compile)
@@ -181,7 +181,7 @@ def train(
                 last = step == schedule.steps
                 if step % config.log_every == 0 or last:
                     values = window.close(config.log_every, config.batch_size * config.accumulate * runtime.world_size)
-                    _refuse_non_finite(values, step, run, progress)
+                    _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
                 due = step % config.save_every == 0 or progress.seconds_since_save() > SAVE_SECONDS
@@ -218,6 +218,10 @@ class _Progress:
             for group in optimizer.param_groups:
                 group["lr"] = self.base_lr[name] * factor
 
+    def kept(self) -> str:
+        """What is safe on the disk, for a message."""
+        return f"step {self.saved_step} is kept in {self.run.folder}" if self.saved_step else "nothing was saved yet"
+
     def seconds_since_save(self) -> float:
         # the clock of one process decides for all: saving is a collective act
         return time.monotonic() - self.saved_at if self.runtime.world_size == 1 else 0.0
@@ -225,7 +229,7 @@ class _Progress:
     def save(self) -> None:
         """Writes model.safetensors and last.pt, unless a weight is not finite: then the last good ones stay."""
         if not all_finite(self.method.parameters()):
-            raise TrainingError(_not_finite("a weight", self.step, self.run, self))
+            raise TrainingError(_not_finite("a weight", self.step, self))
         own = {"random": random_state(), "extra": _extra_state(self.method)}
         ranks = self.runtime.gather(own)
         if self.runtime.is_main:
@@ -326,21 +330,15 @@ def validate(method: Method, ema: Ema, heldout: HeldOut, runtime: Runtime) -> di
     return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
-def _not_finite(what: str, step: int, run: Run, progress: _Progress) -> str:
-    kept = (
-        f"The checkpoint of step {progress.saved_step} is kept in {run.folder}."
-        if progress.saved_step
-        else "Nothing was saved yet."
-    )
-    return (
-        f"At step {step} {what} is no longer a finite number. {kept} Try a smaller --lr, --clip 1, or --precision fp32."
-    )
+def _not_finite(what: str, step: int, progress: _Progress) -> str:
+    ways = "a smaller --lr, --clip 1, or --precision fp32"
+    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {ways}."
 
 
-def _refuse_non_finite(values: dict[str, float], step: int, run: Run, progress: _Progress) -> None:
+def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress) -> None:
     bad = [name for name, x in values.items() if not torch.isfinite(torch.tensor(x))]
     if bad:
-        raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, run, progress))
+        raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, progress))
 
 
 @contextlib.contextmanager
@@ -370,20 +368,17 @@ def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
 @contextlib.contextmanager
 def _explained(run: Run, progress: _Progress) -> Iterator[None]:
     """Full memory and full disk, in a sentence that says what is kept."""
-    kept = lambda: (
-        f"step {progress.saved_step} is kept in {run.folder}" if progress.saved_step else "nothing was saved yet"
-    )
     try:
         yield
     except OSError as error:
         raise TrainingError(
-            f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {kept()}."
+            f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {progress.kept()}."
         ) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
         ways = "--batch-size 1 with --accumulate, a smaller --size, or a smaller --width"
-        raise TrainingError(f"Out of memory at step {progress.step + 1}; {kept()}. Use {ways}.") from error
+        raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error
 
 
 def flat(*configs: Any) -> dict[str, Any]:

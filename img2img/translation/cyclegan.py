@@ -54,14 +54,13 @@ class CycleGAN(Method):
     paired = False
 
     def __init__(self, config: CycleGANConfig, channels: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(config, channels)
         a, b = channels["a"], channels["b"]
         if config.lambda_identity and a != b:
             raise ConfigError(
                 f"The identity loss compares images of both domains, but A has {a} channels and B has {b}. "
                 "Switch it off with --lambda-identity 0."
             )
-        self.config = config
         self.gan = o.adversarial(config)
         self.g_ab, self.g_ba = o.build_generator(config, a, b), o.build_generator(config, b, a)
         self.d_a, self.d_b = o.build_discriminator(config, a), o.build_discriminator(config, b)

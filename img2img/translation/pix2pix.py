@@ -50,9 +50,8 @@ class Pix2Pix(Method):
     paired = True
 
     def __init__(self, config: Pix2PixConfig, channels: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(config, channels)
         a, b = channels["a"], channels["b"]
-        self.config = config
         self.gan = o.adversarial(config)
         self.g = o.build_generator(config, a, b)
         self.d = o.build_discriminator(config, a + b)
