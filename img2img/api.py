@@ -185,6 +185,8 @@ def _start_folder(folder: Path, record: dict[str, Any]) -> None:
     """Makes the run folder and writes config.json, or says why it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in folder.glob(".*.part*"):
+            left_by_a_kill.unlink()
         entry = record | {"command": shlex.join(sys.argv), "environment": environment()}
         with atomic(folder / "config.json") as temporary:
             temporary.write_text(json.dumps(entry, indent=2) + "\n")
@@ -225,8 +227,8 @@ def _introduce(method: str, built: Method, opened: Opened, data: Translation, fo
     a, b = opened.train
     held = f", held out {' and '.join(str(len(d)) for d in opened.heldout)}" if opened.heldout else ", none held out"
     for note in opened.notes:
-        console.print(note, markup=False)
-    console.print(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}", markup=False)
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}", markup=False, soft_wrap=True)
     if not data.cached:
         console.print("The decoded images do not fit into --cache-mb and are read from disk each time.", markup=False)
     millions = ", ".join(

@@ -113,8 +113,9 @@ def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callab
 
         given = {name: value for name, value in values.items() if _is_given(ctx, name)}
         model = img2img.api.train(method, **given)
-        typer.echo(f"model: {model.path}")
-        typer.echo(f"report: {model.path.parent / 'report.html'}")
+        if model.runtime.is_main:
+            typer.echo(f"model: {model.path}")
+            typer.echo(f"report: {model.path.parent / 'report.html'}")
 
     parameters = [
         inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),

@@ -1,5 +1,6 @@
 """Everything about a run that is not mathematics: device, precision, seeds, processes, memory."""
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -45,6 +46,7 @@ class Runtime:
             torch.cuda.set_device(chosen)
         if world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+            atexit.register(dist.destroy_process_group)
         if chosen.type == "cpu":
             keep_freed_memory()
         return cls(chosen, pick_precision(precision, chosen), rank, world_size)

@@ -265,6 +265,8 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
     for domain in train:
         if domain.grey_files:
             notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")
+    if heldout:
+        heldout = _alike(heldout[0], train[0]), _alike(heldout[1], train[1])
     if config.val_fraction and heldout is None:
         train, heldout = _split(train, config.val_fraction)
     for domain in train:
@@ -420,6 +422,14 @@ def _split(domains: Domains, fraction: float) -> tuple[Domains, Domains]:
         kept.append(domain.select(sorted(order[count:])))
         held.append(domain.select(sorted(order[:count])))
     return (kept[0], kept[1]), (held[0], held[1])
+
+
+def _alike(heldout: Domain, train: Domain) -> Domain:
+    """`heldout` with the channels of `train`: grey images of a colour domain are read as colour."""
+    if heldout.dtype != train.dtype or (heldout.channels != train.channels and heldout.channels != 1):
+        kinds = [f"{d.channels} channels of {d.dtype}" for d in (heldout, train)]
+        raise DataError(f"The held-out images of domain {train.title} have {kinds[0]}, the training images {kinds[1]}.")
+    return replace(heldout, channels=train.channels)
 
 
 def _refuse_small(domain: Domain, size: int) -> None:

@@ -57,7 +57,7 @@ class Journal:
             self.live.start()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def record(self, step: int, epoch: int, values: Mapping[str, float], kind: str = "train") -> None:
         """Appends one line to the log, and shows it."""

@@ -151,7 +151,8 @@ def train(
         progress.load()
     start = progress.step
     journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
-    journal.say(f"{runtime.describe()}; {schedule.steps} steps" + (f", going on after step {start}" if start else ""))
+    done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
+    journal.say(f"{runtime.describe()}; {schedule.steps} steps{done}")
     source = heldout if heldout is not None else data
     preview = [source[i] for i in range(min(SAMPLE_ROWS, len(source)))]
 
@@ -243,6 +244,7 @@ class _Progress:
                 "ranks": ranks,
             }
             save_resume(self.run.last, state)
+        self.runtime.gather(None)  # nobody goes on before the files are there
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def load(self) -> None:
