@@ -179,6 +179,12 @@ def _refuse_wrong_size(method: Method, size: int) -> None:
                 f"--size {size} does not suit {name}, which needs multiples of {multiple}. "
                 f"Use --size {nearest}, or --generator resnet_6."
             )
+    smallest = max(getattr(network, "min_size", 1) for network in method.networks().values())
+    if size < smallest:
+        raise ConfigError(
+            f"The discriminator {method.config.discriminator} needs images of at least {smallest} px, not {size}. "
+            "Use a larger --size, or a --discriminator with a smaller receptive field."
+        )
 
 
 def _start_folder(folder: Path, record: dict[str, Any]) -> None:

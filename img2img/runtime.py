@@ -93,13 +93,13 @@ class Runtime:
         dist.all_gather_object(values, value)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process: the processes must stop together."""
+    def largest(self, value: int) -> int:
+        """The largest `value` of any process, for decisions that all must take alike."""
         if self.world_size == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return value
+        values = torch.tensor(value, device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values.item())
 
 
 def pick_device(name: str) -> torch.device:

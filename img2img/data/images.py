@@ -255,7 +255,7 @@ def write_image(path: Path, picture: Picture) -> None:
     array, alpha = picture.array, picture.alpha
     suffix = path.suffix.lower()
     if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
-        array = np.concatenate([array, alpha], axis=2)
+        array = np.concatenate([array, _alpha_as(alpha, array.dtype)], axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         if suffix in TIFF:
@@ -264,6 +264,13 @@ def write_image(path: Path, picture: Picture) -> None:
             _write_deep_png(temporary, array)
         else:
             _write_pillow(temporary, array, path)
+
+
+def _alpha_as(alpha: Array, dtype: Any) -> Array:
+    """The same opacity in another type: opaque is 255, 65535 or 1."""
+    full = {"uint8": 255, "uint16": 65535, "float32": 1}
+    share = alpha.astype(np.float64) / full[alpha.dtype.name] * full[np.dtype(dtype).name]
+    return alpha if alpha.dtype == dtype else (np.rint(share) if np.dtype(dtype).kind == "u" else share).astype(dtype)
 
 
 class atomic:  # noqa: N801 - used as a function: `with atomic(path) as temporary:`

@@ -19,6 +19,7 @@ from img2img.data.images import Array, Header, find_images, read_header, read_im
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError, choose
 
+HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 LISTED = 5  # names shown of a longer list of culprits
 
 
@@ -267,7 +268,9 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
             notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")
     if heldout:
         heldout = _alike(heldout[0], train[0]), _alike(heldout[1], train[1])
-    if config.val_fraction and heldout is None:
+    if config.val_fraction and heldout:
+        notes.append("--val-fraction is not used: the data have a held-out part of their own.")
+    elif config.val_fraction:
         train, heldout = _split(train, config.val_fraction)
     for domain in train:
         if len(domain) < 2:
@@ -306,7 +309,7 @@ def _find_in_root(root: Path, paired: bool) -> tuple[Domains, Domains | None]:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
     if (root / "trainA").is_dir() and (root / "trainB").is_dir():
-        pairs = [(root / f"{part}A", root / f"{part}B") for part in ("test", "val")]
+        pairs = [(root / f"{part}A", root / f"{part}B") for part in HELD_OUT]
         heldout = next(((a, b) for a, b in pairs if a.is_dir() and b.is_dir()), None)
         return _two_folders(root / "trainA", root / "trainB", paired), heldout and _two_folders(*heldout, paired)
     if paired and (root / "train").is_dir():
@@ -317,9 +320,9 @@ def _find_in_root(root: Path, paired: bool) -> tuple[Domains, Domains | None]:
 
 def _beside(folder: Path) -> Path | None:
     """The held-out folder that belongs to a folder called train, trainA or trainB."""
-    if not folder.name.startswith("train"):
+    if folder.name not in ("train", "trainA", "trainB"):
         return None
-    names = [folder.name.replace("train", part, 1) for part in ("val", "test")]
+    names = [folder.name.replace("train", part, 1) for part in HELD_OUT]
     return next((folder.parent / name for name in names if (folder.parent / name).is_dir()), None)
 
 

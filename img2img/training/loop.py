@@ -185,7 +185,7 @@ def train(
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
-                due = step % config.save_every == 0 or progress.seconds_since_save() > SAVE_SECONDS
+                due = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
                 if method.paired and heldout is not None and (step % config.validate_every == 0 or last):
@@ -223,9 +223,9 @@ class _Progress:
         """What is safe on the disk, for a message."""
         return f"step {self.saved_step} is kept in {self.run.folder}" if self.saved_step else "nothing was saved yet"
 
-    def seconds_since_save(self) -> float:
-        # the clock of one process decides for all: saving is a collective act
-        return time.monotonic() - self.saved_at if self.runtime.world_size == 1 else 0.0
+    def late(self, ask: bool) -> bool:
+        """Whether the last checkpoint is too old for any process; asked of all at the same steps."""
+        return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
 
     def save(self) -> None:
         """Writes model.safetensors and last.pt, unless a weight is not finite: then the last good ones stay."""
@@ -263,9 +263,10 @@ class _Progress:
 
     def write_model(self, path: Path) -> None:
         with self.ema.applied():
-            generators = self.method.generators
-            weights = {d: getattr(self.method, attribute).state_dict() for d, (_, _, attribute) in generators.items()}
-            save_model(path, self.run.card(self.step), weights)
+            card = self.run.card(self.step)
+            generators = [getattr(self.method, attribute) for _, _, attribute in self.method.generators.values()]
+            weights = {name: g.state_dict() for name, g in zip(card.directions, generators, strict=True)}
+            save_model(path, card, weights)
 
     def keep_best(self, scores: dict[str, float]) -> None:
         score = scores[SELECT]
@@ -364,7 +365,7 @@ def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
         return stopped[0] if stopped else 0
     if step % rhythm:
         return 0
-    return signal.SIGTERM if runtime.any(bool(stopped)) else 0
+    return runtime.largest(stopped[0] if stopped else 0)
 
 
 @contextlib.contextmanager

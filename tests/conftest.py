@@ -1,0 +1,53 @@
+"""Fixtures shared by all tests: tiny folders of images and tiny training options."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(2)
+
+
+def write_images(folder, count, size, seed):
+    """Write `count` random RGB PNGs of `size` (width, height) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    width, height = size
+    for index in range(count):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def unpaired(tmp_path):
+    """Two folders of unpaired 32x32 images: 6 of domain a, 5 of domain b."""
+    return (
+        write_images(tmp_path / "plain", 6, (32, 32), seed=1),
+        write_images(tmp_path / "striped", 5, (32, 32), seed=2),
+    )
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of 6 side-by-side pairs, 64x32 each."""
+    return write_images(tmp_path / "pairs", 6, (64, 32), seed=3)
+
+
+@pytest.fixture
+def quick():
+    """Training options small enough for a test."""
+    return dict(
+        size=32,
+        width=4,
+        d_width=4,
+        discriminator="patch_16",
+        steps=4,
+        device="cpu",
+        precision="fp32",
+        quiet=True,
+        log_every=2,
+        save_every=2,
+        sample_every=2,
+        validate_every=2,
+    )
