@@ -129,7 +129,8 @@ def _target_mode(image: Image.Image) -> str:
 def _pillow_header(path: Path) -> Header:
     with Image.open(path) as image:
         width, height = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # the orientations that lie on their side
+        # the orientations that lie on their side; a TIFF's size is that of the upright image already
+        if image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width
         dtype, channels = KEPT_MODES[_target_mode(image)]
         return Header(path, width, height, channels, dtype)
@@ -138,7 +139,8 @@ def _pillow_header(path: Path) -> Header:
 def _read_pillow(path: Path) -> Picture:
     with Image.open(path) as image:
         mode = _target_mode(image)
-        upright = ImageOps.exif_transpose(image)
+        image.load()  # turns a TIFF upright by itself
+        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
     if mode == "I;16":
         array = np.asarray(upright)
         if array.min() < 0 or array.max() > 65535:
@@ -254,6 +256,8 @@ def write_image(path: Path, picture: Picture) -> None:
     """
     array, alpha = picture.array, picture.alpha
     suffix = path.suffix.lower()
+    if suffix not in TIFF and array.shape[2] not in (1, 3):
+        raise DataError(f"{path.name}: {suffix} cannot hold {array.shape[2]} channels; write TIFF.")
     if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
         array = np.concatenate([array, _alpha_as(alpha, array.dtype)], axis=2)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,10 +317,9 @@ def _write_tiff(path: Path, array: Array, has_alpha: bool) -> None:
 def _write_deep_png(path: Path, array: Array) -> None:
     import cv2
 
-    order = {2: None, 3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2])
-    if order is None:
-        raise DataError(f"PNG cannot hold {array.shape[2]} channels of 16 bit; write TIFF.")
-    _, data = cv2.imencode(".png", array[..., order])
+    if array.shape[2] == 2:  # OpenCV writes no grey with alpha: the grey goes into all three colours
+        array = array[..., [0, 0, 0, 1]]
+    _, data = cv2.imencode(".png", array[..., [2, 1, 0, 3][: array.shape[2]]])
     path.write_bytes(data.tobytes())
 
 

@@ -150,7 +150,8 @@ class Translation(Dataset[dict[str, Tensor]]):
     """Training samples {"a": (C, size, size), "b": ...} in [-1, 1], numbered without end.
 
     Sample n is a pure function of the seed and n, whichever process or worker asks for it and in whatever order. One
-    epoch shows every image of the larger domain once; without pairs, the partner from B is drawn at random.
+    epoch has as many samples as the larger domain has images; it shows every image of the larger domain once, and
+    draws the images of the other at random, so that no two images keep meeting.
 
     Attributes:
         channels: channels of "a" and "b".
@@ -190,8 +191,12 @@ class Translation(Dataset[dict[str, Tensor]]):
         epoch, position = divmod(n, len(self))
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self.seed, 1, epoch)).permutation(len(self)))
-        i = int(self._order[1][position]) % len(self.stores["a"])
-        return i, i if self.paired else int(np.random.default_rng((self.seed, 2, n)).integers(len(self.stores["b"])))
+        i = int(self._order[1][position])
+        if self.paired:
+            return i, i
+        n_a, n_b = len(self.stores["a"]), len(self.stores["b"])
+        j = int(np.random.default_rng((self.seed, 2, n)).integers(min(n_a, n_b)))
+        return (i, j) if n_a >= n_b else (j, i)
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         if self._augment is None:

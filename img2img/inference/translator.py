@@ -14,6 +14,9 @@ from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
 
+SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
+
+
 class Translator:
     """Translates images with the generators of one model file.
 
@@ -85,9 +88,11 @@ class Translator:
 
     def padded_size(self, array: Array, direction: str) -> tuple[int, int]:
         """Height and width after padding to what the network divides by."""
+        if array.ndim not in (2, 3):
+            raise DataError(f"An image is (H, W) or (H, W, C); this array has the shape {array.shape}.")
         multiple = self.network(direction).multiple
         assert isinstance(multiple, int)
-        height, width = (-(-n // multiple) * multiple for n in array.shape[:2])
+        height, width = (max(-(-n // multiple) * multiple, SMALLEST) for n in array.shape[:2])
         return height, width
 
     @torch.inference_mode()

@@ -102,7 +102,11 @@ def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Modu
     """Builds the generator of one direction, from the file alone, in evaluation mode on the CPU."""
     spec = choose("direction in this model", direction, card.directions)
     method = choose("method", card.method, METHODS)
-    network = method.build_generator(method.Config(**card.config), spec.in_channels, spec.out_channels)
+    try:
+        config = method.Config(**card.config)
+    except TypeError as error:
+        raise ModelFileError(f"{path} was written by img2img {card.version}, whose options this one lacks.") from error
+    network = method.build_generator(config, spec.in_channels, spec.out_channels)
     with safe_open(path, framework="pt") as file:
         prefix, names = f"{direction}.", list(file.keys())
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
