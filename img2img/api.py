@@ -1,12 +1,12 @@
 """What people import: `train`, `load`, `translate`. The command line calls the same functions."""
 
 import json
-import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,22 +222,23 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
         "held-out images": held,
         "options": ", ".join(f"{k} {v}" for k, v in record["options"].items() if v is not None),
         "started": time.strftime("%Y-%m-%d %H:%M"),
-        "on": f"{environment()['system']}, torch {environment()['torch']}, {os.environ.get('WORLD_SIZE', 1)} processes",
+        "on": f"{environment()['system']}, torch {environment()['torch']}",
+        "processes": record["processes"],
     }
 
 
 def _introduce(method: str, built: Method, opened: Opened, data: Translation, folder: Path) -> None:
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
     a, b = opened.train
     held = f", held out {' and '.join(str(len(d)) for d in opened.heldout)}" if opened.heldout else ", none held out"
     for note in opened.notes:
-        console.print(note, markup=False, soft_wrap=True)
-    console.print(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}", markup=False, soft_wrap=True)
+        say(note)
+    say(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}")
     if not data.cached:
-        console.print("The decoded images do not fit into --cache-mb and are read from disk each time.", markup=False)
+        say("The decoded images do not fit into --cache-mb and are read from disk each time.")
     millions = ", ".join(
         f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items()
     )
-    console.print(f"parameters: {millions}", markup=False)
+    say(f"parameters: {millions}")

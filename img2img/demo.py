@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "width": 16,
     "d_width": 32,
     "lr": 4e-4,  # a short run of small networks
+    "ema": 0.99,  # averages out the noise of batches of one
     "precision": "fp32",  # networks this narrow gain nothing from bf16
     "augment": "flip",
     "sample_every": 300,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny maps; with more, threads wait for each other on a busy machine
 
 
 def write_images(folder, count, size, seed):

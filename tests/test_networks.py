@@ -307,7 +307,9 @@ def test_reflect_pad_has_a_deterministic_twin(padding):
 
 
 def test_unknown_norm():
-    with pytest.raises(ConfigError, match=r"no norm 'instanse'. Did you mean 'instance'\? Choose from: instance, batch"):
+    with pytest.raises(
+        ConfigError, match=r"no norm 'instanse'. Did you mean 'instance'\? Choose from: instance, batch"
+    ):
         norm_layer("instanse")
 
 

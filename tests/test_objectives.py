@@ -103,7 +103,7 @@ def test_boundaries():
 
 
 class Linear(nn.Module):
-    """D(x) = <w, x>, whose gradient is w everywhere."""
+    """D(x) = <w, x>, whose gradient is w everywhere; logits (N, 1)."""
 
     def __init__(self, norm):
         super().__init__()
@@ -111,7 +111,7 @@ class Linear(nn.Module):
         self.w = nn.Parameter(w * norm / w.norm())
 
     def forward(self, x):
-        return (x * self.w).sum((1, 2, 3))
+        return (x * self.w).sum((1, 2, 3))[:, None]
 
 
 @pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
@@ -134,9 +134,15 @@ def test_gradient_penalty_averages_a_map_of_logits_per_image():
     assert gradient_penalty(patches, torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8)).item() == pytest.approx(1.0)
 
 
+def test_gradient_penalty_takes_one_number_per_image():
+    critic = Linear(3.0)
+    x = torch.randn(2, 3, 8, 8)
+    assert gradient_penalty(lambda images: critic(images)[:, 0], x, -x).item() == pytest.approx(4.0, abs=1e-5)
+
+
 def test_gradient_penalty_is_per_image():
     def quadratic(x):  # slope at x is |x|
-        return x.square().sum((1, 2, 3)) / 2
+        return x.square().sum((2, 3)) / 2
 
     x = torch.zeros(2, 1, 2, 2)
     x[0] = 1.0  # |x| = 2, and 0 for the second image

@@ -173,17 +173,13 @@ def _deep_png_header(path: Path) -> Header:
 
 
 def _read_deep_png(path: Path) -> Picture:
-    import cv2
+    import imagecodecs
 
     header = _deep_png_header(path)
     if header.width * header.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
         raise DataError(f"{path} claims {header.width}x{header.height} pixels, which is more than the limit.")
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise DataError(f"{path} is a damaged PNG.")
-    colours = [2, 1, 0] if header.channels == 3 else [0]
-    alpha = array[..., 3:] if array.shape[2] == 4 else None
-    return Picture(np.ascontiguousarray(array[..., colours]), alpha)
+    array = np.atleast_3d(imagecodecs.png_decode(path.read_bytes()))
+    return _split_alpha(array, array.shape[2] in (2, 4))
 
 
 # TIFF
@@ -315,12 +311,9 @@ def _write_tiff(path: Path, array: Array, has_alpha: bool) -> None:
 
 
 def _write_deep_png(path: Path, array: Array) -> None:
-    import cv2
+    import imagecodecs
 
-    if array.shape[2] == 2:  # OpenCV writes no grey with alpha: the grey goes into all three colours
-        array = array[..., [0, 0, 0, 1]]
-    _, data = cv2.imencode(".png", array[..., [2, 1, 0, 3][: array.shape[2]]])
-    path.write_bytes(data.tobytes())
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(array)))
 
 
 def _write_pillow(path: Path, array: Array, target: Path) -> None:

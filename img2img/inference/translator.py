@@ -13,7 +13,6 @@ from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
-
 SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
 
 

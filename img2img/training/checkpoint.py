@@ -86,16 +86,17 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f"{path} is damaged or not a safetensors file.") from error
     if metadata is None:
         raise ModelFileError(f"{path} holds tensors, but was not written by img2img.")
-    header = json.loads(metadata)
-    if header["format"] > FORMAT:
-        raise ModelFileError(
-            f"{path} was written by img2img {header['version']}; this version cannot read it. Upgrade."
-        )
-    directions = {
-        name: Direction(d["in_channels"], d["out_channels"], Scale(**d["scale_in"]), Scale(**d["scale_out"]))
-        for name, d in header.pop("directions").items()
-    }
-    return ModelCard(directions=directions, **header)
+    try:
+        header = json.loads(metadata)
+        if header["format"] <= FORMAT:
+            directions = {
+                name: Direction(d["in_channels"], d["out_channels"], Scale(**d["scale_in"]), Scale(**d["scale_out"]))
+                for name, d in header.pop("directions").items()
+            }
+            return ModelCard(directions=directions, **header)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"The header of {path} is damaged, or of a version this one does not know.") from error
+    raise ModelFileError(f"{path} was written by img2img {header['version']}; this one cannot read it. Upgrade.")
 
 
 def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Module:
