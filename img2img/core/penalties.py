@@ -20,7 +20,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     """
     t = torch.rand(len(real), 1, 1, 1, device=real.device)
     x = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
-    score = critic(x).flatten(1).mean(1).sum()  # sum over images: each gradient stays its own image's
+    score = critic(x).reshape(len(x), -1).mean(1).sum()  # sum over images: each gradient stays its own image's
     gradient: Tensor
     (gradient,) = torch.autograd.grad(score, x, create_graph=True)
     slope: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)

@@ -129,18 +129,25 @@ def _target_mode(image: Image.Image) -> str:
 def _pillow_header(path: Path) -> Header:
     with Image.open(path) as image:
         width, height = image.size
-        # the orientations that lie on their side; a TIFF's size is that of the upright image already
-        if image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5:
+        if _lies_on_its_side(image, path):
             width, height = height, width
         dtype, channels = KEPT_MODES[_target_mode(image)]
         return Header(path, width, height, channels, dtype)
 
 
+def _lies_on_its_side(image: Image.Image, path: Path) -> bool:
+    """Whether the EXIF orientation exchanges width and height."""
+    lies = bool(image.getexif().get(0x0112, 1) >= 5)
+    if lies and image.format == "TIFF":  # Pillow turns some of these by itself, and some wrongly
+        raise DataError(f"{path} is a turned TIFF of mode {image.mode}; save it upright.")
+    return lies
+
+
 def _read_pillow(path: Path) -> Picture:
     with Image.open(path) as image:
         mode = _target_mode(image)
-        image.load()  # turns a TIFF upright by itself
-        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+        _lies_on_its_side(image, path)
+        upright = ImageOps.exif_transpose(image)
     if mode == "I;16":
         array = np.asarray(upright)
         if array.min() < 0 or array.max() > 65535:
@@ -186,12 +193,12 @@ def _read_deep_png(path: Path) -> Picture:
 
 
 def _tiff_is_plain(path: Path) -> bool:
-    """Whether tifffile's array is the image; palettes, CMYK and 1-bit go through Pillow's conversions."""
+    """Whether tifffile's array is the image, or indexes its palette; CMYK and 1-bit are for Pillow to convert."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
-        return page.photometric in (1, 2) and page.bitspersample >= 8
+        return page.photometric in (1, 2, 3) and page.bitspersample >= 8
 
 
 def _tiff_layout(tiff: Any, path: Path) -> tuple[Any, str, bool, int]:
@@ -214,6 +221,8 @@ def _tiff_header(path: Path) -> Header:
         width, height = sizes["X"], sizes["Y"]
         if orientation >= 5:
             width, height = height, width
+        if tiff.pages.first.colormap is not None:
+            return Header(path, width, height, 3, "uint8")
         channels = sizes.get("S", 1) * sizes.get("C", 1) - has_alpha
         return Header(path, width, height, channels, _known_dtype(path, series.dtype))
 
@@ -231,6 +240,9 @@ def _read_tiff(path: Path) -> Picture:
     with tifffile.TiffFile(path) as tiff:
         series, axes, has_alpha, orientation = _tiff_layout(tiff, path)
         array = np.squeeze(series.asarray(), tuple(i for i, a in enumerate(series.axes) if a not in axes))
+        colormap = tiff.pages.first.colormap
+    if colormap is not None:  # 16 bits per colour, (3, colours)
+        array, axes = (colormap.T[array] >> 8).astype(np.uint8), "YXS"
     array = array.astype(_known_dtype(path, array.dtype), copy=False)
     array = np.moveaxis(array, 0, -1) if axes[0] in "SC" else array
     array = array if array.ndim == 3 else array[..., None]

@@ -150,8 +150,8 @@ class Translation(Dataset[dict[str, Tensor]]):
     """Training samples {"a": (C, size, size), "b": ...} in [-1, 1], numbered without end.
 
     Sample n is a pure function of the seed and n, whichever process or worker asks for it and in whatever order. One
-    epoch has as many samples as the larger domain has images; it shows every image of the larger domain once, and
-    draws the images of the other at random, so that no two images keep meeting.
+    epoch has as many samples as the larger domain has images. It shows each of them once, and those of the other
+    domain as evenly as it goes; without pairs, who meets whom is drawn anew in every epoch.
 
     Attributes:
         channels: channels of "a" and "b".
@@ -190,13 +190,10 @@ class Translation(Dataset[dict[str, Tensor]]):
     def _indices(self, n: int) -> tuple[int, int]:
         epoch, position = divmod(n, len(self))
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, 1, epoch)).permutation(len(self)))
-        i = int(self._order[1][position])
-        if self.paired:
-            return i, i
-        n_a, n_b = len(self.stores["a"]), len(self.stores["b"])
-        j = int(np.random.default_rng((self.seed, 2, n)).integers(min(n_a, n_b)))
-        return (i, j) if n_a >= n_b else (j, i)
+            rng = np.random.default_rng((self.seed, 1, epoch))
+            self._order = (epoch, [rng.permutation(len(self)) for _ in "ab"])
+        i, j = (int(order[position]) for order in self._order[1])
+        return (i, i) if self.paired else (i % len(self.stores["a"]), j % len(self.stores["b"]))
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         if self._augment is None:
