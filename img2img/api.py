@@ -18,7 +18,7 @@ from img2img.data.layouts import DataConfig, HeldOut, Opened, Translation, open_
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
 from img2img.inference.engine import Summary, translate_folder
-from img2img.inference.translator import Translator
+from img2img.inference.translator import SMALLEST, Translator
 from img2img.methods import METHODS
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
@@ -66,8 +66,8 @@ def train(
         group(**{field.name: options[field.name] for field in fields(group) if field.name in options})
         for group in groups
     )
-    if data_config.size < 1:
-        raise ConfigError(f"--size must be at least 1, not {data_config.size}.")
+    if data_config.size < SMALLEST:
+        raise ConfigError(f"--size must be at least {SMALLEST}, not {data_config.size}.")
     method_config = method_class.resolve(method_config, data_config.size)
     check(train_config, method_config.decay)
 

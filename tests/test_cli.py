@@ -155,7 +155,7 @@ MISTAKES = {
     "device": (["--device", "gpu"], "'gpu' is not a device"),
     "absent device": (["--device", "cuda:99"], "no device 'cuda:99'"),
     "multiple": (["--size", "30", "--generator", "resnet_3"], "--size"),
-    "size": (["--size", "0"], "--size must be at least 1"),
+    "size": (["--size", "0"], "--size must be at least 16"),
     "steps": (["--steps", "-1"], "--steps"),
     "batch size": (["--batch-size", "0"], "--batch-size"),
     "resume": (["--resume"], "nothing to resume"),

@@ -373,3 +373,21 @@ def test_two_processes_equal_one(name, options, tmp_path):
             torch.testing.assert_close(two[parameter], x, atol=2e-6, rtol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")
     moved = max((one[k] - start[k]).abs().max().item() for k in one if not k.endswith("_extra_state"))
     assert moved > 1e-3, "nothing was trained"
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(pairs, quick, tmp_path, monkeypatch):
+    options = quick | {"ab": pairs, "out": tmp_path / "run", "generator": "unet_32"}
+    save, calls = torch.save, []
+
+    def fails_the_second_time(state, path):
+        calls.append(path)
+        if len(calls) > 1:
+            raise RuntimeError("basic_ios::clear: iostream error")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", fails_the_second_time)
+    with pytest.raises(TrainingError, match=r"Cannot write .*last.pt: the disk is full.*step 2 is kept"):
+        img2img.train("pix2pix", **options)
+    kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert kept["step"] == 2
+    assert not list((tmp_path / "run").glob(".*.part*"))

@@ -1,6 +1,9 @@
 """The two files of a run, and the only reader and writer of both: `last.pt` to resume, `model.safetensors` to use."""
 
+import contextlib
+import errno
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,22 @@ FORMAT = 1
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Writes everything needed to go on, whole or not at all."""
-    with atomic(path) as temporary:
+    """Writes everything needed to go on, whole or not at all.
+
+    Raises:
+        OSError: if the disk is full or fails; what was there before stays.
+    """
+    with _as_os_error(path), atomic(path) as temporary:
         torch.save(state, temporary)
+
+
+@contextlib.contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """The writers of torch and safetensors report a full disk in errors of their own; here it is an OSError."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(errno.EIO, "the disk is full or does not take the file", str(path)) from error
 
 
 def load_resume(path: Path) -> dict[str, Any]:
@@ -61,13 +77,17 @@ class ModelCard:
 
 
 def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Writes the generators, `weights[direction]`, with their card in the header."""
+    """Writes the generators, `weights[direction]`, with their card in the header.
+
+    Raises:
+        OSError: if the disk is full or fails; what was there before stays.
+    """
     tensors = {
         f"{direction}.{name}": x.detach().cpu().contiguous()
         for direction, state in weights.items()
         for name, x in state.items()
     }
-    with atomic(path) as temporary:
+    with _as_os_error(path), atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"img2img": json.dumps(asdict(card))})
 
 

@@ -29,18 +29,11 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Losses, discriminator accuracies and held-out metrics over the steps, as one PNG; empty without records."""
     from matplotlib.figure import Figure
 
-    panels = {
-        "losses": [(r, k) for r in rows if r["kind"] == "train" for k in r if not k.endswith(("_real", "_fake"))],
-        "discriminators: share judged right": [
-            (r, k) for r in rows if r["kind"] == "train" for k in r if k.endswith(("_real", "_fake"))
-        ],
-        "held out": [(r, k) for r in rows if r["kind"] == "validation" for k in r],
-    }
-    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for title, points in panels.items():
-        for row, key in points:
-            if key not in NOT_CURVES:
-                series.setdefault(title, {}).setdefault(key, []).append((row["step"], row[key]))
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}  # panel -> curve -> points
+    for row in rows:
+        for name, value in row.items():
+            if name not in NOT_CURVES:
+                series.setdefault(_panel(row["kind"], name), {}).setdefault(name, []).append((row["step"], value))
     if not series:
         return b""
     figure = Figure(figsize=(10, 3 * len(series)), layout="constrained")
@@ -55,6 +48,12 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
+
+
+def _panel(kind: str, name: str) -> str:
+    if kind == "validation":
+        return f"held out: {name}"
+    return "discriminators: share judged right" if name.endswith(("_real", "_fake")) else "losses"
 
 
 def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
