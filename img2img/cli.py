@@ -93,7 +93,7 @@ def demo(
         "checkpoints/demo"
     ),
     steps: Annotated[
-        int, typer.Option(help="Training steps; the default takes about two minutes on two CPU cores.")
+        int, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores.")
     ] = 0,
 ) -> None:
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
