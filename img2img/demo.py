@@ -16,7 +16,7 @@ from img2img.data.images import Array, Picture, write_image
 SIZE = 64
 OVERSAMPLING = 4
 TRAINING, HELD_OUT = 200, 24
-STEPS = 1800
+STEPS = 1500
 STRIPES = 7.0  # pixels from one dark stripe to the next
 
 OPTIONS: dict[str, Any] = {
