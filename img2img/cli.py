@@ -92,9 +92,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = Path(
         "checkpoints/demo"
     ),
-    steps: Annotated[
-        int, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores.")
-    ] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores.")] = 0,
 ) -> None:
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
