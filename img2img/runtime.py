@@ -137,14 +137,14 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX."""
+    """Whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
     if device.type == "cpu":
         limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-        allowed = limit in ("", "DEFAULT", "ALL") or "AMX" in limit
-        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        return allowed and bool(has_amx())
+        allowed = limit in ("", "DEFAULT", "ALL") or "AMX" in limit or "BF16" in limit
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return allowed and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return False
 
 
