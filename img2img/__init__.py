@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from img2img.api import load as load, train as train, translate as translate
     from img2img.errors import Img2ImgError as Img2ImgError
     from img2img.inference.translator import Translator as Translator
+    from img2img.interchange.export import export_model as export_model
+    from img2img.interchange.pth import import_model as import_model
 
 __version__ = "0.1.0"
 
@@ -14,12 +16,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Img2ImgError": "img2img.errors",
     "Translator": "img2img.inference.translator",
+    "export_model": "img2img.interchange.export",
+    "import_model": "img2img.interchange.pth",
     "load": "img2img.api",
     "train": "img2img.api",
     "translate": "img2img.api",
 }
 
-__all__ = ["Img2ImgError", "Translator", "load", "train", "translate"]
+__all__ = ["Img2ImgError", "Translator", "export_model", "import_model", "load", "train", "translate"]
 
 
 def __getattr__(name: str) -> Any:

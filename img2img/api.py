@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from img2img.data.images import atomic
 from img2img.data.layouts import DataConfig, HeldOut, Opened, Translation, open_data
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
-from img2img.inference.engine import Summary, translate_folder
+from img2img.inference import engine
+from img2img.inference.engine import Outcome, Summary, write_report
+from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
 from img2img.inference.translator import SMALLEST, Translator
 from img2img.methods import METHODS
 from img2img.runtime import Runtime, environment
@@ -50,9 +52,7 @@ def train(
     """
     method_class = choose("method", method, METHODS)
     groups = (DataConfig, TrainConfig, method_class.Config)
-    names = {field.name: None for group in groups for field in fields(group)}
-    for name in options:
-        choose(f"option of {method}", name, names)
+    _check_names(method, options, *groups)
     arrays = {k: options.pop(k) for k in ("a", "b") if not isinstance(options.get(k, ""), str | Path | None)}
     options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
 
@@ -61,11 +61,8 @@ def train(
     if resume:
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
-        options = {k: v for k, v in saved["options"].items() if k in names} | options
-    data_config, train_config, method_config = (
-        group(**{field.name: options[field.name] for field in fields(group) if field.name in options})
-        for group in groups
-    )
+        options = saved["options"] | options
+    data_config, train_config, method_config = _split(options, *groups)
     if data_config.size < SMALLEST:
         raise ConfigError(f"--size must be at least {SMALLEST}, not {data_config.size}.")
     method_config = method_class.resolve(method_config, data_config.size)
@@ -99,21 +96,28 @@ def train(
 
 
 def load(
-    path: str | Path, *, device: str = "auto", precision: str = "auto", direction: str | None = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    direction: str | None = None,
+    backend: str = "auto",
 ) -> Translator:
     """Opens a model file, or the newest model of a run folder, for use. Executes nothing of the file.
 
     Args:
         path: a `.safetensors` file of img2img, or a run folder.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it.
+        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
+            first image comes out close enough to fp32.
         direction: the direction to translate in; by default the model's first.
+        backend: what runs the network: "auto", "eager", "compile" or "openvino".
 
     Raises:
         ModelFileError: if there is no readable model.
         ConfigError: if the model has no such direction.
     """
-    return Translator(Path(path), device, precision, direction)
+    return Translator(Path(path), device, precision, direction, backend)
 
 
 def translate(
@@ -121,19 +125,58 @@ def translate(
     source: str | Path,
     out: str | Path,
     *,
-    direction: str | None = None,
-    batch_size: int = 4,
-    device: str = "auto",
-    precision: str = "auto",
-    overwrite: bool = False,
-    **callbacks: Any,
+    progress: Callable[[Outcome], None] = lambda outcome: None,
+    **options: Any,
 ) -> Summary:
-    """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats."""
+    """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats.
+
+    Args:
+        model: a model, or the path of one.
+        progress: called with what happened to each file.
+        **options: as in `img2img translate --help`, with underscores.
+    """
+    begin, summary = time.perf_counter(), Summary()
+    model = _model_for(model, options)
+    going, files = _split(options, TranslateOptions, FolderOptions)
+    for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
+        summary.add(outcome)
+        summary.seconds = time.perf_counter() - begin
+        progress(outcome)
+    if files.report:
+        write_report(Path(files.report), model, summary)
+    return summary
+
+
+def translate_folder(
+    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Any
+) -> Iterator[Outcome]:
+    """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
+    model = _model_for(model, options)
+    going, files = _split(options, TranslateOptions, FolderOptions)
+    return engine.translate_folder(model, Path(source), Path(out), going, files)
+
+
+def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
+    """`model`, loaded as `options` say."""
+    _check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
+    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
     if not isinstance(model, Translator):
-        model = load(model, device=device, precision=precision, direction=direction)
-    elif direction not in (None, model.direction):
-        model = load(model.path, device=device, precision=precision, direction=direction)
-    return translate_folder(model, Path(source), Path(out), batch_size, overwrite, **callbacks)
+        return load(model, **loading)
+    direction = loading.pop("direction", None)
+    if loading:
+        raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
+    return model.towards(direction) if direction else model
+
+
+def _check_names(what: str, options: dict[str, Any], *groups: type) -> None:
+    names = {field.name: None for group in groups for field in fields(group)}
+    for name in options:
+        choose(f"option of {what}", name, names)
+
+
+def _split(options: dict[str, Any], *groups: type) -> list[Any]:
+    """An instance of each dataclass of options, made of those of `options` that are its own."""
+    return [group(**{f.name: options[f.name] for f in fields(group) if f.name in options}) for group in groups]
 
 
 def _default_folder(method: str, options: dict[str, Any]) -> Path:

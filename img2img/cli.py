@@ -2,15 +2,23 @@
 
 import dataclasses
 import inspect
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
 from img2img import __version__
 from img2img.errors import Img2ImgError, Interrupted
+from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
+
+if TYPE_CHECKING:
+    from img2img.inference.engine import Outcome
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="Image-to-image translation with GANs: train on two folders of images, translate a third.",
@@ -45,46 +53,133 @@ def _root(
     pass
 
 
+def _options(*groups: type) -> Callable[[Command], Command]:
+    """Gives a command the fields of `groups` in place of its `**options`: an option is declared once, as a field."""
+
+    def decorate(command: Command) -> Command:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        command.__signature__ = inspect.Signature(own + [p for g in groups for p in _parameters(g)])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameters(group: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        kind, text = get_args(hints[field.name])
+        flag = field.name.replace("_", "-")
+        names = (f"--{flag}/--no-{flag}",) if field.default is True else (f"--{flag}",)
+        option = Annotated[kind, typer.Option(*names, help=text)]
+        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=option)
+
+
 @app.command()
+@_options(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, which have the same names and formats.")],
-    direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images of equal size translated at once.")] = 4,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Translate what has a result already, too.")] = False,
+    **options: Any,
 ) -> None:
     """Translate a folder of images, or one image.
 
-    Output has the size, format and name of the input. A file that cannot be translated is reported and the rest go
-    on; the exit code is then 1. Started again, the command does only what is missing.
+    Output has the size, type, format and name of the input. A file that cannot be translated is reported and the rest
+    go on; the exit code is then 1. Started again, the command does only what is missing.
     """
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     import img2img.api
 
     console = Console(stderr=True, highlight=False)
-    loaded = img2img.api.load(model, device=device, precision=precision, direction=direction)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"{loaded.direction}, {loaded.runtime.describe()}", total=None)
-        summary = img2img.api.translate(
-            loaded,
-            source,
-            out,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            report=lambda path, reason: console.print(f"failed: {reason}", markup=False, soft_wrap=True),
+    say = partial(console.print, markup=False, soft_wrap=True)
+    loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
+    loaded = img2img.api.load(model, **loading)
+    columns = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(loaded.direction, total=None)
+
+        def progress(outcome: "Outcome") -> None:
+            bar.update(task, completed=outcome.done, total=outcome.total)
+            if outcome.status == "failed":
+                say(f"failed: {outcome.reason}")
+
+        try:
+            summary = img2img.api.translate(loaded, source, out, progress=progress, **options)
+        except KeyboardInterrupt:
+            raise Interrupted("Stopped. The same command does what is missing.", signal.SIGINT) from None
+    for note in dict.fromkeys(loaded.notes):
+        say(note)
+    if summary.outside:
+        worst, share = max(summary.outside, key=lambda entry: entry[1])
+        say(
+            f"{len(summary.outside)} files have values outside the range the model was trained on, which it cannot "
+            f"follow; most of them {worst}, {share:.2%}."
         )
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     typer.echo(f"{summary.translated} images translated into {out} ({speed:.1f} images/s){skipped}{failed}")
+    if summary.translated:
+        typer.echo(f"computed with {loaded.describe()}")
     if summary.failed:
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A generator, as latest_net_G.pth.")],
+    out: Annotated[Path, typer.Option(help="The model file to write, .safetensors.")],
+    b2a: Annotated[
+        Path | None, typer.Option(help="The generator of the way back, as latest_net_G_B.pth; FILE.pth is then a2b.")
+    ] = None,
+    direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
+    size: Annotated[int, typer.Option(help="Size of the training images, for the record; the file has it not.")] = 256,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model file if it exists.")] = False,
+) -> None:
+    """Make a model of weights of the published pix2pix and CycleGAN code.
+
+    The network is recognised by its tensors. Nothing in the file is executed.
+    """
+    from img2img.interchange.info import model_info, print_info
+    from img2img.interchange.pth import import_model
+
+    print_info(model_info(import_model(file, out, b2a=b2a, direction=direction, size=size, overwrite=overwrite)))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    format: Annotated[
+        str, typer.Option(help="pth, onnx or torchscript; auto goes by --out: .pth, .onnx, .pt.")
+    ] = "auto",
+    direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a model for other programs: ONNX, TorchScript, or weights for the published code.
+
+    The file is read back and compared with the model before it gets its name.
+    """
+    from img2img.interchange.export import export_model
+
+    made = export_model(model, out, format=format, direction=direction, overwrite=overwrite)
+    shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
+    typer.echo(f"{made.format}, {made.direction}: {made.path}")
+    typer.echo(f"largest difference from the model: {made.difference:.2g}, of -1 to 1, on inputs of {shapes}")
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+) -> None:
+    """Show what a model file says of itself."""
+    from img2img.interchange.info import model_info, print_info
+
+    print_info(model_info(model), as_json=json)
 
 
 @app.command()
@@ -104,37 +199,25 @@ def demo(
 
 
 def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callable[..., None]:
-    """A command whose options are the fields of `configs`: an option is declared once, in its dataclass."""
-
-    def command(ctx: typer.Context, **values: Any) -> None:
+    @_options(*configs)
+    def command(
+        ctx: typer.Context,
+        out: Annotated[Path | None, typer.Option(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Demand a stopped run to go on with; its options are kept.")
+        ] = False,
+        **options: Any,
+    ) -> None:
         import img2img.api
 
-        given = {name: value for name, value in values.items() if _is_given(ctx, name)}
-        model = img2img.api.train(method, **given)
+        given = {name: value for name, value in options.items() if _is_given(ctx, name)}
+        model = img2img.api.train(method, out=out, resume=resume, **given)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")
 
-    parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        _parameter("out", Path | None, "Run folder; by default checkpoints/METHOD_DATA.", None),
-        _parameter("resume", bool, "Demand a stopped run to go on with; its options are kept.", False),
-    ]
-    for config in configs:
-        hints = get_type_hints(config, include_extras=True)
-        for field in dataclasses.fields(config):
-            kind, text = get_args(hints[field.name])
-            parameters.append(_parameter(field.name, kind, text, field.default))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = help
     return command
-
-
-def _parameter(name: str, kind: Any, text: str, default: Any) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    names = (f"{flag}/--no-{name.replace('_', '-')}",) if kind is bool and name != "resume" else (flag,)
-    option = typer.Option(*names, help=text)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

@@ -22,6 +22,7 @@ ROWS = [
     ["metrics"],
     ["training.checkpoint"],
     ["training", "inference"],
+    ["interchange"],
     ["api"],
     ["demo"],
     ["cli"],

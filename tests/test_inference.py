@@ -3,20 +3,23 @@
 import json
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
 from img2img import cli
 from img2img.data.images import Picture, read_image, write_image
-from img2img.errors import ConfigError, DataError, ModelFileError
-from img2img.inference.engine import translate_folder
+from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
+from img2img.inference.engine import Summary
+from img2img.inference.options import TranslateOptions
 
 TINY = {
     "size": 32,
@@ -54,6 +57,20 @@ def deep_folder(tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def grey_folder(tmp_path_factory):
+    """A run folder of CycleGAN, 16-bit grey to the same."""
+    out = tmp_path_factory.mktemp("grey") / "run"
+    a, b = ([pixels(channels=1, dtype="uint16", seed=k + i) for i in range(3)] for k in (0, 50))
+    img2img.train("cyclegan", a=a, b=b, out=out, generator="resnet_3", **TINY)
+    return out
+
+
+@pytest.fixture
+def grey_model(grey_folder):
+    return img2img.load(grey_folder, device="cpu")
+
+
 @pytest.fixture
 def model(folder):
     return img2img.load(folder, device="cpu", precision="fp32")
@@ -65,6 +82,10 @@ class Identity(nn.Module):
     def forward(self, x):
         assert x.shape[2] % 4 == x.shape[3] % 4 == 0
         return x
+
+
+def translate_folder(model, source, out, **options):
+    return img2img.translate(model, source, out, **options)
 
 
 def close(x, y):
@@ -134,9 +155,17 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
         np.testing.assert_array_equal(x, y, strict=True)
 
 
-@pytest.mark.parametrize("image", [pixels(channels=1), pixels(channels=4), pixels(dtype="uint16"), pixels()[..., 0]])
-def test_wrong_kind_is_refused(model, image):
-    with pytest.raises(DataError, match=r"takes \(H, W, 3\) uint8 images; this one is .*Convert it first"):
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (pixels(channels=1), r"has 1 channel, and this model takes 3\. Use --channels convert"),
+        (pixels()[..., 0], r"has 1 channel, and this model takes 3\. Use --channels convert"),
+        (pixels(channels=4), r"has 4 channels, and this model takes 3\. Convert it first\."),
+        (pixels(dtype="uint16"), r"has uint16 values, and this model was trained on uint8"),
+    ],
+)
+def test_wrong_kind_is_refused(model, image, sentence):
+    with pytest.raises(DataError, match=sentence):
         model(image)
 
 
@@ -145,17 +174,17 @@ def test_empty_image_is_refused(model):
         model(np.zeros((0, 5, 3), np.uint8))
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (1, 32, 32, 3)])
+@pytest.mark.parametrize("shape", [(), (5,), (1, 1, 32, 32, 3)])
 def test_array_of_other_dimensions_is_refused(model, shape):
     with pytest.raises(DataError):
         model(np.zeros(shape, np.uint8))
 
 
 def test_bad_batch_size(model, tmp_path):
-    with pytest.raises(ConfigError, match="batch_size"):
-        model([pixels()], batch_size=0)
     with pytest.raises(ConfigError, match="--batch-size"):
-        translate_folder(model, tmp_path, tmp_path / "out", batch_size=0)
+        model([pixels()], batch_size=-1)
+    with pytest.raises(ConfigError, match="--batch-size"):
+        translate_folder(model, tmp_path, tmp_path / "out", batch_size=-1)
 
 
 def test_calls_do_not_train_or_remember(model):
@@ -164,6 +193,185 @@ def test_calls_do_not_train_or_remember(model):
     model([pixels(seed=3)] * 2)
     np.testing.assert_array_equal(model(image), first)
     assert not model.network("a2b").training
+
+
+# What may be handed in
+
+
+def test_channel_axis(model):
+    image = pixels(20, 33)
+    expected = model(image)
+    np.testing.assert_array_equal(model(image.transpose(2, 0, 1), channel_axis=0), expected.transpose(2, 0, 1))
+    np.testing.assert_array_equal(model(image.transpose(0, 2, 1), channel_axis=1), expected.transpose(0, 2, 1))
+
+
+def test_stack_of_images(model):
+    stack = np.stack([pixels(24, 20, seed=i) for i in range(3)])
+    out = model(stack, batch_size=2)
+    assert out.shape == stack.shape
+    assert all(close(x, model(image)) for x, image in zip(out, stack, strict=True))
+    out = model(stack.transpose(0, 3, 1, 2), channel_axis=1)
+    assert out.shape == (3, 3, 24, 20)
+    assert model(stack[:0]).shape == (0, 24, 20, 3)
+
+
+def test_tensors_have_their_channels_third_from_last(model):
+    image = pixels(20, 33)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    before = tensor.clone()
+    out = model(tensor)
+    assert isinstance(out, torch.Tensor) and out.dtype == torch.uint8 and torch.equal(tensor, before)
+    np.testing.assert_array_equal(out.permute(1, 2, 0).numpy(), model(image))
+    assert model(tensor[None]).shape == (1, 3, 20, 33)
+
+
+def test_pil_images_and_paths(model, tmp_path):
+    image = pixels(20, 33)
+    expected = model(image)
+    for mode in ("RGB", "RGBA"):
+        picture = Image.fromarray(image).convert(mode)
+        out = model(picture)
+        assert isinstance(out, Image.Image) and out.mode == mode and out.size == (33, 20)
+        np.testing.assert_array_equal(np.asarray(out)[..., :3], expected)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(model(tmp_path / "x.png"), expected)
+    np.testing.assert_array_equal(model([str(tmp_path / "x.png"), image])[1], expected)
+    with pytest.raises(DataError, match=r"mode CMYK.*convert\('RGB'\)"):
+        model(Image.fromarray(image).convert("CMYK"))
+    with pytest.raises(DataError, match="not int"):
+        model(3)
+
+
+def test_grey_through_a_model_of_colours(model):
+    grey = pixels(20, 33, 1)
+    out = model(grey, channels="convert")
+    assert out.shape == grey.shape and out.dtype == np.uint8
+    colours = model(np.repeat(grey, 3, axis=2)).astype(float) @ [0.299, 0.587, 0.114]
+    assert np.abs(out[..., 0] - colours).max() <= 0.5
+    assert model(grey[..., 0], channels="convert").shape == (20, 33)
+
+
+def test_channels_one_by_one(grey_model):
+    image = pixels(20, 33, 4, "uint16")
+    out = grey_model(image, channels="each")
+    assert out.shape == image.shape
+    for c in range(4):
+        assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
+    with pytest.raises(DataError, match="has 4 channels, and this model takes 1. Use --channels each"):
+        grey_model(image)
+    with pytest.raises(ConfigError, match="Did you mean 'each'"):
+        grey_model(image, channels="eech")
+
+
+def test_several_threads(model):
+    images = [pixels(20 + i, 33, seed=i) for i in range(6)]
+    expected = [model(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for out, wanted in zip(pool.map(model, images), expected, strict=True):
+            np.testing.assert_array_equal(out, wanted)
+
+
+# Large images, ensembles, memory, precision
+
+
+@pytest.mark.parametrize("fixture", ["model", "grey_model"])
+def test_tiles_give_the_whole_image(fixture, request):
+    model = request.getfixturevalue(fixture)
+    spec = model.spec()
+    image = pixels(150, 203, spec.in_channels, spec.scale_in.dtype)
+    whole, tiled = model(image, tile="off"), model(image, tile=32)
+    assert tiled.shape == image.shape and tiled.dtype == image.dtype
+    limit = 0 if spec.scale_in.dtype == "uint8" else 3  # of 65,535
+    assert np.abs(tiled.astype(int) - whole.astype(int)).max() <= max(limit, 1)
+
+
+def test_large_images_go_in_tiles_by_themselves(model):
+    assert model.tile((2048, 2048), TranslateOptions()) == 0
+    assert model.tile((2048, 2304), TranslateOptions()) == 1024
+    assert model.tile((2048, 2304), TranslateOptions(tile="off")) == 0
+    assert model.tile((300, 200), TranslateOptions(tile="256")) == 256
+    assert model.tile((200, 200), TranslateOptions(tile="256")) == 0
+    for wrong in ("8", "-64", "big", ""):
+        with pytest.raises(ConfigError, match="--tile is auto, off or a number"):
+            TranslateOptions(tile=wrong)
+
+
+def test_ensemble_is_the_mean_of_turns_and_mirrors(model):
+    image = pixels(32, 32)
+    turned = [np.rot90(model(np.rot90(image, k)), -k).astype(float) for k in range(4)]
+    mirrored = [np.rot90(model(np.rot90(image[:, ::-1], k)), -k)[:, ::-1].astype(float) for k in range(4)]
+    out = model(image, ensemble=True)
+    assert np.abs(out - np.mean(turned + mirrored, axis=0)).max() <= 1.01
+    assert not np.array_equal(out, model(image))
+    again = model(np.rot90(image), ensemble=True)
+    assert close(np.rot90(again, -1), out)
+    assert model(pixels(20, 33), ensemble=True).shape == (20, 33, 3)
+
+
+def test_smaller_batches_when_memory_is_full(model, monkeypatch):
+    images = [pixels(seed=i) for i in range(5)]
+    expected = model(images)
+    whole = model._whole
+
+    def full(arrays, size, direction):
+        if len(arrays) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(arrays, size, direction)
+
+    monkeypatch.setattr(model, "_whole", full)
+    assert all(close(x, y) for x, y in zip(model(images, batch_size=5), expected, strict=True))
+    assert model.notes == ["Out of memory with 5 images at once; going on with 3.",
+                           "Out of memory with 3 images at once; going on with 2."]  # fmt: skip
+    assert model.batch_size((32, 32), TranslateOptions(batch_size=5)) == 2
+
+
+def test_tiles_when_memory_is_full(model, monkeypatch):
+    image = pixels(200, 256)
+
+    def full(arrays, size, direction):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    expected = model(image)
+    monkeypatch.setattr(model, "_whole", full)
+    assert close(model(image), expected) and model.notes == ["Out of memory; going on in tiles of 104 pixels."]
+    with pytest.raises(TrainingError, match="Not enough memory for an image of 256x208"):
+        model(image, tile="off")
+
+
+def test_other_errors_are_not_taken_for_full_memory(model, monkeypatch):
+    monkeypatch.setattr(model, "_whole", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        model(pixels())
+
+
+def test_bf16_is_used_where_it_is_close_to_fp32(folder, monkeypatch):
+    exact = img2img.load(folder, device="cpu", precision="fp32")(pixels())
+    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    model = img2img.load(folder, device="cpu")
+    assert np.abs(model(pixels()).astype(int) - exact).mean() <= 2
+    assert "bf16, within " in model.describe() and model.describe().endswith("/255 of fp32")
+
+
+def test_bf16_is_not_used_where_it_is_not_close(folder, monkeypatch):
+    exact = img2img.load(folder, device="cpu", precision="fp32")(pixels())
+    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.inference.backends.difference", lambda x, y: 0.1)
+    model = img2img.load(folder, device="cpu")
+    np.testing.assert_array_equal(model(pixels()), exact)
+    assert model.describe() == "cpu, fp32, because bf16 was 12.8/255 away"
+    asked = img2img.load(folder, device="cpu", precision="bf16")
+    asked(pixels())
+    assert asked.describe() == "cpu, bf16"
+
+
+def test_16_bit_goes_through_fp32(deep_folder, monkeypatch):
+    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    assert img2img.load(deep_folder, device="cpu").describe() == "cpu, fp32"
+
+
+def test_unknown_backend(folder):
+    with pytest.raises(ConfigError, match="no backend 'opnvino'.*Did you mean 'openvino'"):
+        img2img.load(folder, device="cpu", backend="opnvino")
 
 
 # Folders
@@ -189,7 +397,7 @@ def test_folder_is_mirrored(model, source, tmp_path):
     out = tmp_path / "out"
     seen = []
     summary = translate_folder(
-        model, source, out, batch_size=2, progress=lambda done, total: seen.append((done, total))
+        model, source, out, batch_size=2, progress=lambda outcome: seen.append((outcome.done, outcome.total))
     )
     assert (summary.translated, summary.skipped, summary.failed) == (5, 0, [])
     assert tree(out) == tree(source)
@@ -225,12 +433,14 @@ def test_bad_files_are_reported_and_the_rest_done(model, source, tmp_path):
     (source / "broken.png").write_bytes(b"no image")
     write_image(source / "grey.png", Picture(pixels(channels=1)))
     reported = {}
-    summary = translate_folder(model, source, tmp_path / "out", report=reported.__setitem__)
+    summary = translate_folder(
+        model, source, tmp_path / "out", progress=lambda outcome: reported.update({outcome.source: outcome.reason})
+    )
     assert summary.translated == 5
     assert {path.name for path, _ in summary.failed} == {"broken.png", "grey.png"}
-    assert reported == dict(summary.failed)
+    assert {path: reason for path, reason in reported.items() if reason} == dict(summary.failed)
     assert "broken.png" in reported[source / "broken.png"]
-    assert "1 channels of uint8; this model takes 3 of uint8" in reported[source / "grey.png"]
+    assert "grey.png: It has 1 channel, and this model takes 3." in reported[source / "grey.png"]
     assert tree(tmp_path / "out") == tree(source) - {"broken.png", "grey.png"}
 
 

@@ -1,288 +1,241 @@
-"""Reading and writing image files: 8 and 16 bit and float, any number of channels.
+"""Reading and writing image files, and giving back the kind of file that was read.
 
-What a file holds is what you get, as an array (height, width, channels) of its own type, with these exceptions,
-the same everywhere: the EXIF orientation is applied; a palette becomes the colours it stands for; 1-bit images
-become 8-bit grey; CMYK and other colour spaces become RGB; alpha is kept apart from the colours.
+**What is read.** PNG, JPEG, WebP, BMP, TIFF, npy and npz, told apart by content; an array of the file's own type, as
+(H, W, C), alpha apart. The orientation is applied; a palette becomes the colours it stands for; 1, 2 and 4 bits become
+8-bit grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the plain formula; premultiplied alpha is divided
+out. Other colour spaces, animations and damaged files are refused.
+
+**Several pages.** Axes named C or S are channels. Every other axis (Z, T, pages of unknown meaning, several series of
+equal shape, the first axis of a (P, H, W, C) array) gives separate images, in file order: the array is (P, H, W, C),
+and is written back in the same axes. `pages="channels"` takes all of them, Z and T included, as the channels of one
+image instead, and they come back as pages.
+
+**What is written.** The format is that of the suffix, whatever the content of the original was. Orientation is upright.
+EXIF data (among PNG, JPEG and WebP), resolution and the colour profile are kept where the format has them, the profile
+only if it is one for that number of channels. What a format cannot hold is refused.
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from img2img.errors import DataError
+from img2img.data import npy, raster, tiff
+from img2img.data.picture import (
+    DTYPES,
+    MAX_PIXELS as MAX_PIXELS,
+    Array as Array,
+    Header as Header,
+    Picture as Picture,
+    as_type,
+    check_size,
+    merge,
+    shown,
+    unmerge,
+)
+from img2img.errors import ConfigError, DataError, choose
 
-Array = NDArray[Any]
+JPEG_QUALITY = 95  # of JPEG and lossy WebP
+PAGES = {"images": False, "channels": True}
 
-PILLOW = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-TIFF = (".tif", ".tiff")
-SUFFIXES = (*PILLOW, *TIFF)
-JPEG_QUALITY = 95
+Opened = AbstractContextManager[tuple[Header, Callable[[], Picture]]]
 
-# Pillow's modes that are taken as they are: array type and number of channels without alpha.
-KEPT_MODES: dict[str, tuple[str, int]] = {
-    "L": ("uint8", 1),
-    "LA": ("uint8", 1),
-    "RGB": ("uint8", 3),
-    "RGBA": ("uint8", 3),
-    "I;16": ("uint16", 1),
-    "I;16B": ("uint16", 1),
-    "F": ("float32", 1),
+# The first bytes of a file, and what opens it.
+CONTENT: dict[bytes, Callable[[Path], Opened]] = {
+    b"\x89PNG\r\n\x1a\n": partial(raster.opened, kind="png"),
+    b"\xff\xd8\xff": partial(raster.opened, kind="jpeg"),
+    b"RIFF": partial(raster.opened, kind="webp"),
+    b"BM": partial(raster.opened, kind="bmp"),
+    b"II*\0": tiff.opened,
+    b"MM\0*": tiff.opened,
+    b"II+\0": tiff.opened,
+    b"MM\0+": tiff.opened,
+    b"\x93NUMPY": npy.opened_npy,
+    b"PK": npy.opened_npz,
 }
-CONVERTED_MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # every other mode becomes RGB
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a file says of itself before its pixels are read; `channels` does not count alpha."""
+class Format:
+    """What a format can hold, and what writes it; `channels` None is any number."""
 
-    path: Path
-    width: int
-    height: int
-    channels: int
-    dtype: str
+    kind: str
+    write: Callable[[Path, Picture, str, int], None]
+    dtypes: tuple[str, ...] = ("uint8",)
+    channels: tuple[int, ...] | None = (1, 3)
+    alpha: bool = False
+    pages: bool = False
+    side: int = 2**31 - 1
+
+    def lacks(self, picture: Picture) -> str | None:
+        """What of the picture the format cannot hold."""
+        array = picture.array
+        faults = {
+            f"{array.shape[-1]} channels": self.channels and array.shape[-1] not in self.channels,
+            f"{array.dtype} values": str(array.dtype) not in self.dtypes,
+            f"{len(array)} pages": array.ndim == 4 and not self.pages,
+            "alpha": picture.alpha is not None and not self.alpha,
+            f"sides of more than {self.side} pixels": max(array.shape[-3:-1]) > self.side,
+        }
+        return next((what for what, lacking in faults.items() if lacking), None)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """The pixels of one image: `array` (H, W, C), and `alpha` (H, W, 1) of the same type where the file has it."""
-
-    array: Array
-    alpha: Array | None = None
+_JPEG = Format("jpeg", raster.write, side=65500)
+_TIFF = Format("tiff", tiff.write, DTYPES, None, alpha=True, pages=True)
+FORMATS = {
+    ".png": Format("png", raster.write, ("uint8", "uint16"), alpha=True),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": Format("webp", raster.write, alpha=True, side=16383),
+    ".bmp": Format("bmp", raster.write),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".npy": Format("npy", npy.write, DTYPES, None, pages=True),
+    ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
+}
+SUFFIXES = tuple(FORMATS)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image below `folder`, at any depth, in the order of their names; hidden files are left out.
+    """Every image below `folder`, at any depth, in the order of their names.
+
+    Hidden files and folders are left out. Links to folders are followed, but not back into a folder they lie in.
+    Whatever else has the suffix of an image is listed, broken links too: reading them says what is wrong.
 
     Raises:
-        DataError: if the folder is missing or holds no image.
+        DataError: if the folder is missing, cannot be listed, or holds no image.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder." if folder.exists() else f"There is no folder {folder}.")
-    found = [
-        Path(where) / name
-        for where, folders, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
+        raise DataError(
+            f"{shown(folder)} is not a folder." if folder.exists() else f"There is no folder {shown(folder)}."
+        )
+    found: list[Path] = []
+
+    def walk(where: Path, parents: frozenset[tuple[int, int]]) -> None:
+        status = where.stat()
+        identity = status.st_dev, status.st_ino
+        if identity in parents:
+            return
+        with os.scandir(where) as listing:
+            entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name)
+        for entry in entries:
+            if entry.is_dir():
+                walk(where / entry.name, parents | {identity})
+            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS:
+                found.append(where / entry.name)
+
+    try:
+        walk(folder, frozenset())
+    except OSError as error:
+        raise DataError(f"{shown(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
-        raise DataError(f"{folder} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.")
-    return sorted(found)
+        raise DataError(f"{shown(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.")
+    return found
 
 
-def read_header(path: Path) -> Header:
-    """Size, channels and type of a file, without decoding it.
+def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Header:
+    """Size, channels, type and pages of a file, without decoding it.
+
+    Args:
+        path: the file.
+        pages: whether the pages of a file are separate "images" or the "channels" of one.
+        max_pixels: refuse files with more, all pages together.
 
     Raises:
-        DataError: if the file is not a readable image.
+        DataError: if the file is not a readable image, or too large.
     """
-    header: Header = _open(path, _tiff_header, _deep_png_header, _pillow_header)
+    header, _ = _read(path, pages, max_pixels, decode=False)
     return header
 
 
-def read_image(path: Path) -> Picture:
-    """Decodes a file.
+def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes a file; the arguments are those of `read_header`.
 
     Raises:
-        DataError: if the file is damaged or not a readable image.
+        DataError: if the file is damaged, not a readable image, or too large.
     """
-    picture: Picture = _open(path, _read_tiff, _read_deep_png, _read_pillow)
+    _, picture = _read(path, pages, max_pixels, decode=True)
+    assert picture is not None
     return picture
 
 
-def _open(
-    path: Path, tiff: Callable[[Path], Any], deep_png: Callable[[Path], Any], pillow: Callable[[Path], Any]
-) -> Any:
+def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header, Picture | None]:
+    as_channels = choose("meaning of pages", pages, PAGES)
     try:
-        if path.suffix.lower() in TIFF and _tiff_is_plain(path):
-            return tiff(path)
-        if _is_deep_png(path):
-            return deep_png(path)
-        return pillow(path)
-    except DataError:
+        with _opener(path)(path) as (header, load):
+            check_size(header, max_pixels)
+            picture = load() if decode else None
+    except (DataError, KeyboardInterrupt):
         raise
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read: {error.strerror or _first_line(error)}.") from error
     except Exception as error:  # decoders raise whatever they like on damaged input
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as an image: {reason}") from error
+        raise DataError(f"{shown(path)} cannot be read as an image: {_first_line(error)}") from error
+    if as_channels:
+        header = Header(path, header.width, header.height, header.channels * header.pages, header.dtype)
+        picture = picture and merge(picture, path)
+    return header, picture
 
 
-# Pillow: everything with 8 bits, and grey with 16 or float
-
-
-def _target_mode(image: Image.Image) -> str:
-    if image.mode in KEPT_MODES and "transparency" not in image.info:
-        return image.mode
-    if image.mode == "I":  # how older Pillow opens a 16-bit grey PNG
-        return "I;16"
-    if "transparency" in image.info:
-        return "LA" if image.mode in ("1", "L") else "RGBA"
-    return CONVERTED_MODES.get(image.mode, "RGB")
-
-
-def _pillow_header(path: Path) -> Header:
-    with Image.open(path) as image:
-        width, height = image.size
-        if _lies_on_its_side(image, path):
-            width, height = height, width
-        dtype, channels = KEPT_MODES[_target_mode(image)]
-        return Header(path, width, height, channels, dtype)
-
-
-def _lies_on_its_side(image: Image.Image, path: Path) -> bool:
-    """Whether the EXIF orientation exchanges width and height."""
-    lies = bool(image.getexif().get(0x0112, 1) >= 5)
-    if lies and image.format == "TIFF":  # Pillow turns some of these by itself, and some wrongly
-        raise DataError(f"{path} is a turned TIFF of mode {image.mode}; save it upright.")
-    return lies
-
-
-def _read_pillow(path: Path) -> Picture:
-    with Image.open(path) as image:
-        mode = _target_mode(image)
-        _lies_on_its_side(image, path)
-        upright = ImageOps.exif_transpose(image)
-    if mode == "I;16":
-        array = np.asarray(upright)
-        if array.min() < 0 or array.max() > 65535:
-            raise DataError(f"{path} has values outside 0..65535; save it as a float TIFF.")
-        return Picture(array.astype(np.uint16)[..., None])
-    array = np.array(upright if upright.mode == mode else upright.convert(mode))
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("="))
-    return _split_alpha(np.atleast_3d(array), mode in ("LA", "RGBA"))
-
-
-def _split_alpha(array: Array, has_alpha: bool) -> Picture:
-    return Picture(array[..., :-1], array[..., -1:]) if has_alpha else Picture(array)
-
-
-# PNG with 16 bits per colour, which Pillow would cut to 8
-
-
-def _is_deep_png(path: Path) -> bool:
+def _opener(path: Path) -> Callable[[Path], Opened]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{shown(path)} is not a regular file.")
+    if not status.st_size:
+        raise DataError(f"{shown(path)} is empty.")
     with path.open("rb") as file:
-        start = file.read(26)
-    is_png = start[:8] == b"\x89PNG\r\n\x1a\n"
-    return is_png and len(start) == 26 and start[24] == 16 and start[25] in (2, 4, 6)
+        start = file.read(8)
+    found = next((opener for first, opener in CONTENT.items() if start.startswith(first)), None)
+    if found is None:
+        raise DataError(f"{shown(path)} is none of the formats img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
+    return found
 
 
-def _deep_png_header(path: Path) -> Header:
-    start = path.read_bytes()[:26]
-    width, height = (int.from_bytes(start[i : i + 4], "big") for i in (16, 20))
-    return Header(path, width, height, 1 if start[25] == 4 else 3, "uint16")
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read_deep_png(path: Path) -> Picture:
-    import imagecodecs
-
-    header = _deep_png_header(path)
-    if header.width * header.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**40):
-        raise DataError(f"{path} claims {header.width}x{header.height} pixels, which is more than the limit.")
-    array = np.atleast_3d(imagecodecs.png_decode(path.read_bytes()))
-    return _split_alpha(array, array.shape[2] in (2, 4))
-
-
-# TIFF
-
-
-def _tiff_is_plain(path: Path) -> bool:
-    """Whether tifffile's array is the image, or indexes its palette; CMYK and 1-bit are for Pillow to convert."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        return page.photometric in (1, 2, 3) and page.bitspersample >= 8
-
-
-def _tiff_layout(tiff: Any, path: Path) -> tuple[Any, str, bool, int]:
-    series = tiff.series[0]
-    axes = "".join(axis for axis, n in zip(series.axes, series.shape, strict=True) if n > 1 or axis in "YX")
-    if axes not in ("YX", "YXS", "SYX", "CYX", "YXC"):
-        raise DataError(f"{path} has the axes {series.axes}; only two-dimensional images with channels can be read.")
-    page = tiff.pages.first
-    has_alpha = any(sample in (1, 2) for sample in page.extrasamples)
-    orientation = page.tags.get(274)
-    return series, axes, has_alpha, int(orientation.value) if orientation else 1
-
-
-def _tiff_header(path: Path) -> Header:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        series, _, has_alpha, orientation = _tiff_layout(tiff, path)
-        sizes = dict(zip(series.axes, series.shape, strict=True))
-        width, height = sizes["X"], sizes["Y"]
-        if orientation >= 5:
-            width, height = height, width
-        if tiff.pages.first.colormap is not None:
-            return Header(path, width, height, 3, "uint8")
-        channels = sizes.get("S", 1) * sizes.get("C", 1) - has_alpha
-        return Header(path, width, height, channels, _known_dtype(path, series.dtype))
-
-
-def _known_dtype(path: Path, dtype: Any) -> str:
-    name = str(np.dtype(dtype).name)
-    if name not in ("uint8", "uint16", "float32"):
-        raise DataError(f"{path} holds {name} values; img2img takes uint8, uint16 and float32.")
-    return name
-
-
-def _read_tiff(path: Path) -> Picture:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        series, axes, has_alpha, orientation = _tiff_layout(tiff, path)
-        array = np.squeeze(series.asarray(), tuple(i for i, a in enumerate(series.axes) if a not in axes))
-        colormap = tiff.pages.first.colormap
-    if colormap is not None:  # 16 bits per colour, (3, colours)
-        array, axes = (colormap.T[array] >> 8).astype(np.uint8), "YXS"
-    array = array.astype(_known_dtype(path, array.dtype), copy=False)
-    array = np.moveaxis(array, 0, -1) if axes[0] in "SC" else array
-    array = array if array.ndim == 3 else array[..., None]
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    # the turns and mirrors of the EXIF standard, after the exchange of rows and columns above
-    array = array[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
-    return _split_alpha(np.ascontiguousarray(array), has_alpha)
-
-
-# Writing
-
-
-def write_image(path: Path, picture: Picture) -> None:
+def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> None:
     """Writes `picture` in the format of `path`'s suffix; the file appears whole or not at all.
 
+    A picture that was read has a source; what of it fits the format and the pixels is kept.
+
+    Args:
+        path: the file; its folder is made if need be.
+        picture: the pixels, and what their file was.
+        quality: of JPEG and lossy WebP, 1 to 100.
+
     Raises:
-        DataError: if the format cannot hold the array's type or number of channels.
+        ConfigError: if the quality is out of range.
+        DataError: if the format cannot hold the picture.
     """
-    array, alpha = picture.array, picture.alpha
-    suffix = path.suffix.lower()
-    if suffix not in TIFF and array.shape[2] not in (1, 3):
-        raise DataError(f"{path.name}: {suffix} cannot hold {array.shape[2]} channels; write TIFF.")
-    if alpha is not None and suffix not in (".jpg", ".jpeg", ".bmp"):
-        array = np.concatenate([array, _alpha_as(alpha, array.dtype)], axis=2)
+    if not 1 <= quality <= 100:
+        raise ConfigError(f"The quality of JPEG and WebP is 1 to 100, not {quality}.")
+    if (known := FORMATS.get(path.suffix.lower())) is None:
+        raise DataError(f"{shown(path)} has no suffix of a format img2img writes: {', '.join(SUFFIXES)}.")
+    if picture.array.ndim not in (3, 4) or not picture.array.size:
+        raise DataError(f"{shown(path)}: a picture is (H, W, C) or (P, H, W, C), not {picture.array.shape}.")
+    picture = unmerge(picture)
+    if lacking := known.lacks(picture):
+        others = ", ".join({other.kind.upper(): 0 for other in FORMATS.values() if not other.lacks(picture)})
+        raise DataError(
+            f"{shown(path)}: {known.kind.upper()} cannot hold {lacking}; "
+            + (f"write {others}." if others else "no format here can.")
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        if suffix in TIFF:
-            _write_tiff(temporary, array, alpha is not None)
-        elif suffix == ".png" and array.dtype == np.uint16 and array.shape[2] > 1:
-            _write_deep_png(temporary, array)
-        else:
-            _write_pillow(temporary, array, path)
-
-
-def _alpha_as(alpha: Array, dtype: Any) -> Array:
-    """The same opacity in another type: opaque is 255, 65535 or 1."""
-    full = {"uint8": 255, "uint16": 65535, "float32": 1}
-    share = alpha.astype(np.float64) / full[alpha.dtype.name] * full[np.dtype(dtype).name]
-    return alpha if alpha.dtype == dtype else (np.rint(share) if np.dtype(dtype).kind == "u" else share).astype(dtype)
+    try:
+        with atomic(path) as temporary:
+            known.write(temporary, picture, known.kind, quality)
+    except ValueError as error:
+        raise DataError(f"{shown(path)} cannot be written: {_first_line(error)}") from error
 
 
 class atomic:  # noqa: N801 - used as a function: `with atomic(path) as temporary:`
@@ -308,50 +261,18 @@ class atomic:  # noqa: N801 - used as a function: `with atomic(path) as temporar
         self.temporary.replace(self.path)
 
 
-def _write_tiff(path: Path, array: Array, has_alpha: bool) -> None:
-    import tifffile
-
-    colours = array.shape[2] - has_alpha
-    if array.shape[2] == 1:
-        tifffile.imwrite(path, array[..., 0], photometric="minisblack")
-    elif colours in (1, 3):
-        extra = ["unassalpha"] if has_alpha else None
-        kind = "rgb" if colours == 3 else "minisblack"
-        tifffile.imwrite(path, array, photometric=kind, planarconfig="contig", extrasamples=extra)
-    else:
-        tifffile.imwrite(path, np.moveaxis(array, -1, 0), photometric="minisblack", metadata={"axes": "CYX"})
-
-
-def _write_deep_png(path: Path, array: Array) -> None:
-    import imagecodecs
-
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(array)))
-
-
-def _write_pillow(path: Path, array: Array, target: Path) -> None:
-    if array.dtype == np.uint16 and array.shape[2] == 1 and path.suffix.lower() == ".png":
-        Image.fromarray(array[..., 0]).save(path)
-        return
-    if array.dtype != np.uint8 or array.shape[2] not in (1, 2, 3, 4):
-        kind = f"{array.shape[2]} channels of {array.dtype}"
-        raise DataError(f"{target.name}: {target.suffix} cannot hold {kind}; write TIFF.")
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    options: dict[str, Any] = {"quality": JPEG_QUALITY} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    image.save(path, **options)
-
-
 def resize(array: Array, height: int, width: int) -> Array:
-    """Bicubic with antialiasing, channel by channel, in the array's own type; overshoot is cut to the type's range."""
+    """Bicubic with antialiasing, channel by channel, in the array's own type; overshoot is cut to the type's range.
+
+    Other types than uint8 are computed in fp32, as the networks do.
+    """
     if array.shape[:2] == (height, width):
         return array
     size = (width, height)
     if array.dtype == np.uint8 and array.shape[2] == 3:
         return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC))
-    planes = [
+    planes: list[Any] = [
         np.asarray(Image.fromarray(array[..., c].astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
         for c in range(array.shape[2])
     ]
-    out = np.stack(planes, axis=2)
-    if array.dtype.kind == "u":
-        out = np.clip(np.rint(out), 0, np.iinfo(array.dtype).max)
-    return out.astype(array.dtype)
+    return as_type(np.stack(planes, axis=2).astype(np.float64), array.dtype)

@@ -30,18 +30,28 @@ class Scale:
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
         return cls(low, high if high > low else low + 1, dtype)
 
+    @property
+    def _exact(self) -> type:
+        """The type to calculate in: fp32 has the digits of 16 bits, not those of 32."""
+        return np.float64 if np.dtype(self.dtype).itemsize > 2 and self.dtype != "float32" else np.float32
+
     def encode(self, array: Array) -> Tensor:
         """(H, W, C) pixel values to (C, H, W) in [-1, 1], fp32."""
-        x = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
-        return (x - self.low) * (2 / (self.high - self.low)) - 1
+        x = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=self._exact))
+        return ((x - self.low) * (2 / (self.high - self.low)) - 1).float()
 
     def decode(self, x: Tensor) -> Array:
         """(C, H, W) in [-1, 1] to (H, W, C) pixel values, rounded and cut to the range of the type."""
-        pixels = (x.float() + 1) * ((self.high - self.low) / 2) + self.low
-        array: Array = pixels.cpu().numpy().transpose(1, 2, 0)
-        if np.dtype(self.dtype).kind == "u":
-            array = np.clip(np.rint(array), 0, np.iinfo(self.dtype).max)
-        return np.ascontiguousarray(array.astype(self.dtype))
+        signal = x.float().cpu().numpy().astype(self._exact, copy=False).transpose(1, 2, 0)
+        pixels: Array = (signal + 1) * ((self.high - self.low) / 2) + self.low
+        if np.dtype(self.dtype).kind in "ui":
+            limits = np.iinfo(self.dtype)
+            pixels = np.clip(np.rint(pixels), limits.min, limits.max)
+        return np.ascontiguousarray(pixels.astype(self.dtype))
+
+    def outside(self, array: Array) -> int:
+        """How many values of `array` lie outside `low` to `high`, where a network ending in tanh cannot follow."""
+        return int(np.count_nonzero((array < self.low) | (array > self.high))) if self.dtype != "uint8" else 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

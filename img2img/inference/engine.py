@@ -1,17 +1,49 @@
 """Folder in, folder out: read ahead, batch by size, translate, write behind."""
 
+import errno
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from img2img.data.images import Array, Picture, find_images, read_image, write_image
-from img2img.errors import ConfigError, DataError
+import numpy as np
+
+from img2img.data.images import SUFFIXES, Array, Picture, atomic, find_images, read_image, write_image
+from img2img.errors import ConfigError, DataError, TrainingError, choose
+from img2img.inference.arrays import Unpacked, by_page
+from img2img.inference.options import FolderOptions, TranslateOptions
 from img2img.inference.translator import Translator
 
-LOOK_AHEAD = 4  # batches that are decoded, or waiting for others of their size
+LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
+LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
+STALE = 3600  # seconds after which a temporary file is what a killed run left
+
+
+Status = Literal["translated", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one file.
+
+    Attributes:
+        outside: share of its values outside the range that the model was trained on, where it cannot follow.
+        done, total: files dealt with, and all there are.
+    """
+
+    source: Path
+    target: Path
+    status: Status
+    reason: str = ""
+    outside: float = 0.0
+    done: int = 0
+    total: int = 0
 
 
 @dataclass
@@ -19,156 +51,256 @@ class Summary:
     """What happened to a folder.
 
     Attributes:
-        translated: images written.
-        skipped: images whose result was there already.
-        failed: (file, reason) of every image that could not be translated.
+        translated: files written.
+        skipped: files whose result was there already.
+        failed: (file, reason) of every file that could not be translated.
+        outside: (file, share) of every file with values outside the range that the model was trained on.
         seconds: from the first read to the last write.
     """
 
     translated: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    outside: list[tuple[Path, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            self.failed.append((outcome.source, outcome.reason))
+        elif outcome.status == "skipped":
+            self.skipped += 1
+        else:
+            self.translated += 1
+            if outcome.outside:
+                self.outside.append((outcome.source, outcome.outside))
+
+    def to_json(self) -> dict[str, Any]:
+        rate = round(self.translated / self.seconds, 3) if self.seconds else 0.0
+        return {
+            **asdict(self),
+            "failed": [{"file": str(path), "reason": reason} for path, reason in self.failed],
+            "outside": [{"file": str(path), "share": share} for path, share in self.outside],
+            "files_per_s": rate,
+        }
+
+
+@dataclass
+class _Job:
+    """A file on its way: its pages go through the network one by one."""
+
+    source: Path
+    target: Path
+    picture: Picture | None = None
+    unpacked: Unpacked = field(default_factory=lambda: by_page([]))
+    results: dict[int, Array] = field(default_factory=dict)
+    outside: float = 0.0
 
 
 @dataclass(frozen=True)
-class _Job:
-    source: Path
-    target: Path
+class Plan:
+    """Which files are translated, and where their results go: a folder is mirrored.
 
-
-def plan(source: Path, out: Path, overwrite: bool) -> tuple[list[_Job], int]:
-    """The files to translate and where they go, and how many are done already.
-
-    A folder is mirrored: same names, same formats, same sub-folders.
-
-    Raises:
-        ConfigError: if results would land on the originals.
-        DataError: if there is nothing to translate.
+    Attributes:
+        sources: the files.
+        base: the folder that becomes `out`.
+        suffix: of the results, where it is not to stay as it is.
     """
-    if out.is_file():
-        raise ConfigError(f"--out {out} is a file; give a folder.")
-    if source.is_file():
-        jobs = [_Job(source, out / source.name)]
-    else:
-        inside = out.resolve()
-        found = [p for p in find_images(source) if inside == source.resolve() or not p.resolve().is_relative_to(inside)]
-        jobs = [_Job(path, out / path.relative_to(source)) for path in found]
-    clash = next((job for job in jobs if job.source.resolve() == job.target.resolve()), None)
-    if clash:
-        raise ConfigError(f"The result would overwrite the original {clash.source}; choose another --out.")
-    todo = [job for job in jobs if overwrite or not job.target.exists()]
-    return todo, len(jobs) - len(todo)
+
+    sources: list[Path]
+    base: Path
+    out: Path
+    suffix: str | None
+
+    @classmethod
+    def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":
+        """Looks for the files.
+
+        Raises:
+            ConfigError: if results would land on the originals, or there is no such format.
+            DataError: if there is nothing to translate.
+        """
+        suffix = None if format is None else f".{format.lower().removeprefix('.')}"
+        choose("format", suffix or SUFFIXES[0], dict.fromkeys(SUFFIXES))
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--out {out} is a file; give a folder.")
+        inside, root = out.resolve(), source.resolve()
+        sources, base = ([source], source.parent) if source.is_file() else (find_images(source), source)
+        if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
+            sources = [path for path in sources if not path.resolve().is_relative_to(inside)]
+        plan = cls(sources, base, out, suffix)
+        if inside == base.resolve():
+            targets = ((path, plan.target(path)) for path in sources)
+            clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
+            if clash:
+                raise ConfigError(f"The result would overwrite the original {clash}; choose another --out.")
+        return plan
+
+    def target(self, source: Path) -> Path:
+        path = self.out / source.relative_to(self.base)
+        return path.with_suffix(self.suffix) if self.suffix else path
 
 
 def translate_folder(
     translator: Translator,
     source: Path,
     out: Path,
-    batch_size: int = 4,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    report: Callable[[Path, str], None] = lambda path, reason: None,
-) -> Summary:
-    """Translates every image below `source` (or the one file it is) into `out`.
+    options: TranslateOptions | None = None,
+    files: FolderOptions | None = None,
+) -> Iterator[Outcome]:
+    """Translates every image below `source`, or the one file it is, into the folder `out`.
 
-    A file that cannot be translated is reported, and the rest go on. Results appear whole or not at all, and those
-    that exist are left alone unless `overwrite`, so a stopped job can be started again.
+    Yields what happened to each file, as it happens. A file that cannot be translated is one outcome, and the rest go
+    on. Results appear whole or not at all, and those that exist are left alone unless told otherwise, so a stopped
+    job can be started again.
 
-    Args:
-        progress: called with the number of files dealt with, and of all.
-        report: called with each file that failed and the reason.
+    Raises:
+        ConfigError: if the options, or `source` and `out`, do not go together.
+        DataError: if there is nothing to translate.
+        TrainingError: if the disk or the memory is full.
     """
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {batch_size}.")
-    begin = time.perf_counter()
-    jobs, skipped = plan(source, out, overwrite)
-    summary = Summary(skipped=skipped)
-    threads = min(8, os.cpu_count() or 1)
+    files = files or FolderOptions()
+    engine = _Engine(translator, options or TranslateOptions(), files, Plan.make(source, out, files.format))
+    return engine.run()
 
-    def dealt_with() -> None:
-        progress(summary.translated + len(summary.failed), len(jobs))
 
-    def fail(job: _Job, error: Exception) -> None:
-        summary.failed.append((job.source, str(error)))
-        report(job.source, str(error))
-        dealt_with()
+class _Engine:
+    def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
+        self.translator, self.options, self.files, self.plan = translator, options, files, plan
+        self.direction = translator.direction
+        self.total, self.done = len(plan.sources), 0
+        self.depth = LOOK_AHEAD
+        self.writing: deque[tuple[_Job, Future[None]]] = deque()
 
-    def finish(job: _Job, written: Future[None]) -> None:
+    def run(self) -> Iterator[Outcome]:
+        threads = min(8, os.cpu_count() or 1)
+        readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         try:
-            written.result()
-        except (DataError, OSError) as error:
-            fail(job, error)
-        else:
-            summary.translated += 1
-            dealt_with()
+            todo: deque[Path] = deque()
+            yield from self._sort_out(todo)
+            yield from self._translate(readers, writers, todo)
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown()
 
-    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-        writing: list[tuple[_Job, Future[None]]] = []
-        pictures = _read_ahead(readers, jobs, LOOK_AHEAD * batch_size, translator, fail)
-        for batch in _by_size(pictures, batch_size, translator):
-            arrays = [picture.array for _, picture in batch]
-            for (job, picture), array in zip(
-                batch, translator.translate_batch(arrays, translator.direction), strict=True
-            ):
-                writing.append((job, writers.submit(_write, job.target, array, picture)))
-            while len(writing) > LOOK_AHEAD * batch_size:
-                finish(*writing.pop(0))
-        for job, written in writing:
-            finish(job, written)
-    summary.seconds = time.perf_counter() - begin
-    return summary
+    def _outcome(self, job: _Job, status: Status, reason: str = "") -> Outcome:
+        self.done += 1
+        return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
+
+    def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Fills `todo` with what is left to do; yields what is done already, or cannot be done."""
+        folders: set[Path] = set()
+        targets: dict[Path, Path] = {}
+        for source in self.plan.sources:
+            job = _Job(source, self.plan.target(source))
+            if job.target.parent not in folders:
+                folders.add(job.target.parent)
+                _remove_stale(job.target.parent)
+            first = targets.setdefault(job.target, source) if self.plan.suffix else source
+            if first != source:
+                yield self._outcome(job, "failed", f"{source}: its result would be that of {first}, {job.target}.")
+            elif job.target.is_file() and not self.files.overwrite:
+                yield self._outcome(job, "skipped")
+            else:
+                todo.append(source)
+
+    def _translate(
+        self, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, todo: deque[Path]
+    ) -> Iterator[Outcome]:
+        waiting: dict[tuple[int, int], list[tuple[_Job, int]]] = {}
+        for job in self._read(readers, todo):
+            if isinstance(job, Outcome):
+                yield job
+                continue
+            for i, page in enumerate(job.unpacked[0]):
+                size = self.translator.padded_size(page, self.direction)
+                group = waiting.setdefault(size, [])
+                group.append((job, i))
+                if len(group) >= self.translator.batch_size(size, self.options):
+                    yield from self._batch(writers, waiting.pop(size))
+            while sum(map(len, waiting.values())) > self.depth:
+                yield from self._batch(writers, waiting.pop(next(iter(waiting))))
+        for group in list(waiting.values()):
+            yield from self._batch(writers, group)
+        yield from self._written(0)
+
+    def _read(self, pool: ThreadPoolExecutor, todo: deque[Path]) -> Iterator["_Job | Outcome"]:
+        reading: deque[tuple[_Job, Future[Picture]]] = deque()
+        pixels = int(self.files.max_megapixels * 1e6)
+        while todo or reading:
+            while todo and len(reading) < self.depth:
+                source = todo.popleft()
+                job = _Job(source, self.plan.target(source))
+                reading.append((job, pool.submit(read_image, job.source, self.files.pages, pixels)))
+            job, future = reading.popleft()
+            try:
+                job.picture = future.result()
+                self._open(job)
+            except DataError as error:
+                yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+            else:
+                yield job
+
+    def _open(self, job: _Job) -> None:
+        """Takes the picture apart into what goes through the network."""
+        assert job.picture is not None
+        array, scale = job.picture.array, self.translator.spec(self.direction).scale_in
+        self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
+        pages = list(array) if array.ndim == 4 else [array]
+        if not self.translator.expected_pixels:
+            self.translator.expected_pixels = array.size // array.shape[-1] * self.total
+        job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
+        job.outside = scale.outside(array) / array.size
+
+    def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_Job, int]]) -> Iterator[Outcome]:
+        pages = [job.unpacked[0][i] for job, i in group]
+        results = self.translator.translate_batch(pages, self.direction, self.options)
+        for (job, i), result in zip(group, results, strict=True):
+            job.results[i] = result
+            if len(job.results) == len(job.unpacked[0]):
+                self.writing.append((job, writers.submit(self._write, job)))
+        yield from self._written(self.depth)
+
+    def _write(self, job: _Job) -> None:
+        assert job.picture is not None
+        pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
+        array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
+        write_image(job.target, replace(job.picture, array=array), self.files.quality)
+
+    def _written(self, most: int) -> Iterator[Outcome]:
+        """Waits until at most `most` files are still being written."""
+        while len(self.writing) > most:
+            job, future = self.writing.popleft()
+            try:
+                future.result()
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise TrainingError(
+                        f"The disk is full; {job.target} was not written. Make room and start the same command again."
+                    ) from error
+                yield self._outcome(job, "failed", _with_name(job.source, f"{job.target}: {error.strerror or error}"))
+            except DataError as error:
+                yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+            else:
+                yield self._outcome(job, "translated")
 
 
-def _write(target: Path, array: Array, original: Picture) -> None:
-    write_image(target, Picture(array, original.alpha))
+def _with_name(path: Path, reason: str) -> str:
+    """A reason of one line that begins with the file."""
+    text = reason if str(path) in reason else f"{path}: {reason}"
+    return text.replace("\n", "\\n")
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor,
-    jobs: list[_Job],
-    depth: int,
-    translator: Translator,
-    fail: Callable[[_Job, Exception], None],
-) -> Iterator[tuple[_Job, Picture]]:
-    reading: list[tuple[_Job, Future[Picture]]] = []
-    rest = iter(jobs)
-    while True:
-        while len(reading) < depth and (job := next(rest, None)) is not None:
-            reading.append((job, pool.submit(read_image, job.source)))
-        if not reading:
-            return
-        job, future = reading.pop(0)
-        try:
-            picture = future.result()
-            _refuse_other_kinds(picture.array, translator, job.source)
-        except DataError as error:
-            fail(job, error)
-        else:
-            yield job, picture
+def _remove_stale(folder: Path) -> None:
+    """Removes the temporary files that a killed run left."""
+    for path in folder.glob(".*.part.*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
 
 
-def _refuse_other_kinds(array: Array, translator: Translator, path: Path) -> None:
-    spec = translator.spec()
-    wanted, given = (spec.in_channels, spec.scale_in.dtype), (array.shape[2], str(array.dtype))
-    if wanted != given:
-        raise DataError(
-            f"{path} has {given[0]} channels of {given[1]}; this model takes {wanted[0]} of {wanted[1]}. "
-            "Convert it first."
-        )
-
-
-def _by_size(
-    pictures: Iterator[tuple[_Job, Picture]], batch_size: int, translator: Translator
-) -> Iterator[list[tuple[_Job, Picture]]]:
-    """Batches of equal padded size; when too many images wait for company, the oldest go as they are."""
-    waiting: dict[tuple[int, int], list[tuple[_Job, Picture]]] = {}
-    for job, picture in pictures:
-        size = translator.padded_size(picture.array, translator.direction)
-        group = waiting.setdefault(size, [])
-        group.append((job, picture))
-        if len(group) == batch_size:
-            yield waiting.pop(size)
-        elif sum(map(len, waiting.values())) > LOOK_AHEAD * batch_size:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
+def write_report(path: Path, translator: Translator, summary: Summary) -> None:
+    """Writes `summary` as json, with the model and how it was run."""
+    facts = {"model": str(translator.path), "direction": translator.direction, "computed": translator.describe()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(facts | summary.to_json() | {"notes": translator.notes}, indent=2) + "\n")

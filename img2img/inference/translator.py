@@ -1,42 +1,70 @@
-"""A trained model as a function from arrays to arrays."""
+"""A trained model as a function from images to images."""
 
+import copy
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from img2img.data.images import Array
-from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.errors import DataError, ModelFileError, TrainingError, choose
+from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
+from img2img.inference.backends import Forward, is_out_of_memory, prepare
+from img2img.inference.options import BACKENDS, TranslateOptions
+from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
 SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
+AUTO_TILE = 1024
+TILE_FROM = 2048 * 2048  # pixels
+BATCH_PIXELS = {"cpu": 4 * 256 * 256}  # translated at once; other devices take `BATCH_PIXELS_ELSEWHERE`
+BATCH_PIXELS_ELSEWHERE = 32 * 256 * 256
+SAMPLE_EDGE = 256  # of the piece of the first image on which precision and backend are checked
 
 
 class Translator:
     """Translates images with the generators of one model file.
 
-    `translator(image)` takes an array (H, W) or (H, W, C) of the pixel type the model was trained on, or a list of
-    such arrays of any sizes, and returns the same kind in the same size; the input is left untouched.
+    `translator(image)` takes an array, a tensor, a PIL image or a path, or a list of such of any sizes, and returns
+    the same kind, in the same size and, where the model does not change it, the same type. Inputs are left untouched,
+    and the output for an image does not depend on what else is in the call. Several threads may call it.
 
     Attributes:
         card: the header of the model file.
         direction: the direction that calls without one take.
     """
 
-    def __init__(self, path: Path, device: str = "auto", precision: str = "auto", direction: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        precision: str = "auto",
+        direction: str | None = None,
+        backend: str = "auto",
+    ) -> None:
         self.path = model_file(path)
         self.card = read_card(self.path)
         self.direction = direction or next(iter(self.card.directions))
         spec = self.card.directions.get(self.direction)
+        self._may_change = precision == "auto"
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
-        if precision == "auto" and spec is not None and spec.scale_in.dtype != "uint8":
+        if precision == "auto" and spec is not None and {spec.scale_in.dtype, spec.scale_out.dtype} != {"uint8"}:
             precision = "fp32"
         self.runtime = Runtime.start(device, precision)
+        choose("backend", backend, dict.fromkeys(BACKENDS))
+        self.backend = backend
+        self.expected_pixels = 0  # of the job at hand, for choosing a backend
+        self.notes: list[str] = []  # what was changed to get by, for the user to know
+        self._lock = threading.RLock()
         self._networks: dict[str, nn.Module] = {}
+        self._ways: dict[tuple[str, bool], tuple[Forward, str]] = {}  # by direction, and whether in tiles
+        self._largest: int | None = None  # pixels of a batch that did fit, once one did not
         self.network(self.direction)
 
     @property
@@ -44,84 +72,212 @@ class Translator:
         return list(self.card.directions)
 
     def spec(self, direction: str | None = None) -> Direction:
-        return self.card.directions[direction or self.direction]
+        return choose("direction in this model", direction or self.direction, self.card.directions)
+
+    def towards(self, direction: str) -> "Translator":
+        """The same model with another direction of its own; the networks are shared."""
+        other = copy.copy(self)
+        other.direction = direction
+        other.network(direction)
+        return other
 
     def network(self, direction: str) -> nn.Module:
-        """The generator of one direction, loaded when first asked for.
+        """The generator of one direction, in evaluation mode, loaded when first asked for.
 
         Raises:
             ConfigError: if the model has no such direction.
         """
-        if direction not in self._networks:
-            network = load_generator(self.path, self.card, direction)
-            self.runtime.prepare(network)
-            self._networks[direction] = network
-        return self._networks[direction]
+        with self._lock:
+            if direction not in self._networks:
+                self._networks[direction] = load_generator(self.path, self.card, direction)
+            return self._networks[direction]
 
-    @overload
-    def __call__(self, images: Array, direction: str | None = None, batch_size: int = 4) -> Array: ...
-    @overload
-    def __call__(self, images: Sequence[Array], direction: str | None = None, batch_size: int = 4) -> list[Array]: ...
+    def describe(self, direction: str | None = None) -> str:
+        """Device, precision and backend in use; what they will be is settled by the first image."""
+        direction = direction or self.direction
+        ways = [self._ways[key][1] for key in ((direction, False), (direction, True)) if key in self._ways]
+        return ways[0] if ways else self.runtime.describe()
+
     def __call__(
-        self, images: Array | Sequence[Array], direction: str | None = None, batch_size: int = 4
-    ) -> Array | list[Array]:
-        """Translates one array or a list of arrays; batches hold images of equal padded size.
+        self, images: Any, direction: str | None = None, *, channel_axis: int | None = None, **options: Any
+    ) -> Any:
+        """Translates one image or a list of images.
+
+        Args:
+            images: what `img2img.inference.arrays.unpack` takes, or a list of it.
+            direction: one of `directions`.
+            channel_axis: where arrays and tensors have their channels; by default last and third from last.
+            **options: those of `TranslateOptions`: `batch_size`, `tile`, `ensemble`, `channels`, `tile_memory`.
 
         Raises:
-            DataError: if an array has another type or number of channels than the model was trained on.
+            DataError: if an image has another type or number of channels than the model was trained on.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
-        direction = direction or self.direction
-        one = isinstance(images, np.ndarray)
-        arrays = [images] if isinstance(images, np.ndarray) else list(images)
-        waiting: dict[tuple[int, int], list[int]] = {}
-        for i, array in enumerate(arrays):
-            waiting.setdefault(self.padded_size(array, direction), []).append(i)
-        out: dict[int, Array] = {}
-        for indices in waiting.values():
-            for k in range(0, len(indices), batch_size):
-                chunk = indices[k : k + batch_size]
-                out |= zip(chunk, self.translate_batch([arrays[i] for i in chunk], direction), strict=True)
-        return out[0] if one else [out[i] for i in range(len(arrays))]
+        if isinstance(images, list | tuple):
+            unpacked = [unpack(image, channel_axis) for image in images]
+            return self._translate(by_page(unpacked), direction, options)
+        return self._translate(unpack(images, channel_axis), direction, options)
+
+    def _translate(self, unpacked: Unpacked, direction: str | None, options: dict[str, Any]) -> Any:
+        pages, pack = unpacked
+        settings, direction = TranslateOptions(**options), direction or self.direction
+        fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, page in enumerate(fitted):
+            groups.setdefault(self.padded_size(page, direction), []).append(i)
+        results: dict[int, Array] = {}
+        for size, indices in groups.items():
+            count = self.batch_size(size, settings)
+            for k in range(0, len(indices), count):
+                chunk = indices[k : k + count]
+                translated = self.translate_batch([fitted[i] for i in chunk], direction, settings)
+                results |= zip(chunk, translated, strict=True)
+        return pack(restore([results[i] for i in range(len(fitted))]))
+
+    def fit(self, array: Array, direction: str, options: TranslateOptions) -> Unpacked:
+        """`array` (H, W, C) as images of the kind the model takes, and the way back.
+
+        Raises:
+            DataError: if it is of another kind, and the options give no way.
+        """
+        spec = self.spec(direction)
+        if 0 in array.shape:
+            raise DataError(f"This image has no pixels: {array.shape}.")
+        if str(array.dtype) != spec.scale_in.dtype:
+            raise DataError(
+                f"It has {array.dtype} values, and this model was trained on {spec.scale_in.dtype}; what they stand "
+                "for differs. Convert the images the way the training images were."
+            )
+        return fit_channels(array, spec.in_channels, options.channels)
 
     def padded_size(self, array: Array, direction: str) -> tuple[int, int]:
-        """Height and width after padding to what the network divides by."""
-        if array.ndim not in (2, 3):
-            raise DataError(f"An image is (H, W) or (H, W, C); this array has the shape {array.shape}.")
-        multiple = self.network(direction).multiple
-        assert isinstance(multiple, int)
-        height, width = (max(-(-n // multiple) * multiple, SMALLEST) for n in array.shape[:2])
-        return height, width
+        """Height and width after padding: a multiple of the network's, and of an eighth of the power of two below.
+
+        So there are few sizes, and images of many sizes can go through together. It depends on the image alone.
+        """
+        multiple = int(self.network(direction).multiple)  # type: ignore[arg-type]
+
+        def padded(n: int) -> int:
+            step = max(multiple, 2 ** (n.bit_length() - 4) if n >= 64 else 1)
+            return max(-(-n // step) * step, SMALLEST)
+
+        return padded(array.shape[0]), padded(array.shape[1])
+
+    def batch_size(self, size: tuple[int, int], options: TranslateOptions) -> int:
+        """How many images of a padded size go through at once."""
+        pixels = size[0] * size[1]
+        if self.tile(size, options):
+            return 1
+        most = BATCH_PIXELS.get(self.runtime.device.type, BATCH_PIXELS_ELSEWHERE)
+        wanted = options.batch_size or max(1, most // pixels)
+        return min(wanted, max(1, self._largest // pixels)) if self._largest else wanted
+
+    def tile(self, size: tuple[int, int], options: TranslateOptions) -> int:
+        """The edge of the tiles for images of a padded size; 0 if they go through whole."""
+        if options.tile == "off":
+            return 0
+        if options.tile == "auto":
+            return AUTO_TILE if size[0] * size[1] > TILE_FROM else 0
+        return int(options.tile) if max(size) > int(options.tile) else 0
+
+    def translate_batch(
+        self, arrays: Sequence[Array], direction: str, options: TranslateOptions | None = None
+    ) -> list[Array]:
+        """Translates arrays (H, W, C) of equal padded size, of the model's type and channels."""
+        options = options or TranslateOptions()
+        scale = self.spec(direction).scale_out
+        if not options.ensemble:
+            return [scale.decode(signal) for signal in self.signals(arrays, direction, options)]
+        totals: list[Tensor] = []
+        for turns in range(4):
+            for mirrored in (False, True):
+                views = [np.rot90(x[:, ::-1] if mirrored else x, turns) for x in arrays]
+                signals = [torch.rot90(s, -turns, (1, 2)) for s in self.signals(views, direction, options)]
+                signals = [s.flip(2) if mirrored else s for s in signals]
+                totals = [a.add_(b) for a, b in zip(totals, signals, strict=True)] if totals else signals
+        return [scale.decode(total / 8) for total in totals]
 
     @torch.inference_mode()
-    def translate_batch(self, arrays: Sequence[Array], direction: str) -> list[Array]:
-        """Translates arrays of equal padded size in one forward pass."""
-        network, spec = self.network(direction), self.spec(direction)
-        padded, corners = zip(*(self._encode(array, direction) for array in arrays), strict=True)
-        batch = torch.stack(padded).to(self.runtime.device)
-        results = []
-        for array, (top, left), out in zip(arrays, corners, network(batch).cpu(), strict=True):
-            height, width = array.shape[:2]
-            decoded = spec.scale_out.decode(out[:, top : top + height, left : left + width])
-            results.append(decoded[..., 0] if array.ndim == 2 and spec.out_channels == 1 else decoded)
-        return results
+    def signals(self, arrays: Sequence[Array], direction: str, options: TranslateOptions) -> list[Tensor]:
+        """The network's outputs (C, H, W) in [-1, 1] for arrays of equal padded size; in smaller batches, or tiles,
+        where memory is full.
+        """
+        size = self.padded_size(arrays[0], direction)
+        edge = self.tile(size, options)
+        try:
+            if edge:
+                return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
+            return self._whole(arrays, size, direction)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(arrays) > 1:
+            half = (len(arrays) + 1) // 2
+            self._largest = half * size[0] * size[1]
+            self.notes.append(f"Out of memory with {len(arrays)} images at once; going on with {half}.")
+            return [s for part in (arrays[:half], arrays[half:]) for s in self.signals(part, direction, options)]
+        smaller = (edge or min(2 * AUTO_TILE, *size)) // 2
+        if smaller < 64 or options.tile == "off":
+            raise TrainingError(f"Not enough memory for an image of {size[1]}x{size[0]} pixels. Try --tile 256.")
+        self.notes.append(f"Out of memory; going on in tiles of {smaller} pixels.")
+        return self.signals(arrays, direction, replace(options, tile=str(smaller)))
 
-    def _encode(self, array: Array, direction: str) -> tuple[Tensor, tuple[int, int]]:
-        spec = self.spec(direction)
-        pixels = array[..., None] if array.ndim == 2 else array
-        if pixels.ndim != 3 or pixels.shape[2] != spec.in_channels or str(pixels.dtype) != spec.scale_in.dtype:
-            raise DataError(
-                f"This model takes (H, W, {spec.in_channels}) {spec.scale_in.dtype} images; "
-                f"this one is {pixels.shape} {pixels.dtype}. Convert it first."
-            )
-        if 0 in pixels.shape:
-            raise DataError(f"This image has no pixels: {pixels.shape}.")
-        height, width = self.padded_size(pixels, direction)
-        down, right = height - pixels.shape[0], width - pixels.shape[1]
-        top, left = down // 2, right // 2
-        padded = np.pad(pixels, ((top, down - top), (left, right - left), (0, 0)), mode="reflect")
-        return spec.scale_in.encode(padded), (top, left)
+    def _whole(self, arrays: Sequence[Array], size: tuple[int, int], direction: str) -> list[Tensor]:
+        scale = self.spec(direction).scale_in
+        padded = [_pad(array, size) for array in arrays]
+        batch = torch.stack([scale.encode(array) for array in padded]).to(self.runtime.device)
+        outputs = self._way(direction, padded[0], in_tiles=False)(batch).cpu()
+        return [_crop(out, array) for out, array in zip(outputs, arrays, strict=True)]
+
+    def _in_tiles(
+        self, array: Array, size: tuple[int, int], edge: int, direction: str, options: TranslateOptions
+    ) -> Tensor:
+        padded, scale = _pad(array, size), self.spec(direction).scale_in
+        memory = Memory(edge, int(options.tile_memory * 1e9), self.runtime.device)
+
+        def read(rows: Span, columns: Span) -> Tensor:
+            return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
+
+        forward: Any = self._way(direction, padded, in_tiles=True)
+        out = forward(Lazy((1, padded.shape[2], *size), read, memory))
+        return _crop((out.collect(torch.device("cpu")) if isinstance(out, Lazy) else out.cpu())[0], array)
+
+    def _way(self, direction: str, padded: Array, in_tiles: bool) -> Forward:
+        """What runs the network, settled on the middle of the first image that comes."""
+        with self._lock:
+            if (direction, in_tiles) not in self._ways:
+                network = self.network(direction)
+                multiple = int(network.multiple)  # type: ignore[arg-type]
+                edges = [max(min(n, SAMPLE_EDGE) // multiple, 1) * multiple for n in padded.shape[:2]]
+                rows, columns = (slice((n - m) // 2, (n + m) // 2) for n, m in zip(padded.shape, edges, strict=False))
+                self._ways[direction, in_tiles] = prepare(
+                    load_generator(self.path, self.card, direction)
+                    if (direction, not in_tiles) in self._ways
+                    else network,
+                    self.runtime,
+                    "eager" if in_tiles else self.backend,
+                    self._may_change,
+                    self.spec(direction).scale_in.encode(padded[rows, columns])[None],
+                    self.expected_pixels,
+                    lambda: load_generator(self.path, self.card, direction),
+                )
+            return self._ways[direction, in_tiles][0]
+
+
+def _pad(array: Array, size: tuple[int, int]) -> Array:
+    """`array` in the middle of a mirrored border."""
+    if array.shape[:2] == size:
+        return array
+    down, right = size[0] - array.shape[0], size[1] - array.shape[1]
+    return np.pad(array, ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0)), mode="reflect")
+
+
+def _crop(padded: Tensor, array: Array) -> Tensor:
+    """Undoes `_pad`."""
+    height, width = array.shape[:2]
+    top, left = (padded.shape[1] - height) // 2, (padded.shape[2] - width) // 2
+    return padded[:, top : top + height, left : left + width]
 
 
 def model_file(path: Path) -> Path:

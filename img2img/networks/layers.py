@@ -113,13 +113,19 @@ PADDINGS: dict[str, Callable[[int], nn.Module]] = {
 MATMUL_PIXELS = 64
 
 
+def _as_product(x: Tensor, positions: int) -> bool:
+    """Whether to multiply matrices. A traced network must not: it is to serve maps of other sizes as well."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and positions <= MATMUL_PIXELS and not traced
+
+
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, computed as one matrix product where the map is small and the device a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _), p = self.kernel_size, self.stride, int(self.padding[0])
         h, w = ((n + 2 * p - k) // s + 1 for n in x.shape[2:])
-        if x.device.type != "cpu" or h * w > MATMUL_PIXELS:
+        if not _as_product(x, h * w):
             return super().forward(x)
         patches = F.unfold(x, k, padding=p, stride=s)  # (N, c_in * k * k, h * w)
         out = (self.weight.flatten(1) @ patches).view(x.shape[0], self.out_channels, h, w)
@@ -132,7 +138,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         (k, _), (s, _), p, extra = self.kernel_size, self.stride, int(self.padding[0]), self.output_padding[0]
         h, w = ((n - 1) * s - 2 * p + k + extra for n in x.shape[2:])
-        if x.device.type != "cpu" or x.shape[2] * x.shape[3] > MATMUL_PIXELS:
+        if not _as_product(x, x.shape[2] * x.shape[3]):
             return super().forward(x, output_size)
         patches = self.weight.flatten(1).t() @ x.flatten(2)  # (N, c_out * k * k, pixels of x)
         out = F.fold(patches, (h, w), k, padding=p, stride=s)

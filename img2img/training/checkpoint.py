@@ -65,7 +65,11 @@ class Direction:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The header of a model file: all that is needed to use its weights."""
+    """The header of a model file: all that is needed to use its weights.
+
+    Attributes:
+        source: where the weights are from, if not from a training of `img2img`.
+    """
 
     method: str
     config: dict[str, Any]
@@ -74,6 +78,7 @@ class ModelCard:
     step: int
     version: str
     format: int = FORMAT
+    source: str = ""
 
 
 def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]]) -> None:

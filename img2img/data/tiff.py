@@ -1,0 +1,217 @@
+"""TIFF, by tifffile: any number of channels, pages and series, OME and ImageJ included.
+
+Axes named C or S are channels. Every other axis beside Y and X (Z, T, pages of unknown meaning, series of equal shape)
+gives separate images, in file order. A picture that comes back with the channels and the type it had is written page
+by page as the file was, its description verbatim; any other gets a plain description of its axes.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.picture import Array, Header, Picture, Source, as_type, full, known_dtype, shown, straight, upright
+from img2img.data.tiff_write import Details, write as write
+from img2img.errors import DataError
+
+MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+PHOTOMETRICS = (MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR)
+JPEG = (6, 7)  # compressions that tifffile decodes to RGB
+IMAGEJ_TAGS = (50838, 50839)
+ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INK_SET, ICC = 274, 282, 283, 296, 332, 34675
+KEPT_TAGS = (
+    *(270, 271, 272, 285, 305, 306, 315, 316, 33432),  # texts: maker, model, page, software, date, artist, ...
+    *(700, 33723),  # XMP and IPTC
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # where on earth: GeoTIFF and GDAL
+    *IMAGEJ_TAGS,
+)
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its remarks on odd files go to stderr
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """The header of a TIFF, and how to read the rest."""
+    import tifffile
+
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
+        file = _File(path, tiff)
+        yield file.header(), file.picture
+
+
+class _File:
+    """One open TIFF: its series as arrays of (pages, H, W, C, S)."""
+
+    def __init__(self, path: Path, tiff: Any) -> None:
+        self.path, self.tiff, self.name = path, tiff, shown(path)
+        self.series = [s for s in tiff.series if not s.keyframe.is_reduced] or tiff.series[:1]
+        first = self.first = self.series[0]
+        self.page = first.keyframe
+        self.shape, self.axes = tuple(first.shape), str(first.axes)
+        self._refuse_odd_series()
+        self._refuse_cut_short()
+        self.photometric = int(self.page.photometric)
+        self.extras = tuple(map(int, self.page.extrasamples))
+        self._refuse_odd_colours()
+        at = {axis: self.axes.index(axis) for axis in self.axes}
+        self.leading = [i for axis, i in at.items() if axis not in "CSYX"]
+        self.order = [*self.leading, at["Y"], at["X"], *(at[axis] for axis in "CS" if axis in at)]
+        sizes = dict(zip(self.axes, self.shape, strict=True))
+        self.height, self.width = sizes["Y"], sizes["X"]
+        self.c, self.s = sizes.get("C", 1), sizes.get("S", 1)
+        self.pages = len(self.series) * int(np.prod([self.shape[i] for i in self.leading]))
+        self.bits = self.page.bitspersample if isinstance(self.page.bitspersample, int) else 8
+        opaque = [i for i, extra in enumerate(self.extras) if extra in (1, 2)]
+        self.alpha = self.s - len(self.extras) + opaque[0] if opaque and self.c == 1 else None
+        self.premultiplied = self.alpha is not None and self.extras[opaque[0]] == 1
+        orientation = self.page.tags.valueof(ORIENTATION, 1)
+        self.orientation = orientation if orientation in range(1, 9) else 1
+
+    def _refuse_odd_series(self) -> None:
+        kinds = {(s.shape, s.axes, str(s.dtype)) for s in self.series}
+        if len(kinds) > 1:
+            found = ", ".join(f"{axes} {shape} {dtype}" for shape, axes, dtype in sorted(kinds)[:5])
+            raise DataError(f"{self.name} holds images of different kinds ({found}); save them as files of their own.")
+        if sorted(axis for axis in self.axes if axis in "YX") != ["X", "Y"] or len(set(self.axes)) < len(self.axes):
+            raise DataError(f"{self.name} has the axes {self.axes}; img2img needs one Y, one X, and others once each.")
+
+    def _refuse_cut_short(self) -> None:
+        size = self.tiff.filehandle.size
+        for series in self.series:
+            for page in series.pages:
+                if page is None:
+                    raise DataError(f"{self.name} lacks some of the pages it announces; save it again, whole.")
+                if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
+                    raise DataError(f"{self.name} is cut short.")
+
+    def _refuse_odd_colours(self) -> None:
+        inks = self.page.samplesperpixel - len(self.extras)
+        if (
+            self.photometric not in PHOTOMETRICS
+            or (self.photometric == YCBCR and self.page.compression not in JPEG)
+            or (self.photometric == CMYK and (inks != 4 or self.page.tags.valueof(INK_SET, 1) != 1))
+        ):
+            name = getattr(self.page.photometric, "name", self.photometric)
+            raise DataError(f"{self.name} has pixels of the kind {name}; save it as grey or RGB.")
+
+    @property
+    def converted(self) -> bool:
+        """Whether the pixels read are not the numbers in the file."""
+        black = self.photometric in (MINISBLACK, RGB)
+        return not black or self.bits < 8 or self.premultiplied
+
+    def header(self) -> Header:
+        colours = self.s - (self.alpha is not None)
+        colours = {PALETTE: 3, CMYK: colours - 1}.get(self.photometric, colours)
+        eight = self.photometric == PALETTE or self.bits < 8
+        dtype = "uint8" if eight else known_dtype(self.path, self.first.dtype)
+        size = (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
+        return Header(self.path, *size, self.c * colours, dtype, self.pages)
+
+    def picture(self) -> Picture:
+        shape = (-1, self.height, self.width, self.c, self.s)
+        stacks = [s.asarray().transpose(self.order).reshape(shape) for s in self.series]
+        stack = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
+        stack = stack.astype(stack.dtype.newbyteorder("="), copy=False)
+        alpha = None
+        if self.alpha is not None:
+            alpha = self._eight_bits(stack[..., self.alpha : self.alpha + 1])
+            stack = np.delete(stack, self.alpha, axis=-1)
+        stack = self._colours(stack)
+        if alpha is not None and self.premultiplied:
+            stack = straight(stack, alpha)
+        array = self._finished(stack)
+        source = Source("tiff", self.page.tags.valueof(ICC), self._dpi(), details=self._details(array))
+        return Picture(array, None if alpha is None else self._finished(alpha), source)
+
+    def _finished(self, stack: Array) -> Array:
+        array = upright(stack.reshape(*stack.shape[:3], -1), self.orientation)
+        return array[0] if len(array) == 1 else array
+
+    def _eight_bits(self, stack: Array) -> Array:
+        if self.bits >= 8:
+            return stack
+        eight: Array = (stack.astype(np.uint16) * 255 // (2**self.bits - 1)).astype(np.uint8)
+        return eight
+
+    def _colours(self, stack: Array) -> Array:
+        if self.photometric == PALETTE:  # a table of (3, colours), 16 bits each
+            table = (self.page.colormap.T >> 8).astype(np.uint8)
+            return np.asarray(table[stack[..., 0]])
+        stack = self._eight_bits(stack)
+        if self.photometric == MINISWHITE and stack.dtype.kind == "u":
+            return np.asarray(full(stack.dtype) - stack)
+        if self.photometric == CMYK:
+            top = full(stack.dtype)
+            light = (top - stack[..., :4].astype(np.float64)) / top
+            rgb = as_type(light[..., :3] * light[..., 3:] * top, stack.dtype)
+            return np.concatenate([rgb, stack[..., 4:]], axis=-1)
+        return stack
+
+    # What is kept beside the pixels
+
+    def _resolution(self) -> tuple[Any, int]:
+        tags = self.page.tags
+        across, down = tags.valueof(X_RESOLUTION, (1, 1)), tags.valueof(Y_RESOLUTION, (1, 1))
+        if self.orientation >= 5:
+            across, down = down, across
+        return (tuple(across), tuple(down)), int(tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2))
+
+    def _dpi(self) -> tuple[float, float] | None:
+        resolution, unit = self._resolution()
+        per_inch = {2: 1.0, 3: 2.54}.get(unit)
+        if per_inch is None or not all(n > 0 and d > 0 for n, d in resolution):
+            return None
+        across, down = (n / d * per_inch for n, d in resolution)
+        return across, down
+
+    def _tags(self, page: Any) -> list[tuple[int, int, int, bytes]]:
+        handle = self.tiff.filehandle
+        tags = []
+        for code in KEPT_TAGS:
+            for tag in page.tags.getall(code, ()):
+                handle.seek(tag.valueoffset)
+                tags.append((code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
+        return tags
+
+    def _details(self, array: Array) -> Details:
+        page, pages = self.page, [p for s in self.series for p in s.pages]
+        indices = [p.index for p in pages]
+        whole = all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices)))
+        pagewise = self.pages * self.c * self.s * self.height * self.width == len(pages) * int(np.prod(page.shape))
+        trailing = tuple(n for n in page.shape if n > 1) == tuple(
+            n for n in self.shape[len(self.shape) - len(page.shape) :] if n > 1
+        )
+        verbatim = whole and pagewise and trailing and not self.converted and page.axes in ("YX", "YXS", "SYX")
+        resolution, unit = self._resolution()
+        return Details(
+            axes=self.axes,
+            shape=self.shape,
+            order=tuple(self.order),
+            leading=len(self.leading),
+            series=len(self.series),
+            c=self.c,
+            samples=self.s,
+            channels=array.shape[-1],
+            dtype=str(array.dtype),
+            page_axes=page.axes,
+            page_order=tuple(indices) if verbatim else (),
+            photometric=self.photometric,
+            extras=tuple(2 if extra == 1 else extra for extra in self.extras),
+            alpha=self.alpha,
+            tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
+            structure="ome" if self.tiff.is_ome else "imagej" if self.tiff.is_imagej else "",
+            described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
+            resolution=resolution,
+            unit=unit,
+            icc=page.tags.valueof(ICC),
+            compression=int(page.compression),
+            predictor=int(page.predictor) > 1,
+            tile=(page.tilelength, page.tilewidth) if page.is_tiled else None,
+            rows=None if page.is_tiled else int(page.rowsperstrip),
+            byteorder=self.tiff.byteorder,
+            big=bool(self.tiff.is_bigtiff),
+        )

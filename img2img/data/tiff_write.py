@@ -1,0 +1,201 @@
+"""Writing TIFF: page by page as the original was where the kind of picture is the same, else with plain axes."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.picture import Array, Picture, fitting_profile, with_alpha
+
+DEFLATE = 8
+LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
+PREDICTED = (5, DEFLATE, 32946, 50000)
+DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
+CLASSIC_BYTES = 2**32 - 2**25  # a TIFF of 32-bit offsets, less room for its directories
+UNKNOWN = 0, 2  # extra samples: of unknown meaning, and opacity
+
+
+@dataclass(frozen=True)
+class Details:
+    """How a TIFF was laid out; the defaults are those of a new file.
+
+    Attributes:
+        axes: names of the axes of one series.
+        shape: their lengths.
+        order: the axes' numbers as they are read: pages, Y, X, C, S.
+        leading: how many of `order` are pages.
+        series: series in the file.
+        c: length of C.
+        samples: length of S, alpha included.
+        channels: of the array.
+        dtype: of the array.
+        page_axes: axes of one page.
+        page_order: the directory of each page, where the file can be written as it was; else empty.
+        photometric: the meaning of the samples.
+        extras: the meaning of those beyond it.
+        alpha: the number of the sample that is the opacity.
+        tags: what is kept of each directory: code, type, count, bytes.
+        structure: "ome", "imagej" or "".
+        described: whether the description says how the pages go together.
+        resolution: pixels per unit, across and down, as fractions.
+        unit: 1 none, 2 inch, 3 centimetre.
+        icc: the colour profile.
+        compression: the TIFF number of the scheme.
+        predictor: whether differences were compressed.
+        tile: height and width of the tiles.
+        rows: rows per strip.
+        byteorder: "<" or ">".
+        big: whether offsets have 64 bits.
+    """
+
+    axes: str = ""
+    shape: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    leading: int = 0
+    series: int = 1
+    c: int = 1
+    samples: int = 1
+    channels: int = 0
+    dtype: str = ""
+    page_axes: str = ""
+    page_order: tuple[int, ...] = ()
+    photometric: int = 1
+    extras: tuple[int, ...] = ()
+    alpha: int | None = None
+    tags: dict[int, list[tuple[int, int, int, bytes]]] = field(default_factory=dict)
+    structure: str = ""
+    described: bool = False
+    resolution: Any = None
+    unit: int | None = None
+    icc: bytes | None = None
+    compression: int = 1
+    predictor: bool = False
+    tile: tuple[int, int] | None = None
+    rows: int | None = None
+    byteorder: Any = None
+    big: bool = False
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """Lengths of the axes that are pages, one for several series included."""
+        lengths = tuple(self.shape[i] for i in self.order[: self.leading])
+        return (self.series, *lengths) if self.series > 1 else lengths
+
+    @property
+    def letters(self) -> str:
+        """Names of the axes that are pages."""
+        letters = "".join(self.axes[i] for i in self.order[: self.leading])
+        return next(x for x in "IQPRA" if x not in letters) + letters if self.series > 1 else letters
+
+
+def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
+    """Writes a TIFF; lossy compression becomes deflate, and files beyond 4 GB become BigTIFF."""
+    import tifffile
+
+    source = picture.source
+    details = source.details if source and isinstance(source.details, Details) else Details()
+    count = len(picture.array) if picture.array.ndim == 4 else 1
+    if count != np.prod(details.pages, dtype=int):
+        details = Details()
+    big = details.big or picture.array.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes) > CLASSIC_BYTES
+    same = (details.channels, details.dtype) == (picture.array.shape[-1], str(picture.array.dtype))
+    same = same and bool(details.page_order) and (details.alpha is None) == (picture.alpha is None)
+    writes = _as_it_was(picture, details) if same else _plain(picture, details, source and source.dpi)
+    ome = not same and details.structure == "ome"
+    with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome) as writer:
+        for data, options in writes:
+            writer.write(data, software=False, contiguous=False, **_storage(details, data.dtype), **options)
+
+
+def _storage(details: Details, dtype: Any) -> dict[str, Any]:
+    import tifffile
+
+    number = details.compression if details.compression in LOSSLESS else DEFLATE
+    return {
+        "compression": tifffile.COMPRESSION(number) if number != 1 else None,
+        "predictor": (details.predictor and number in PREDICTED) or None,
+        "tile": details.tile,
+        "rowsperstrip": details.rows,
+    }
+
+
+def _as_it_was(picture: Picture, details: Details) -> Iterator[tuple[Array, dict[str, Any]]]:
+    """Each directory of the original, in order."""
+    array, k = with_alpha(picture), details.alpha
+    if k is not None:
+        array = np.concatenate([array[..., :k], array[..., -1:], array[..., k:-1]], axis=-1)
+    height, width = array.shape[-3:-1]
+    channels = [n for axis, n in (("C", details.c), ("S", details.samples)) if axis in details.axes]
+    stack = array.reshape(details.series, *details.pages[details.series > 1 :], height, width, *channels)
+    stack = stack.transpose(0, *(1 + i for i in np.argsort(details.order)))
+    samples = {"S": details.samples, "Y": height, "X": width}
+    page_shape = [
+        stack.size // (height * width * len(details.page_order)) if a == "S" else samples[a] for a in details.page_axes
+    ]
+    pages = stack.reshape(len(details.page_order), *page_shape)
+    options = {
+        "photometric": details.photometric,
+        "planarconfig": {"YXS": "contig", "SYX": "separate"}.get(details.page_axes),
+        "extrasamples": details.extras or None,
+        "resolution": details.resolution,
+        "resolutionunit": details.unit,
+        "iccprofile": details.icc,
+        "metadata": None,
+    }
+    for directory, i in enumerate(np.argsort(details.page_order)):
+        yield np.ascontiguousarray(pages[i]), options | {"extratags": details.tags.get(directory)}
+
+
+def _plain(
+    picture: Picture, details: Details, dpi: tuple[float, float] | None
+) -> Iterator[tuple[Array, dict[str, Any]]]:
+    """All pages at once, under axes of our own: RGB for three channels, planes named C for two or more than three."""
+    colours, has_alpha = picture.array.shape[-1], picture.alpha is not None
+    array = with_alpha(picture)
+    letters, lengths = details.letters, details.pages
+    if array.ndim == 4 and not letters:
+        letters, lengths = "I", (len(array),)
+    array = array.reshape(*lengths, *array.shape[-3:])
+    options: dict[str, Any] = {"photometric": "rgb" if colours == 3 else "minisblack"}
+    if array.shape[-1] == 1:
+        array, axes = array[..., 0], "YX"
+    elif has_alpha or (colours == 3 and "C" not in details.axes):
+        extra = array.shape[-1] - (3 if colours == 3 else 1)
+        options |= {"planarconfig": "contig", "extrasamples": [0] * (extra - 1) + [2] if has_alpha else None}
+        axes = "YXS"
+    else:
+        array, axes, options["photometric"] = np.moveaxis(array, -1, -3), "CYX", "minisblack"
+    plain = not letters and axes != "CYX"
+    tags = [tag for tag in details.tags.get(0, ()) if tag[0] not in (DESCRIPTION, *RESERVED)]
+    if plain and not details.described:
+        tags += [tag for tag in details.tags.get(0, ()) if tag[0] == DESCRIPTION]
+    metadata: dict[str, Any] | None = None if plain else {"axes": letters + axes}
+    if details.structure == "ome":
+        metadata = {"axes": letters + axes} | _physical(details, colours)
+    options |= {
+        "resolution": details.resolution or dpi,
+        "resolutionunit": details.unit or (2 if dpi else None),
+        "iccprofile": fitting_profile(picture),
+        "metadata": metadata,
+        "extratags": tags,
+    }
+    yield np.ascontiguousarray(array), options
+
+
+def _physical(details: Details, channels: int) -> dict[str, Any]:
+    """The pixel size in an OME description, and the names of the channels if there are as many as before."""
+    descriptions = [raw for code, _, _, raw in details.tags.get(0, ()) if code == DESCRIPTION]
+    root = ElementTree.fromstring(descriptions[0].rstrip(b"\0"))
+    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return {}
+    found: dict[str, Any] = {
+        name: float(value) if not name.endswith("Unit") else value
+        for name, value in pixels.attrib.items()
+        if name.startswith("PhysicalSize")
+    }
+    names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
+    return found | ({"Channel": {"Name": names}} if len(names) == channels and all(names) else {})

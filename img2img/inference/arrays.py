@@ -1,0 +1,112 @@
+"""What callers hand in, as a list of arrays (H, W, C), and back."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from img2img.data.images import Array, read_image
+from img2img.errors import DataError
+
+Pages = list[Array]
+Unpacked = tuple[Pages, Callable[[Pages], Any]]  # the images, and what makes of their results the kind handed in
+
+LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
+PIL_MODES = {"L": 0, "RGB": 0, "I;16": 0, "F": 0, "LA": 1, "RGBA": 1}  # and their channels of alpha
+
+
+def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
+    """Takes an array, tensor, PIL image or path apart.
+
+    Args:
+        image: an array (H, W), (H, W, C) or (N, H, W, C); a tensor (H, W), (C, H, W) or (N, C, H, W); a PIL image;
+            or the path of a file, whose result is an array.
+        channel_axis: where the channels are. By default last in arrays and third from last in tensors; -1 and -3
+            may be given for either, and any other axis. Two dimensions are always one grey image.
+
+    Raises:
+        DataError: if it is none of these.
+    """
+    if isinstance(image, str | Path):
+        return unpack(read_image(Path(image)).array, -1)
+    if isinstance(image, Image.Image):
+        return _unpack_pil(image)
+    if isinstance(image, torch.Tensor):
+        device = image.device
+        pages, pack = unpack(image.detach().cpu().numpy(), -3 if channel_axis is None else channel_axis)
+        return pages, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"An image is an array, a tensor, a PIL image or a path, not {type(image).__name__}.")
+    if image.ndim == 2:
+        return [image[..., None]], lambda results: results[0][..., 0] if results[0].shape[2] == 1 else results[0]
+    axis = -1 if channel_axis is None else channel_axis
+    if image.ndim not in (3, 4) or not -image.ndim <= axis < image.ndim:
+        raise DataError(
+            f"An image is (H, W), (H, W, C) or (N, H, W, C); this array has the shape {image.shape} and "
+            f"channel_axis {axis}."
+        )
+    last = np.moveaxis(image, axis, -1)
+    if image.ndim == 3:
+        return [last], lambda results: np.moveaxis(results[0], -1, axis)
+    return list(last), lambda results: np.moveaxis(np.stack(results), -1, axis) if results else image.copy()
+
+
+def _unpack_pil(image: Image.Image) -> Unpacked:
+    if image.mode not in PIL_MODES:
+        raise DataError(
+            f"A PIL image of mode {image.mode} cannot be translated. Convert it first: image.convert('RGB')."
+        )
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    colours = array.shape[2] - PIL_MODES[image.mode]
+
+    def pack(results: Pages) -> Image.Image:
+        joined = np.concatenate([results[0], array[..., colours:]], 2) if colours < array.shape[2] else results[0]
+        return Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
+
+    return [array[..., :colours]], pack
+
+
+def fit_channels(array: Array, wanted: int, policy: str) -> Unpacked:
+    """`array` (H, W, C) as images of `wanted` channels, by a policy of `inference.options.CHANNELS`.
+
+    Raises:
+        DataError: if that cannot be done.
+    """
+    given = array.shape[2]
+    if given == wanted:
+        return [array], lambda results: results[0]
+    if policy == "convert" and {given, wanted} == {1, 3}:
+        inward, outward = (_repeat, _weigh) if wanted == 3 else (_weigh, _repeat)
+        return [inward(array)], lambda results: outward(results[0])
+    if policy == "each" and wanted == 1:
+        return list(np.split(array, given, axis=2)), lambda results: np.concatenate(results, 2)
+    ways = {1: " Use --channels convert to repeat it as colours.", 3: " Use --channels convert to make it grey."}
+    way = ways.get(given, "") if {given, wanted} == {1, 3} else ""
+    way += " Use --channels each to translate each channel by itself." if wanted == 1 else ""
+    raise DataError(f"It has {given} channel{'s' * (given > 1)}, and this model takes {wanted}.{way or ' Convert it first.'}")
+
+
+def _repeat(array: Array) -> Array:
+    return array if array.shape[2] != 1 else np.repeat(array, 3, axis=2)
+
+
+def _weigh(array: Array) -> Array:
+    if array.shape[2] != 3:
+        return array
+    grey = array @ LUMA[:, None]
+    return (np.rint(grey) if array.dtype.kind in "ui" else grey).astype(array.dtype)
+
+
+def by_page(pages: Sequence[Unpacked]) -> Unpacked:
+    """Several unpacked images as one list of pages."""
+    flat = [page for inner, _ in pages for page in inner]
+
+    def pack(results: Pages) -> Pages:
+        rest = iter(results)
+        return [pack_one([next(rest) for _ in inner]) for inner, pack_one in pages]
+
+    return flat, pack

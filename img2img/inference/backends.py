@@ -1,0 +1,113 @@
+"""What runs a network: PyTorch as it is, compiled, or a runtime made for CPUs. All are functions from (N, C, H, W) in
+[-1, 1] to the same, fp32, and all are compared with PyTorch in fp32 before they are used unasked.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from img2img.errors import ConfigError, choose
+from img2img.runtime import Runtime
+
+Forward = Callable[[Tensor], Tensor]
+
+TOLERANCE = 2 * 2 / 255  # two grey levels of 255, in a range from -1 to 1
+PAYS_FROM = 64 * 256 * 256  # pixels in a job from which on another backend repays its preparation
+
+
+def eager(network: nn.Module, runtime: Runtime) -> Forward:
+    runtime.prepare(network)
+    return network
+
+
+def compiled(network: nn.Module, runtime: Runtime) -> Forward:
+    runtime.prepare(network, compile=True)
+    return network
+
+
+def openvino(network: nn.Module, runtime: Runtime) -> Forward:
+    """OpenVINO (extra `openvino`), on CPUs."""
+    if importlib.util.find_spec("openvino") is None:
+        raise ConfigError("The backend openvino is not installed: pip install 'img2img[openvino]'.")
+    if runtime.device.type != "cpu":
+        raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
+    import openvino as ov
+
+    channels = next(network.parameters()).shape[1]
+    multiple = int(network.multiple)  # type: ignore[arg-type]
+    example = torch.zeros(1, channels, max(multiple, 64), max(multiple, 64))
+    model = ov.convert_model(network, example_input=example)
+    model.reshape([-1, channels, -1, -1])
+    precision = "bf16" if runtime.dtype is torch.bfloat16 else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    program = ov.Core().compile_model(model, "CPU", settings)
+
+    def forward(x: Tensor) -> Tensor:
+        result: dict[Any, np.ndarray[Any, Any]] = program(np.ascontiguousarray(x.numpy()))
+        return torch.from_numpy(np.array(result[0]))
+
+    return forward
+
+
+BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
+    "eager": eager,
+    "compile": compiled,
+    "openvino": openvino,
+}
+
+
+def prepare(
+    network: nn.Module,
+    runtime: Runtime,
+    backend: str,
+    may_change: bool,
+    sample: Tensor,
+    pixels: int,
+    reload: Callable[[], nn.Module],
+) -> tuple[Forward, str]:
+    """The fastest way to run `network` that is close enough to fp32, and a few words on it.
+
+    Args:
+        network: on the CPU, as loaded; it may be changed in place.
+        runtime: device and precision.
+        backend: a name of `BACKENDS`, or "auto".
+        may_change: whether precision may become fp32 where bf16 is not close enough.
+        sample: a small batch of the images to come.
+        pixels: how many pixels are to come, for choosing what repays its preparation.
+        reload: gives `network` as it was.
+    """
+    names = candidates(runtime, pixels) if backend == "auto" else [backend]
+    checked = (runtime.dtype is torch.bfloat16 and may_change) or names[0] != "eager" and backend == "auto"
+    sample = sample.to(runtime.device)
+    reference = network.to(runtime.device)(sample).cpu() if checked else None
+    for name in names:
+        forward = choose("backend", name, BACKENDS)(network, runtime)
+        label = f"{runtime.describe()}{f', {name}' if name != 'eager' else ''}"
+        if reference is None:
+            return forward, label
+        error = difference(forward(sample).cpu(), reference)
+        if error <= TOLERANCE:
+            return forward, f"{label}, within {error * 255 / 2:.1f}/255 of fp32"
+    fp32 = replace(runtime, dtype=torch.float32)
+    return eager(reload(), fp32), f"{fp32.describe()}, because bf16 was {error * 255 / 2:.1f}/255 away"
+
+
+def candidates(runtime: Runtime, pixels: int) -> list[str]:
+    """Backends to try, the fastest first. OpenVINO gains on CPUs with bf16 units; its fp32 does not."""
+    repays = pixels >= PAYS_FROM and runtime.device.type == "cpu" and runtime.dtype is torch.bfloat16
+    return [*(["openvino"] if repays and importlib.util.find_spec("openvino") else []), "eager"]
+
+
+def difference(x: Tensor, y: Tensor) -> float:
+    """What 99 % of the values of `x` are within of `y`."""
+    return float(np.percentile((x - y).abs().numpy(), 99))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is one of the ways in which PyTorch says that memory is full."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,324 @@
+"""Networks on images of any size in bounded memory, with the statistics of the whole image.
+
+A network whose norms see each tile alone gives every tile its own contrast, and seams between them. Here the network
+runs, unchanged, on a `Lazy` map instead of a tensor. Each operation on a Lazy map makes another one, which can compute
+any region of itself from the region of its input that it depends on; nothing is computed before it is asked for.
+Tiles therefore agree exactly with the whole image, borders included. A norm asks for every tile of its input once,
+for the mean and variance, and is then a pointwise operation.
+
+Memory. A map up to the size that a tile has in the first layer is an ordinary tensor. A larger one that a norm or two
+layers need is computed tile by tile and kept in main memory while `Memory` has room; beyond that it is computed
+again for each region that is asked for. Only then, and only more than `EXACT_DEPTH` convolutions away from the
+nearest kept map, is a mean taken over `SAMPLE` tiles spread over the map instead of over all of them.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Span = tuple[int, int]  # first and one past the last row or column
+Compute = Callable[[Span, Span], Tensor]
+
+CHANNELS = 64  # a tile's work is that of a layer of so many channels; wider layers take smaller tiles
+EXACT_DEPTH = 4
+SAMPLE = 256
+
+
+@dataclass
+class Memory:
+    """How tiles are computed and what may be kept.
+
+    Attributes:
+        tile: edge of a tile in pixels.
+        free: bytes left for maps that are kept.
+        device: where tiles are computed; maps are kept in main memory.
+    """
+
+    tile: int
+    free: int
+    device: torch.device
+
+    @property
+    def small(self) -> int:
+        """Elements of a map that is not worth cutting up."""
+        return CHANNELS * self.tile**2
+
+    def take(self, owner: "Lazy", count: int) -> bool:
+        """Reserves `count` bytes for as long as `owner` lives."""
+        if count > self.free:
+            return False
+        self.free -= count
+        weakref.finalize(owner, self._give_back, count)
+        return True
+
+    def _give_back(self, count: int) -> None:
+        self.free += count
+
+
+class Lazy:
+    """A map (1, C, H, W) that computes the regions it is asked for.
+
+    Args:
+        shape: of the whole map.
+        compute: gives the region (rows, columns), which lies inside the map, as a tensor on `memory.device`.
+        depth: convolutions between this map and the nearest ones that are kept.
+        keep: whether the map is worth keeping: others are as cheap to compute again.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], compute: Compute, memory: Memory, depth: int = 0, keep: bool = False
+    ) -> None:
+        self.shape = torch.Size(shape)
+        self.memory = memory
+        self.device = memory.device
+        self.depth = depth
+        self._compute: Compute | None = compute
+        self._kept: Tensor | None = None
+        self._autocast = torch.is_autocast_enabled(self.device.type)
+        size = self.shape.numel() * (2 if self._autocast else 4)
+        if keep and self.shape.numel() > memory.small and memory.take(self, size):
+            self._kept = self.collect(torch.device("cpu"))
+            self._compute, self.depth = None, 0
+
+    def read(self, rows: Span, columns: Span) -> Tensor:
+        """A region inside the map, on the device."""
+        if self._compute is None:
+            assert self._kept is not None
+            return self._kept[:, :, slice(*rows), slice(*columns)].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            return self._compute(rows, columns)
+
+    def tiles(self) -> Iterator[tuple[Span, Span]]:
+        """Regions that cover the map once."""
+        edge = max(16, int(self.memory.tile * math.sqrt(CHANNELS / max(self.shape[1], CHANNELS))))
+        height, width = self.shape[2:]
+        for top in range(0, height, edge):
+            for left in range(0, width, edge):
+                yield (top, min(top + edge, height)), (left, min(left + edge, width))
+
+    def collect(self, device: torch.device) -> Tensor:
+        """The whole map as a tensor on `device`."""
+        whole: Tensor | None = None
+        for rows, columns in self.tiles():
+            part = self.read(rows, columns)
+            if whole is None:
+                whole = torch.empty(self.shape, dtype=part.dtype, device=device)
+            whole[:, :, slice(*rows), slice(*columns)] = part
+        assert whole is not None
+        return whole
+
+    # What networks and their wrappers call as methods
+
+    def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Lazy":
+        return self
+
+    def float(self) -> "Lazy | Tensor":
+        return _pointwise(Tensor.float, self)
+
+    def __add__(self, other: "Lazy | Tensor") -> "Lazy | Tensor":
+        return _add(self, other)
+
+    __radd__ = __add__
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in OPERATIONS:
+            return OPERATIONS[func](*args, **(kwargs or {}))
+        raise NotImplementedError(f"{func} has no form for images in tiles; add it to OPERATIONS in {__name__}.")
+
+
+def _finish(
+    x: "Lazy", shape: tuple[int, ...], compute: Compute, depth: int | None = None, keep: bool = False
+) -> "Lazy | Tensor":
+    """The Lazy map of an operation on `x`, or its tensor where it is small."""
+    out = Lazy(shape, compute, x.memory, x.depth if depth is None else depth, keep)
+    return out.collect(x.device) if out.shape.numel() <= x.memory.small else out
+
+
+def _pointwise(function: Callable[..., Tensor], *inputs: "Lazy | Tensor", keep: bool = False) -> "Lazy | Tensor":
+    """`function` of maps of the same height and width, whose channels add up (concatenation) or agree."""
+    first = next(x for x in inputs if isinstance(x, Lazy))
+
+    def compute(rows: Span, columns: Span) -> Tensor:
+        return function(*(_region(x, rows, columns) for x in inputs))
+
+    depth = max(x.depth for x in inputs if isinstance(x, Lazy))
+    channels = sum(x.shape[1] for x in inputs) if function is _concatenate else first.shape[1]
+    return _finish(first, (1, channels, *first.shape[2:]), compute, depth, keep)
+
+
+def _region(x: "Lazy | Tensor", rows: Span, columns: Span) -> Tensor:
+    return x.read(rows, columns) if isinstance(x, Lazy) else x[:, :, slice(*rows), slice(*columns)]
+
+
+def _concatenate(*parts: Tensor) -> Tensor:
+    return torch.cat(parts, 1)
+
+
+def _add(x: "Lazy | Tensor", y: "Lazy | Tensor") -> "Lazy | Tensor":
+    return _pointwise(torch.add, x, y, keep=True)
+
+
+def _cat(tensors: "list[Lazy | Tensor]", dim: int = 0) -> "Lazy | Tensor":
+    assert dim == 1, "only channels are concatenated"
+    return _pointwise(_concatenate, *tensors)
+
+
+def _with_zeros(x: "Lazy", rows: Span, columns: Span) -> Tensor:
+    """A region that may reach beyond the map, which is zero there."""
+    (top, bottom), (left, right) = rows, columns
+    height, width = x.shape[2:]
+    inside = x.read((max(top, 0), min(bottom, height)), (max(left, 0), min(right, width)))
+    return F.pad(inside, (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)))
+
+
+def _conv2d(
+    x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> "Lazy | Tensor":
+    """Output row y is made of the input rows y * s - p to y * s - p + reach."""
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+
+    def needed(span: Span, axis: int) -> Span:
+        s, p = stride[axis], padding[axis]
+        return span[0] * s - p, (span[1] - 1) * s - p + reach[axis]
+
+    def compute(rows: Span, columns: Span) -> Tensor:
+        part = _with_zeros(x, needed(rows, 0), needed(columns, 1))
+        return F.conv2d(part, weight, bias, stride, 0, dilation, groups)
+
+    size = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(x.shape[2:], padding, reach, stride, strict=True)]
+    return _finish(x, (1, weight.shape[0], *size), compute, x.depth + 1, keep=True)
+
+
+def _conv_transpose2d(
+    x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any, groups: int,
+    dilation: Any,
+) -> "Lazy | Tensor":  # fmt: skip
+    """Input row i is added to the output rows i * s - p to i * s - p + reach."""
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    assert all(r >= s + e for r, s, e in zip(reach, stride, output_padding, strict=True)), "kernels leave gaps"
+
+    def needed(span: Span, axis: int) -> tuple[Span, int]:
+        s, p = stride[axis], padding[axis]
+        first, last = -((reach[axis] - 1 - p - span[0]) // s), (span[1] - 1 + p) // s
+        return (first, last + 1), span[0] - (first * s - p)
+
+    def compute(rows: Span, columns: Span) -> Tensor:
+        (source_rows, top), (source_columns, left) = needed(rows, 0), needed(columns, 1)
+        part = _with_zeros(x, source_rows, source_columns)
+        out = F.conv_transpose2d(part, weight, bias, stride, 0, 0, groups, dilation)
+        return out[:, :, top : top + rows[1] - rows[0], left : left + columns[1] - columns[0]]
+
+    size = [
+        (n - 1) * s - 2 * p + r + extra
+        for n, s, p, r, extra in zip(x.shape[2:], stride, padding, reach, output_padding, strict=True)
+    ]
+    return _finish(x, (1, weight.shape[1] * groups, *size), compute, x.depth + 1, keep=True)
+
+
+def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy | Tensor":
+    """The map whose row y is row `rows[y]` of `x`, and the same with columns."""
+
+    def compute(row_span: Span, column_span: Span) -> Tensor:
+        y, x_ = rows[slice(*row_span)], columns[slice(*column_span)]
+        top, left = int(y.min()), int(x_.min())
+        part = x.read((top, int(y.max()) + 1), (left, int(x_.max()) + 1))
+        return part.index_select(2, (y - top).to(part.device)).index_select(3, (x_ - left).to(part.device))
+
+    return _finish(x, (*x.shape[:2], len(rows), len(columns)), compute)
+
+
+def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None) -> "Lazy | Tensor":
+    left, right, top, bottom = pad
+    height, width = x.shape[2:]
+    if mode == "constant":
+        assert not value, "only zeros are padded"
+
+        def compute(rows: Span, columns: Span) -> Tensor:
+            return _with_zeros(x, (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left))
+
+        return _finish(x, (*x.shape[:2], height + top + bottom, width + left + right), compute)
+
+    def positions(n: int, before: int, after: int) -> Tensor:
+        i = torch.arange(-before, n + after)
+        return i.clamp(0, n - 1) if mode == "replicate" else (n - 1) - (n - 1 - i.abs()).abs()
+
+    return _gather(x, positions(height, top, bottom), positions(width, left, right))
+
+
+def _interpolate(
+    x: "Lazy", size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+) -> "Lazy | Tensor":
+    assert mode == "nearest" and size is None and scale_factor == int(scale_factor)
+    rows, columns = (torch.arange(n * int(scale_factor)) // int(scale_factor) for n in x.shape[2:])
+    return _gather(x, rows, columns)
+
+
+def _group_norm(
+    x: "Lazy", num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> "Lazy | Tensor":
+    assert num_groups == x.shape[1], "only norms of single channels see the whole image"
+    mean, variance = (moment.to(x.device) for moment in _moments(x))
+
+    def normalise(part: Tensor) -> Tensor:
+        return F.batch_norm(part, mean, variance, weight, bias, training=False, eps=eps)
+
+    return _pointwise(normalise, x)
+
+
+def _moments(x: "Lazy") -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, in fp32, put together from those of tiles (Chan et al. 1979)."""
+    tiles = list(x.tiles())
+    if x.depth > EXACT_DEPTH and len(tiles) > SAMPLE:
+        order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))
+        tiles = [tiles[i] for i in order[:SAMPLE]]
+    counts, variances, means = [], [], []
+    for rows, columns in tiles:
+        part = x.read(rows, columns).float()
+        variance, mean = torch.var_mean(part, (0, 2, 3), correction=0)
+        counts.append(part[0, 0].numel())
+        variances.append(variance.cpu())
+        means.append(mean.cpu())
+    share = (torch.tensor(counts, dtype=torch.float64) / sum(counts))[:, None]
+    by_tile = torch.stack(means).double()
+    mean = (share * by_tile).sum(0)
+    variance = (share * (torch.stack(variances).double() + (by_tile - mean).square())).sum(0)
+    return mean.float(), variance.float()
+
+
+def _relu(x: "Lazy", inplace: bool = False) -> "Lazy | Tensor":
+    return _pointwise(torch.relu, x)
+
+
+def _leaky_relu(x: "Lazy", negative_slope: float = 0.01, inplace: bool = False) -> "Lazy | Tensor":
+    return _pointwise(lambda part: F.leaky_relu(part, negative_slope), x)
+
+
+def _dropout(x: "Lazy", p: float = 0.5, training: bool = True, inplace: bool = False) -> "Lazy":
+    assert not training, "images in tiles are for evaluation"
+    return x
+
+
+OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.conv2d: _conv2d,
+    F.conv_transpose2d: _conv_transpose2d,
+    F.pad: _pad,
+    F.interpolate: _interpolate,
+    F.relu: _relu,
+    F.leaky_relu: _leaky_relu,
+    F.dropout: _dropout,
+    torch.tanh: lambda x: _pointwise(torch.tanh, x),
+    torch.group_norm: _group_norm,
+    torch.cat: _cat,
+    torch.add: _add,
+    torch.Tensor.add: _add,
+    torch.Tensor.__add__: _add,
+}

@@ -1,0 +1,187 @@
+"""A model for other programs: weights for the published code, ONNX, TorchScript."""
+
+import copy
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.inference.translator import model_file
+from img2img.interchange.layout import fit
+from img2img.interchange.onnx_graph import onnx_model
+from img2img.interchange.pth import read_generator, write_pth
+from img2img.interchange.target import new_file
+from img2img.runtime import environment
+from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card
+
+TOLERANCE = 1e-3  # an eighth of an 8-bit grey level, on the networks' [-1, 1]
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file.
+
+    Attributes:
+        path: the file.
+        format: pth, onnx or torchscript.
+        direction: the direction it translates in.
+        difference: the largest difference to the model's output, of -1 to 1, in `checked`.
+        checked: the shapes (N, C, H, W) of the inputs that were compared.
+    """
+
+    path: Path
+    format: str
+    direction: str
+    difference: float
+    checked: list[tuple[int, ...]]
+
+
+def export_model(
+    model: str | Path,
+    out: str | Path,
+    *,
+    format: str = "auto",
+    direction: str | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes one direction of a model for other programs.
+
+    The file gets its name only after it has been read back and compared with the model, on inputs of several sizes.
+
+    Args:
+        model: a `.safetensors` file of img2img, or a run folder.
+        out: the file to write.
+        format: "pth" (weights for the published pix2pix and CycleGAN code), "onnx" or "torchscript"; "auto" goes by
+            the name of `out`: .pth, .onnx, .pt.
+        direction: by default the model's first.
+        overwrite: replace `out` if it exists.
+
+    Raises:
+        ModelFileError: if there is no readable model.
+        ConfigError: if the model has no such direction, the format no such network, a package is missing, or `out`
+            exists or cannot be written.
+    """
+    path, out = model_file(Path(model)), Path(out)
+    name = _format_of(out) if format == "auto" else format
+    chosen, card = choose("format", name, FORMATS), read_card(path)
+    direction = direction or next(iter(card.directions))
+    network, spec = load_generator(path, card, direction), card.directions[direction]
+    metadata = describe(card, direction, network)
+    inputs = list(examples(spec.in_channels, network))
+    with new_file(out, overwrite, path) as temporary, warnings.catch_warnings():
+        # TorchScript still works, and is the one format that C++ programs load without another library
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        chosen.write(network, spec, metadata, temporary)
+        difference = largest_difference(network, chosen.read(temporary, network), inputs)
+        if not difference <= TOLERANCE:
+            raise ModelFileError(
+                f"The {name} file differs from the model by {difference:.2g}, of -1 to 1, so it was not kept. "
+                "Please report this with the versions of the packages."
+            )
+    return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs])
+
+
+def _format_of(out: Path) -> str:
+    for name, entry in FORMATS.items():
+        if entry.suffix == out.suffix.lower():
+            return name
+    suffixes = ", ".join(f"{entry.suffix} ({name})" for name, entry in FORMATS.items())
+    raise ConfigError(f"The name {out} does not tell the format. End it in {suffixes}, or give --format.")
+
+
+def describe(card: ModelCard, direction: str, network: nn.Module) -> dict[str, str]:
+    """What a program must know to use one direction: kept inside the exported file."""
+    spec = card.directions[direction]
+    facts = {"method": card.method, "direction": direction, "multiple": network.multiple, **asdict(spec)}
+    facts |= {"img2img": environment()["img2img"], "source": card.source}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+
+
+def examples(channels: int, network: nn.Module) -> Iterator[Tensor]:
+    """Inputs of several batch sizes, heights and widths, all that the network takes; noise in [-1, 1]."""
+    multiple = network.multiple
+    assert isinstance(multiple, int)
+    small = -(-64 // multiple) * multiple
+    large = small + multiple
+    random = torch.Generator().manual_seed(0)
+    for batch, height, width in ((1, small, small), (1, large, small), (2, small, large), (3, small, small)):
+        yield torch.rand(batch, channels, height, width, generator=random) * 2 - 1
+
+
+@torch.inference_mode()
+def largest_difference(network: nn.Module, exported: Function, inputs: list[Tensor]) -> float:
+    return max(float((network(x) - exported(x)).abs().max()) for x in inputs)
+
+
+def _package(name: str) -> Any:
+    """The module `name`, of the extra for ONNX."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"Export to ONNX needs the package {name.partition('.')[0]}. Install it with pip install 'img2img[onnx]'."
+        ) from error
+
+
+def _write_onnx(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
+    onnx, _ = _package("onnx"), _package("onnxruntime")
+    model = onnx_model(onnx, network, (spec.in_channels, spec.out_channels), metadata)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def _read_onnx(path: Path, _: nn.Module) -> Function:
+    session = _package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
+
+
+def _write_torchscript(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
+    example = next(examples(spec.in_channels, network))
+    traced = torch.jit.trace(_plain(network), example, check_trace=False)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, str(path), _extra_files={"img2img.json": json.dumps(metadata)})
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions do not choose how to compute by the size of the map: a trace keeps one choice."""
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        for plain in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(layer, plain):
+                layer.__class__ = plain
+    return network
+
+
+def _read_torchscript(path: Path, _: nn.Module) -> Function:
+    loaded: Function = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return loaded
+
+
+def _read_pth(path: Path, network: nn.Module) -> Function:
+    network = copy.deepcopy(network)
+    network.load_state_dict(fit(read_generator(path).weights, network))
+    return network
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: the usual end of its name, its writer, and what makes a function of a file again."""
+
+    suffix: str
+    write: Callable[[nn.Module, Direction, dict[str, str], Path], None]
+    read: Callable[[Path, nn.Module], Function]
+
+
+FORMATS = {
+    "pth": Format(".pth", lambda network, spec, metadata, path: write_pth(network, path), _read_pth),
+    "onnx": Format(".onnx", _write_onnx, _read_onnx),
+    "torchscript": Format(".pt", _write_torchscript, _read_torchscript),
+}

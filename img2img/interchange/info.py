@@ -1,0 +1,70 @@
+"""What a model file says of itself."""
+
+import json
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from img2img.data.scale import Scale
+from img2img.inference.translator import model_file
+from img2img.training.checkpoint import read_card
+
+
+def model_info(path: str | Path) -> dict[str, Any]:
+    """The header of a model file or of a run folder's model, with counts; json-serialisable. Loads no weights.
+
+    Raises:
+        ModelFileError: if there is no readable model.
+    """
+    file = model_file(Path(path))
+    card = read_card(file)
+    parameters = dict.fromkeys(card.directions, 0)
+    with safe_open(file, framework="pt") as tensors:
+        for name in list(tensors.keys()):
+            parameters[name.partition(".")[0]] += prod(tensors.get_slice(name).get_shape())
+    directions = {name: asdict(spec) | {"parameters": parameters[name]} for name, spec in card.directions.items()}
+    facts = asdict(card) | {"directions": directions}
+    return {"file": str(file), "bytes": file.stat().st_size, **facts}
+
+
+def print_info(info: dict[str, Any], as_json: bool = False) -> None:
+    """Prints `model_info` as a table, or as json."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if as_json:
+        print(json.dumps(info, indent=2))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows(info):
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """`model_info` in words, for a table."""
+
+    def pixels(scale: dict[str, Any]) -> str:
+        return f"{Scale(**scale).dtype} {scale['low']:g} to {scale['high']:g}"
+
+    found = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
+    for name, spec in info["directions"].items():
+        found += [
+            (name, f"{spec['in_channels']} to {spec['out_channels']} channels, {spec['parameters']:,} parameters"),
+            ("  pixels in", pixels(spec["scale_in"])),
+            ("  pixels out", pixels(spec["scale_out"])),
+        ]
+    found += [
+        ("size trained at", f"{info['size']} px"),
+        ("steps", f"{info['step']:,}" if info["step"] or not info["source"] else "not known"),
+        ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),
+        ("written by", f"img2img {info['version']}"),
+        ("from", info["source"] or "a training of img2img"),
+    ]
+    return found

@@ -1,0 +1,187 @@
+"""Images in tiles: the same output as the whole image, in bounded memory."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from img2img.inference import tiling
+from img2img.inference.tiling import Lazy, Memory
+from img2img.networks import GENERATORS
+from img2img.networks.layers import init_weights
+
+CPU = torch.device("cpu")
+
+
+def lazily(x, memory, asked=None):
+    def read(rows, columns):
+        if asked is not None:
+            asked.append((rows, columns))
+        return x[:, :, slice(*rows), slice(*columns)]
+
+    return Lazy(tuple(x.shape), read, memory)
+
+
+def in_tiles(network, x, memory):
+    with torch.inference_mode():
+        out = network(lazily(x, memory))
+        return out.collect(CPU) if isinstance(out, Lazy) else out
+
+
+def whole(network, x):
+    with torch.inference_mode():
+        return network(x)
+
+
+def picture(height, width, channels=2):
+    """Left half dark and flat, right half bright and busy, so that tiles differ from the whole."""
+    x = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0)) * 0.2 - 1
+    x[..., width // 2 :] = x[..., width // 2 :] * 5 + 5
+    return x.clamp(-1, 1)
+
+
+NETWORKS = {
+    "resnet": ("resnet_3", {}),
+    "resnet, zero, batch": ("resnet_3", {"padding": "zero", "norm": "batch"}),
+    "resnet, replicate, resize": ("resnet_3", {"padding": "replicate", "upsample": "resize"}),
+    "resnet, no norm": ("resnet_3", {"norm": "none"}),
+    "unet": ("unet_32", {}),
+    "unet, instance, resize": ("unet_16", {"norm": "instance", "upsample": "resize"}),
+}
+
+
+def build(name, width=8):
+    generator, choices = NETWORKS[name]
+    torch.manual_seed(0)
+    network = GENERATORS[generator](2, 3, width=width, **choices)
+    init_weights(network, std=0.1)
+    return network.eval()
+
+
+@pytest.mark.parametrize("free", [2**30, 0], ids=["maps kept", "nothing kept"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tiles_equal_the_whole(name, free):
+    network, x = build(name), picture(96, 160)
+    out = in_tiles(network, x, Memory(16, free, CPU))
+    assert out.shape == (1, 3, 96, 160)
+    assert float((out - whole(network, x)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(32, 33 * 4), (17 * 4, 64), (128, 128)])
+@pytest.mark.parametrize("tile", [16, 20, 50])
+def test_sizes_that_tiles_do_not_divide(size, tile):
+    network, x = build("resnet"), picture(*size)
+    assert float((in_tiles(network, x, Memory(tile, 2**30, CPU)) - whole(network, x)).abs().max()) < 1e-5
+
+
+def test_tiles_alone_would_be_wrong():
+    """The picture is one on which the statistics of a tile are not those of the whole: the tests above can fail."""
+    network, x = build("resnet"), picture(96, 160)
+    alone = torch.cat([whole(network, part) for part in x.chunk(2, 3)], 3)
+    assert float((alone - whole(network, x)).abs().mean()) > 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_under_autocast(dtype):
+    network, x = build("unet"), picture(96, 96)
+    with torch.autocast("cpu", dtype):
+        expected = whole(network, x)
+        out = in_tiles(network, x, Memory(16, 2**30, CPU))
+    assert float((out.float() - expected.float()).abs().mean()) < 0.01
+
+
+def test_operations_work_after_autocast_has_ended():
+    network, x = build("resnet, no norm"), picture(64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        out = network(lazily(x, Memory(4, 0, CPU)))
+    with torch.inference_mode():
+        assert out.collect(CPU).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet"])
+def test_kept_maps_stay_within_the_limit_and_are_let_go(name):
+    network, x = build(name), picture(128, 128)
+    memory = Memory(16, 2**19, CPU)
+    least = []
+    take = memory.take
+    memory.take = lambda owner, count: (take(owner, count), least.append(memory.free))[0]
+    out = in_tiles(network, x, memory)
+    gc.collect()
+    assert memory.free == 2**19 and min(least) >= 0 and min(least) < 2**19
+    assert float((out - whole(network, x)).abs().max()) < 1e-5
+
+
+def test_no_tile_is_much_larger_than_asked_for():
+    asked = []
+    network, x = build("unet"), picture(512, 512)
+    with torch.inference_mode():
+        network(lazily(x, Memory(32, 2**30, CPU), asked)).collect(CPU)
+    assert max(rows[1] - rows[0] for rows, _ in asked) <= 2 * 32 + 8
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet"])
+def test_no_line_at_tile_borders(name):
+    network, x = build(name), torch.rand(1, 2, 256, 256) * 2 - 1
+    step = in_tiles(network, x, Memory(32, 2**30, CPU)).diff(dim=3).abs().mean((0, 1, 2))
+    border = np.zeros(255, bool)
+    border[31::32] = True
+    at_borders, elsewhere = float(step[border].mean()), float(step[~border].mean())
+    expected = whole(network, x).diff(dim=3).abs().mean((0, 1, 2))
+    assert at_borders / elsewhere == pytest.approx(float(expected[border].mean() / expected[~border].mean()), rel=1e-3)
+
+
+def test_sampled_statistics_are_close(monkeypatch):
+    """A map too deep and too large to visit whole: the mean over a sample of its tiles is near the true one."""
+    monkeypatch.setattr(tiling, "SAMPLE", 64)
+    monkeypatch.setattr(tiling, "EXACT_DEPTH", 2)
+    network, x = build("resnet", width=4), picture(512, 512)
+    out, expected = in_tiles(network, x, Memory(16, 0, CPU)), whole(network, x)
+    assert 0 < float((out - expected).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 3, 3),
+        nn.Conv2d(2, 3, 3, padding=1, stride=2),
+        nn.Conv2d(2, 3, 4, padding=1, stride=2, bias=False),
+        nn.Conv2d(2, 4, 3, padding=2, dilation=2, groups=2),
+        nn.Conv2d(2, 3, (1, 5), padding=(0, 2)),
+        nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1),
+        nn.ConvTranspose2d(2, 3, 4, stride=2, padding=1),
+        nn.ConvTranspose2d(2, 4, 5, stride=3, padding=2, output_padding=2, groups=2),
+        nn.ReflectionPad2d((3, 1, 0, 7)),
+        nn.ReplicationPad2d(4),
+        nn.ZeroPad2d((1, 2, 3, 4)),
+        nn.Upsample(scale_factor=2),
+        nn.LeakyReLU(0.2),
+        nn.Tanh(),
+    ],
+    ids=lambda layer: str(layer).replace(" ", ""),
+)
+def test_every_region_of_every_layer(layer):
+    x = torch.rand(1, 2, 45, 38, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        expected, out = layer(x), layer(lazily(x, Memory(2, 0, CPU)))
+        assert isinstance(out, Lazy) and out.shape == expected.shape
+        assert float((out.collect(CPU) - expected).abs().max()) < 1e-5
+        height, width = expected.shape[2:]
+        for rows, columns in (((0, 1), (0, 1)), ((height - 1, height), (width - 1, width)), ((5, 9), (3, 15))):
+            part = out.read(rows, columns)
+            assert float((part - expected[:, :, slice(*rows), slice(*columns)]).abs().max()) < 1e-5
+
+
+def test_a_lazy_map_and_a_tensor_together():
+    x = torch.rand(1, 2, 40, 40)
+    with torch.inference_mode():
+        lazy = lazily(x, Memory(2, 0, CPU))
+        for out, expected in ((lazy + x, 2 * x), (x + lazy, 2 * x), (torch.cat([x, lazy], 1), torch.cat([x, x], 1))):
+            assert torch.equal(out.collect(CPU), expected)
+
+
+def test_an_operation_without_a_form_for_tiles_is_named():
+    with pytest.raises(NotImplementedError, match="softmax"):
+        F.softmax(lazily(torch.rand(1, 2, 8, 8), Memory(2, 0, CPU)), 1)
