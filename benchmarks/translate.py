@@ -29,7 +29,9 @@ def make_images(folder, count, size):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
         grain = rng.normal(0, 6, (size, size, 3))
         picture = np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)
         Image.fromarray(picture).save(folder / f"{i:06}.jpg", quality=90)

@@ -4,7 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from img2img.api import load as load, train as train, translate as translate
+    from img2img.api import (
+        load as load,
+        train as train,
+        translate as translate,
+        translate_folder as translate_folder,
+    )
     from img2img.errors import Img2ImgError as Img2ImgError
     from img2img.inference.translator import Translator as Translator
     from img2img.interchange.export import export_model as export_model
@@ -21,9 +26,19 @@ _HOMES = {
     "load": "img2img.api",
     "train": "img2img.api",
     "translate": "img2img.api",
+    "translate_folder": "img2img.api",
 }
 
-__all__ = ["Img2ImgError", "Translator", "export_model", "import_model", "load", "train", "translate"]
+__all__ = [
+    "Img2ImgError",
+    "Translator",
+    "export_model",
+    "import_model",
+    "load",
+    "train",
+    "translate",
+    "translate_folder",
+]
 
 
 def __getattr__(name: str) -> Any:

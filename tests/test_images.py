@@ -138,7 +138,7 @@ def test_written_is_read_back(suffix, dtype, channels, data):
         picture = agrees(path)
         assert equal(picture, Picture(array, alpha))
         assert equal(agrees(again(path)), picture)
-        assert len(os.listdir(folder)) == 2
+        assert len(list(Path(folder).iterdir())) == 2
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy", ".npz"])
@@ -592,7 +592,7 @@ def test_arrays_come_back_in_their_own_shape(tmp_path, suffix, shape, order, dty
         np.savez_compressed(path, file=array)
     picture = agrees(path)
     assert picture.array.shape[-3:] == ((6, 9, 1) if len(shape) == 2 else shape[-3:])
-    with open(again(path), "rb") as file:
+    with again(path).open("rb") as file:
         out = np.load(file)
         out = out if suffix == ".npy" else out["file"]
     np.testing.assert_array_equal(out, array)

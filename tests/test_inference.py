@@ -1,7 +1,12 @@
 """From a model file to translated arrays and folders."""
 
+import errno
+import gc
 import json
+import os
+import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -496,6 +501,153 @@ def test_command_counts_failures_in_its_exit_code(folder, source, tmp_path, monk
     (source / "broken.png").unlink()
     code, out, _ = command(monkeypatch, capsys, *words, "--overwrite")
     assert code in (0, None) and "5 images translated" in out
+
+
+def test_stacks_go_page_by_page(model, tmp_path):
+    stack = np.stack([pixels(24, 20, seed=i) for i in range(3)])
+    write_image(tmp_path / "in" / "stack.npy", Picture(stack))
+    write_image(tmp_path / "in" / "one.npy", Picture(stack[0]))
+    assert translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2).translated == 2
+    out = read_image(tmp_path / "out" / "stack.npy").array
+    assert out.shape == stack.shape and all(close(x, model(page)) for x, page in zip(out, stack, strict=True))
+    assert read_image(tmp_path / "out" / "one.npy").array.shape == (24, 20, 3)
+
+
+def test_outcomes_one_by_one(model, source, tmp_path):
+    (source / "broken.png").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    write_image(tmp_path / "out" / "x.png", Picture(pixels()))
+    outcomes = list(img2img.translate_folder(model, source, tmp_path / "out"))
+    assert {o.source.name: o.status for o in outcomes} == {
+        "x.png": "skipped", "y.TIF": "translated", "z.jpg": "translated", "w.bmp": "translated",
+        "alpha.png": "translated", "broken.png": "failed",
+    }  # fmt: skip
+    assert [o.done for o in outcomes] == list(range(1, 7)) and {o.total for o in outcomes} == {6}
+    assert next(o for o in outcomes if o.status == "failed").reason.startswith(str(source / "broken.png"))
+
+
+def test_another_format(model, source, tmp_path):
+    summary = translate_folder(model, source, tmp_path / "out", format="PNG")
+    assert summary.failed == [] and tree(tmp_path / "out") == {
+        "x.png", "alpha.png", "sub/y.png", "sub/w.png", "sub/deep/z.png"
+    }  # fmt: skip
+    write_image(source / "x.bmp", Picture(pixels()))
+    summary = translate_folder(model, source, tmp_path / "again", format=".tif")
+    [(path, reason)] = summary.failed
+    assert path.name == "x.png" and "its result would be that of" in reason and "x.bmp" in reason
+    with pytest.raises(ConfigError, match=r"no format 'pgn'.*Did you mean 'png'"):
+        translate_folder(model, source, tmp_path / "out", format="pgn")
+
+
+def test_quality_of_jpeg(model, source, tmp_path):
+    sizes = {}
+    for quality in (30, 95):
+        translate_folder(model, source / "sub/deep", tmp_path / str(quality), quality=quality)
+        sizes[quality] = (tmp_path / str(quality) / "z.jpg").stat().st_size
+    assert sizes[30] < sizes[95]
+    with pytest.raises(ConfigError, match="--quality is between 1 and 100"):
+        translate_folder(model, source, tmp_path / "out", quality=0)
+
+
+def test_pixel_limit(model, source, tmp_path):
+    summary = translate_folder(model, source, tmp_path / "out", max_megapixels=1000 / 1e6)
+    assert {path.name for path, _ in summary.failed} == {"x.png", "z.jpg", "w.bmp"}  # 1,280 and 1,024 pixels
+    assert all("more than the limit" in reason for _, reason in summary.failed)
+
+
+def test_report(model, source, tmp_path):
+    (source / "broken.png").write_bytes(b"")
+    translate_folder(model, source, tmp_path / "out", report=tmp_path / "new" / "report.json")
+    report = json.loads((tmp_path / "new" / "report.json").read_text())
+    assert report["translated"] == 5 and report["skipped"] == 0 and report["seconds"] > 0
+    assert [entry["file"] for entry in report["failed"]] == [str(source / "broken.png")]
+    assert report["direction"] == "a2b" and report["computed"] == "cpu, fp32"
+
+
+def test_values_outside_the_range_of_the_training_are_counted(grey_folder, tmp_path):
+    path = edited(grey_folder, tmp_path / "narrow.safetensors",
+                  lambda card: card["directions"]["a2b"].update(scale_in={"low": 100, "high": 1000, "dtype": "uint16"}))  # fmt: skip
+    image = np.full((10, 10, 1), 500, np.uint16)
+    image[0, :5], image[1, :3] = 1001, 99
+    write_image(tmp_path / "in" / "x.tif", Picture(image))
+    write_image(tmp_path / "in" / "y.tif", Picture(np.clip(image, 100, 1000)))
+    summary = translate_folder(img2img.load(path, device="cpu"), tmp_path / "in", tmp_path / "out")
+    assert summary.outside == [(tmp_path / "in" / "x.tif", 0.08)]
+
+
+def test_full_disk_stops_the_job(model, source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("img2img.inference.engine.write_image", full)
+    with pytest.raises(TrainingError, match=r"The disk is full; .* was not written. Make room"):
+        translate_folder(model, source, tmp_path / "out")
+
+
+def test_folder_that_cannot_be_written(model, source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_text("a file")
+    summary = translate_folder(model, source, tmp_path / "out")
+    assert summary.translated == 2 and len(summary.failed) == 3
+
+
+def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    old, new = out / ".abc.part.png", out / ".def.part.png"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    translate_folder(model, source, out)
+    assert not old.exists() and new.exists()  # the new one may be another process's
+
+
+def test_stopping_early_leaves_whole_files_only(model, source, tmp_path):
+    outcomes = img2img.translate_folder(model, source, tmp_path / "out", batch_size=1)
+    next(outcomes)
+    outcomes.close()
+    written = tree(tmp_path / "out")
+    assert written <= tree(source)
+    for name in written:
+        read_image(tmp_path / "out" / name)
+
+
+def test_files_are_let_go_when_done(model, tmp_path):
+    """Memory does not grow with the number of files."""
+    for i in range(60):
+        write_image(tmp_path / "in" / f"{i}.png", Picture(pixels(8, 8, seed=i)))
+    alive = []
+    for _ in img2img.translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2):
+        alive.append(sum(type(x) is Picture for x in gc.get_objects()))
+    assert max(alive) <= 40 and len(alive) == 60
+
+
+def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("img2img.api.translate", stop)
+    code, _, err = command(monkeypatch, capsys, "translate", folder, source, "--out", tmp_path / "out")
+    assert code == 130 and err.strip() == "Stopped. The same command does what is missing."
+
+
+@pytest.mark.slow
+def test_killed_command_leaves_nothing_broken_and_is_finished_by_the_next(folder, tmp_path):
+    for i in range(200):
+        write_image(tmp_path / "in" / f"{i:03}.png", Picture(pixels(64, 64, seed=i)))
+    words = ["translate", str(folder), str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "img2img", *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out").glob("*.png"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    done = list((tmp_path / "out").glob("[!.]*.png"))
+    assert 20 <= len(done) < 200
+    for path in done:
+        assert read_image(path).array.shape == (64, 64, 3)
+    summary = img2img.translate(folder, tmp_path / "in", tmp_path / "out")
+    assert (summary.translated, summary.skipped, summary.failed) == (200 - len(done), len(done), [])
 
 
 # The model file

@@ -670,10 +670,11 @@ def test_exported_files_translate_any_size_and_batch(tmp_path, format, suffix, g
 def test_a_file_that_differs_does_not_appear(tmp_path, monkeypatch):
     path = model(tmp_path / "m.safetensors", "resnet_3")
     for wrong in (lambda x: x + 0.01, lambda x: x * torch.nan):
-        entry = export.Format(
-            ".pth", export.FORMATS["pth"].write, lambda file, network, wrong=wrong: lambda x: wrong(network(x))
-        )
-        monkeypatch.setitem(export.FORMATS, "pth", entry)
+
+        def read(path, network, wrong=wrong):
+            return lambda x: wrong(network(x))
+
+        monkeypatch.setitem(export.FORMATS, "pth", replace(export.FORMATS["pth"], read=read))
         with pytest.raises(ModelFileError, match="differs from the model by"):
             img2img.export_model(path, tmp_path / "x.pth")
         assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

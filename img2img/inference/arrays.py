@@ -87,7 +87,8 @@ def fit_channels(array: Array, wanted: int, policy: str) -> Unpacked:
     ways = {1: " Use --channels convert to repeat it as colours.", 3: " Use --channels convert to make it grey."}
     way = ways.get(given, "") if {given, wanted} == {1, 3} else ""
     way += " Use --channels each to translate each channel by itself." if wanted == 1 else ""
-    raise DataError(f"It has {given} channel{'s' * (given > 1)}, and this model takes {wanted}.{way or ' Convert it first.'}")
+    has = f"{given} channel{'s' * (given > 1)}"
+    raise DataError(f"It has {has}, and this model takes {wanted}.{way or ' Convert it first.'}")
 
 
 def _repeat(array: Array) -> Array:

@@ -82,7 +82,7 @@ def prepare(
         reload: gives `network` as it was.
     """
     names = candidates(runtime, pixels) if backend == "auto" else [backend]
-    checked = (runtime.dtype is torch.bfloat16 and may_change) or names[0] != "eager" and backend == "auto"
+    checked = (runtime.dtype is torch.bfloat16 and may_change) or (backend == "auto" and names[0] != "eager")
     sample = sample.to(runtime.device)
     reference = network.to(runtime.device)(sample).cpu() if checked else None
     for name in names:

@@ -119,8 +119,8 @@ class Plan:
             ConfigError: if results would land on the originals, or there is no such format.
             DataError: if there is nothing to translate.
         """
-        suffix = None if format is None else f".{format.lower().removeprefix('.')}"
-        choose("format", suffix or SUFFIXES[0], dict.fromkeys(SUFFIXES))
+        formats = {suffix[1:]: suffix for suffix in SUFFIXES}
+        suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
         if out.exists() and not out.is_dir():
             raise ConfigError(f"--out {out} is a file; give a folder.")
         inside, root = out.resolve(), source.resolve()

@@ -61,8 +61,8 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
             ("  pixels out", pixels(spec["scale_out"])),
         ]
     found += [
-        ("size trained at", f"{info['size']} px"),
-        ("steps", f"{info['step']:,}" if info["step"] or not info["source"] else "not known"),
+        ("size trained at", f"{info['size']} px" + (", as stated at the import" if info["source"] else "")),
+        ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),
         ("written by", f"img2img {info['version']}"),
         ("from", info["source"] or "a training of img2img"),
