@@ -136,7 +136,7 @@ def import_(
         Path | None, typer.Option(help="The generator of the way back, as latest_net_G_B.pth; FILE.pth is then a2b.")
     ] = None,
     direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
-    size: Annotated[int, typer.Option(help="Size of the training images, for the record; the file does not tell it.")] = 256,
+    size: Annotated[int, typer.Option(help="Size of the training images, for the record: the file has none.")] = 256,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model file if it exists.")] = False,
 ) -> None:
     """Make a model of weights of the published pix2pix and CycleGAN code.
@@ -168,7 +168,7 @@ def export(
     made = export_model(model, out, format=format, direction=direction, overwrite=overwrite)
     shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
     typer.echo(f"{made.format}, {made.direction}: {made.path}")
-    typer.echo(f"largest difference from the model: {made.difference:.2g} on a scale of -1 to 1, for inputs of {shapes}")
+    typer.echo(f"largest difference from the model, of -1 to 1: {made.difference:.2g}, with inputs of {shapes}")
 
 
 @app.command()

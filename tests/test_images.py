@@ -1,5 +1,6 @@
 """Image files: what is written is read back, and what a file says of itself is what it holds."""
 
+import itertools
 import os
 import socket
 import struct
@@ -33,7 +34,7 @@ ORIENTATION = 0x0112
 SOME = ("uint8", "uint16", "float32")
 
 # What each format holds without loss.
-ANY = [(dtype, channels) for dtype in DTYPES for channels in (1, 2, 3, 5)]
+ANY = [(dtype, (1, 2, 3, 5)[i % 4]) for i, dtype in enumerate(DTYPES)] + [("uint8", 3), ("uint16", 5), ("float32", 1)]
 LOSSLESS = {
     ".png": [("uint8", 1), ("uint8", 3), ("uint16", 1), ("uint16", 3)],
     ".bmp": [("uint8", 1), ("uint8", 3)],
@@ -124,7 +125,7 @@ def png(path, rows, colour_type, bits=16, before=b"", after=b""):
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "channels"), KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_written_is_read_back(suffix, dtype, channels, data):
     """Pixels, alpha and pages: once as a picture without a source, and again with the source that reading gave."""
@@ -142,7 +143,7 @@ def test_written_is_read_back(suffix, dtype, channels, data):
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy", ".npz"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_another_kind_of_result_is_written_too(suffix, data):
     """The engine replaces the array: another type, another number of channels, the pages as they were."""
@@ -368,17 +369,11 @@ def test_every_kind_of_every_format_is_upright(tmp_path, mode, suffix, orientati
         assert image.getexif().get(ORIENTATION, 1) == 1
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp"])
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_span_the_eight(tmp_path, suffix, bits):
-    if suffix == ".bmp":
-        pytest.skip("BMP has no grey of few bits") if bits > 1 else None
-    values = np.arange(2**bits, dtype=np.uint8)[None].repeat(4, axis=0)
-    path = tmp_path / "x.tif"
-    if bits == 1:
-        tifffile.imwrite(path, values.astype(bool))
-    else:
-        tifffile.imwrite(path, values, bitspersample=bits, photometric="minisblack")
+def test_few_bits_span_the_eight(tmp_path, bits):
+    values, path = np.arange(2**bits, dtype=np.uint8)[None].repeat(4, axis=0), tmp_path / "x.tif"
+    stored = values.astype(bool) if bits == 1 else values
+    tifffile.imwrite(path, stored, bitspersample=bits, photometric="minisblack")
     np.testing.assert_array_equal(agrees(path).array[0, :, 0], np.linspace(0, 255, 2**bits).astype(np.uint8))
 
 
@@ -589,12 +584,12 @@ def test_arrays_come_back_in_their_own_shape(tmp_path, suffix, shape, order, dty
     if suffix == ".npy":
         np.save(path, array)
     else:
-        np.savez_compressed(path, file=array)
+        np.savez_compressed(path, **{"a key": array})
     picture = agrees(path)
     assert picture.array.shape[-3:] == ((6, 9, 1) if len(shape) == 2 else shape[-3:])
     with again(path).open("rb") as file:
         out = np.load(file)
-        out = out if suffix == ".npy" else out["file"]
+        out = out if suffix == ".npy" else out["a key"]
     np.testing.assert_array_equal(out, array)
     assert out.dtype == array.dtype.newbyteorder("=")
 
@@ -803,31 +798,31 @@ def test_broken_exif_does_not_spoil_the_picture(tmp_path):
 # From one format to another
 
 
-@pytest.mark.parametrize("before", SUFFIXES)
-@pytest.mark.parametrize("after", SUFFIXES)
-@pytest.mark.parametrize("dtype", SOME)
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("has_alpha", [False, True])
-@pytest.mark.parametrize("pages", [None, 2])
-def test_conversion_is_whole_or_refused(tmp_path, before, after, dtype, channels, has_alpha, pages):
-    picture = Picture(pixels(dtype, channels, pages=pages), pixels(dtype, 1, pages=pages) if has_alpha else None)
-    if FORMATS[before].lacks(picture):
-        with pytest.raises(DataError, match=f"x{before}: .* cannot hold .*; write "):
-            write_image(tmp_path / f"x{before}", picture)
-        assert list(tmp_path.iterdir()) == []
-        return
-    write_image(tmp_path / f"x{before}", picture)
-    read, out = read_image(tmp_path / f"x{before}"), tmp_path / f"out{after}"
-    if FORMATS[after].lacks(picture):
-        with pytest.raises(DataError, match=f"out{after}: .* cannot hold .*; write "):
-            write_image(out, read)
-        assert not out.exists()
-        return
-    write_image(out, read)
-    if after in (".jpg", ".jpeg", ".webp"):
-        assert read_image(out).array.shape[:2] == (6, 9)
-    else:
-        assert equal(agrees(out), read)
+SOME_PICTURES = [
+    Picture(pixels(dtype, channels, pages=pages), pixels(dtype, 1, pages=pages) if has_alpha else None)
+    for dtype, channels, pages, has_alpha in itertools.product(SOME, (1, 3, 5), (None, 2), (False, True))
+]
+
+
+@pytest.mark.parametrize("after", FORMATS)
+@pytest.mark.parametrize("before", [".png", ".bmp", ".tif", ".npy"])
+def test_conversion_is_whole_or_refused(tmp_path, before, after):
+    path, out = tmp_path / f"x{before}", tmp_path / f"out{after}"
+    for picture in SOME_PICTURES:
+        for suffix, target in ((before, path), (after, out)):
+            if FORMATS[suffix].lacks(picture):
+                with pytest.raises(DataError, match=rf"{target.name}: .* cannot hold .*; write [A-Z]"):
+                    write_image(target, picture)
+                assert not target.exists()
+                break
+            write_image(target, picture)
+            picture = read_image(target)
+            target.unlink()
+        else:
+            if after not in (".jpg", ".jpeg", ".webp"):
+                write_image(out, picture)
+                assert equal(agrees(out), picture)
+                out.unlink()
 
 
 @pytest.mark.parametrize(("suffix", "side"), [(".jpg", 65501), (".webp", 16384)])
@@ -1001,7 +996,7 @@ def test_truncated_tiffs_never_come_half(tmp_path, compression, share, pages):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".npy", ".npz"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_damage_is_an_error_of_one_line_or_a_whole_picture(suffix, data):
     damaged = bytearray(whole(suffix, "uint8", 3))

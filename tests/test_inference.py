@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -354,7 +355,7 @@ def test_bf16_is_used_where_it_is_close_to_fp32(folder, monkeypatch):
     monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
     model = img2img.load(folder, device="cpu")
     assert np.abs(model(pixels()).astype(int) - exact).mean() <= 2
-    assert "bf16, within " in model.describe() and model.describe().endswith("/255 of fp32")
+    assert re.fullmatch(r"cpu, bf16, \d\.\d\d/255 from fp32", model.describe())
 
 
 def test_bf16_is_not_used_where_it_is_not_close(folder, monkeypatch):
@@ -363,7 +364,7 @@ def test_bf16_is_not_used_where_it_is_not_close(folder, monkeypatch):
     monkeypatch.setattr("img2img.inference.backends.difference", lambda x, y: 0.1)
     model = img2img.load(folder, device="cpu")
     np.testing.assert_array_equal(model(pixels()), exact)
-    assert model.describe() == "cpu, fp32, because bf16 was 12.8/255 away"
+    assert model.describe() == "cpu, fp32, because bf16 was 12.75/255 away"
     asked = img2img.load(folder, device="cpu", precision="bf16")
     asked(pixels())
     assert asked.describe() == "cpu, bf16"

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import subprocess
 import sys
 import zipfile
 from dataclasses import asdict, replace
@@ -418,7 +419,7 @@ REFUSED = {
     "no first layer": (without(RESNET, "model.1.weight"), "lacks model.1.weight, which every standard generator"),
     "no last layer": (without(RESNET, "model.23.weight"), "lacks model.23.weight, which every standard generator"),
     "no middle layer": (without(RESNET, "model.7.weight"), SIX("it lacks model.7.weight")),
-    "one too many": (RESNET | {"model.99.weight": torch.zeros(1)}, SIX("it has model.99.weight besides")),
+    "one too many": (RESNET | {"model.99.weight": torch.zeros(1, 1, 1, 1)}, SIX("it has model.99.weight besides")),
     "other shape": (
         RESNET | {"model.7.weight": torch.zeros(2, 8, 3, 3)},
         SIX("its model.7.weight has the shape (2, 8, 3, 3) instead of (16, 8, 3, 3)"),
@@ -765,6 +766,17 @@ def call(monkeypatch, capsys):
         return stop.value.code or 0, out, err
 
     return run
+
+
+@pytest.mark.parametrize("command", ["import", "export", "info"])
+def test_help_does_not_wait_for_torch(command):
+    code = (
+        "import sys\nfrom img2img import cli\n"
+        f"sys.argv = ['img2img', '{command}', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_the_commands_from_end_to_end(call, pth, tmp_path):

@@ -223,7 +223,7 @@ def gradients(layer, x, *inputs):
     x = x.clone().requires_grad_()
     out = layer(x)
     torch.manual_seed(1)
-    return out, torch.autograd.grad((out * torch.randn_like(out)).sum(), [x, *layer.parameters()])
+    return out, torch.autograd.grad((out * torch.randn(out.shape, dtype=out.dtype)).sum(), [x, *layer.parameters()])
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -200,7 +200,7 @@ def _write_deep_png(
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1))
     if exif:
         chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    data = imagecodecs.png_encode(array)
+    data = imagecodecs.png_encode(array.copy())  # with the strides of a new array
     start = 33  # the signature and the header chunk
     path.write_bytes(data[:start] + chunks + data[start:])
 

@@ -123,7 +123,7 @@ def _storage(details: Details, dtype: Any) -> dict[str, Any]:
 
 
 def _as_it_was(picture: Picture, details: Details) -> Iterator[tuple[Array, dict[str, Any]]]:
-    """Each directory of the original, in order."""
+    """The pages in the order of the original, in one piece up to the next page with tags of its own."""
     array, k = with_alpha(picture), details.alpha
     if k is not None:
         array = np.concatenate([array[..., :k], array[..., -1:], array[..., k:-1]], axis=-1)
@@ -145,8 +145,12 @@ def _as_it_was(picture: Picture, details: Details) -> Iterator[tuple[Array, dict
         "iccprofile": details.icc,
         "metadata": None,
     }
-    for directory, i in enumerate(np.argsort(details.page_order)):
-        yield np.ascontiguousarray(pages[i]), options | {"extratags": details.tags.get(directory)}
+    pages = pages[np.argsort(details.page_order)]
+    starts = [i for i in range(len(pages)) if i == 0 or details.tags.get(i)]
+    for start, end in zip(starts, [*starts[1:], len(pages)], strict=True):
+        run = pages[start:end] if end - start > 1 else pages[start]
+        tags = [(*tag, True) for tag in details.tags.get(start, ())]
+        yield np.ascontiguousarray(run), options | {"extratags": tags}
 
 
 def _plain(
@@ -180,7 +184,7 @@ def _plain(
         "resolutionunit": details.unit or (2 if dpi else None),
         "iccprofile": fitting_profile(picture),
         "metadata": metadata,
-        "extratags": tags,
+        "extratags": [(*tag, True) for tag in tags],
     }
     yield np.ascontiguousarray(array), options
 

@@ -84,7 +84,7 @@ def export_model(
         difference = largest_difference(network, chosen.read(temporary, network), inputs)
         if not difference <= TOLERANCE:
             raise ModelFileError(
-                f"The {name} file differs from the model by {difference:.2g} on a scale of -1 to 1, so it was not kept. "
+                f"The {name} file differs from the model by {difference:.2g}, of -1 to 1, so it was not kept. "
                 "Please report this with the versions of the packages."
             )
     return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs])

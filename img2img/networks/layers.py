@@ -93,7 +93,8 @@ class ReflectPad(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         p = self.padding
         if not torch.are_deterministic_algorithms_enabled():
-            return F.pad(x, (p, p, p, p), mode="reflect")
+            with torch.autocast(x.device.type, enabled=False):  # on a CPU autocast would copy the map to fp32
+                return F.pad(x, (p, p, p, p), mode="reflect")
         for dim in (2, 3):
             n = x.shape[dim]
             head, tail = x.narrow(dim, 1, p).flip(dim), x.narrow(dim, n - 1 - p, p).flip(dim)
@@ -127,8 +128,8 @@ class Conv2d(nn.Conv2d):
         h, w = ((n + 2 * p - k) // s + 1 for n in x.shape[2:])
         if not _as_product(x, h * w):
             return super().forward(x)
-        patches = F.unfold(x, k, padding=p, stride=s)  # (N, c_in * k * k, h * w)
-        out = (self.weight.flatten(1) @ patches).view(x.shape[0], self.out_channels, h, w)
+        rows = F.unfold(x, k, padding=p, stride=s).transpose(1, 2).flatten(0, 1)  # (N * h * w, c_in * k * k)
+        out = (rows @ self.weight.flatten(1).t()).view(x.shape[0], h * w, -1).transpose(1, 2).unflatten(2, (h, w))
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
 
 
@@ -140,8 +141,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         h, w = ((n - 1) * s - 2 * p + k + extra for n in x.shape[2:])
         if not _as_product(x, x.shape[2] * x.shape[3]):
             return super().forward(x, output_size)
-        patches = self.weight.flatten(1).t() @ x.flatten(2)  # (N, c_out * k * k, pixels of x)
-        out = F.fold(patches, (h, w), k, padding=p, stride=s)
+        rows = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (N * pixels of x, c_in)
+        patches = (rows @ self.weight.flatten(1)).view(x.shape[0], -1, self.out_channels * k * k)
+        out = F.fold(patches.transpose(1, 2), (h, w), k, padding=p, stride=s)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
 
 

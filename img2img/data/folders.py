@@ -1,0 +1,260 @@
+"""Finding the images of a data set, checking that they go together, and pairing them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.images import Array, Header, find_images, read_header, read_image
+from img2img.data.picture import shown
+from img2img.errors import ConfigError, DataError
+
+HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
+LISTED = 5  # names shown of a longer list of culprits
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The images of one side: where they are, and what they have in common.
+
+    Attributes:
+        title: "A" or "B", for messages.
+        sources: headers of files, or arrays (H, W, C).
+        half: "whole", or the "left" or "right" half of each image.
+        channels: channels of every image; grey images of a colour domain are read as colour.
+        dtype: type of every image.
+    """
+
+    title: str
+    sources: tuple[Header | Array, ...]
+    half: str
+    channels: int
+    dtype: str
+
+    @classmethod
+    def of(cls, title: str, sources: Sequence[Header | Array], half: str = "whole") -> "Domain":
+        """Decides channels and type from the data.
+
+        Raises:
+            DataError: if the images do not go together.
+        """
+        kinds = Counter((_channels(s), str(s.dtype)) for s in sources)
+        dtypes, counts = {dtype for _, dtype in kinds}, {channels for channels, _ in kinds}
+        if len(dtypes) > 1 or not (len(counts) == 1 or counts == {1, 3}):
+            found = ", ".join(f"{n} with {c} channels of {dtype}" for (c, dtype), n in kinds.most_common())
+            raise DataError(f"The images of domain {title} do not go together: {found}. Convert them to one kind.")
+        return cls(title, tuple(sources), half, max(counts), dtypes.pop())
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def grey_files(self) -> int:
+        """How many grey images are read as colour."""
+        return sum(_channels(s) != self.channels for s in self.sources)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image i."""
+        source = self.sources[i]
+        height, width = (source.height, source.width) if isinstance(source, Header) else source.shape[:2]
+        return height, width if self.half == "whole" else width // 2
+
+    def name(self, i: int) -> str:
+        source = self.sources[i]
+        return shown(source.path) if isinstance(source, Header) else f"array {i} of domain {self.title}"
+
+    def load(self, i: int) -> Array:
+        """Image i as (H, W, channels)."""
+        source = self.sources[i]
+        array = read_image(source.path).array if isinstance(source, Header) else source
+        if self.half != "whole":
+            middle = array.shape[1] // 2
+            array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
+        return array if array.shape[2] == self.channels else np.repeat(array, self.channels, axis=2)
+
+    def select(self, indices: Sequence[int]) -> "Domain":
+        return replace(self, sources=tuple(self.sources[i] for i in indices))
+
+
+def _channels(source: Header | Array) -> int:
+    return source.channels if isinstance(source, Header) else source.shape[2]
+
+
+Domains = tuple[Domain, Domain]
+
+
+def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains | None]:
+    """The domains to train on, and the held-out ones where there are any.
+
+    Args:
+        places: what was given as "a", "b", "ab" and "data", in one of the ways that make sense.
+        paired: whether image i of A belongs to image i of B.
+
+    Raises:
+        ConfigError: if the places are not given in one way.
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    given = {name: Path(place) for name, place in places.items() if place is not None}
+    if given.keys() == {"data"}:
+        return _find_in_root(given["data"], paired)
+    if given.keys() == {"ab"} and paired:
+        root = given["ab"]
+        if (root / "train").is_dir():
+            return _find_in_root(root, paired)
+        return _side_by_side(root), _maybe(_side_by_side, _beside(root))
+    if given.keys() == {"a", "b"}:
+        a, b = given["a"], given["b"]
+        if a.resolve() == b.resolve():
+            raise DataError(f"--a and --b are the same folder, {a}; give two different ones.")
+        heldout_a, heldout_b = _beside(a), _beside(b)
+        heldout = None
+        if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():
+            heldout = _two_folders(heldout_a, heldout_b, paired)
+        return _two_folders(a, b, paired), heldout
+    ways = "--a DIR --b DIR, --ab DIR or --data ROOT" if paired else "--a DIR --b DIR or --data ROOT"
+    got = f" You gave: {', '.join('--' + name for name in sorted(given))}." if given else ""
+    raise ConfigError(f"Say where the images are, in one way: {ways}.{got}")
+
+
+def _find_in_root(root: Path, paired: bool) -> tuple[Domains, Domains | None]:
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}.")
+    if (root / "trainA").is_dir() and (root / "trainB").is_dir():
+        pairs = [(root / f"{part}A", root / f"{part}B") for part in HELD_OUT]
+        heldout = next(((a, b) for a, b in pairs if a.is_dir() and b.is_dir()), None)
+        return _two_folders(root / "trainA", root / "trainB", paired), heldout and _two_folders(*heldout, paired)
+    if paired and (root / "train").is_dir():
+        return _side_by_side(root / "train"), _maybe(_side_by_side, _beside(root / "train"))
+    layouts = "trainA and trainB" + (", or train with side-by-side pairs" if paired else "")
+    raise DataError(f"{root} does not have the standard layout: it needs the folders {layouts}.")
+
+
+def _beside(folder: Path) -> Path | None:
+    """The held-out folder that belongs to a folder called train, trainA or trainB."""
+    if folder.name not in ("train", "trainA", "trainB"):
+        return None
+    names = [folder.name.replace("train", part, 1) for part in HELD_OUT]
+    return next((folder.parent / name for name in names if (folder.parent / name).is_dir()), None)
+
+
+def _maybe(load: Callable[[Path], Domains], folder: Path | None) -> Domains | None:
+    return load(folder) if folder else None
+
+
+def _scan(folder: Path) -> list[Header]:
+    """The headers of all images below `folder`; unreadable files are named together."""
+
+    def header(path: Path) -> Header | DataError:
+        try:
+            return _single(read_header(path))
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(header, find_images(folder)))
+    bad = [h for h in headers if isinstance(h, DataError)]
+    if bad:
+        raise DataError(f"{len(bad)} of the images in {folder} cannot be used: {_list(map(str, bad))}")
+    return [h for h in headers if isinstance(h, Header)]
+
+
+def _single(header: Header) -> Header:
+    if header.pages > 1:
+        raise DataError(
+            f"{shown(header.path)} has {header.pages} pages; training takes single images, so save each page as a "
+            "file of its own"
+        )
+    return header
+
+
+def _list(culprits: Iterable[str]) -> str:
+    names = list(culprits)
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _side_by_side(folder: Path) -> Domains:
+    headers = _scan(folder)
+    odd = [f"{h.path.name} ({h.width}x{h.height})" for h in headers if h.width % 2]
+    if odd:
+        raise DataError(f"Side-by-side images need an even width to be halved: {_list(odd)}.")
+    return Domain.of("A", headers, "left"), Domain.of("B", headers, "right")
+
+
+def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
+    if not paired:
+        return Domain.of("A", _scan(a)), Domain.of("B", _scan(b))
+    stems: list[dict[str, Header]] = []
+    for folder in (a, b):
+        by_stem: dict[str, Header] = {}
+        for header in _scan(folder):
+            stem = header.path.relative_to(folder).with_suffix("").as_posix()
+            if stem in by_stem:
+                raise DataError(
+                    f"{by_stem[stem].path} and {header.path} have the same name but for the suffix; keep one."
+                )
+            by_stem[stem] = header
+        stems.append(by_stem)
+    lonely = [shown(side[stem].path) for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
+    if lonely:
+        raise DataError(
+            f"{len(lonely)} images have no partner of the same name in the other folder: {_list(lonely)}. "
+            "Pairs are matched by file name without suffix; complete or remove them."
+        )
+    names = sorted(stems[0])
+    return pair_up([stems[0][n] for n in names], [stems[1][n] for n in names], True)
+
+
+def pair_up(a: Sequence[Header | Array], b: Sequence[Header | Array], paired: bool) -> Domains:
+    """Both domains, after checking that pairs are equal in number and size.
+
+    Raises:
+        DataError: if they do not fit together.
+    """
+    domains = Domain.of("A", a), Domain.of("B", b)
+    if paired:
+        if len(a) != len(b):
+            raise DataError(f"Pairs need as many images in A as in B; there are {len(a)} and {len(b)}.")
+        sizes = [(i, domains[0].size(i), domains[1].size(i)) for i in range(len(a))]
+        unequal = [
+            f"{domains[0].name(i)} ({wa}x{ha} and {wb}x{hb})" for i, (ha, wa), (hb, wb) in sizes if (ha, wa) != (hb, wb)
+        ]
+        if unequal:
+            raise DataError(f"{len(unequal)} pairs differ in size: {_list(unequal)}.")
+    return domains
+
+
+def from_arrays(title: str, images: Any) -> list[Header | Array]:
+    """A list of (H, W) or (H, W, C) arrays, or one (N, H, W) or (N, H, W, C) array, as a list of (H, W, C)."""
+    if images is None:
+        raise ConfigError("Give arrays for both a and b, or folders for both.")
+    arrays = [np.asarray(x) for x in images]
+    for i, x in enumerate(arrays):
+        if x.ndim not in (2, 3) or x.dtype.name not in ("uint8", "uint16", "float32"):
+            raise DataError(
+                f"Array {i} of domain {title} is {x.dtype} of shape {x.shape}; "
+                "expected (H, W) or (H, W, C) of uint8, uint16 or float32."
+            )
+    return [x if x.ndim == 3 else x[..., None] for x in arrays]
+
+
+def alike(heldout: Domain, train: Domain) -> Domain:
+    """`heldout` with the channels of `train`: grey images of a colour domain are read as colour."""
+    if heldout.dtype != train.dtype or (heldout.channels != train.channels and heldout.channels != 1):
+        kinds = [f"{d.channels} channels of {d.dtype}" for d in (heldout, train)]
+        raise DataError(f"The held-out images of domain {train.title} have {kinds[0]}, the training images {kinds[1]}.")
+    return replace(heldout, channels=train.channels)
+
+
+def refuse_small(domain: Domain, size: int) -> None:
+    """Raises DataError if images are smaller than the crop."""
+    small = [f"{domain.name(i)} ({w}x{h})" for i in range(len(domain)) for h, w in [domain.size(i)] if min(h, w) < size]
+    if small:
+        raise DataError(
+            f"{len(small)} images of domain {domain.title} are smaller than the {size} px crop: {_list(small)}. "
+            "Use a smaller --size, or an --augment that resizes."
+        )
