@@ -71,8 +71,12 @@ def _parameters(group: type) -> Iterator[inspect.Parameter]:
         kind, text = get_args(hints[field.name])
         flag = field.name.replace("_", "-")
         names = (f"--{flag}/--no-{flag}",) if field.default is True else (f"--{flag}",)
-        option = Annotated[kind, typer.Option(*names, help=text)]
-        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=option)
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[kind, typer.Option(*names, help=text)],
+        )
 
 
 @app.command()

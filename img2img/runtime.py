@@ -140,12 +140,19 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    if device.type == "cpu":
-        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-        allowed = limit in ("", "DEFAULT", "ALL") or "AMX" in limit or "BF16" in limit
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return allowed and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    return False
+    return device.type == "cpu" and (has_amx() or _cpu_has("_is_avx512_bf16_supported", "BF16"))
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bf16 matrices in units of their own (Intel AMX)."""
+    return _cpu_has("_is_amx_tile_supported", "AMX")
+
+
+def _cpu_has(probe: str, name: str) -> bool:
+    """What a probe of PyTorch says, unless ONEDNN_MAX_CPU_ISA forbids its use."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    allowed = limit in ("", "DEFAULT", "ALL") or name in limit or ("AMX" in limit and name == "BF16")
+    return allowed and bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def keep_freed_memory() -> None:

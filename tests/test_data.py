@@ -10,14 +10,15 @@ from PIL import Image
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.images import Picture, write_image
 from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
+from img2img.data.picture import DTYPES
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError
 
 
 def picture(seed, height=32, width=32, channels=3, dtype="uint8"):
     rng = np.random.default_rng(seed)
-    if dtype == "float32":
-        return rng.random((height, width, channels)).astype(np.float32)
+    if np.dtype(dtype).kind == "f":
+        return rng.random((height, width, channels)).astype(dtype)
     return rng.integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
 
 
@@ -236,6 +237,35 @@ def test_small_images_are_refused_for_a_crop_at_their_own_scale(tmp_path):
     ):
         open_data(config(augment="dihedral", **folders), False)
     open_data(config(augment="none", **folders), False)
+
+
+def test_files_with_several_pages_are_named_before_training(tmp_path):
+    fill(tmp_path / "a", 2)
+    fill(tmp_path / "b", 2)
+    write_image(tmp_path / "b" / "stack.tif", Picture(np.stack([picture(0), picture(1)])))
+    with pytest.raises(DataError, match=r"1 of the images .*stack\.tif has 2 pages; training takes single images"):
+        open_data(config(a=tmp_path / "a", b=tmp_path / "b"), False)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+def test_arrays_in_files_are_trained_on(tmp_path, suffix):
+    fill(tmp_path / "a", 3, suffix=suffix, channels=5, dtype="float32")
+    fill(tmp_path / "b", 3)
+    cfg = config(a=tmp_path / "a", b=tmp_path / "b")
+    data = Translation(*open_data(cfg, False).train, cfg, False)
+    assert data.channels == {"a": 5, "b": 3} and data[0]["a"].shape == (5, 32, 32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("augment", PRESETS)
+def test_every_type_is_trained_on_or_refused(dtype, augment):
+    cfg, images = config(augment=augment), arrays(3, height=40, width=40, dtype=dtype)
+    if augment == "strong" and dtype in ("int8", "uint32", "int32", "float16"):
+        with pytest.raises(DataError, match=f"Domain A has {dtype} values, which --augment strong cannot warp; use"):
+            open_data(cfg, False, images, images)
+        return
+    sample = Translation(*open_data(cfg, False, images, images).train, cfg, False)[0]
+    assert sample["a"].dtype == torch.float32 and sample["a"].abs().max() <= 1.001
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])

@@ -24,6 +24,7 @@ from PIL import Image
 import img2img
 from img2img import cli
 from img2img.data.layouts import DataConfig
+from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
 from img2img.methods import METHODS
 from img2img.training.loop import TrainConfig
 
@@ -31,11 +32,12 @@ ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
-    "datasets/README.md": DataConfig,
-    "docs/training.md": TrainConfig,
-    **{f"docs/methods/{name}.md": method.Config for name, method in METHODS.items()},
+    "datasets/README.md": [DataConfig],
+    "docs/training.md": [TrainConfig],
+    "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
+    **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
-COMMANDS = {"train", "translate", "demo"}
+COMMANDS = {"train", "translate", "import", "export", "info", "demo"}
 FOREIGN_OPTIONS = {"nproc-per-node", "fix"}  # of torchrun and of scripts/check
 
 TINY: dict[str, Any] = {
@@ -139,7 +141,8 @@ def test_example_stands_alone() -> None:
 def known_options() -> set[str]:
     configs = [DataConfig, TrainConfig, *(method.Config for method in METHODS.values())]
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
-    for command in (cli.translate, cli.demo, cli._root):
+    for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
+        assert command is not None
         names |= set(inspect.signature(command).parameters)
     return {option.replace("_", "-") for option in names}
 
@@ -155,7 +158,7 @@ def test_options_and_commands_exist(page: Path) -> None:
 
 
 def test_readme_names_every_command() -> None:
-    registered = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    registered = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}
     registered |= {str(group.name) for group in cli.app.registered_groups}
     assert registered == COMMANDS
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -167,14 +170,14 @@ def rows(page: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `--([a-z0-9-]+)` \| *([^|]*?) *\|", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(("page", "config"), TABLES.items(), ids=TABLES)
-def test_tables_have_every_option_and_its_default(page: str, config: type) -> None:
+@pytest.mark.parametrize(("page", "configs"), TABLES.items(), ids=TABLES)
+def test_tables_have_every_option_and_its_default(page: str, configs: list[type]) -> None:
     shown = {None: "", False: "off", True: "on"}
     expected = {}
-    for field in dataclasses.fields(config):
+    for field in (field for config in configs for field in dataclasses.fields(config)):
         plain = field.default is None or isinstance(field.default, bool)
         expected[field.name.replace("_", "-")] = shown[field.default] if plain else str(field.default)
-    assert rows(page) == expected
+    assert {name: default for name, default in rows(page).items() if name != "out"} == expected
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -421,6 +421,14 @@ def test_storage_of_a_tiff_is_kept(tmp_path, compression, tile, bigtiff):
         assert new.pages[0].chunks == old.pages[0].chunks
 
 
+def test_a_large_tiff_becomes_bigtiff(tmp_path, monkeypatch):
+    monkeypatch.setattr("img2img.data.tiff_write.CLASSIC_BYTES", 100)
+    write_image(tmp_path / "x.tif", Picture(pixels()))
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        assert tiff.is_bigtiff
+    np.testing.assert_array_equal(agrees(tmp_path / "x.tif").array, pixels())
+
+
 @pytest.mark.parametrize("planarconfig", ["contig", "separate"])
 @pytest.mark.parametrize("channels", [2, 3, 4, 7])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -697,7 +705,7 @@ def test_deep_png_keeps_what_a_shallow_one_does(tmp_path, channels):
     for late in (False, True):  # EXIF may stand behind the pixels
         path, data = tmp_path / "x.png", chunk(b"eXIf", exif.tobytes()[6:])
         rows = pixels("uint16", channels)
-        png(path, rows, 2 if channels == 3 else 0, 16, beside + b"" * late + data * (not late), data * late)
+        png(path, rows, 2 if channels == 3 else 0, 16, beside + data * (not late), data * late)
         out = again(path)
         np.testing.assert_array_equal(agrees(path).array, rows.swapaxes(0, 1))
         np.testing.assert_array_equal(agrees(out).array, rows.swapaxes(0, 1))
@@ -761,6 +769,12 @@ def test_imagej_metadata_and_pixel_size_are_kept(tmp_path):
         assert new.imagej_metadata == old.imagej_metadata and new.imagej_metadata["Info"] == "hello"
         assert new.pages[0].resolution == old.pages[0].resolution == (4.0, 5.0)
         np.testing.assert_array_equal(new.asarray(), stored)
+    for result in (pixels("float32", 2, pages=3), pixels("uint16", 3, pages=3), pixels("uint8", 1, pages=3)):
+        changed = again(path, array=result)
+        np.testing.assert_array_equal(agrees(changed).array, result, strict=True)
+        with tifffile.TiffFile(changed) as new:
+            assert (new.imagej_metadata["spacing"], new.imagej_metadata["unit"]) == (3.5, "um")
+            assert new.pages[0].resolution == (4.0, 5.0)
 
 
 def test_tags_of_a_tiff_are_kept(tmp_path):
@@ -948,7 +962,8 @@ def test_claims_of_enormous_size_allocate_nothing(tmp_path):
     png_path, npy_path = tmp_path / "x.png", tmp_path / "x.npy"
     for bits in (8, 16):
         header = struct.pack(">IIBBBBB", side, side, bits, 2, 0, 0, 0)
-        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+        late = chunk(b"eXIf", Image.Exif().tobytes()[6:])
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + late + chunk(b"IEND", b"")
         png_path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
         with pytest.raises(DataError, match="more than the limit"):
             read_image(png_path)
@@ -1119,10 +1134,8 @@ def test_find_images_follows_links_but_not_in_circles(tmp_path):
     (tmp_path / "a" / "self").symlink_to(".")
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
-    names = ["a/b/x.png", "broken.png", "link/up/self/x.png", "link/x.png"]
-    found = find_images(tmp_path)
-    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a/b/x.png", "broken.png", "link/x.png"] or names
-    assert len(found) < 10
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a/b/x.png", "broken.png", "link/x.png"]
     with pytest.raises(DataError, match=r"broken\.png cannot be read: No such file"):
         read_header(tmp_path / "broken.png")
 

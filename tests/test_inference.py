@@ -24,7 +24,6 @@ import img2img
 from img2img import cli
 from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
-from img2img.inference.engine import Summary
 from img2img.inference.options import TranslateOptions
 
 TINY = {
@@ -263,7 +262,7 @@ def test_channels_one_by_one(grey_model):
     assert out.shape == image.shape
     for c in range(4):
         assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
-    with pytest.raises(DataError, match="has 4 channels, and this model takes 1. Use --channels each"):
+    with pytest.raises(DataError, match=r"has 4 channels, and this model takes 1\. Use --channels each"):
         grey_model(image)
     with pytest.raises(ConfigError, match="Did you mean 'each'"):
         grey_model(image, channels="eech")
@@ -375,8 +374,25 @@ def test_16_bit_goes_through_fp32(deep_folder, monkeypatch):
     assert img2img.load(deep_folder, device="cpu").describe() == "cpu, fp32"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_draws_the_same(folder, precision):
+    pytest.importorskip("openvino")
+    images = [pixels(32, 48), pixels(20, 33), pixels(64, 64)]
+    expected = img2img.load(folder, device="cpu", precision="fp32")(images)
+    model = img2img.load(folder, device="cpu", precision=precision, backend="openvino")
+    for out, wanted in zip(model(images), expected, strict=True):
+        assert np.abs(out.astype(int) - wanted).mean() <= (0.01 if precision == "fp32" else 2)
+    assert model.describe() == f"cpu, {precision}, openvino"
+
+
+def test_compiled_draws_the_same(folder):
+    expected = img2img.load(folder, device="cpu", precision="fp32")(pixels())
+    model = img2img.load(folder, device="cpu", precision="fp32", backend="compile")
+    assert close(model(pixels()), expected) and model.describe() == "cpu, fp32, compile"
+
+
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match="no backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"no backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -566,8 +582,10 @@ def test_report(model, source, tmp_path):
 
 
 def test_values_outside_the_range_of_the_training_are_counted(grey_folder, tmp_path):
-    path = edited(grey_folder, tmp_path / "narrow.safetensors",
-                  lambda card: card["directions"]["a2b"].update(scale_in={"low": 100, "high": 1000, "dtype": "uint16"}))  # fmt: skip
+    narrow = {"low": 100, "high": 1000, "dtype": "uint16"}
+    path = edited(
+        grey_folder, tmp_path / "narrow.safetensors", lambda card: card["directions"]["a2b"].update(scale_in=narrow)
+    )
     image = np.full((10, 10, 1), 500, np.uint16)
     image[0, :5], image[1, :3] = 1001, 99
     write_image(tmp_path / "in" / "x.tif", Picture(image))

@@ -26,7 +26,6 @@ from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
 from img2img.methods import METHODS
 from img2img.networks import GENERATORS
-from img2img.networks.layers import ReflectPad
 from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card, save_model
 
 # The published networks, put together from the tables of their layout: which module sits where in which sequence.
@@ -220,6 +219,8 @@ CASES = {
     "resnet batch": ("resnet", 6, dict(norm="batch", c_in=1, c_out=4, width=6)),
     "resnet batch dropout": ("resnet", 3, dict(norm="batch", dropout=True)),
     "resnet none": ("resnet", 3, dict(norm="none")),
+    "resnet zero": ("resnet", 3, dict(padding="zero")),
+    "resnet zero dropout": ("resnet", 6, dict(padding="zero", norm="batch", dropout=True)),
 }
 
 
@@ -235,7 +236,7 @@ def test_an_imported_generator_gives_the_published_output(taken, case):
     assert card.config["width"] == choices.get("width", 4)
     assert card.config["generator"] == (f"resnet_{number}" if kind == "resnet" else f"unet_{2**number}")
     if kind == "resnet":
-        assert card.config["padding"] == "reflect"
+        assert card.config["padding"] == choices.get("padding", "reflect")
         assert card.config["dropout"] == (0.5 if choices.get("dropout") else 0.0)
     for batch, height, width in ((1, 64, 64), (4, 64, 128)):
         x = noise(batch, spec.in_channels, height, width)
@@ -332,12 +333,9 @@ def test_two_files_make_one_model(pth, tmp_path):
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 def test_the_layout_of_other_paddings(padding, dropout):
-    """The published code pads the blocks only; given that outermost mirroring, the rest is laid out as we say."""
+    """The published code pads the blocks so, and always mirrors the image itself."""
     original = published("resnet", 3, norm="batch", padding=padding, dropout=dropout)
     network = GENERATORS["resnet_3"](3, 3, width=4, norm="batch", padding=padding, dropout=0.5 * dropout).eval()
-    with pytest.raises(ValueError, match="only --padding reflect"):
-        standard_names(network)
-    network.layers[0], network.layers[-3] = ReflectPad(3), ReflectPad(3)
     weights = dict(original.named_parameters())
     options, *_ = layout.infer(weights)
     assert options["padding"] == ("zero" if padding == "zero" else "reflect") and options["dropout"] == 0.5 * dropout
@@ -443,10 +441,6 @@ REFUSED = {
     "affine instance norm": (
         UNET | {"model.model.0.bias": torch.zeros(4)},
         "looks like unet_32 (width 4, norm batch, channels 3 to 3), but it has model.model.0.bias besides",
-    ),
-    "zero padding": (
-        dict(published("resnet", 3, padding="zero").state_dict()),
-        LOOKS.format(3, "zero", "only --padding reflect pads the image itself as the published code does"),
     ),
     "broken training": (
         RESNET | {"model.1.bias": torch.full((4,), torch.nan)},
@@ -696,13 +690,11 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, missing, has):
 def test_refusals_of_export(tmp_path):
     path = model(tmp_path / "m.safetensors", "unet_16")
     resized = model(tmp_path / "r.safetensors", "resnet_3", upsample="resize")
-    zero = model(tmp_path / "z.safetensors", "resnet_3", padding="zero")
     for sentence, words in {
         "does not tell the format. End it in .pth (pth), .onnx (onnx), .pt (torchscript)": (path, "x.bin"),
         "There is no format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
         "the published code has no U-Net of less than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
         "the published code does not upsample by resizing": (resized, "x.pth"),
-        "only --padding reflect pads the image itself": (zero, "x.pth"),
         "There is no direction in this model 'b2a'": (path, "x.pth", "auto", "b2a"),
         "is the file that is read": (path, "m.safetensors", "pth"),
         "r.safetensors exists already": (path, "r.safetensors", "pth"),
@@ -711,7 +703,7 @@ def test_refusals_of_export(tmp_path):
         source, out, *rest = words
         with pytest.raises(Img2ImgError, match=re.escape(sentence)):
             img2img.export_model(source, tmp_path / out, **dict(zip(("format", "direction"), rest, strict=False)))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "r.safetensors", "z.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "r.safetensors"]
 
 
 def test_the_resized_kinds_export_to_the_other_formats(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.images import Array, Header, find_images, read_header, read_image
-from img2img.data.picture import shown
+from img2img.data.picture import DTYPES, shown
 from img2img.errors import ConfigError, DataError
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
@@ -234,10 +234,10 @@ def from_arrays(title: str, images: Any) -> list[Header | Array]:
         raise ConfigError("Give arrays for both a and b, or folders for both.")
     arrays = [np.asarray(x) for x in images]
     for i, x in enumerate(arrays):
-        if x.ndim not in (2, 3) or x.dtype.name not in ("uint8", "uint16", "float32"):
+        if x.ndim not in (2, 3) or x.dtype.name not in DTYPES:
             raise DataError(
                 f"Array {i} of domain {title} is {x.dtype} of shape {x.shape}; "
-                "expected (H, W) or (H, W, C) of uint8, uint16 or float32."
+                f"expected (H, W) or (H, W, C) of {', '.join(DTYPES)}."
             )
     return [x if x.ndim == 3 else x[..., None] for x in arrays]
 

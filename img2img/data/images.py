@@ -173,7 +173,7 @@ def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header
         with _opener(path)(path) as (header, load):
             check_size(header, max_pixels)
             picture = load() if decode else None
-    except (DataError, KeyboardInterrupt):
+    except DataError:
         raise
     except OSError as error:
         raise DataError(f"{shown(path)} cannot be read: {error.strerror or _first_line(error)}.") from error

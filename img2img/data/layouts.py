@@ -18,6 +18,8 @@ from img2img.data.images import Array, resize
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError, choose
 
+WARPED = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -204,6 +206,12 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
     for domain in train:
         if len(domain) < 2:
             raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")
+    for domain in train:
+        if config.augment == "strong" and domain.dtype not in WARPED:
+            raise DataError(
+                f"Domain {domain.title} has {domain.dtype} values, which --augment strong cannot warp; "
+                f"use another --augment, or convert to {', '.join(WARPED)}."
+            )
     for domain in (*train, *(heldout or ())):
         if preset.resize is None:
             refuse_small(domain, config.size)

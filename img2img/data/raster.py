@@ -49,11 +49,11 @@ def _alone() -> Iterator[None]:
 def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     """The header of a file of the given kind, and how to read the rest."""
     with path.open("rb") as file:
-        late, deep = _scan_png(path, file) if kind == "png" else (False, 0)
+        deep, exif_data = _scan_png(path, file) if kind == "png" else (0, b"")
         file.seek(0)
         with _alone():
             image = PLUGINS[kind](file)
-            exif, orientation = _exif(image, late)
+            exif, orientation = _exif(image, exif_data)
         with image:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{shown(path)} is an animation; save its frames as images of their own.")
@@ -79,22 +79,24 @@ def _target_mode(image: Image.Image) -> str:
     return ("L" if image.mode in GREY_MODES else "RGB") + "A" * has_alpha
 
 
-def _scan_png(path: Path, file: IO[bytes]) -> tuple[bool, int]:
-    """Whether text or EXIF come after the pixels, and the channels of a PNG of 16 bits, 0 of any other.
+def _scan_png(path: Path, file: IO[bytes]) -> tuple[int, bytes]:
+    """The channels of a PNG of 16 bits (0 of any other), and its EXIF data, which may stand behind the pixels.
 
     Raises:
         DataError: if the file is cut short.
     """
     bits, colours = file.read(26)[24:].ljust(2, b"\0")
     deep = (3 if colours in (2, 6) else 1) if bits == 16 else 0
+    exif = b""
     file.seek(8)
-    names = []
     while len(start := file.read(8)) == 8:
-        names.append(start[4:])
-        if names[-1] == b"IEND":
-            pixels = names.index(b"IDAT") if b"IDAT" in names else 0
-            return not {b"eXIf", b"zTXt", b"tEXt", b"iTXt"}.isdisjoint(names[pixels:]), deep
-        file.seek(int.from_bytes(start[:4], "big") + 4, 1)
+        if (name := start[4:]) == b"IEND":
+            return deep, exif
+        length = int.from_bytes(start[:4], "big")
+        if name == b"eXIf":
+            exif = b"Exif\0\0" + file.read(length)
+            length = 0
+        file.seek(length + 4, 1)
     raise DataError(f"{shown(path)} is cut short.")
 
 
@@ -109,11 +111,12 @@ def _deep(file: IO[bytes]) -> Array:
 # What is kept beside the pixels
 
 
-def _exif(image: ImageFile.ImageFile, late: bool) -> tuple[Image.Exif | None, int]:
+def _exif(image: ImageFile.ImageFile, data: bytes) -> tuple[Image.Exif | None, int]:
     """The EXIF data and the orientation; data that Pillow cannot parse count as none."""
+    if data:
+        image.info["exif"] = data
     with suppress(Exception):
-        # a PNG's own `getexif` decodes the pixels to see what follows them
-        exif = image.getexif() if late or not isinstance(image, PngImageFile) else Image.Image.getexif(image)
+        exif = Image.Image.getexif(image)  # a PNG's own would decode the pixels to see what follows them
         orientation = exif.get(ORIENTATION, 1)
         return exif, orientation if orientation in range(1, 9) else 1
     return None, 1

@@ -42,7 +42,7 @@ class Scale:
 
     def decode(self, x: Tensor) -> Array:
         """(C, H, W) in [-1, 1] to (H, W, C) pixel values, rounded and cut to the range of the type."""
-        signal = x.float().cpu().numpy().astype(self._exact, copy=False).transpose(1, 2, 0)
+        signal: Array = x.float().cpu().numpy().astype(self._exact, copy=False).transpose(1, 2, 0)
         pixels: Array = (signal + 1) * ((self.high - self.low) / 2) + self.low
         if np.dtype(self.dtype).kind in "ui":
             limits = np.iinfo(self.dtype)

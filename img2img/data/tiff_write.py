@@ -14,6 +14,8 @@ DEFLATE = 8
 LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
 PREDICTED = (5, DEFLATE, 32946, 50000)
 DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
+IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+IMAGEJ_KEPT = ("unit", "yunit", "zunit", "spacing", "finterval", "fps", "loop")
 CLASSIC_BYTES = 2**32 - 2**25  # a TIFF of 32-bit offsets, less room for its directories
 UNKNOWN = 0, 2  # extra samples: of unknown meaning, and opacity
 
@@ -105,9 +107,15 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     same = same and bool(details.page_order) and (details.alpha is None) == (picture.alpha is None)
     writes = _as_it_was(picture, details) if same else _plain(picture, details, source and source.dpi)
     ome = not same and details.structure == "ome"
-    with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome) as writer:
+    imagej = not same and not big and _for_imagej(picture, details)
+    with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome, imagej=imagej) as writer:
         for data, options in writes:
             writer.write(data, software=False, contiguous=False, **_storage(details, data.dtype), **options)
+
+
+def _for_imagej(picture: Picture, details: Details) -> bool:
+    plain = picture.alpha is None and set(details.letters) <= set("TZ")
+    return details.structure == "imagej" and plain and str(picture.array.dtype) in IMAGEJ_DTYPES
 
 
 def _storage(details: Details, dtype: Any) -> dict[str, Any]:
@@ -158,7 +166,7 @@ def _plain(
 ) -> Iterator[tuple[Array, dict[str, Any]]]:
     """All pages at once, under axes of our own: RGB for three channels, planes named C for two or more than three."""
     colours, has_alpha = picture.array.shape[-1], picture.alpha is not None
-    array = with_alpha(picture)
+    array, imagej = with_alpha(picture), _for_imagej(picture, details)
     letters, lengths = details.letters, details.pages
     if array.ndim == 4 and not letters:
         letters, lengths = "I", (len(array),)
@@ -166,7 +174,7 @@ def _plain(
     options: dict[str, Any] = {"photometric": "rgb" if colours == 3 else "minisblack"}
     if array.shape[-1] == 1:
         array, axes = array[..., 0], "YX"
-    elif has_alpha or (colours == 3 and "C" not in details.axes):
+    elif has_alpha or (colours == 3 and "C" not in details.axes and not (imagej and array.dtype != np.uint8)):
         extra = array.shape[-1] - (3 if colours == 3 else 1)
         options |= {"planarconfig": "contig", "extrasamples": [0] * (extra - 1) + [2] if has_alpha else None}
         axes = "YXS"
@@ -179,6 +187,8 @@ def _plain(
     metadata: dict[str, Any] | None = None if plain else {"axes": letters + axes}
     if details.structure == "ome":
         metadata = {"axes": letters + axes} | _physical(details, colours)
+    elif imagej:
+        metadata = {"axes": letters + axes} | _calibration(details)
     options |= {
         "resolution": details.resolution or dpi,
         "resolutionunit": details.unit or (2 if dpi else None),
@@ -189,10 +199,20 @@ def _plain(
     yield np.ascontiguousarray(array), options
 
 
+def _description(details: Details) -> bytes:
+    found = (raw for code, _, _, raw in details.tags.get(0, ()) if code == DESCRIPTION)
+    return next(found, b"").rstrip(b"\0")
+
+
+def _calibration(details: Details) -> dict[str, str]:
+    """The spacing and units in an ImageJ description."""
+    lines = (line.partition("=") for line in _description(details).decode("latin-1").splitlines())
+    return {name: value for name, _, value in lines if name in IMAGEJ_KEPT and value.isascii()}
+
+
 def _physical(details: Details, channels: int) -> dict[str, Any]:
     """The pixel size in an OME description, and the names of the channels if there are as many as before."""
-    descriptions = [raw for code, _, _, raw in details.tags.get(0, ()) if code == DESCRIPTION]
-    root = ElementTree.fromstring(descriptions[0].rstrip(b"\0"))
+    root = ElementTree.fromstring(_description(details))
     pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
     if pixels is None:
         return {}

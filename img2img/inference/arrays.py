@@ -98,7 +98,7 @@ def _repeat(array: Array) -> Array:
 def _weigh(array: Array) -> Array:
     if array.shape[2] != 3:
         return array
-    grey = array @ LUMA[:, None]
+    grey: Array = array @ LUMA[:, None]
     return (np.rint(grey) if array.dtype.kind in "ui" else grey).astype(array.dtype)
 
 

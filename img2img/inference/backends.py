@@ -3,6 +3,7 @@
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, choose
-from img2img.runtime import Runtime
+from img2img.networks.layers import traceable
+from img2img.runtime import Runtime, has_amx
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -40,9 +42,10 @@ def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     import openvino as ov
 
     channels = next(network.parameters()).shape[1]
-    multiple = int(network.multiple)  # type: ignore[arg-type]
-    example = torch.zeros(1, channels, max(multiple, 64), max(multiple, 64))
-    model = ov.convert_model(network, example_input=example)
+    edge = max(int(network.multiple), 64)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it traces, which PyTorch has begun to advise against
+        model = ov.convert_model(traceable(network), example_input=torch.zeros(1, channels, edge, edge))
     model.reshape([-1, channels, -1, -1])
     precision = "bf16" if runtime.dtype is torch.bfloat16 else "f32"
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -99,8 +102,9 @@ def prepare(
 
 
 def candidates(runtime: Runtime, pixels: int) -> list[str]:
-    """Backends to try, the fastest first. OpenVINO gains on CPUs with bf16 units; its fp32 does not."""
-    repays = pixels >= PAYS_FROM and runtime.device.type == "cpu" and runtime.dtype is torch.bfloat16
+    """Backends to try, the fastest first. OpenVINO gains on CPUs with AMX, and only in bf16."""
+    suits = runtime.device.type == "cpu" and runtime.dtype is torch.bfloat16 and has_amx()
+    repays = suits and pixels >= PAYS_FROM
     return [*(["openvino"] if repays and importlib.util.find_spec("openvino") else []), "eager"]
 
 

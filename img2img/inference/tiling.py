@@ -6,10 +6,10 @@ any region of itself from the region of its input that it depends on; nothing is
 Tiles therefore agree exactly with the whole image, borders included. A norm asks for every tile of its input once,
 for the mean and variance, and is then a pointwise operation.
 
-Memory. A map up to the size that a tile has in the first layer is an ordinary tensor. A larger one that a norm or two
-layers need is computed tile by tile and kept in main memory while `Memory` has room; beyond that it is computed
-again for each region that is asked for. Only then, and only more than `EXACT_DEPTH` convolutions away from the
-nearest kept map, is a mean taken over `SAMPLE` tiles spread over the map instead of over all of them.
+Memory. A map up to the size that a tile has in the first layer is computed at once and kept. A larger one that a
+convolution or a sum makes is computed tile by tile and kept in main memory while `Memory` has room; beyond that it is
+computed again for each region that is asked for. Only then, and only more than `EXACT_DEPTH` convolutions away from
+the nearest kept map, is a mean taken over `SAMPLE` tiles spread over the map instead of over all of them.
 """
 
 import math
@@ -46,7 +46,7 @@ class Memory:
 
     @property
     def small(self) -> int:
-        """Elements of a map that is not worth cutting up."""
+        """Elements of a map that is as good as a tile."""
         return CHANNELS * self.tile**2
 
     def take(self, owner: "Lazy", count: int) -> bool:
@@ -71,6 +71,8 @@ class Lazy:
         keep: whether the map is worth keeping: others are as cheap to compute again.
     """
 
+    is_cpu = False  # the layers' shortcuts for small maps are for tensors
+
     def __init__(
         self, shape: tuple[int, ...], compute: Compute, memory: Memory, depth: int = 0, keep: bool = False
     ) -> None:
@@ -81,9 +83,12 @@ class Lazy:
         self._compute: Compute | None = compute
         self._kept: Tensor | None = None
         self._autocast = torch.is_autocast_enabled(self.device.type)
-        size = self.shape.numel() * (2 if self._autocast else 4)
-        if keep and self.shape.numel() > memory.small and memory.take(self, size):
+        count, itemsize = self.shape.numel(), 2 if self._autocast else 4
+        if count <= memory.small:
+            self._kept = self.collect(self.device)
+        elif keep and memory.take(self, count * itemsize):
             self._kept = self.collect(torch.device("cpu"))
+        if self._kept is not None:
             self._compute, self.depth = None, 0
 
     def read(self, rows: Span, columns: Span) -> Tensor:
@@ -118,10 +123,10 @@ class Lazy:
     def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Lazy":
         return self
 
-    def float(self) -> "Lazy | Tensor":
+    def float(self) -> "Lazy":
         return _pointwise(Tensor.float, self)
 
-    def __add__(self, other: "Lazy | Tensor") -> "Lazy | Tensor":
+    def __add__(self, other: "Lazy") -> "Lazy":
         return _add(self, other)
 
     __radd__ = __add__
@@ -135,39 +140,26 @@ class Lazy:
         raise NotImplementedError(f"{func} has no form for images in tiles; add it to OPERATIONS in {__name__}.")
 
 
-def _finish(
-    x: "Lazy", shape: tuple[int, ...], compute: Compute, depth: int | None = None, keep: bool = False
-) -> "Lazy | Tensor":
-    """The Lazy map of an operation on `x`, or its tensor where it is small."""
-    out = Lazy(shape, compute, x.memory, x.depth if depth is None else depth, keep)
-    return out.collect(x.device) if out.shape.numel() <= x.memory.small else out
-
-
-def _pointwise(function: Callable[..., Tensor], *inputs: "Lazy | Tensor", keep: bool = False) -> "Lazy | Tensor":
+def _pointwise(function: Callable[..., Tensor], *inputs: "Lazy", keep: bool = False) -> "Lazy":
     """`function` of maps of the same height and width, whose channels add up (concatenation) or agree."""
-    first = next(x for x in inputs if isinstance(x, Lazy))
+    first = inputs[0]
 
     def compute(rows: Span, columns: Span) -> Tensor:
-        return function(*(_region(x, rows, columns) for x in inputs))
+        return function(*(x.read(rows, columns) for x in inputs))
 
-    depth = max(x.depth for x in inputs if isinstance(x, Lazy))
     channels = sum(x.shape[1] for x in inputs) if function is _concatenate else first.shape[1]
-    return _finish(first, (1, channels, *first.shape[2:]), compute, depth, keep)
-
-
-def _region(x: "Lazy | Tensor", rows: Span, columns: Span) -> Tensor:
-    return x.read(rows, columns) if isinstance(x, Lazy) else x[:, :, slice(*rows), slice(*columns)]
+    return Lazy((1, channels, *first.shape[2:]), compute, first.memory, max(x.depth for x in inputs), keep)
 
 
 def _concatenate(*parts: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _add(x: "Lazy | Tensor", y: "Lazy | Tensor") -> "Lazy | Tensor":
+def _add(x: "Lazy", y: "Lazy") -> "Lazy":
     return _pointwise(torch.add, x, y, keep=True)
 
 
-def _cat(tensors: "list[Lazy | Tensor]", dim: int = 0) -> "Lazy | Tensor":
+def _cat(tensors: "list[Lazy]", dim: int = 0) -> "Lazy":
     assert dim == 1, "only channels are concatenated"
     return _pointwise(_concatenate, *tensors)
 
@@ -182,7 +174,7 @@ def _with_zeros(x: "Lazy", rows: Span, columns: Span) -> Tensor:
 
 def _conv2d(
     x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> "Lazy | Tensor":
+) -> "Lazy":
     """Output row y is made of the input rows y * s - p to y * s - p + reach."""
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
 
@@ -195,13 +187,13 @@ def _conv2d(
         return F.conv2d(part, weight, bias, stride, 0, dilation, groups)
 
     size = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(x.shape[2:], padding, reach, stride, strict=True)]
-    return _finish(x, (1, weight.shape[0], *size), compute, x.depth + 1, keep=True)
+    return Lazy((1, weight.shape[0], *size), compute, x.memory, x.depth + 1, keep=True)
 
 
 def _conv_transpose2d(
     x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any, groups: int,
     dilation: Any,
-) -> "Lazy | Tensor":  # fmt: skip
+) -> "Lazy":  # fmt: skip
     """Input row i is added to the output rows i * s - p to i * s - p + reach."""
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
     assert all(r >= s + e for r, s, e in zip(reach, stride, output_padding, strict=True)), "kernels leave gaps"
@@ -221,10 +213,10 @@ def _conv_transpose2d(
         (n - 1) * s - 2 * p + r + extra
         for n, s, p, r, extra in zip(x.shape[2:], stride, padding, reach, output_padding, strict=True)
     ]
-    return _finish(x, (1, weight.shape[1] * groups, *size), compute, x.depth + 1, keep=True)
+    return Lazy((1, weight.shape[1] * groups, *size), compute, x.memory, x.depth + 1, keep=True)
 
 
-def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy | Tensor":
+def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy":
     """The map whose row y is row `rows[y]` of `x`, and the same with columns."""
 
     def compute(row_span: Span, column_span: Span) -> Tensor:
@@ -233,10 +225,10 @@ def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy | Tensor":
         part = x.read((top, int(y.max()) + 1), (left, int(x_.max()) + 1))
         return part.index_select(2, (y - top).to(part.device)).index_select(3, (x_ - left).to(part.device))
 
-    return _finish(x, (*x.shape[:2], len(rows), len(columns)), compute)
+    return Lazy((*x.shape[:2], len(rows), len(columns)), compute, x.memory, x.depth)
 
 
-def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None) -> "Lazy | Tensor":
+def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None) -> "Lazy":
     left, right, top, bottom = pad
     height, width = x.shape[2:]
     if mode == "constant":
@@ -245,7 +237,7 @@ def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None
         def compute(rows: Span, columns: Span) -> Tensor:
             return _with_zeros(x, (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left))
 
-        return _finish(x, (*x.shape[:2], height + top + bottom, width + left + right), compute)
+        return Lazy((*x.shape[:2], height + top + bottom, width + left + right), compute, x.memory, x.depth)
 
     def positions(n: int, before: int, after: int) -> Tensor:
         i = torch.arange(-before, n + after)
@@ -256,7 +248,7 @@ def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None
 
 def _interpolate(
     x: "Lazy", size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
-) -> "Lazy | Tensor":
+) -> "Lazy":
     assert mode == "nearest" and size is None and scale_factor == int(scale_factor)
     rows, columns = (torch.arange(n * int(scale_factor)) // int(scale_factor) for n in x.shape[2:])
     return _gather(x, rows, columns)
@@ -264,7 +256,7 @@ def _interpolate(
 
 def _group_norm(
     x: "Lazy", num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
-) -> "Lazy | Tensor":
+) -> "Lazy":
     assert num_groups == x.shape[1], "only norms of single channels see the whole image"
     mean, variance = (moment.to(x.device) for moment in _moments(x))
 
@@ -294,11 +286,11 @@ def _moments(x: "Lazy") -> tuple[Tensor, Tensor]:
     return mean.float(), variance.float()
 
 
-def _relu(x: "Lazy", inplace: bool = False) -> "Lazy | Tensor":
+def _relu(x: "Lazy", inplace: bool = False) -> "Lazy":
     return _pointwise(torch.relu, x)
 
 
-def _leaky_relu(x: "Lazy", negative_slope: float = 0.01, inplace: bool = False) -> "Lazy | Tensor":
+def _leaky_relu(x: "Lazy", negative_slope: float = 0.01, inplace: bool = False) -> "Lazy":
     return _pointwise(lambda part: F.leaky_relu(part, negative_slope), x)
 
 

@@ -241,7 +241,7 @@ class Translator:
 
         forward: Any = self._way(direction, padded, in_tiles=True)
         out = forward(Lazy((1, padded.shape[2], *size), read, memory))
-        return _crop((out.collect(torch.device("cpu")) if isinstance(out, Lazy) else out.cpu())[0], array)
+        return _crop(out.collect(torch.device("cpu"))[0], array)
 
     def _way(self, direction: str, padded: Array, in_tiles: bool) -> Forward:
         """What runs the network, settled on the middle of the first image that comes."""

@@ -18,6 +18,7 @@ from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
+from img2img.networks.layers import traceable
 from img2img.runtime import environment
 from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card
 
@@ -146,18 +147,8 @@ def _read_onnx(path: Path, _: nn.Module) -> Function:
 
 def _write_torchscript(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
     example = next(examples(spec.in_channels, network))
-    traced = torch.jit.trace(_plain(network), example, check_trace=False)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(traceable(network), example, check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.save(traced, str(path), _extra_files={"img2img.json": json.dumps(metadata)})
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions do not choose how to compute by the size of the map: a trace keeps one choice."""
-    network = copy.deepcopy(network)
-    for layer in network.modules():
-        for plain in (nn.Conv2d, nn.ConvTranspose2d):
-            if isinstance(layer, plain):
-                layer.__class__ = plain
-    return network
 
 
 def _read_torchscript(path: Path, _: nn.Module) -> Function:

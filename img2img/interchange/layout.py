@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from img2img.networks import GENERATORS
-from img2img.networks.layers import ReflectPad
 from img2img.networks.resnet import ResidualBlock, ResNet
 from img2img.networks.unet import UNet
 
@@ -33,8 +32,6 @@ INNERMOST = {"down.{}.1": 1, "up.{}.1": 3, "up.{}.2": 4}
 
 
 def _resnet_layers(network: ResNet) -> dict[str, str]:
-    if not isinstance(network.layers[0], ReflectPad):
-        raise ValueError("only --padding reflect pads the image itself as the published code does, by mirroring")
     bodies: dict[int, Any] = {i: x.body for i, x in enumerate(network.layers) if isinstance(x, ResidualBlock)}
     layers = {f"layers.{i}": f"model.{i}" for i in range(len(network.layers)) if i not in bodies}
     for i, body in bodies.items():

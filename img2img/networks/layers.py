@@ -1,5 +1,6 @@
 """The layers that networks share: norms that keep the memory layout, padding, upsampling, initialisation."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -115,9 +116,7 @@ MATMUL_PIXELS = 64
 
 
 def _as_product(x: Tensor, positions: int) -> bool:
-    """Whether to multiply matrices. A traced network must not: it is to serve maps of other sizes as well."""
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and positions <= MATMUL_PIXELS and not traced
+    return x.is_cpu and positions <= MATMUL_PIXELS
 
 
 class Conv2d(nn.Conv2d):
@@ -129,7 +128,7 @@ class Conv2d(nn.Conv2d):
         if not _as_product(x, h * w):
             return super().forward(x)
         rows = F.unfold(x, k, padding=p, stride=s).transpose(1, 2).flatten(0, 1)  # (N * h * w, c_in * k * k)
-        out = (rows @ self.weight.flatten(1).t()).view(x.shape[0], h * w, -1).transpose(1, 2).unflatten(2, (h, w))
+        out = (rows @ self.weight.flatten(1).t()).view(x.shape[0], h, w, -1).permute(0, 3, 1, 2)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
 
 
@@ -145,6 +144,16 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         patches = (rows @ self.weight.flatten(1)).view(x.shape[0], -1, self.out_channels * k * k)
         out = F.fold(patches.transpose(1, 2), (h, w), k, padding=p, stride=s)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
+
+
+def traceable(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions do not choose how to compute by the size of the map: a trace would keep one choice."""
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        for plain in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(layer, plain):
+                layer.__class__ = plain
+    return network
 
 
 def _deconv(c_in: int, c_out: int, kernel: int, bias: bool) -> nn.Module:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from img2img.errors import choose
-from img2img.networks.layers import PADDINGS, UPSAMPLINGS, norm_layer
+from img2img.networks.layers import PADDINGS, UPSAMPLINGS, ReflectPad, norm_layer
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +33,8 @@ class ResNet(nn.Module):
         blocks: residual blocks; the paper takes 6 for 128 px and 9 from 256 px on.
         width: channels of the first layer.
         norm: "instance", "batch" or "none".
-        padding: "reflect" (what "auto" means here), "replicate" or "zero".
+        padding: of the residual blocks: "reflect" (what "auto" means here), "replicate" or "zero". The outer two
+            convolutions always reflect, as in the authors' code.
         dropout: share of features dropped inside each residual block.
         upsample: "deconv" or "resize".
 
@@ -56,17 +57,16 @@ class ResNet(nn.Module):
         super().__init__()
         normalise, bias = norm_layer(norm)
         padding = "reflect" if padding == "auto" else padding
-        pad = choose("padding", padding, PADDINGS)
         up = choose("upsampling", upsample, UPSAMPLINGS)
         w = width
         self.layers = nn.Sequential(
-            pad(3), nn.Conv2d(in_channels, w, 7, bias=bias), normalise(w), nn.ReLU(),
+            ReflectPad(3), nn.Conv2d(in_channels, w, 7, bias=bias), normalise(w), nn.ReLU(),
             nn.Conv2d(w, 2 * w, 3, stride=2, padding=1, bias=bias), normalise(2 * w), nn.ReLU(),
             nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1, bias=bias), normalise(4 * w), nn.ReLU(),
             *(ResidualBlock(4 * w, norm, padding, dropout) for _ in range(blocks)),
             up(4 * w, 2 * w, 3, bias), normalise(2 * w), nn.ReLU(),
             up(2 * w, w, 3, bias), normalise(w), nn.ReLU(),
-            pad(3), nn.Conv2d(w, out_channels, 7), nn.Tanh(),
+            ReflectPad(3), nn.Conv2d(w, out_channels, 7), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
