@@ -138,6 +138,8 @@ def translate(
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
     going, files = _split(options, TranslateOptions, FolderOptions)
+    if files.report:
+        write_report(Path(files.report), model, summary)  # that it can be written should not turn out at the end
     for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
         summary.add(outcome)
         summary.seconds = time.perf_counter() - begin

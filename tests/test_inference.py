@@ -581,6 +581,37 @@ def test_report(model, source, tmp_path):
     assert report["direction"] == "a2b" and report["computed"] == "cpu, fp32"
 
 
+def test_report_that_cannot_be_written_is_said_at_once(model, source, tmp_path):
+    with pytest.raises(ConfigError, match=r"The report .*x\.png/report\.json cannot be written"):
+        translate_folder(model, source, tmp_path / "out", report=source / "x.png" / "report.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_originals_behind_a_link_are_not_overwritten(model, source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(source / "sub")
+    before = (source / "sub" / "w.bmp").read_bytes()
+    summary = translate_folder(model, source, tmp_path / "out", overwrite=True)
+    assert (source / "sub" / "w.bmp").read_bytes() == before
+    assert summary.translated == 2 and all("by way of a link" in reason for _, reason in summary.failed)
+
+
+def test_an_image_too_large_for_the_memory_is_one_failure(model, tmp_path, monkeypatch):
+    write_image(tmp_path / "in" / "large.npy", Picture(np.stack([pixels(96, 96)] * 3)))
+    write_image(tmp_path / "in" / "small.png", Picture(pixels()))
+    signals = model.signals
+
+    def full(arrays, direction, options):
+        if arrays[0].shape[0] > 64:
+            raise TrainingError("Not enough memory.")
+        return signals(arrays, direction, options)
+
+    monkeypatch.setattr(model, "signals", full)
+    summary = translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2)
+    assert summary.translated == 1
+    assert summary.failed == [(tmp_path / "in" / "large.npy", f"{tmp_path / 'in' / 'large.npy'}: Not enough memory.")]
+
+
 def test_values_outside_the_range_of_the_training_are_counted(grey_folder, tmp_path):
     narrow = {"low": 100, "high": 1000, "dtype": "uint16"}
     path = edited(

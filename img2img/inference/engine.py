@@ -156,7 +156,7 @@ def translate_folder(
     Raises:
         ConfigError: if the options, or `source` and `out`, do not go together.
         DataError: if there is nothing to translate.
-        TrainingError: if the disk or the memory is full.
+        TrainingError: if the disk is full.
     """
     files = files or FolderOptions()
     engine = _Engine(translator, options or TranslateOptions(), files, Plan.make(source, out, files.format))
@@ -198,6 +198,8 @@ class _Engine:
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
                 yield self._outcome(job, "failed", f"{source}: its result would be that of {first}, {job.target}.")
+            elif job.target.exists() and job.target.samefile(source):
+                yield self._outcome(job, "failed", f"{source}: its result would overwrite it, by way of a link.")
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             else:
@@ -252,8 +254,16 @@ class _Engine:
         job.outside = scale.outside(array) / array.size
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_Job, int]]) -> Iterator[Outcome]:
+        group = [(job, i) for job, i in group if job.picture is not None]
         pages = [job.unpacked[0][i] for job, i in group]
-        results = self.translator.translate_batch(pages, self.direction, self.options)
+        try:
+            results = self.translator.translate_batch(pages, self.direction, self.options) if pages else []
+        except TrainingError as error:  # too large for the memory
+            for job, _ in group:
+                if job.picture is not None:  # a job may have several pages here, and more to come
+                    job.picture = None
+                    yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+            return
         for (job, i), result in zip(group, results, strict=True):
             job.results[i] = result
             if len(job.results) == len(job.unpacked[0]):
@@ -299,8 +309,16 @@ def _remove_stale(folder: Path) -> None:
 
 
 def write_report(path: Path, translator: Translator, summary: Summary) -> None:
-    """Writes `summary` as json, with the model and how it was run."""
+    """Writes `summary` as json, with the model and how it was run.
+
+    Raises:
+        ConfigError: if it cannot be written there.
+    """
     facts = {"model": str(translator.path), "direction": translator.direction, "computed": translator.describe()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(facts | summary.to_json() | {"notes": translator.notes}, indent=2) + "\n")
+    report = facts | summary.to_json() | {"notes": translator.notes}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error
