@@ -21,7 +21,7 @@ from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
 SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
-AUTO_TILE = 1024
+AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
 BATCH_PIXELS = {"cpu": 4 * 256 * 256}  # translated at once; other devices take `BATCH_PIXELS_ELSEWHERE`
 BATCH_PIXELS_ELSEWHERE = 32 * 256 * 256
