@@ -171,6 +171,8 @@ UPSAMPLINGS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {"deconv": 
 def init_weights(network: nn.Module, std: float = 0.02) -> None:
     """Convolution weights from N(0, std²), norm gains from N(1, std²), biases zero (DCGAN, section 3)."""
     for module in network.modules():
+        if any(p.is_meta for p in module.parameters(recurse=False)):
+            continue  # no memory yet: weights are about to be loaded
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, 0.0, std)
             if module.bias is not None:

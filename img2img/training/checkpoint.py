@@ -132,12 +132,13 @@ def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Modu
         config = method.Config(**card.config)
     except TypeError as error:
         raise ModelFileError(f"{path} was written by img2img {card.version}, whose options this one lacks.") from error
-    network = method.build_generator(config, spec.in_channels, spec.out_channels)
+    with torch.device("meta"):  # without memory: the weights of the file take its place
+        network = method.build_generator(config, spec.in_channels, spec.out_channels)
     with safe_open(path, framework="pt") as file:
         prefix, names = f"{direction}.", list(file.keys())
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ModelFileError(f"{path} does not hold the weights that its header promises.") from error
     return network.eval()
