@@ -24,7 +24,8 @@ from img2img.inference.translator import SMALLEST, Translator
 from img2img.methods import METHODS
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.loop import OPERATIONAL, Run, TrainConfig, check, flat, train as run_training
+from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
+from img2img.training.loop import Run, train as run_training
 
 PATHS = ("a", "b", "ab", "data")
 

@@ -233,7 +233,7 @@ def add_methods() -> None:
     """Adds a command per method to `train`; imports torch, so only done when `train` is asked for."""
     from img2img.data.layouts import DataConfig
     from img2img.methods import METHODS
-    from img2img.training.loop import TrainConfig
+    from img2img.training.config import TrainConfig
 
     for name, method in METHODS.items():
         first_line = (inspect.getdoc(sys.modules[method.__module__]) or "").replace("\n", " ")

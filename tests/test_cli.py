@@ -17,7 +17,7 @@ from PIL import Image
 from img2img import __version__, cli
 from img2img.data.layouts import DataConfig
 from img2img.methods import METHODS
-from img2img.training.loop import OPERATIONAL, TrainConfig
+from img2img.training.config import OPERATIONAL, TrainConfig
 
 ROOT = Path(cli.__file__).parents[1]
 FIELDS = [

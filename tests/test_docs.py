@@ -26,7 +26,7 @@ from img2img import cli
 from img2img.data.layouts import DataConfig
 from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
 from img2img.methods import METHODS
-from img2img.training.loop import TrainConfig
+from img2img.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +38,7 @@ TABLES = {
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
 COMMANDS = {"train", "translate", "import", "export", "info", "demo"}
-FOREIGN_OPTIONS = {"nproc-per-node", "fix"}  # of torchrun and of scripts/check
+FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model"}  # of torchrun, scripts/check and the benchmarks
 
 TINY: dict[str, Any] = {
     "steps": 2,

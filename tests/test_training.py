@@ -17,8 +17,8 @@ import img2img
 from img2img.errors import ConfigError, Interrupted, ModelFileError, TrainingError
 from img2img.methods import METHODS
 from img2img.training.checkpoint import load_resume, read_card
+from img2img.training.config import Schedule
 from img2img.training.ema import Ema
-from img2img.training.loop import Schedule
 
 ROOT = Path(img2img.__file__).parents[1]
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

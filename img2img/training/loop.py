@@ -5,9 +5,9 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from torch import Tensor
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut, Translation
 from img2img.data.stream import auto_workers, stream
-from img2img.errors import ConfigError, Interrupted, TrainingError
+from img2img.errors import Interrupted, TrainingError
 from img2img.metrics import PAIRED_METRICS
-from img2img.runtime import PRECISIONS, Runtime, all_finite, deterministic, random_state, set_random_state
+from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
+from img2img.training.config import Schedule, TrainConfig
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
 
@@ -26,42 +27,6 @@ SELECT = "l1"  # the held-out metric that decides what best.safetensors is
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 VALIDATION_IMAGES = 200
 SAMPLE_ROWS = 4
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how to train; the same for every method."""
-
-    steps: Annotated[int, "Length of the run in steps; 0 to go by --epochs."] = 0
-    epochs: Annotated[int, "Length of the run in passes over the larger domain."] = 200
-    batch_size: Annotated[int, "Images of each domain in a batch, per process."] = 1
-    accumulate: Annotated[int, "Batches whose gradients are averaged into one step."] = 1
-    clip: Annotated[float, "Largest gradient norm of a player; 0: no clipping."] = 0.0
-    ema: Annotated[float, "Decay of a moving average of the generators' weights, 0.999 say; 0: none."] = 0.0
-    seed: Annotated[int, "Seed of everything random."] = 0
-    deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
-    precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
-    compile: Annotated[bool, "Compile the networks: slow to start, faster in long runs."] = False
-    workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
-    log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
-    sample_every: Annotated[int, "Steps between sample grids."] = 500
-    validate_every: Annotated[int, "Steps between scores on held-out pairs."] = 1000
-    save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway."] = 1000
-    tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
-
-
-# Options that leave the result as it is: a resumed run may change them.
-OPERATIONAL = {
-    "device",
-    "workers",
-    "log_every",
-    "sample_every",
-    "validate_every",
-    "save_every",
-    "tensorboard",
-    "cache_mb",
-}
 
 
 @dataclass(frozen=True)
@@ -76,52 +41,6 @@ class Run:
     @property
     def last(self) -> Path:
         return self.folder / "last.pt"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Length of a run, and the learning rate along it."""
-
-    steps: int
-    steps_per_epoch: int
-    by_epoch: bool
-    decay: float
-
-    @classmethod
-    def of(cls, config: TrainConfig, decay: float, samples: int, world_size: int) -> "Schedule":
-        per_step = config.batch_size * config.accumulate * world_size
-        steps_per_epoch = -(-samples // per_step)
-        by_epoch = config.steps == 0
-        return cls(config.epochs * steps_per_epoch if by_epoch else config.steps, steps_per_epoch, by_epoch, decay)
-
-    def epoch(self, step: int) -> int:
-        return (step - 1) // self.steps_per_epoch + 1
-
-    def lr_factor(self, step: int) -> float:
-        """1, then a straight line that would reach 0 one unit after the end; units are epochs, or steps where
-        the run is that long. Steps count from 1.
-        """
-        e, n = (self.epoch(step), self.steps // self.steps_per_epoch) if self.by_epoch else (step, self.steps)
-        n_decay = round(n * self.decay)
-        return 1 - max(0, e - (n - n_decay)) / (n_decay + 1)
-
-
-def check(config: TrainConfig, decay: float) -> None:
-    """Refuses numbers that make no run.
-
-    Raises:
-        ConfigError: naming the option and the range it must lie in.
-    """
-    rhythms = ("log_every", "sample_every", "validate_every", "save_every")
-    for name in ("batch_size", "accumulate", *rhythms):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
-    if config.steps < 0 or (config.steps == 0 and config.epochs < 1):
-        raise ConfigError("A run needs --steps or --epochs of at least 1.")
-    if not 0 <= config.ema < 1:
-        raise ConfigError(f"--ema is a decay from 0 up to 1, not {config.ema}.")
-    if not 0 <= decay <= 1:
-        raise ConfigError(f"--decay is a share from 0 to 1, not {decay}.")
 
 
 def train(
@@ -382,8 +301,3 @@ def _explained(run: Run, progress: _Progress) -> Iterator[None]:
             raise
         ways = "--batch-size 1 with --accumulate, a smaller --size, or a smaller --width"
         raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error
-
-
-def flat(*configs: Any) -> dict[str, Any]:
-    """All options of several configs in one dict."""
-    return {name: value for config in configs for name, value in asdict(config).items()}
