@@ -214,6 +214,7 @@ def test_a_bug_shows_its_traceback(methods, monkeypatch):
 # End to end
 
 
+@pytest.mark.slow
 def test_train_and_translate(unpaired, tmp_path):
     a, b = unpaired
     words = ["train", "cyclegan", "--a", a, "--b", b, "--out", tmp_path / "run", "--size", 32, "--width", 4]

@@ -385,6 +385,7 @@ def test_openvino_draws_the_same(folder, precision):
     assert model.describe() == f"cpu, {precision}, openvino"
 
 
+@pytest.mark.slow
 def test_compiled_draws_the_same(folder):
     expected = img2img.load(folder, device="cpu", precision="fp32")(pixels())
     model = img2img.load(folder, device="cpu", precision="fp32", backend="compile")
