@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from translate import make_model
 
 
 def picture(size, channels, seed=0):
@@ -32,21 +33,6 @@ def picture(size, channels, seed=0):
             plane += weight * (np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) - 0.5)
         planes.append(np.clip(plane + rng.normal(0, 3, (size, 1)).astype(np.float32), 0, 255).astype(np.uint8))
     return np.stack(planes, 2)
-
-
-def make_model(path, generator, channels, width):
-    import torch
-
-    from img2img.data.scale import Scale
-    from img2img.methods import METHODS
-    from img2img.training.checkpoint import Direction, ModelCard, save_model
-
-    torch.manual_seed(0)
-    method = "pix2pix" if generator.startswith("unet") else "cyclegan"
-    config = {"generator": generator, "width": width}
-    network = METHODS[method].build_generator(METHODS[method].Config(**config), channels, channels)
-    spec = Direction(channels, channels, Scale(0, 255, "uint8"), Scale(0, 255, "uint8"))
-    save_model(path, ModelCard(method, config, {"a2b": spec}, 256, 0, "benchmark"), {"a2b": network.state_dict()})
 
 
 def compare(model, image, tile, precision):

@@ -37,7 +37,7 @@ def make_images(folder, count, size):
         Image.fromarray(picture).save(folder / f"{i:06}.jpg", quality=90)
 
 
-def make_model(path, generator):
+def make_model(path, generator, channels=3, width=64):
     """A model file with random weights: what it draws does not matter here."""
     import torch
 
@@ -47,9 +47,9 @@ def make_model(path, generator):
 
     torch.manual_seed(0)
     method = "pix2pix" if generator.startswith("unet") else "cyclegan"
-    config = {"generator": generator}
-    network = METHODS[method].build_generator(METHODS[method].Config(**config), 3, 3)
-    spec = Direction(3, 3, Scale(0, 255, "uint8"), Scale(0, 255, "uint8"))
+    config = {"generator": generator, "width": width}
+    network = METHODS[method].build_generator(METHODS[method].Config(**config), channels, channels)
+    spec = Direction(channels, channels, Scale(0, 255, "uint8"), Scale(0, 255, "uint8"))
     save_model(path, ModelCard(method, config, {"a2b": spec}, 256, 0, "benchmark"), {"a2b": network.state_dict()})
 
 

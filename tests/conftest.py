@@ -1,9 +1,13 @@
 """Fixtures shared by all tests: tiny folders of images and tiny training options."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from img2img import cli
 
 torch.set_num_threads(1)  # tiny maps; with more, threads wait for each other on a busy machine
 
@@ -17,6 +21,21 @@ def write_images(folder, count, size, seed):
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:03d}.png")
     return folder
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """`img2img WORDS` in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["img2img", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -36,20 +36,10 @@ def methods():
 
 
 @pytest.fixture
-def call(methods, monkeypatch, capsys):
-    """`img2img WORDS` in this process: (exit code, stdout, stderr)."""
+def call(methods, monkeypatch, command_line):
+    """The command line, with the methods added once for all tests."""
     monkeypatch.setattr(cli, "add_methods", lambda: None)
-    monkeypatch.setenv("COLUMNS", "500")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["img2img", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+    return command_line
 
 
 def python(*words, **kwargs):

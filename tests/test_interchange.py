@@ -18,7 +18,6 @@ from safetensors import safe_open
 from torch import nn
 
 import img2img
-from img2img import cli
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError
 from img2img.interchange import export, layout, onnx_graph
@@ -745,21 +744,6 @@ def test_a_card_without_a_source_is_read(tmp_path):
 # Command line
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["img2img", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
-
-
 @pytest.mark.parametrize("command", ["import", "export", "info"])
 def test_help_does_not_wait_for_torch(command):
     code = (
@@ -771,27 +755,27 @@ def test_help_does_not_wait_for_torch(command):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_the_commands_from_end_to_end(call, pth, tmp_path):
+def test_the_commands_from_end_to_end(command_line, pth, tmp_path):
     a, b = (pth(published("resnet", 6, seed=i), f"latest_net_G_{x}.pth") for i, x in enumerate("AB"))
     file = tmp_path / "m.safetensors"
-    code, out, err = call("import", a, "--b2a", b, "--out", file, "--size", 128)
+    code, out, err = command_line("import", a, "--b2a", b, "--out", file, "--size", 128)
     assert (code, err) == (0, "") and "resnet_6" in out and str(file) in out
-    code, out, _ = call("info", file)
+    code, out, _ = command_line("info", file)
     assert code == 0
     for words in (
         "cyclegan", "a2b", "b2a", "3 to 3 channels", "uint8 0 to 255", "128 px", "not known", "generator resnet_6",
         f"img2img {img2img.__version__}", "imported from latest_net_G_A.pth and latest_net_G_B.pth",
     ):  # fmt: skip
         assert words in out
-    code, out, _ = call("info", file, "--json")
+    code, out, _ = command_line("info", file, "--json")
     assert code == 0 and json.loads(out) == model_info(file)
     for name, kind in (("x.pth", "pth"), ("x.onnx", "onnx"), ("x.pt", "torchscript")):
-        code, out, err = call("export", file, "--format", kind, "--out", tmp_path / name, "--direction", "b2a")
+        code, out, err = command_line("export", file, "--format", kind, "--out", tmp_path / name, "--direction", "b2a")
         assert (code, err) == (0, "") and out.startswith(f"{kind}, b2a: {tmp_path / name}\nlargest difference")
     assert torch.equal(torch.load(tmp_path / "x.pth", weights_only=True)["model.1.bias"], torch.load(b)["model.1.bias"])
 
 
-def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(call, pth, tmp_path):
+def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(command_line, pth, tmp_path):
     good, bad = pth(published("resnet", 3)), pth(PATCH, "latest_net_D.pth")
     file = img2img.import_model(good, tmp_path / "m.safetensors")
     for words, sentence in (
@@ -805,6 +789,6 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(call, pth, tm
         (["info", tmp_path / "nowhere"], "no model or run folder"),
         (["info", good], "not a safetensors file"),
     ):
-        code, out, err = call(*words)
+        code, out, err = command_line(*words)
         assert code == 2 and out == "" and err.startswith("img2img: ") and sentence in err and err.count("\n") == 1
-    assert call("import", good)[0] == 2 and call("export", file)[0] == 2
+    assert command_line("import", good)[0] == 2 and command_line("export", file)[0] == 2

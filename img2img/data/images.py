@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from img2img.data import npy, raster, tiff
+from img2img.data.defaults import JPEG_QUALITY as JPEG_QUALITY, MAX_PIXELS as MAX_PIXELS, PAGES
 from img2img.data.picture import (
     DTYPES,
-    MAX_PIXELS as MAX_PIXELS,
     Array as Array,
     Header as Header,
     Picture as Picture,
@@ -42,9 +42,6 @@ from img2img.data.picture import (
     unmerge,
 )
 from img2img.errors import ConfigError, DataError, choose
-
-JPEG_QUALITY = 95  # of JPEG and lossy WebP
-PAGES = {"images": False, "channels": True}
 
 Opened = AbstractContextManager[tuple[Header, Callable[[], Picture]]]
 
@@ -168,7 +165,8 @@ def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) 
 
 
 def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header, Picture | None]:
-    as_channels = choose("meaning of pages", pages, PAGES)
+    choose("meaning of pages", pages, PAGES)
+    as_channels = pages == "channels"
     try:
         with _opener(path)(path) as (header, load):
             check_size(header, max_pixels)

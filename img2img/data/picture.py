@@ -12,7 +12,6 @@ from img2img.errors import DataError
 Array = NDArray[Any]
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
-MAX_PIXELS = 2**28  # 16384 x 16384
 PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the channels it is for
 
 

@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from img2img.data.defaults import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.errors import ConfigError, choose
 
 CHANNELS = {
     "exact": "refuse files with another number of channels than the model takes",
     "convert": "repeat grey as colours, or weigh colours to grey (Rec. 601), and back again on the result",
     "each": "give each channel by itself to a model of one channel",
-}
-PAGES = {
-    "images": "each page of a stack is an image",
-    "channels": "pages without a stated meaning are the channels of one image",
 }
 BACKENDS = ("auto", "eager", "compile", "openvino")
 
@@ -56,9 +53,9 @@ class FolderOptions:
     """How files are read and written."""
 
     format: Annotated[str | None, "Write png, jpg, webp, bmp, tif, npy or npz, instead of what each file is."] = None
-    quality: Annotated[int, "Quality of JPEG and WebP results, 1 to 100."] = 95
+    quality: Annotated[int, "Quality of JPEG and WebP results, 1 to 100."] = JPEG_QUALITY
     pages: Annotated[str, f"{'; '.join(f'{name}: {text}' for name, text in PAGES.items())}."] = "images"
-    max_megapixels: Annotated[float, "Refuse files that claim more pixels than this."] = 2**28 / 1e6
+    max_megapixels: Annotated[float, "Refuse files that claim more pixels than this."] = MAX_PIXELS / 1e6
     overwrite: Annotated[bool, "Translate what has a result already, too."] = False
     report: Annotated[Path | None, "Write what happened to this file, as json."] = None
 

@@ -83,8 +83,8 @@ def norm_layer(name: str) -> tuple[Callable[[int], nn.Module], bool]:
 class ReflectPad(nn.Module):
     """Mirrors `padding` pixels at each border, without repeating the border pixel.
 
-    PyTorch's own layer has no deterministic backward pass on CUDA; where deterministic algorithms are asked for,
-    the same border is put together from flipped slices.
+    PyTorch's own layer has no deterministic backward pass on CUDA; where deterministic gradients are asked for, the
+    same border is put together from flipped slices.
     """
 
     def __init__(self, padding: int) -> None:
@@ -93,7 +93,7 @@ class ReflectPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.padding
-        if not torch.are_deterministic_algorithms_enabled():
+        if not (torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled()):
             with torch.autocast(x.device.type, enabled=False):  # on a CPU autocast would copy the map to fp32
                 return F.pad(x, (p, p, p, p), mode="reflect")
         for dim in (2, 3):

@@ -1,0 +1,8 @@
+"""What reading and writing files takes unless told otherwise. Imports nothing, so that help on it is quick."""
+
+MAX_PIXELS = 2**28  # of a file, all pages together: 16384 x 16384
+JPEG_QUALITY = 95  # of JPEG and lossy WebP
+PAGES = {
+    "images": "each page of a stack is an image",
+    "channels": "pages without a stated meaning are the channels of one image",
+}
