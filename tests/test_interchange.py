@@ -792,3 +792,16 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(command_line,
         code, out, err = command_line(*words)
         assert code == 2 and out == "" and err.startswith("img2img: ") and sentence in err and err.count("\n") == 1
     assert command_line("import", good)[0] == 2 and command_line("export", file)[0] == 2
+
+
+@pytest.mark.parametrize(("name", "writer"), [("x.pth", "torch.save"), ("x.pt", "torch.jit.save")])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, writer):
+    path = model(tmp_path / "m.safetensors", "unet_32")
+
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(ConfigError, match=rf"Cannot write .*{name}: the disk is full or does not take the file"):
+        img2img.export_model(path, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

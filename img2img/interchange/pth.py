@@ -19,7 +19,7 @@ from img2img.methods import METHODS
 from img2img.networks.layers import BatchNorm
 from img2img.networks.unet import UNet
 from img2img.runtime import environment
-from img2img.training.checkpoint import Direction, ModelCard, save_model
+from img2img.training.checkpoint import Direction, ModelCard, as_os_error, save_model
 
 SCALE = Scale(0, 255, "uint8")  # what the published code feeds its networks
 WRAPPERS = ("state_dict", "netG")
@@ -174,4 +174,5 @@ def write_pth(network: nn.Module, path: Path) -> None:
         if name in averaged:
             norm = names[name].rpartition(".")[0]
             weights |= {f"{norm}.{average}": start(x) for average, start in RUNNING.items()}
-    torch.save(weights, path)
+    with as_os_error(path):
+        torch.save(weights, path)

@@ -27,12 +27,12 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: if the disk is full or fails; what was there before stays.
     """
-    with _as_os_error(path), atomic(path) as temporary:
+    with as_os_error(path), atomic(path) as temporary:
         torch.save(state, temporary)
 
 
 @contextlib.contextmanager
-def _as_os_error(path: Path) -> Iterator[None]:
+def as_os_error(path: Path) -> Iterator[None]:
     """The writers of torch and safetensors report a full disk in errors of their own; here it is an OSError."""
     try:
         yield
@@ -92,7 +92,7 @@ def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]
         for direction, state in weights.items()
         for name, x in state.items()
     }
-    with _as_os_error(path), atomic(path) as temporary:
+    with as_os_error(path), atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"img2img": json.dumps(asdict(card))})
 
 
