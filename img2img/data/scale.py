@@ -32,8 +32,8 @@ class Scale:
 
     @property
     def _exact(self) -> type:
-        """The type to calculate in: fp32 has the digits of 16 bits, not those of 32."""
-        return np.float64 if np.dtype(self.dtype).itemsize > 2 and self.dtype != "float32" else np.float32
+        """The type to calculate in: fp32 has the digits of 16 bits, and neither the digits nor the span of 32."""
+        return np.float64 if np.dtype(self.dtype).itemsize > 2 else np.float32
 
     def encode(self, array: Array) -> Tensor:
         """(H, W, C) pixel values to (C, H, W) in [-1, 1], fp32."""
