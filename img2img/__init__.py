@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from img2img.inference.translator import Translator as Translator
     from img2img.interchange.export import export_model as export_model
     from img2img.interchange.pth import import_model as import_model
+    from img2img.lab.equalizer import BatchEqualizer as BatchEqualizer
 
 __version__ = "0.1.0"
 
 # Imported when first used: `import img2img` and `img2img --help` must not wait for torch.
 _HOMES = {
+    "BatchEqualizer": "img2img.lab.equalizer",
     "Img2ImgError": "img2img.errors",
     "Translator": "img2img.inference.translator",
     "export_model": "img2img.interchange.export",
@@ -29,7 +31,10 @@ _HOMES = {
     "translate_folder": "img2img.api",
 }
 
+_LAB = {"sklearn", "skimage", "scipy", "pandas"}  # the extra [lab]
+
 __all__ = [
+    "BatchEqualizer",
     "Img2ImgError",
     "Translator",
     "export_model",
@@ -44,4 +49,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'img2img' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in _LAB:
+            way = "pip install 'img2img[lab]'"
+            raise ImportError(f"img2img.{name} needs {error.name}. Install it with: {way}") from error
+        raise

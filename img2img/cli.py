@@ -2,23 +2,20 @@
 
 import dataclasses
 import inspect
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from img2img import __version__
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
+from img2img.terminal import options_of, progress_bar, stoppable
 
 if TYPE_CHECKING:
     from img2img.inference.engine import Outcome
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     help="Image-to-image translation with GANs: train on two folders of images, translate a third.",
@@ -31,11 +28,20 @@ train = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(train, name="train")
+equalize = typer.Typer(
+    help="Move images of several batches onto one of them, and judge the result.", no_args_is_help=True
+)
+app.add_typer(equalize, name="equalize")
 
 
 @train.callback()
 def _train_group() -> None:
     """Train a method. `img2img train METHOD --help` shows its options, with the paper's defaults."""
+
+
+@equalize.callback()
+def _equalize_group() -> None:
+    """Move images of several batches onto one of them, and judge the result."""
 
 
 def _version(wanted: bool) -> None:
@@ -53,34 +59,8 @@ def _root(
     pass
 
 
-def _options(*groups: type) -> Callable[[Command], Command]:
-    """Gives a command the fields of `groups` in place of its `**options`: an option is declared once, as a field."""
-
-    def decorate(command: Command) -> Command:
-        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        command.__signature__ = inspect.Signature(own + [p for g in groups for p in _parameters(g)])  # type: ignore[attr-defined]
-        return command
-
-    return decorate
-
-
-def _parameters(group: type) -> Iterator[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    for field in dataclasses.fields(group):
-        kind, text = get_args(hints[field.name])
-        flag = field.name.replace("_", "-")
-        names = (f"--{flag}/--no-{flag}",) if field.default is True else (f"--{flag}",)
-        yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[kind, typer.Option(*names, help=text)],
-        )
-
-
 @app.command()
-@_options(LoadOptions, TranslateOptions, FolderOptions)
+@options_of(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
@@ -92,28 +72,18 @@ def translate(
     Output has the size, type, format and name of the input. A file that cannot be translated is reported and the rest
     go on; the exit code is then 1. Started again, the command does only what is missing.
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
-
     import img2img.api
 
-    console = Console(stderr=True, highlight=False)
-    say = partial(console.print, markup=False, soft_wrap=True)
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
     loaded = img2img.api.load(model, **loading)
-    columns = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(loaded.direction, total=None)
+    with stoppable("Stopped. The same command does what is missing."), progress_bar(loaded.direction) as (advance, say):
 
         def progress(outcome: "Outcome") -> None:
-            bar.update(task, completed=outcome.done, total=outcome.total)
+            advance(outcome.done, outcome.total)
             if outcome.status == "failed":
                 say(f"failed: {outcome.reason}")
 
-        try:
-            summary = img2img.api.translate(loaded, source, out, progress=progress, **options)
-        except KeyboardInterrupt:
-            raise Interrupted("Stopped. The same command does what is missing.", signal.SIGINT) from None
+        summary = img2img.api.translate(loaded, source, out, progress=progress, **options)
     for note in dict.fromkeys(loaded.notes):
         say(note)
     if summary.outside:
@@ -203,7 +173,7 @@ def demo(
 
 
 def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callable[..., None]:
-    @_options(*configs)
+    @options_of(*configs)
     def command(
         ctx: typer.Context,
         out: Annotated[Path | None, typer.Option(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
@@ -245,9 +215,13 @@ def main() -> None:
     """Runs the command line. A user's mistake is one line on stderr and exit code 2; anything else is a bug and shows
     its traceback.
     """
-    if "train" in sys.argv[1:2]:
-        add_methods()
     try:
+        if "train" in sys.argv[1:2]:
+            add_methods()
+        if "equalize" in sys.argv[1:2]:
+            from img2img.cli_equalize import add_equalizing
+
+            add_equalizing(equalize)
         app()
     except Interrupted as stop:
         typer.echo(str(stop), err=True)

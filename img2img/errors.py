@@ -19,6 +19,22 @@ class DataError(Img2ImgError):
     """Images that are missing, unreadable, or do not fit together."""
 
 
+class InputError(DataError, ValueError):
+    """An array, or its description, that does not fit: shape, channels, values, names."""
+
+
+class InputTypeError(DataError, TypeError):
+    """An array of another type, or range of values, than what was fitted."""
+
+
+class UnknownBatchError(InputError):
+    """A batch that was not there when the equalizer was fitted."""
+
+
+class ConfoundedDesignError(InputError):
+    """Batches that differ in what they hold, so that equalizing them would remove it."""
+
+
 class ModelFileError(Img2ImgError):
     """A file that is not a model, is damaged, or was written by something else."""
 

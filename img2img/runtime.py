@@ -72,9 +72,9 @@ class Runtime:
                 network.to(memory_format=torch.channels_last)
             forward = network.forward
 
-            def forward_bf16(x: Tensor) -> Tensor:
+            def forward_bf16(x: Tensor, *conditions: Tensor) -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16):
-                    out: Tensor = forward(x.contiguous(memory_format=torch.channels_last))
+                    out: Tensor = forward(x.contiguous(memory_format=torch.channels_last), *conditions)
                 return out.float()
 
             network.forward = forward_bf16

@@ -8,8 +8,18 @@ import torch
 from PIL import Image
 
 from img2img import cli
+from img2img.errors import Img2ImgError
 
 torch.set_num_threads(1)  # tiny maps; with more, threads wait for each other on a busy machine
+
+
+def refused(kind, function, *args, **options):
+    """The one sentence in which `function` refuses its arguments."""
+    with pytest.raises(kind) as error:
+        function(*args, **options)
+    text = str(error.value)
+    assert isinstance(error.value, Img2ImgError) and "\n" not in text and text.endswith("."), text
+    return text
 
 
 def write_images(folder, count, size, seed):

@@ -22,9 +22,11 @@ ROWS = [
     ["metrics"],
     ["training.checkpoint"],
     ["training", "inference"],
-    ["interchange"],
+    ["interchange", "lab"],
     ["api"],
     ["demo"],
+    ["terminal"],
+    ["cli_equalize"],
     ["cli"],
     ["__main__"],
 ]
@@ -129,7 +131,7 @@ def test_every_module_has_a_place():
 
 
 def test_namespace_packages_only_hold_a_docstring():
-    for package in ("core", "data", "training", "inference", "translation"):
+    for package in ("core", "data", "training", "inference", "lab", "translation"):
         body = ast.parse((ROOT / package / "__init__.py").read_text()).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 

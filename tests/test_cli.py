@@ -1,6 +1,9 @@
 """The command line: help, mistakes, and a run from end to end."""
 
+import csv
 import dataclasses
+import inspect
+import json
 import os
 import re
 import subprocess
@@ -11,11 +14,15 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import tifffile
 import typer
 from PIL import Image
 
-from img2img import __version__, cli
+from img2img import BatchEqualizer, __version__, cli, cli_equalize
+from img2img.cli_equalize import add_equalizing
 from img2img.data.layouts import DataConfig
+from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
+from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
 from img2img.training.config import OPERATIONAL, TrainConfig
 
@@ -61,6 +68,7 @@ def test_help_does_not_wait_for_torch(words):
         f"sys.argv = ['img2img', *{words!r}]\n"
         "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "heavy = {'torch', 'torchvision', 'albumentations', 'cv2', 'matplotlib', 'torchmetrics', 'numpy'}\n"
+        "heavy |= {'sklearn', 'skimage', 'scipy', 'pandas'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = python("-c", code)
@@ -91,8 +99,10 @@ def test_every_command_has_help(methods):
             if hasattr(command, "commands"):
                 yield from walk(command, here)
 
+    add_equalizing(cli.equalize)
     found = set(walk(typer.main.get_command(cli.app), ()))
     assert found >= {("translate",), ("demo",), ("train",), *(("train", name) for name in METHODS)}
+    assert found >= {("equalize",), *(("equalize", name) for name in ("fit", "transform", "report"))}
 
 
 def test_train_lists_the_methods(call):
@@ -229,3 +239,259 @@ def test_mistake_through_a_real_process(tmp_path):
     done = python("-m", "img2img", "train", "pix2pix", "--ab", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"img2img: There is no folder {tmp_path / 'nowhere'}.\n"
+
+
+# Equalizing
+
+
+DMSO = ["--control", "Metadata_Treatment == 'DMSO'"]
+FIT, TEST = ["--where", "Metadata_Use == 'fit'"], ["--where", "Metadata_Use == 'test'"]
+
+
+@pytest.fixture
+def plates(tmp_path):
+    """A table of two plates with 8 wells each, of two fields; the second half of the wells is for judging."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for plate in "AB":
+        (tmp_path / "plates" / plate).mkdir(parents=True)
+        for well in range(8):
+            for site in (1, 2):
+                field = nuclei(rng, 64, 5)
+                signal = brighten(*field) if well % 2 else field[0]
+                name = f"{plate}/B{well:02d}_s{site}.tif"
+                tifffile.imwrite(tmp_path / "plates" / name, expose(signal, EFFECTS[plate], rng))
+                rows.append(
+                    [name, plate, f"B{well:02d}", "drug" if well % 2 else "DMSO", "test" if well > 3 else "fit"]
+                )
+    with (tmp_path / "plates" / "plates.csv").open("w", newline="") as file:
+        names = ["FileName_DNA", *(f"Metadata_{name}" for name in ("Plate", "Well", "Treatment", "Use"))]
+        csv.writer(file).writerows([names, *rows])
+    return tmp_path / "plates" / "plates.csv"
+
+
+@pytest.fixture
+def fitted(command_line, plates, tmp_path):
+    words = ["fit", plates, *DMSO, *FIT, "--min-images", 4, "--target", "A", "--out", tmp_path / "eq"]
+    code, out, err = command_line("equalize", *words)
+    assert (code, err) == (0, ""), err
+    return tmp_path / "eq", out
+
+
+def command(name):
+    add_equalizing(cli.equalize)
+    return typer.main.get_command(cli.app).commands["equalize"].commands[name]
+
+
+def test_options_of_equalize_are_the_arguments_of_the_equalizer():
+    options = {option.name: option for option in command("fit").params}
+    arguments = inspect.signature(BatchEqualizer).parameters
+    assert options.keys() >= arguments.keys() - cli_equalize.LEFT_OUT
+    assert all(options[name].default == arguments[name].default for name in arguments.keys() - cli_equalize.LEFT_OUT)
+    assert options["random_state"].opts == ["--seed"] and options["n_jobs"].opts == ["--jobs"]
+    for name, function in (
+        ("fit", BatchEqualizer.fit_table),
+        ("transform", BatchEqualizer.transform_table),
+        ("report", BatchEqualizer.evaluate_table),
+    ):
+        others = {"self", "out_dir", "progress"}
+        assert {option.name for option in command(name).params} >= inspect.signature(
+            function
+        ).parameters.keys() - others
+
+
+@pytest.mark.parametrize("name", ["fit", "transform", "report"])
+def test_every_option_of_equalize_has_its_text(command_line, name):
+    told = (BatchEqualizer, BatchEqualizer.evaluate, BatchEqualizer.fit_table)
+    docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()
+    code, page, err = command_line("equalize", name, "--help")
+    assert (code, err) == (0, "")
+    taken = [option for option in command(name).params if option.name in cli_equalize.texts_of(BatchEqualizer)]
+    assert taken or name == "report"
+    for option in command(name).params:
+        assert option.help and option.help.endswith("."), option.name
+        assert option.help[0].isupper() or option.help[0] == '"', option.name
+        assert squeezed(option.help) in squeezed(page), option.name
+        if option in taken and option.name not in cli_equalize.TEXTS:
+            assert f"{option.name}:{squeezed(option.help)}".lower() in docstrings
+
+
+def test_texts_of_a_docstring():
+    def function(a, b):
+        """Does.
+
+        Args:
+            a: one line.
+            b: two
+                lines: of text.
+
+        Raises:
+            ValueError: never.
+        """
+
+    assert cli_equalize.texts_of(function) == {"a": "One line.", "b": "Two lines: of text."}
+    assert cli_equalize.texts_of(test_version) == {}
+
+
+def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
+    eq, out = fitted
+    assert out.splitlines() == [
+        "tone, fitted on controls; target: A",
+        "batch A: 4 images",
+        "batch B: 4 images",
+        "sham change, where there is nothing to correct, of the range: not measured, the target has too few groups",
+        f"saved: {eq}",
+        BANNER,
+    ]
+    before = {path: path.read_bytes() for path in plates.parent.rglob("*.*")}
+    words = ["equalize", "transform", eq, plates, "--out", tmp_path / "out", "--jobs", 2]
+    code, out, err = command_line(*words)
+    assert (code, err) == (0, "")
+    first, listed, banner = out.splitlines()
+    assert re.fullmatch(rf"32 images equalized into {tmp_path / 'out'}; \d+ flagged", first)
+    assert listed == f"listed in {tmp_path / 'out' / 'equalized.csv'}" and banner == BANNER
+    for name in ("A/B00_s1.tif", "B/B00_s1.tif"):
+        original, result = (tifffile.imread(folder / name) for folder in (plates.parent, tmp_path / "out"))
+        assert result.dtype == np.uint16 and result.shape == (64, 64)
+        assert np.array_equal(original, result) == name.startswith("A")  # the target stays bit for bit
+
+    (tmp_path / "out" / "B" / "B01_s2.tif").unlink()
+    code, out, err = command_line(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"1 images equalized into {tmp_path / 'out'}, 31 were there already; ")
+    assert before == {path: path.read_bytes() for path in plates.parent.rglob("*.*")}
+
+
+def test_a_corrupt_file_is_reported_and_the_others_are_done(command_line, plates, fitted, tmp_path):
+    (plates.parent / "B" / "B02_s1.tif").write_bytes(b"II*\0nothing")
+    words = ["transform", fitted[0], plates, "--out", tmp_path / "out", "--where", "Metadata_Plate == 'B'"]
+    code, out, err = command_line("equalize", *words)
+    assert code == 1
+    assert err.startswith("failed: ") and "B02_s1.tif" in err and err.count("\n") == 1
+    assert out.startswith(f"15 images equalized into {tmp_path / 'out'}, 1 failed; ")
+    assert len(list((tmp_path / "out").rglob("*.tif"))) == 15
+
+
+@pytest.mark.slow
+def test_report(command_line, plates, fitted, tmp_path):
+    words = ["report", fitted[0], plates, *DMSO, *TEST, "--label", "Metadata_Treatment", "--bright", "--nuclei", "DNA"]
+    code, out, err = command_line("equalize", *words, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert "* tone" in out and found["verdict"] in out and BANNER in out
+    assert found["counts"]["images"] == 16 and found["settings"]["dark"] is False
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert out.endswith(f"report: {tmp_path / 'r.html'}\nnumbers: {tmp_path / 'r.json'}\n")
+
+
+def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_line, plates, tmp_path):
+    words = ["fit", plates, *DMSO, "--model", "local", "--run", tmp_path / "run", "--out", tmp_path / "eq"]
+    options = ["steps=2", "width=4", "d_width=4", "batch_size=2", "patch=32", "ema=0.5", "norm=none", "compile=false"]
+    words += [word for option in options for word in ("--train", option)]
+    code, out, err = command_line("equalize", *words)
+    assert (code, err) == (0, "")
+    notes = [line for line in out.splitlines() if line.startswith("note: ")]
+    assert [note[:40] for note in notes] == [
+        "note: local trains a network: the pixel ",
+        "note: The network of local changes nothi",
+    ]
+    assert BANNER in out
+    training = BatchEqualizer.load(tmp_path / "eq").training
+    assert training == {"steps": 2, "width": 4, "d_width": 4, "batch_size": 2, "patch": 32, "ema": 0.5} | {
+        "norm": "none",
+        "compile": False,
+    }
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+FITS = {
+    "model": (["--model", "tonne"], "Did you mean 'tone'"),
+    "column": (["--batch", "Metadata_Plat"], "There is no column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
+    "table": (["no.csv"], "no.csv cannot be read: No such file or directory."),
+    "one batch": (["--where", "Metadata_Plate == 'A'"], "There is one batch, A"),
+    "confounded": (["--label", "Metadata_Plate"], "Every label lies in one batch only"),
+    "control": (["--control", "Metadata_Treatment == 'none'"], "No row of the table is a control"),
+    "expression": (["--where", "__import__('os')"], "is not understood"),
+    "too few": ([*FIT, "--min-images", "9"], "Batches with fewer than 9 images: A (8), B (8)"),
+    "target": (["--target", "C"], "There is no batch 'C' to be the target"),
+    "mean": (["--model", "stargan", "--target", "mean"], "The target 'mean' is for tone"),
+    "file": (["--out", "{table}"], "is a file; give a folder"),
+    "run": (["--model", "local", "--run", "{out}"], "both hold a config.json"),
+    "train without network": (["--train", "steps=2"], "--train and --run are for models with a network"),
+    "run without network": (["--run", "{out}_run"], "--train and --run are for models with a network"),
+    "train without value": (["--model", "local", "--train", "steps"], "--train takes NAME=VALUE"),
+    "unknown training": (["--model", "local", "--train", "stesp=2"], "Did you mean 'steps'"),
+    "kind of training": (["--model", "local", "--train", "steps=many"], "--train steps is of type int"),
+    "flag of training": (["--model", "local", "--train", "compile=perhaps"], "--train compile is of type bool"),
+}
+
+
+@pytest.mark.parametrize("mistake", FITS)
+def test_a_mistake_of_fit_is_one_line_and_exit_code_2(command_line, plates, tmp_path, mistake):
+    words, sentence = FITS[mistake]
+    out = tmp_path / "eq"
+    words = [word.format(table=plates, out=out) for word in words]
+    table = tmp_path / words.pop() if words[-1].endswith("no.csv") else plates
+    code, printed, err = command_line("equalize", "fit", table, "--out", out, *words)
+    assert code == 2 and printed == ""
+    assert err.startswith("img2img: ") and sentence in err and err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path):
+    eq, _ = fitted
+    kept = (eq / "weights.safetensors").read_bytes()
+    for words, sentence in (
+        (["fit", plates, "--out", eq], "holds a config.json already"),
+        (["transform", tmp_path / "none", plates, "--out", tmp_path / "out"], "holds no config.json"),
+        (["transform", eq, tmp_path / "none", "--out", tmp_path / "out"], "cannot be read"),
+        (["transform", eq, plates, "--out", plates.parent], "is the folder of the originals"),
+        (["transform", eq, plates, "--out", tmp_path / "out", "--batch", "Metadata_Well"], "was not fitted"),
+        (["transform", eq, plates, "--out", tmp_path / "out", "--jobs", 0], "n_jobs"),
+        (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "give the name of a file"),
+        (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "give the name of a file"),
+        (["report", eq, plates, "--out", tmp_path / "r.html"], "4 groups were part of the fit"),
+        (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "There is no channel 'ER'"),
+        (["report", eq, plates, *TEST, "--nuclei", 3, "--out", tmp_path / "r.html"], "There is no channel 3"),
+    ):
+        code, out, err = command_line("equalize", *words)
+        assert code == 2 and out == "", (words, out, err)
+        assert err.startswith("img2img: ") and sentence in err and err.count("\n") == 1, err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "r.html").exists()
+    assert (eq / "weights.safetensors").read_bytes() == kept
+    assert command_line("equalize", "fit", plates, *DMSO, "--out", eq, "--overwrite")[0] == 0
+    assert (eq / "weights.safetensors").read_bytes() != kept
+
+
+def test_ctrl_c_says_how_to_go_on(command_line, plates, fitted, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    for name, words, sentence in (
+        ("transform_table", ["transform", fitted[0]], "The same command does what is missing."),
+        ("fit_table", ["fit"], "nothing was saved"),
+        ("evaluate_table", ["report", fitted[0]], "nothing was written"),
+    ):
+        monkeypatch.setattr(BatchEqualizer, name, stopped)
+        code, out, err = command_line("equalize", *words, plates, "--out", tmp_path / "out")
+        assert code == 130 and out == "" and sentence in err and err.count("\n") == 1
+
+
+def test_without_the_extra_one_line_says_how_to_install_it():
+    code = """
+import sys
+
+class Absent:
+    def find_spec(name, *others):
+        if name == "sklearn":
+            raise ModuleNotFoundError("No module named 'sklearn'", name=name)
+
+sys.meta_path.insert(0, Absent)
+sys.argv = ["img2img", "equalize", "--help"]
+from img2img.cli import main
+main()
+"""
+    done = python("-c", code)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("img2img: ") and "pip install 'img2img[lab]'" in done.stderr
+    assert done.stderr.count("\n") == 1

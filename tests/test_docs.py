@@ -2,8 +2,9 @@
 
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
 with small generated data sets under the names the pages use. What the blocks cost is cut in one way: `TINY` is put
-after the options of every training, where it wins over what is written on the page. For bash, a script called
-`img2img` at the head of PATH does so; for Python, a wrapper of `img2img.train`.
+after the options of every training, where it wins over what is written on the page, and two steps after the options of
+every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python, a wrapper of
+`img2img.train`.
 
 Blocks marked ```sh are shown only: they install, download or start several processes. Unmarked blocks are no code.
 """
@@ -12,19 +13,26 @@ import dataclasses
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
+import typer
 from PIL import Image
 
 import img2img
 from img2img import cli
+from img2img.cli_equalize import add_equalizing
 from img2img.data.layouts import DataConfig
 from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
+from img2img.lab import adversarial
+from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
 from img2img.training.config import TrainConfig
 
@@ -37,8 +45,10 @@ TABLES = {
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
-COMMANDS = {"train", "translate", "import", "export", "info", "demo"}
-FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model"}  # of torchrun, scripts/check and the benchmarks
+NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
+COMMANDS = {"train", "translate", "equalize", "import", "export", "info", "demo"}
+# Of torchrun, scripts/check and the benchmarks.
+FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial"}
 
 TINY: dict[str, Any] = {
     "steps": 2,
@@ -60,6 +70,8 @@ torch.set_num_threads(1)
 tiny = {tiny!r}
 if sys.argv[1:2] == ["train"]:
     sys.argv += [word for name, value in tiny.items() for word in ("--" + name.replace("_", "-"), str(value))]
+if sys.argv[1:3] == ["equalize", "fit"] and "--train" in sys.argv:
+    sys.argv += ["--train", "steps=2"]
 if sys.argv[1:2] == ["demo"]:
     sys.argv += ["--steps", "1"]
 main()
@@ -84,6 +96,27 @@ def images(folder: Path, count: int, suffix: str = ".png", width: int = 48, heig
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}{suffix}")
 
 
+def plates(folder: Path) -> None:
+    """Plates P1 and P2 with controls and treated wells, to fit and to judge on; later.csv has the controls of P3."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for plate, effect in {"P1": "A", "P2": "B", "P3": "D"}.items():
+        (folder / plate).mkdir(parents=True)
+        for well in range(16):
+            for site in (1, 2):
+                field = nuclei(rng, 64, 5)
+                treated = well % 3 == 2
+                name = f"{plate}/B{well:02d}_s{site}_DNA.tif"
+                tifffile.imwrite(folder / name, expose(brighten(*field) if treated else field[0], EFFECTS[effect], rng))
+                use = "test" if well > 7 else "fit"
+                rows.append((name, plate, f"B{well:02d}", site, "taxol" if treated else "DMSO", use))
+    known = ("Plate", "Well", "Site", "Treatment", "Use")
+    table = pd.DataFrame(rows, columns=["FileName_DNA", *(f"Metadata_{name}" for name in known)])
+    later = table.Metadata_Plate == "P3"
+    table[~later].to_csv(folder / "plates.csv", index=False)
+    table[later & (table.Metadata_Treatment == "DMSO")].to_csv(folder / "later.csv", index=False)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run blocks in, with the data sets that the pages speak of."""
@@ -96,6 +129,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         images(tmp_path / "facades" / part, 3, ".jpg", 96)
     for part in ("trainA", "trainB", "testA", "testB"):
         images(tmp_path / "horse2zebra" / part, 2)
+    plates(tmp_path / "plates")
+    for day, plate in (("monday", "P1"), ("friday", "P2")):
+        shutil.copytree(tmp_path / "plates" / plate, tmp_path / "slides" / day)
     shim = tmp_path / "bin" / "img2img"
     shim.parent.mkdir()
     shim.write_text(SHIM.format(python=sys.executable, tiny=TINY))
@@ -132,6 +168,23 @@ def test_example_runs(place: Path) -> None:
     assert (place / "out" / "last.png").exists() and (place / "out" / "generators.pt").exists()
 
 
+@pytest.mark.slow
+def test_example_of_batches_runs(place: Path) -> None:
+    script = ROOT / "examples" / "equalize_batches.py"
+    done = subprocess.run([sys.executable, str(script), "out"], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "“tone+field” passes every gate that could be measured" in done.stdout
+    effects = dict(re.findall(r"^(.+): treated over A's controls ([\d.]+)", done.stdout, re.MULTILINE))
+    loss = {name: abs(float(effect) - float(effects["the truth"])) for name, effect in effects.items()}
+    assert loss["tone, fitted on controls"] < loss["tone, fitted on all wells"] / 2
+    pictures = {"before_and_after.png", "illumination.png"}
+    written = {"equalizer", "report.html", "report.json", *pictures}
+    assert {path.name for path in (place / "out").iterdir()} == written
+    for picture in pictures:
+        with Image.open(place / "out" / picture) as image:
+            assert min(image.size) > 400 and np.asarray(image).std() > 10
+
+
 def test_example_stands_alone() -> None:
     source = (ROOT / "examples" / "cyclegan_from_scratch.py").read_text(encoding="utf-8")
     assert "img2img" not in source
@@ -144,7 +197,16 @@ def known_options() -> set[str]:
     for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
         assert command is not None
         names |= set(inspect.signature(command).parameters)
+    names |= {name.removeprefix("--") for option in equalizing() for name in (*option.opts, *option.secondary_opts)}
     return {option.replace("_", "-") for option in names}
+
+
+def equalizing() -> list[Any]:
+    """The options of all commands of `equalize`."""
+    add_equalizing(cli.equalize)
+    group: Any = typer.main.get_command(cli.app)
+    commands = group.commands["equalize"].commands.values()
+    return [option for command in commands for option in command.params if option.opts[0].startswith("--")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -170,13 +232,36 @@ def rows(page: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `--([a-z0-9-]+)` \| *([^|]*?) *\|", text, re.MULTILINE))
 
 
+def written(default: Any) -> str:
+    """How a table says it."""
+    return (
+        {None: "", False: "off", True: "on"}[default] if default is None or isinstance(default, bool) else str(default)
+    )
+
+
+def test_the_table_of_equalizing_has_every_option_and_its_default() -> None:
+    options = [option for option in equalizing() if option.name not in ("out", "help")]
+    assert rows("docs/equalizing.md") == {
+        option.opts[0].removeprefix("--"): written(option.default) for option in options
+    }
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_the_tables_of_networks_have_every_option_and_its_default(model: str) -> None:
+    own, config = adversarial.DEFAULTS[model], adversarial.ADVERSARIAL[model].Config
+    expected = {field.name: own.get(field.name, field.default) for field in dataclasses.fields(config)}
+    expected |= {name: value for name, value in own.items() if name not in adversarial.COMMON}
+    for name in adversarial.GIVEN | {"max_change"}:  # of the data, or arguments of the equalizer
+        expected.pop(name, None)
+    text = (ROOT / "docs" / "methods" / f"{model}.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^\| `([a-z0-9_]+)` \| *([^|]*?) *\|", text, re.MULTILINE))
+    assert found == {name: written(default) for name, default in expected.items()}
+
+
 @pytest.mark.parametrize(("page", "configs"), TABLES.items(), ids=TABLES)
 def test_tables_have_every_option_and_its_default(page: str, configs: list[type]) -> None:
-    shown = {None: "", False: "off", True: "on"}
-    expected = {}
-    for field in (field for config in configs for field in dataclasses.fields(config)):
-        plain = field.default is None or isinstance(field.default, bool)
-        expected[field.name.replace("_", "-")] = shown[field.default] if plain else str(field.default)
+    fields = [field for config in configs for field in dataclasses.fields(config)]
+    expected = {field.name.replace("_", "-"): written(field.default) for field in fields}
     assert {name: default for name, default in rows(page).items() if name != "out"} == expected
 
 

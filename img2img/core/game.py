@@ -31,6 +31,7 @@ class Method(nn.Module):
         generators: direction -> (domain of the input, domain of the output, attribute that holds the generator).
         paired: whether a batch's "a" and "b" show the same thing.
         optimizers: player -> its optimizer.
+        draws: batches that one `step` takes.
         accumulate: successive `update` calls whose gradients are averaged into one move of a player.
         clip: largest gradient norm of a player; 0 leaves gradients alone.
     """
@@ -43,6 +44,7 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.channels = config, channels
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.draws = 1
         self.accumulate = 1
         self.clip = 0.0
         self._updates: Counter[str] = Counter()

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from img2img.errors import choose
 
@@ -180,3 +181,32 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
         elif isinstance(module, BatchNorm):
             nn.init.normal_(module.weight, 1.0, std)
             nn.init.zeros_(module.bias)
+
+
+class ConditionalConv(nn.Conv2d):
+    """A convolution with a bias for each batch: all that one-hot planes beside its input would add to its output,
+    where the border is a mirror.
+    """
+
+    def __init__(self, batches: int, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, bias=False)
+        self.biases = nn.Parameter(torch.randn(batches, out_channels) / 10)
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + self.biases[batch][:, :, None, None]
+
+    def bind(self, batch: int) -> nn.Conv2d:
+        """The convolution of one batch."""
+        shape = self.in_channels, self.out_channels, self.kernel_size
+        conv: nn.Conv2d = skip_init(nn.Conv2d, *shape)  # type: ignore[no-untyped-call]
+        conv.load_state_dict({"weight": self.weight, "bias": self.biases[batch]})
+        return conv
+
+
+def he_init(network: nn.Module) -> None:
+    """He et al. 2015, which keeps the size of signals where there are no norms to do so."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from img2img.core.game import Batch, Method
-from img2img.data.layouts import HeldOut, Translation
+from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
 from img2img.errors import Interrupted, TrainingError
 from img2img.metrics import PAIRED_METRICS
@@ -27,6 +28,14 @@ SELECT = "l1"  # the held-out metric that decides what best.safetensors is
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 VALIDATION_IMAGES = 200
 SAMPLE_ROWS = 4
+
+
+class Samples(Protocol):
+    """Training samples, numbered without end; `len` of them make an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, n: int, /) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Run:
 
 def train(
     method: Method,
-    data: Translation,
+    data: Samples,
     heldout: HeldOut | None,
     config: TrainConfig,
     run: Run,
@@ -58,7 +67,8 @@ def train(
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
-    schedule = Schedule.of(config, method.config.decay, len(data), runtime.world_size)
+    draws = config.accumulate * method.draws
+    schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
     method.accumulate, method.clip = config.accumulate, config.clip
     for network in method.networks().values():
         runtime.prepare(network, config.compile)
@@ -79,9 +89,9 @@ def train(
     batches = (
         runtime.to_device(batch)
         for batch in stream(
-            data,
-            start * config.accumulate,
-            schedule.steps * config.accumulate,
+            cast(Dataset[Batch], data),
+            start * draws,
+            schedule.steps * draws,
             config.batch_size,
             runtime.rank,
             runtime.world_size,
@@ -100,7 +110,7 @@ def train(
                 progress.step = step
                 last = step == schedule.steps
                 if step % config.log_every == 0 or last:
-                    values = window.close(config.log_every, config.batch_size * config.accumulate * runtime.world_size)
+                    values = window.close(config.log_every, config.batch_size * draws * runtime.world_size)
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)

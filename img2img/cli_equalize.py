@@ -1,0 +1,217 @@
+"""`img2img equalize`. An option is declared once, as an argument of `BatchEqualizer`: its name, type, default, and its
+text in `Args:`.
+"""
+
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from img2img.errors import ConfigError, choose
+from img2img.terminal import option, progress_bar, stoppable, with_options
+
+LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # of arrays, and what has a form of its own here
+FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
+KINDS: dict[Any, Any] = {str | Path | None: Path | None, int | str: str}  # for what Typer does not take
+TEXTS = {
+    "run": "Folder of the training of a network, which goes on there after a stop.",
+    "masks": "Column of files with the objects of each image as labels; by default they are segmented in the input.",
+    "overwrite": "Do again what is there already.",
+}
+TABLE = "A CSV file with FileName_<Channel> and Metadata_ columns, or a folder whose subfolders are the batches."
+
+Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE)]
+
+
+def texts_of(function: Any) -> dict[str, str]:
+    """The sentences in the `Args:` section of a docstring, by name."""
+    section = re.search(r"^Args:\n((?: {4}.*\n|\n)*)", f"{inspect.getdoc(function)}\n", re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): ((?:.+\n?)(?: {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
+    sentences = {name: " ".join(text.split()) for name, text in entries}
+    return {name: text[:1].upper() + text[1:] for name, text in sentences.items()}
+
+
+def add_equalizing(equalize: typer.Typer) -> None:
+    """Adds the commands to the group; imports torch and scikit-learn, so only done when `equalize` is asked for."""
+    if equalize.registered_commands:
+        return
+    try:
+        BatchEqualizer = sys.modules["img2img"].BatchEqualizer
+    except ImportError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):  # the extra [lab] is not installed; the sentence says so
+            raise ConfigError(str(error)) from error
+        raise
+    told = (BatchEqualizer, BatchEqualizer.evaluate, BatchEqualizer.fit_table)
+    texts = {name: text for function in told for name, text in texts_of(function).items()} | TEXTS
+
+    def like(function: Any, *names: str) -> Iterator[inspect.Parameter]:
+        taken = inspect.signature(function).parameters
+        for name in names or [name for name in taken if name not in LEFT_OUT]:
+            flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            kind = KINDS.get(taken[name].annotation, taken[name].annotation)
+            yield option(name, kind, taken[name].default, flag, texts[name])
+
+    def add(name: str, command: Callable[..., None], *options: Iterable[inspect.Parameter]) -> None:
+        equalize.command(name)(with_options(chain(*options))(command))
+
+    columns, table = ("root", "batch", "control", "group", "label", "where"), BatchEqualizer.fit_table
+    done, judged = BatchEqualizer.transform_table, BatchEqualizer.evaluate_table
+    add("fit", _fit, like(table, *columns), like(BatchEqualizer))
+    add(
+        "transform",
+        _transform,
+        like(table, "root"),
+        like(done, "batch", "where", "overwrite"),
+        like(BatchEqualizer, "n_jobs"),
+    )
+    add("report", _report, like(judged, *columns, "masks", "nuclei", "dark"))
+
+
+def _fit(
+    table: Table,
+    out: Annotated[Path, typer.Option(help="Folder for the fitted equalizer.")],
+    train: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the training of a network, as steps=2000; can be repeated."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the equalizer if it exists.")] = False,
+    **options: Any,
+) -> None:
+    """Learn what each batch needs from the images that a table names, and save it."""
+    from img2img.lab.equalizer import BatchEqualizer, LabWarning
+    from img2img.lab.verdict import BANNER
+
+    _refuse_out(out, overwrite, options["run"])
+    rows = {name: options.pop(name) for name in ("root", "batch", "control", "group", "label", "where")}
+    equalizer = BatchEqualizer(**options, training=_training(options["model"], train or [], options["run"]))
+    bar = progress_bar(f"fitting {equalizer.model}")
+    with stoppable("Stopped; nothing was saved."), bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LabWarning)  # they are printed as notes
+        equalizer.fit_table(table, **rows)
+    with _writing(out):
+        equalizer.save(out)
+    seen = "controls" if equalizer.on_controls_ else "all images"
+    typer.echo(f"{equalizer.model}, fitted on {seen}; target: {equalizer.target_}")
+    for number, (name, count) in enumerate(equalizer.n_images_.items()):
+        kept = name != equalizer.target_ and equalizer.correction_.is_identity(number)
+        reason = "; left as it is, as no difference from the target is certain: more control wells would tell"
+        typer.echo(f"batch {name}: {count} images{reason if kept else ''}")
+    for note in dict.fromkeys(equalizer.notes_):
+        typer.echo(f"note: {note}")
+    sham = "not measured, the target has too few groups" if equalizer.sham_ is None else f"{equalizer.sham_:.2%}"
+    typer.echo(f"sham change, where there is nothing to correct, of the range: {sham}")
+    typer.echo(f"saved: {out}")
+    typer.echo(BANNER)
+
+
+def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder for the equalizer.")
+    if run is not None and run.resolve() == out.resolve():
+        raise ConfigError(f"--run and --out are both {out}, and both hold a config.json; give two folders.")
+    if (out / "config.json").exists() and not overwrite:
+        raise ConfigError(f"{out} holds a config.json already; give another --out, or replace it with --overwrite.")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] | None:
+    """NAME=VALUE as options of the network's training, each of the type that it is declared with."""
+    from img2img.lab.adversarial import ADVERSARIAL
+    from img2img.lab.equalizer import MODELS
+    from img2img.training.config import TrainConfig
+
+    network = choose("model", model, MODELS).network
+    if network is None and (words or run is not None):
+        trained = ", ".join(name for name, parts in MODELS.items() if parts.network)
+        raise ConfigError(f"--train and --run are for models with a network, {trained}; {model} has none.")
+    if network is None or not words:
+        return None
+    kinds: dict[str, Any] = {"patch": int}
+    for group in (TrainConfig, ADVERSARIAL[network].Config):
+        kinds |= {name: get_args(hint)[0] for name, hint in get_type_hints(group, include_extras=True).items()}
+    options = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise ConfigError(f"--train takes NAME=VALUE, such as steps=2000, not '{word}'.")
+        kind = choose(f"option of {network}", name, kinds)
+        try:
+            options[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            raise ConfigError(f"--train {name} is of type {kind.__name__}, which '{value}' is not.") from None
+    return options
+
+
+def _transform(
+    eq: Saved,
+    table: Table,
+    out: Annotated[Path, typer.Option(help="Folder for the results, which have the same names and formats.")],
+    **options: Any,
+) -> None:
+    """Move the images that a table names to the target batch.
+
+    Output has the size, type, format and name of the input; equalized.csv beside it says of each row what was done and
+    how far to trust it. A file that cannot be equalized is reported and the rest go on; the exit code is then 1.
+    Started again, the command does only what is missing.
+    """
+    from img2img.lab.equalizer import BatchEqualizer
+    from img2img.lab.verdict import BANNER
+
+    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
+    root = options.pop("root")
+    with stoppable("Stopped. The same command does what is missing."), progress_bar(equalizer.model) as (advance, say):
+        result = equalizer.transform_table(table, root, out, progress=advance, **options)
+        for reason in result["error"][result["status"] == "failed"]:
+            say(f"failed: {reason}")
+    done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))
+    flagged = sum(isinstance(words, str) and bool(words) for words in result.get("flags", ()))
+    shares = [f", {kept} were there already" if kept else "", f", {failed} failed" if failed else ""]
+    typer.echo(f"{done} images equalized into {out}{''.join(shares)}; {flagged} flagged")
+    typer.echo(f"listed in {out / 'equalized.csv'}")
+    typer.echo(BANNER)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _report(
+    eq: Saved,
+    table: Table,
+    out: Annotated[Path, typer.Option(help="The page to write, .html.")],
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file as well, as json.")] = None,
+    **options: Any,
+) -> None:
+    """Judge an equalizer on images that it was not fitted on, beside what a lab would use instead."""
+    from img2img.lab.equalizer import BatchEqualizer, LabWarning
+
+    for path in filter(None, (out, json)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ConfigError(f"{path} cannot be written: give the name of a file in a folder that exists.")
+    equalizer = BatchEqualizer.load(eq)
+    nuclei = options.pop("nuclei")
+    nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
+    with stoppable("Stopped; nothing was written."), progress_bar("judging"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LabWarning)  # they are notes of the report
+        evaluation = equalizer.evaluate_table(table, nuclei=nuclei, **options)
+    with _writing(out):
+        evaluation.to_html(out)
+    typer.echo(evaluation.to_text())
+    typer.echo(f"report: {out}")
+    if json:
+        with _writing(json):
+            evaluation.to_json(json)
+        typer.echo(f"numbers: {json}")

@@ -1,0 +1,263 @@
+"""What callers hand in, as images (C, H, W), and back in the same kind and order.
+
+**Axes are declared**, never guessed: one letter for each axis, N images, C channels, Y rows, X columns; without C the
+images have one channel. The names of an xarray's dims take the place of the declaration.
+
+**Types.** uint8, uint16, float32, and float64, which counts as the same kind as float32. Other types are refused, for
+their numbers would have to be scaled or cut.
+
+A dask array is read as it is asked for, and `Stack.map` gives a dask array that has not been computed.
+"""
+
+import importlib
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from img2img.data.picture import Array
+from img2img.errors import InputError, InputTypeError
+from img2img.lab.checks import ORDER, check_letters, check_names, check_shape, check_type
+
+Function = Callable[[int, Array], Array]
+
+
+@dataclass(frozen=True)
+class Stack(Sequence[Array]):
+    """Images (C, H, W), whatever they were handed in as: `stack[i]`, `len(stack)`, iteration.
+
+    Attributes:
+        parts: arrays (n, C, H, W), of numpy or dask: the one array handed in, or one with n = 1 for each of a list.
+        names: of the channels, where they are known.
+        what: the caller's name for it, for errors.
+        back: makes of parts the kind that was handed in.
+    """
+
+    parts: tuple[Any, ...]
+    names: list[str] | None
+    what: str
+    back: Callable[[list[Any]], Any]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        """Image `index`, a view where that is possible; a dask array computes what it needs of this one."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.what} has {len(self)} images, and no image {index}.")
+        part, i = divmod(index % len(self), len(self.parts[0]))
+        return _native(self.parts[part][i])
+
+    def __iter__(self) -> Iterator[Array]:
+        """The images in their order; of a dask array one chunk after the other is computed, each once."""
+        for part in self.parts:
+            if _is(part, "dask.array", "Array"):
+                for i in range(part.numblocks[0]):
+                    yield from _native(part.blocks[i])
+            else:
+                yield from _native(part)
+
+    @property
+    def channels(self) -> int:
+        return int(self.parts[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images, in the machine's byte order."""
+        dtype: np.dtype[Any] = np.dtype(self.parts[0].dtype).newbyteorder("=")
+        return dtype
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image."""
+        return [(int(part.shape[2]), int(part.shape[3])) for part in self.parts for _ in range(len(part))]
+
+    def called(self, i: int) -> str:
+        """What errors call image `i`."""
+        return f"Image {i} of {self.what}"
+
+    @property
+    def lazy(self) -> bool:
+        """Whether it is computed when it is asked for."""
+        return any(_is(part, "dask.array", "Array") for part in self.parts)
+
+    def pack(self, results: Sequence[Array]) -> Any:
+        """One result (C, H, W) for each image, as the kind and in the axes that were handed in; the dtype is theirs."""
+        if len(results) != len(self):
+            raise InputError(f"{self.what} has {len(self)} images, and there are {len(results)} results; give as many.")
+        if len(self.parts) == 1:
+            return self.back([np.stack(list(results))])
+        return self.back([result[None] for result in results])
+
+    def map(self, function: Function, dtype: Any) -> Any:
+        """`function(i, image)` of each image, as the kind that was handed in; of a dask array when it is computed.
+
+        Args:
+            function: from the number of an image, and the image (C, H, W), to one of the same shape.
+            dtype: of its results.
+        """
+        if not self.lazy:
+            return self.pack([function(i, image) for i, image in enumerate(self)])
+        starts = np.cumsum([0, *map(len, self.parts)])
+        return self.back(
+            [_mapped(part, function, int(start), dtype) for part, start in zip(self.parts, starts, strict=False)]
+        )
+
+
+def _mapped(part: Any, function: Function, start: int, dtype: Any) -> Any:
+    dask = importlib.import_module("dask.array")
+
+    def one(block: Array, block_id: tuple[int, ...]) -> Array:
+        return function(start + block_id[0], _native(block[0]))[None]
+
+    chunks = dask.asarray(part).rechunk({0: 1, 1: -1, 2: -1, 3: -1})
+    name = f"map-{uuid.uuid4().hex}"  # or dask would hash all that the function holds
+    return chunks.map_blocks(one, dtype=dtype, meta=np.empty((0, 0, 0, 0), dtype), name=name)
+
+
+def unpack(X: Any, axes: str = ORDER, channels: Sequence[str] | None = None, what: str = "X") -> Stack:
+    """Takes what the caller handed in apart into images (C, H, W).
+
+    Args:
+        X: an array with the axes `axes`, of numpy, torch or dask; an xarray.DataArray with the dims N, C, Y, X in any
+            order and case; or a list or tuple of arrays without the axis N, whose sizes may differ.
+        axes: N, Y, X, and C if there is more than one channel, in the order of the array's axes.
+        channels: their names; by default the strings of an xarray's coordinate C.
+        what: the caller's name for X, for errors.
+
+    Raises:
+        InputError: if the axes, shapes or channels do not go together, or there is no image.
+        InputTypeError: if it is none of these kinds or types.
+    """
+    check_letters(axes)
+    if isinstance(X, list | tuple):
+        if not X:
+            raise InputError(f"{what} holds no image; give at least one.")
+        opened = [_open(x, axes.replace("N", ""), f"{what}[{i}]") for i, x in enumerate(X)]
+        kind = tuple if isinstance(X, tuple) else list
+        parts = tuple(part for part, _, _ in opened)
+        backs = [back for _, _, back in opened]
+        stack = Stack(
+            parts,
+            _names(channels, opened[0][1], what),
+            what,
+            lambda results: kind(back(result) for back, result in zip(backs, results, strict=True)),
+        )
+        _check_alike(stack, [names for _, names, _ in opened])
+    else:
+        part, found, back = _open(X, axes, what)
+        stack = Stack((part,), _names(channels, found, what), what, lambda results: back(results[0]))
+    if not len(stack):
+        raise InputError(f"{what} holds no image: its shape is {tuple(X.shape)}; give at least one.")
+    if stack.names is not None:
+        check_names(stack.names, stack.channels, what)
+    return stack
+
+
+Opened = tuple[Any, list[str] | None, Callable[[Any], Any]]
+
+
+def _open(X: Any, axes: str, what: str) -> Opened:
+    """One array as (n, C, H, W), the names of its channels, and what makes of such an array the kind it was."""
+    if _is(X, "xarray", "DataArray"):
+        letters = _dims(X, axes, what)
+        part, _, inner = _open(X.data, letters, what)
+        return part, _coordinate(X), lambda result: X.copy(data=inner(result))
+    if _is(X, "torch", "Tensor"):
+        check_type(str(X.dtype).removeprefix("torch."), what)
+        device = X.device
+        part, _, inner = _open(X.detach().cpu().numpy(), axes, what)
+        return part, None, lambda result: _tensor(inner(result), device)
+    if isinstance(X, np.ma.MaskedArray):
+        raise InputTypeError(f"{what} is a masked array, whose mask would be lost; fill it: {what}.filled(value).")
+    if not isinstance(X, np.ndarray) and not _is(X, "dask.array", "Array"):
+        hint = f"dask.array.from_array({what})" if hasattr(X, "shape") else f"numpy.asarray({what})"
+        raise InputTypeError(
+            f"{what} is a {type(X).__name__}; give an array, a list of arrays, a torch tensor, an xarray.DataArray or "
+            f"a dask array, for instance {hint}."
+        )
+    check_type(np.dtype(X.dtype).name, what)
+    check_shape(X.shape, axes, what)
+    present = [letter for letter in ORDER if letter in axes]
+    part = X.transpose([axes.index(letter) for letter in present])
+    part = part[tuple(slice(None) if letter in axes else None for letter in ORDER)]
+    inverse = [present.index(letter) for letter in axes]
+
+    def back(result: Any) -> Any:
+        if "C" not in axes and result.shape[1] != 1:
+            raise InputError(f"{what} has no axis C, and a result has {result.shape[1]} channels; give one channel.")
+        return result[tuple(slice(None) if letter in axes else 0 for letter in ORDER)].transpose(inverse)
+
+    return part, None, back
+
+
+def _is(X: Any, module: str, name: str) -> bool:
+    """Whether X is of a class of a library that may not be there, without importing it."""
+    found = sys.modules.get(module)
+    return found is not None and hasattr(found, name) and isinstance(X, getattr(found, name))
+
+
+def _native(array: Any) -> Array:
+    native: Array = np.asarray(array)
+    return native.astype(native.dtype.newbyteorder("="), copy=False)
+
+
+def _tensor(array: Array, device: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _dims(X: Any, axes: str, what: str) -> str:
+    """The letters of an xarray's dims."""
+    wanted = "NCYX" if "N" in axes else "CYX"
+    letters = [str(dim).upper() for dim in X.dims]
+    if sorted(letters) not in (sorted(wanted), sorted(wanted.replace("C", ""))):
+        raise InputError(
+            f"{what} has the dims {', '.join(map(str, X.dims))}; name them {', '.join(wanted)}, "
+            f"for instance {what}.rename({X.dims[0] if X.dims else 'old'}='{wanted[0]}')."
+        )
+    return "".join(letters)
+
+
+def _coordinate(X: Any) -> list[str] | None:
+    """The strings that an xarray has for its channels."""
+    for dim in X.dims:
+        if str(dim).upper() == "C" and dim in X.coords:
+            names = X.coords[dim].values.tolist()
+            return names if all(isinstance(name, str) for name in names) else None
+    return None
+
+
+def _names(given: Sequence[str] | None, found: list[str] | None, what: str) -> list[str] | None:
+    if given is None:
+        return found
+    names = [given] if isinstance(given, str) else [str(name) for name in given]
+    if found is not None and found != names:
+        raise InputError(
+            f"{what} has the coordinate C of {', '.join(found)}, and channels= says {', '.join(names)}; "
+            "leave channels= out, or correct it."
+        )
+    return names
+
+
+def _check_alike(stack: Stack, names: list[list[str] | None]) -> None:
+    first = stack.parts[0]
+    for i, part in enumerate(stack.parts):
+        if part.shape[1] != first.shape[1]:
+            raise InputError(
+                f"{stack.called(i)} has {part.shape[1]} channels, and image 0 has {first.shape[1]}; "
+                "give every image the same channels in the same order."
+            )
+        if np.dtype(part.dtype).name != np.dtype(first.dtype).name:
+            raise InputTypeError(
+                f"{stack.called(i)} holds {part.dtype} values, and image 0 holds {first.dtype}; "
+                "give all images as they came from one camera."
+            )
+        if names[i] != names[0]:
+            raise InputError(f"{stack.called(i)} has the channels {names[i]}, and image 0 has {names[0]}.")

@@ -1,0 +1,86 @@
+"""How much batches differ, and how sure that is: a linear mixed model, and what is left of a difference in doubt.
+
+Images of one group (a source, a well, a patient) resemble each other. Where a group has images in several batches it
+shows the difference between them directly; where every group lies in one batch, only the means over groups can, and
+they are uncertain. The mixed model weighs both as they deserve (Laird and Ware 1982).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import norm, t
+
+from img2img.data.picture import Array
+
+RATIOS = np.concatenate([[0.0], np.logspace(-2, 3, 41)])  # variance between groups over variance within them
+NONE, FULL = 1.5, 3.0  # standard errors up to which a difference is not corrected, and from which it is, wholly
+
+
+def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) -> tuple[Array, Array]:
+    """Levels of the batches in the model y = level[batch] + random effect of the group + rest, by REML.
+
+    Args:
+        y: measurements of n images, (n, k); every column is a model of its own.
+        batch: numbers of their batches, (n,).
+        group: their groups, n.
+        batches: how many batches there are; each has an image.
+
+    Returns:
+        The levels (batches, k), and their covariances (k, batches, batches).
+    """
+    n, columns = y.shape
+    x = np.eye(batches)[batch]
+    members = np.unique(np.asarray([str(g) for g in group]), return_inverse=True)[1]
+    sizes = np.bincount(members)
+    sum_x = np.zeros((len(sizes), batches))
+    sum_y = np.zeros((len(sizes), columns))
+    np.add.at(sum_x, members, x)
+    np.add.at(sum_y, members, y)
+
+    best = np.full(columns, np.inf)
+    levels, covariances = np.zeros((batches, columns)), np.zeros((columns, batches, batches))
+    # One group per image, or one group in all: the two variances cannot be told apart.
+    for ratio in RATIOS if batches < len(sizes) < n else (0.0,):
+        weight = ratio / (1 + ratio * sizes)  # (I + ratio 11')^-1 = I - weight 11' for each group
+        information = x.T @ x - (sum_x * weight[:, None]).T @ sum_x
+        inverse = np.linalg.pinv(information)
+        beta = inverse @ (x.T @ y - (sum_x * weight[:, None]).T @ sum_y)
+        rest = y - x @ beta
+        sum_rest = sum_y - sum_x @ beta
+        freedom = max(n - batches, 1)
+        variance = ((rest**2).sum(0) - (weight[:, None] * sum_rest**2).sum(0)) / freedom
+        deviance = (
+            freedom * np.log(np.maximum(variance, 1e-300))
+            + np.log1p(ratio * sizes).sum()
+            + np.linalg.slogdet(information)[1]
+        )
+        better = deviance < best
+        best = np.where(better, deviance, best)
+        levels[:, better] = beta[:, better]
+        covariances[better] = inverse * np.maximum(variance, 1e-300)[better, None, None]
+    return levels, covariances
+
+
+def freedom(batch: Array, group: Sequence[object], batches: int) -> int:
+    """The degrees of freedom that differences between batches are estimated with; the arguments of `batch_levels`."""
+    groups = len({str(g) for g in group})
+    homes = len({(str(g), int(b)) for g, b in zip(group, batch, strict=True)})
+    between = groups - batches if groups > batches else len(batch) - batches
+    # Groups that span batches show differences within themselves; others only by their number.
+    return max(between, len(batch) - groups - batches + 1 if homes > groups else 0)
+
+
+def widening(freedom: float) -> float:
+    """What a variance estimated with few degrees of freedom is multiplied by, so that `FULL` standard errors mean the
+    same confidence as with many (Student's t).
+    """
+    return float((t.ppf(norm.cdf(FULL), max(freedom, 1)) / FULL) ** 2)
+
+
+def certain(difference: Array, covariance: Array) -> Array:
+    """What is left of a difference (k,), as a whole: nothing of a doubtful one, all of a clear one.
+
+    Firm thresholding (Gao and Bruce 1997) of its distance from zero, which by chance alone is about 1.
+    """
+    distance = float(np.sqrt(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference)))
+    return difference * min(max((distance - NONE) / (FULL - NONE), 0.0), 1.0)

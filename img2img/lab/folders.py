@@ -1,0 +1,126 @@
+"""Tables of images as they are found: in a CSV file, in the folders that files lie in, or in their names."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from img2img.data.images import find_images
+from img2img.data.picture import shown
+from img2img.errors import ConfigError, DataError
+
+FILE, FOLDER, METADATA = "FileName_", "PathName_", "Metadata_"
+BATCHES = ("Metadata_Batch", "Metadata_Plate")
+RESULTS = "equalized.csv"
+
+
+def read_table(path: Path) -> Any:
+    """A CSV file, or one with tabs called .tsv, as a DataFrame of texts.
+
+    Raises:
+        DataError: if it is not a table, or two columns have one name.
+    """
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    options = {"header": None, "dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    try:
+        raw = pd.read_csv(path, sep=separator, **options)
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+    except (ValueError, pd.errors.ParserError) as error:  # an empty file, a row that is too long, another encoding
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise DataError(f"{shown(path)} is not a table with commas, in UTF-8: {reason}.") from error
+    frame = raw[1:].set_axis(raw.iloc[0].fillna(""), axis=1)
+    return tidy(frame.loc[:, frame.columns != ""], shown(path))
+
+
+def tidy(frame: Any, what: str) -> Any:
+    frame = frame.reset_index(drop=True)
+    frame.columns = pd.Index([str(name) for name in frame.columns], dtype=object)
+    if frame.columns.has_duplicates:
+        name = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{what} has two columns called {name}; give each a name of its own.")
+    return frame
+
+
+def table_of_folder(root: Path) -> Any:
+    """A DataFrame of the images below `root`, whose subfolders are the batches: FileName_Image and Metadata_Batch.
+
+    Folders with an `equalized.csv`, which are results, are left out.
+
+    Raises:
+        DataError: if there is no image, or one that lies in no subfolder.
+    """
+    names = _names_below(root)
+    if loose := [name for name in names if "/" not in name]:
+        raise DataError(
+            f"{loose[0]} lies in {shown(root)} itself, whose subfolders are the batches; put it into one, or give a "
+            "table."
+        )
+    return pd.DataFrame({f"{FILE}Image": names, BATCHES[0]: [name.split("/")[0] for name in names]}, dtype=object)
+
+
+def table_of_names(root: Path, pattern: str) -> Any:
+    r"""A DataFrame of the images below `root`, from what their names say. Files called `_thumb` are left out.
+
+    The regular expression is searched for in the path below `root`, with forward slashes. The group `channel` says
+    which FileName_ column a file belongs to; other groups become columns: `(?P<well>...)` is Metadata_Well. Files that
+    agree in all other groups are the channels of one row. Without a group `channel`, each file is a row.
+
+        r"(?P<row>r\d+)(?P<col>c\d+)(?P<site>f\d+)p\d+-ch(?P<channel>\d+)"       Phenix: r02c03f04p01-ch1sk1fk1fl1.tiff
+        r"(?P<plate>[^/]+)/.*_(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d)"    ImageXpress: p1/x_B02_s1_w1.tif
+
+    Raises:
+        ConfigError: if it is not a regular expression.
+        DataError: if a name does not match, two files are one channel of a row, or a row lacks a channel.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}.") from error
+    names = [name for name in _names_below(root) if "_thumb" not in name.rpartition("/")[2]]
+    matches = {name: match.groupdict() for name in names if (match := expression.search(name))}
+    if unmatched := [name for name in names if None in matches.get(name, {"": None}).values()]:
+        raise DataError(
+            f"Files below {shown(root)} do not match {pattern!r} in every group: {some(unmatched)}; correct the "
+            "pattern, or move them away."
+        )
+    groups = [name for name in expression.groupindex if name != "channel"]
+    rows: dict[tuple[Any, ...], dict[str, str]] = {}
+    for name, found in matches.items():
+        key = tuple(found[group] for group in groups) + (() if "channel" in found else (name,))
+        first = rows.setdefault(key, {}).setdefault(str(found.get("channel", "Image")), name)
+        if first != name:
+            raise DataError(
+                f"{first} and {name} are one channel of one image by the pattern {pattern!r}; "
+                "give it a group for what tells them apart."
+            )
+    channels = sorted(
+        {c for files in rows.values() for c in files}, key=lambda c: (not c.isdigit(), len(c) * c.isdigit(), c)
+    )
+    if lacking := [(next(iter(files.values())), c) for files in rows.values() for c in channels if c not in files]:
+        listed = some([f"channel {channel} beside {name}" for name, channel in lacking])
+        raise DataError(f"Files are missing below {shown(root)}: {listed}; add them.")
+    titles = [f"{METADATA}{group[:1].upper()}{group[1:]}" for group in groups]
+    return pd.DataFrame(
+        [
+            {f"{FILE}{c}": files[c] for c in channels} | dict(zip(titles, key, strict=False))
+            for key, files in rows.items()
+        ],
+        dtype=object,
+    )
+
+
+def some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _names_below(root: Path) -> list[str]:
+    paths = find_images(root)
+    results = {folder for path in paths for folder in path.parents if folder.is_relative_to(root) and folder != root}
+    results = {folder for folder in results if (folder / RESULTS).is_file()}
+    names = [path.relative_to(root).as_posix() for path in paths if results.isdisjoint(path.parents)]
+    if not names:
+        raise DataError(f"{shown(root)} holds no image but the results of an equalization; give the originals.")
+    return names

@@ -1,0 +1,116 @@
+"""Fields of fluorescent nuclei, and what a microscope makes of them: batch effects whose truth is known.
+
+For the example, the tests and the benchmark. A *field* is a signal (H, W) in DN (digital numbers) above the camera's
+pedestal, with its nuclei as labels (H, W): 0 is background. `expose` lays a batch effect on it and gives uint16.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from scipy import ndimage
+
+from img2img.data.picture import Array
+
+PEDESTAL = 400.0  # DN of a pixel that no light falls on
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one batch's microscope does.
+
+    Attributes:
+        gain: brightness of the lamp.
+        offset: DN added to the camera's pedestal.
+        vignette: share of the light that is missing in the corners.
+        gradient: share of light that is missing at the left border, and too much at the right one.
+        blur: standard deviation of an additional point spread function, in pixels.
+        shot: variance of the shot noise, in DN per DN of signal.
+        read: standard deviation of the read noise, in DN.
+    """
+
+    gain: float = 1.0
+    offset: float = 0.0
+    vignette: float = 0.0
+    gradient: float = 0.0
+    blur: float = 0.0
+    shot: float = 1.0
+    read: float = 15.0
+
+
+EFFECTS = {
+    "A": Effect(),
+    "B": Effect(gain=0.6, vignette=0.3, offset=80),
+    "C": Effect(gain=1.4, blur=1.3, offset=-60),
+    "D": Effect(gain=0.8, gradient=0.35, offset=220, shot=4),
+    "E": Effect(gain=0.7, vignette=0.15, gradient=0.175, offset=150, blur=0.6, shot=2.5),
+}
+
+
+def light(shape: tuple[int, int], effect: Effect) -> Array:
+    """The effect's gain at every pixel, (H, W)."""
+    y, x = (np.linspace(-1, 1, n) for n in shape)
+    radius2 = (y[:, None] ** 2 + x[None] ** 2) / 2  # 1 in the corners
+    return effect.gain * (1 - effect.vignette * radius2) * (1 + effect.gradient * x[None])
+
+
+def expose(signal: Array, effect: Effect, rng: Generator | None) -> Array:
+    """The field (H, W) as a uint16 image of that microscope; without `rng` it is free of noise."""
+    if effect.blur:
+        signal = ndimage.gaussian_filter(signal, effect.blur)
+    expected = signal * light(signal.shape, effect)
+    if rng is not None:
+        noise = rng.standard_normal((2, *signal.shape))
+        expected = expected + np.sqrt(effect.shot * expected.clip(0)) * noise[0] + effect.read * noise[1]
+    limits = np.iinfo(np.uint16)
+    return np.rint(expected + PEDESTAL + effect.offset).clip(limits.min, limits.max).astype(np.uint16)
+
+
+def nuclei(rng: Generator, size: int = 128, count: int = 12) -> tuple[Array, Array]:
+    """A field of at most `count` round nuclei that do not touch, and its labels; background about 250 DN."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    signal = 250 + 60 * ndimage.gaussian_filter(rng.standard_normal((size, size)), size / 8, mode="wrap") * size / 8
+    labels = np.zeros((size, size), np.int32)
+    brightness = rng.lognormal(np.log(3000), 0.15)  # of the whole field: the stain is not even over the slide
+    for label in range(1, count + 1):
+        cy, cx = rng.uniform(6, size - 6, 2)
+        a, b = rng.uniform(5, 9, 2)
+        turn = rng.uniform(0, np.pi)
+        u = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+        v = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
+        inside = (u / a) ** 2 + (v / b) ** 2 <= 1
+        if labels[ndimage.binary_dilation(inside, iterations=2)].any():
+            continue
+        labels[inside] = label
+        texture = ndimage.gaussian_filter(rng.standard_normal((size, size)), 1.5) * 1.5
+        signal[inside] += (brightness * rng.lognormal(0, 0.15) * (1 + 0.25 * texture))[inside]
+    signal = ndimage.gaussian_filter(signal.clip(0), 0.8)
+    return signal, labels
+
+
+def brighten(signal: Array, labels: Array, factor: float = 1.5) -> Array:
+    """Phenotype 1: every nucleus `factor` times as bright. It looks like a batch's gain."""
+    share = ndimage.gaussian_filter((labels > 0).astype(float), 0.8)
+    brighter: Array = signal * (1 + (factor - 1) * share)
+    return brighter
+
+
+def add_foci(
+    signal: Array, labels: Array, rng: Generator, per_nucleus: int = 3, strength: float = 0.8
+) -> tuple[Array, Array]:
+    """Phenotype 2: small bright spots in every nucleus.
+
+    Returns:
+        The field, and the places of the spots (n, 2) as rows and columns.
+    """
+    places: list[Any] = []
+    spots = np.zeros_like(signal)
+    core = ndimage.distance_transform_edt(labels > 0) > 2
+    for label in range(1, int(labels.max()) + 1):
+        inside = np.argwhere((labels == label) & core)
+        for y, x in rng.permutation(inside)[:per_nucleus]:
+            places.append((y, x))
+            spots[y, x] += strength * signal[y, x]
+    spots = ndimage.gaussian_filter(spots, 1.0) * (2 * np.pi)  # the peak keeps its height
+    return signal + spots, np.array(places, dtype=int).reshape(-1, 2)

@@ -1,0 +1,313 @@
+"""Tables of images, as CellProfiler's LoadData and pycytominer have them.
+
+One row is one image: `FileName_<Channel>` for each of its files, `PathName_<Channel>` where a file does not lie in the
+root, `Metadata_<Name>` for what is known of it. A table is a CSV file (or .tsv), a DataFrame, or a folder whose
+subfolders are the batches. From a CSV file all is read as text, so that plate 007 stays plate 007.
+
+**Control wells** are a column of truths, or a comparison such as "Metadata_Treatment == 'DMSO'" (see `expressions`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+
+from img2img.data.images import Picture, read_header, read_image
+from img2img.data.picture import Array, shown
+from img2img.errors import ConfigError, DataError, choose
+from img2img.lab.checks import check_batch, check_group, check_mask, check_type
+from img2img.lab.columns import control_of, file_columns, files_of, paths_of, slashed, wells_of
+from img2img.lab.expressions import missing_entries, select
+from img2img.lab.folders import BATCHES, METADATA, read_table, some, table_of_folder, tidy
+
+
+@dataclass(eq=False)
+class Manifest:
+    """A table of images, opened: the files of every row, and what is known of it.
+
+    Attributes:
+        frame: the table, as far as its rows were taken.
+        root: the folder that file names are relative to.
+        columns: the FileName_ columns, without that.
+        files: the files of every row, in the order of `columns`.
+        originals: every file that the table names, also in rows and columns that were not taken.
+        batch: of every row.
+        control: whether a row is a control (n,), if that was said.
+        group: what must not be split (wells), of every row.
+        label: of every row, if a column was named.
+        kept: the columns that results are listed with.
+        table: the file of the table, if it came from one.
+    """
+
+    frame: Any
+    root: Path
+    columns: list[str]
+    files: list[tuple[Path, ...]]
+    originals: list[Path]
+    batch: list[str]
+    control: Array | None
+    group: list[str]
+    label: list[str] | None
+    kept: list[str]
+    table: Path | None = None
+
+    @classmethod
+    def open(
+        cls,
+        table: Any,
+        root: str | Path | None = None,
+        batch: str | None = None,
+        control: Any = None,
+        group: str | None = None,
+        label: str | None = None,
+        channels: Sequence[str] | None = None,
+        where: str | None = None,
+    ) -> "Manifest":
+        """Opens a table; no image is read yet, and nothing in the table is executed.
+
+        Args:
+            table: a DataFrame, the path of a CSV file, or a folder whose subfolders are the batches.
+            root: the folder that file names are relative to; by default that of the CSV file.
+            batch: the column of the batches; by default Metadata_Batch, else Metadata_Plate.
+            control: a column of truths, a comparison, or a mask of the table's rows.
+            group: the column of what must not be split; by default the plate (else the batch) and Metadata_Well
+                together; without wells each row is a group of its own.
+            label: a column of labels.
+            channels: those to read, in this order; by default every FileName_ column.
+            where: a comparison (see `expressions`); only rows of which it is true are taken, and counted from 0.
+
+        Raises:
+            ConfigError: if there is no such column, or no row is a control or taken.
+            DataError: if the table cannot be read, has no rows, or lacks entries.
+        """
+        path = Path(table) if isinstance(table, str | Path) else None
+        if path is not None and path.is_dir():
+            root = root or path
+            table, path = table_of_folder(path), None
+        elif path is not None:
+            table = read_table(path)
+        elif not isinstance(table, pd.DataFrame):
+            raise ConfigError(
+                f"A table is a DataFrame, or the path of a CSV file or folder, not {type(table).__name__}."
+            )
+        frame = tidy(table, "The table" if path is None else shown(path))
+        root = Path(root or (path.parent if path else "."))
+        if not root.is_dir():
+            raise DataError(f"There is no folder {shown(root)}, which the table's files are said to lie in.")
+        columns = file_columns(frame, channels)
+        originals = [paths_of(frame, column, root) for column in file_columns(frame, None)]
+        if where is not None:
+            frame, control = _taken(frame, where, control)
+        files = files_of(frame, columns, root)
+        known = {name: name for name in frame.columns}
+        batch = choose("column", batch, known) if batch else next((name for name in BATCHES if name in known), None)
+        if batch is None:
+            raise ConfigError(
+                f"The table has neither {BATCHES[0]} nor {BATCHES[1]}; say which column holds the batches, of "
+                f"{', '.join(known)}."
+            )
+        batches = check_batch(frame[batch].tolist(), len(frame), batch)
+        used = [choose("column", name, known) for name in (batch, group, label) if name]
+        return cls(
+            frame=frame,
+            root=root,
+            columns=columns,
+            files=files,
+            originals=[path for column in originals for path in column],
+            batch=batches,
+            control=control_of(frame, control),
+            group=check_group(frame[group].tolist(), len(frame)) if group else wells_of(frame, batches, files),
+            label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
+            kept=[name for name in known if name.startswith(METADATA) or name in used],
+            table=path,
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def images(self) -> Sequence[Array]:
+        """The images (C, H, W), each read when it is asked for."""
+        return _Images(self)
+
+    @cached_property
+    def _first(self) -> "_Layout":
+        """What the files of the first row that can be read hold: the others must be alike."""
+        failed: DataError | None = None
+        for row in self.files:
+            try:
+                headers = [read_header(path, pages="channels") for path in row]
+            except DataError as error:
+                failed = failed or error
+            else:
+                check_type(headers[0].dtype, shown(row[0]))
+                return _Layout(row, [header.channels for header in headers], headers[0].dtype)
+        assert failed is not None
+        raise DataError(f"None of the {len(self)} rows can be read; the first: {failed}") from failed
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images."""
+        return np.dtype(self._first.dtype)
+
+    @cached_property
+    def channels(self) -> list[str]:
+        """The names of the channels: those of the columns, numbered where a file has several.
+
+        The channels of one column Image are called as its OME metadata have it, or by their numbers.
+        """
+        counts = self._first.channels
+        if self.columns == ["Image"] and counts[0] > 1:
+            return _ome_names(self._first.files[0], counts[0]) or [str(c) for c in range(counts[0])]
+        return [
+            column if count == 1 else f"{column}_{c}"
+            for column, count in zip(self.columns, counts, strict=True)
+            for c in range(count)
+        ]
+
+    def pictures(self, i: int) -> list[Picture]:
+        """The files of row `i`, read.
+
+        Raises:
+            DataError: if one cannot be, or has another type, size or number of channels than the others.
+        """
+        row = self.files[i]
+        pictures = [read_image(path, pages="channels") for path in row]
+        first = self._first
+        height, width = pictures[0].array.shape[:2]
+        for path, picture, count, other in zip(row, pictures, first.channels, first.files, strict=True):
+            (h, w, has), dtype = picture.array.shape, str(picture.array.dtype)
+            if dtype != first.dtype:
+                raise DataError(
+                    f"{shown(path)} holds {dtype} values, and {shown(first.files[0])} holds {first.dtype}; "
+                    "give all images as they came from one camera."
+                )
+            if has != count:
+                raise DataError(
+                    f"{shown(path)} has {has} channels, and {shown(other)} has {count}; give every row the same."
+                )
+            if (h, w) != (height, width):
+                raise DataError(
+                    f"{shown(path)} is {w}x{h}, and {shown(row[0])} is {width}x{height}; the files of one row are "
+                    "the channels of one image, so give them one size."
+                )
+        return pictures
+
+    def read(self, i: int) -> Array:
+        """Image `i` (C, H, W), in the files' own type; raises what `pictures` does."""
+        return joined(self.pictures(i))
+
+    def masks(self, column: str) -> Sequence[Array]:
+        """The label images (H, W) of the rows, each read when it is asked for.
+
+        Args:
+            column: of their file names, relative to the root.
+
+        Raises:
+            ConfigError: if there is no such column.
+            DataError: if a row has none; and, when it is read, if one is not of one channel of whole numbers, or not of
+                its image's size.
+        """
+        names = self.frame[choose("column", column, {name: name for name in self.frame.columns})]
+        if (lacking := missing_entries(names)).any():
+            rows = some([f"row {i}" for i in np.flatnonzero(lacking)])
+            raise DataError(f"{column} names no label image in {rows}; fill it in, or leave these rows out by where=.")
+        return _Masks(self, [self.root / slashed(name) for name in names])
+
+
+@dataclass(frozen=True)
+class _Layout:
+    files: tuple[Path, ...]
+    channels: list[int]
+    dtype: str
+
+
+class _Images(Sequence[Array]):
+    """The images of a manifest; errors call them by their files."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest, self.what = manifest, "The table"
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, i: Any) -> Any:
+        return [self[k] for k in range(*i.indices(len(self)))] if isinstance(i, slice) else self.manifest.read(i)
+
+    @property
+    def names(self) -> list[str]:
+        return self.manifest.channels
+
+    @property
+    def channels(self) -> int:
+        return len(self.names)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.manifest.dtype
+
+    def called(self, i: int) -> str:
+        return shown(self.manifest.files[i][0])
+
+
+def joined(pictures: list[Picture]) -> Array:
+    """The files of one row as one image (C, H, W)."""
+    stacked = np.concatenate([picture.array for picture in pictures], axis=2)
+    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
+
+
+class _Masks(Sequence[Array]):
+    """The label images of a manifest, each read when it is asked for."""
+
+    def __init__(self, manifest: Manifest, files: list[Path]) -> None:
+        self.manifest, self.files = manifest, files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        path, image = self.files[i], self.manifest.files[i][0]
+        array = read_image(path, pages="channels").array
+        height, width, channels = array.shape
+        if channels != 1 or array.dtype.kind not in "ui":
+            has = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
+            raise DataError(f"{shown(path)} {has}; a label image has one channel of whole numbers, 0 for background.")
+        header = read_header(image, pages="channels")
+        if (height, width) != (header.height, header.width):
+            raise DataError(
+                f"{shown(path)} is {width}x{height}, and its image {shown(image)} is {header.width}x{header.height}; "
+                "give labels of the image's size."
+            )
+        return array[..., 0]
+
+
+def _taken(frame: Any, where: str, control: Any) -> tuple[Any, Any]:
+    """The rows of which the comparison is true, and what of a mask of controls is theirs."""
+    rows = select(frame, where)
+    if not rows.any():
+        raise ConfigError(f"No row of the table is taken: {where!r} is true of none; correct it.")
+    if control is not None and not isinstance(control, str):
+        control = check_mask(control, len(frame))[rows]
+    return frame[rows].reset_index(drop=True), control
+
+
+def _ome_names(path: Path, count: int) -> list[str] | None:
+    """The names of the channels in a file's OME metadata, if it has all of them."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            text = file.ome_metadata
+        root = ElementTree.fromstring(text) if text else None
+    except (tifffile.TiffFileError, ElementTree.ParseError):
+        return None
+    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None) if root is not None else None
+    names = [str(e.get("Name") or "") for e in pixels if e.tag.endswith("}Channel")] if pixels is not None else []
+    return names if len(names) == count == len(set(names)) and all(names) else None

@@ -1,0 +1,229 @@
+"""Many batches, one generator: StarGAN-style, after Choi, Choi, Kim, Ha, Kim, Choo, "StarGAN: Unified Generative
+Adversarial Networks for Multi-Domain Image-to-Image Translation", CVPR 2018, arXiv:1711.09020, and Qian et al., "Batch
+equalization with a generative adversarial network", Bioinformatics 36, 2020. The exact loss is our own.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.core.game import Batch, Method, Scalars
+from img2img.core.objectives import OBJECTIVES
+from img2img.core.penalties import gradient_penalty
+from img2img.networks.layers import UPSAMPLINGS, ConditionalConv, ReflectPad, he_init
+from img2img.networks.resnet import ResidualBlock
+from img2img.translation import options as o
+
+Batches = Annotated[int, "Batches that the images come from."]
+
+
+@dataclass(frozen=True)
+class StarGANConfig:
+    """StarGAN's options, with the defaults of the published code of both papers."""
+
+    batches: Batches = 2
+    width: o.Width = 64
+    blocks: Annotated[int, "Residual blocks of the generator."] = 6
+    d_width: o.DWidth = 64
+    d_layers: Annotated[int, "Layers of the discriminator, each of which halves the image."] = 6
+    n_critic: Annotated[int, "Moves of the discriminator per move of the generator."] = 5
+    lambda_gp: Annotated[float, "Weight of the gradient penalty."] = 10.0
+    lambda_cls: Annotated[float, "Weight of the classification of batches."] = 1.0
+    lambda_rec: Annotated[float, "Weight of the way there and back again."] = 10.0
+    lambda_variance: Annotated[float, "Weight of the variance of the edit between images of a batch."] = 100.0
+    lr: o.LearningRate = 1e-4
+    beta1: o.Beta1 = 0.5
+    decay: o.Decay = 0.5
+
+
+class Residual(nn.Module):
+    """x + layers(x), of images (N, C, H, W) whose sides divide by `multiple`."""
+
+    def __init__(self, layers: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.layers, self.multiple = layers, multiple
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.layers(x)
+        return out
+
+
+class Generator(nn.Module):
+    """g(x, t) = x + f(x, t): image x (N, C, H, W) as the batch t (N,) would show it.
+
+    t enters with the first layer. The last one starts at zero, so the generator starts as the identity. Values are not
+    bounded. Height and width must divide by `multiple`.
+    """
+
+    multiple = 4
+
+    def __init__(self, channels: int, batches: int, width: int = 64, blocks: int = 6) -> None:
+        super().__init__()
+        up, w = UPSAMPLINGS["resize"], width
+        self.pad, self.head = ReflectPad(3), ConditionalConv(batches, channels, w, 7)
+        self.body = nn.Sequential(
+            nn.ReLU(),
+            ReflectPad(1), nn.Conv2d(w, 2 * w, 4, stride=2), nn.ReLU(),
+            ReflectPad(1), nn.Conv2d(2 * w, 4 * w, 4, stride=2), nn.ReLU(),
+            *(ResidualBlock(4 * w, "none", "reflect", 0.0) for _ in range(blocks)),
+            up(4 * w, 2 * w, 3, True), nn.ReLU(),
+            up(2 * w, w, 3, True), nn.ReLU(),
+            ReflectPad(3), nn.Conv2d(w, channels, 7),
+        )  # fmt: skip
+        he_init(self)
+        for module in self.body:
+            if isinstance(module, ResidualBlock):  # each block would double the variance otherwise
+                _start_at_zero(module.body)
+        _start_at_zero(self.body)
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        out: Tensor = x + self.body(self.head(self.pad(x), target))
+        return out
+
+    def bind(self, target: int) -> Residual:
+        """The network towards one batch, of images alone."""
+        layers = nn.Sequential(self.pad, self.head.bind(target), *self.body)
+        return Residual(copy.deepcopy(layers), self.multiple).requires_grad_(False)
+
+
+def _start_at_zero(layers: nn.Sequential) -> None:
+    *_, last = (layer for layer in layers if isinstance(layer, nn.Conv2d))
+    nn.init.zeros_(last.weight)
+
+
+class Discriminator(nn.Module):
+    """Logits (N, 1 + batches) of images (N, C, H, W): the first says real, the others from which batch.
+
+    The last map is averaged, so that images of any size from `min_size` on can be judged.
+    """
+
+    def __init__(self, channels: int, batches: int, width: int = 64, layers: int = 6) -> None:
+        super().__init__()
+        widths = [channels, *(width * 2**k for k in range(layers))]
+        halvings = (
+            nn.Sequential(nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.01)) for a, b in pairwise(widths)
+        )
+        self.layers = nn.Sequential(*halvings)
+        self.logits = nn.Linear(widths[-1], 1 + batches)
+        self.min_size = 2**layers
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.layers(x).mean((2, 3)))
+        return logits
+
+
+def edit_variance(x: Tensor, edit: Tensor, batch: Tensor, bins: int = 16) -> Tensor:
+    """How differently the images of a batch are edited at equal intensity: the high-variance edits that Qian et al.
+    penalise, in a form of our own.
+
+        m_ik = mean of e over the pixels of image i whose x lies in bin k, n_ik of them
+        V    = sum_ik n_ik (m_ik - M_bk)^2 / sum_ik n_ik,    M_bk = mean of m_ik over the images of batch b, by n_ik
+
+    It is zero where e is a function of the bin alone, whatever the pixels are, and does not see what e does inside an
+    image at equal intensity: noise removed, edges sharpened.
+
+    Args:
+        x: images (N, C, H, W); bins divide [-1, 1], the outer ones are open.
+        edit: e = g(x, t) - x, as large; all images of a batch must have the same target t.
+        batch: where each image is from, (N,) integers.
+
+    Returns:
+        A scalar, the mean over channels.
+    """
+    bin_of = ((x + 1) * (bins / 2)).floor().clamp(0, bins - 1).long()
+    inside = F.one_hot(bin_of.flatten(2), bins).to(edit.dtype)  # (N, C, H * W, bins)
+    count = inside.sum(2)
+    mean = torch.einsum("ncpk,ncp->nck", inside, edit.flatten(2)) / count.clamp_min(1)
+    together = (batch[:, None] == batch[None]).to(edit.dtype)  # (N, N): the images of each image's batch
+    common = torch.einsum("nm,mck->nck", together, count * mean) / torch.einsum(
+        "nm,mck->nck", together, count
+    ).clamp_min(1)
+    return (count * (mean - common).square()).sum() / count.sum()
+
+
+class StarGAN(Method):
+    r"""One generator g(x, t) towards every batch t, and one discriminator that says real or not, and which batch.
+
+        L_adv = E[D_src(x)] - E[D_src(g(x, t))] - lambda_gp E[(|grad D_src| - 1)^2]     Choi et al., eq. 8
+        L_cls = E[-log D_cls(s | x)] for D,  E[-log D_cls(t | g(x, t))] for G           eq. 2, 3
+        L_rec = E[|x - g(g(x, t), s)|]                                                  eq. 4
+        L_D   = -L_adv + lambda_cls L_cls                                               eq. 5
+        L_G   =  L_adv + lambda_cls L_cls + lambda_rec L_rec + lambda_variance V        eq. 6, and `edit_variance`
+
+    D moves `n_critic` times, each time on a fresh batch; G then moves on the last one.
+
+    Of Qian et al. we know the idea, from the abstract; the code they name is StarGAN for faces. We depart from that:
+    g has no instance norm, which would give every tile of an image its own contrast; it adds to its input instead of
+    drawing it anew through a tanh, enlarges by repetition and convolution, and mirrors borders. D averages its last
+    map, so that patches may have any size. In each move, all images of a batch go to the same target (a permutation of
+    the batches, drawn anew), so that the variance of the edit can be seen. The head for entangled biology is left out.
+    """
+
+    Config = StarGANConfig
+    generators = {"equalize": ("image", "image", "g")}
+    paired = False
+
+    def __init__(self, config: StarGANConfig, channels: dict[str, int]) -> None:
+        super().__init__(config, channels)
+        c, n = config, channels["image"]
+        self.draws = c.n_critic
+        self.gan = OBJECTIVES["wasserstein"]
+        self.g = self.build_generator(c, n, n)
+        self.d = Discriminator(n, c.batches, c.d_width, c.d_layers)
+        self.add_player("G", self.g, lr=c.lr, beta1=c.beta1)
+        self.add_player("D", self.d, lr=c.lr, beta1=c.beta1)
+
+    @staticmethod
+    def resolve(config: StarGANConfig, size: int) -> StarGANConfig:
+        return config
+
+    @staticmethod
+    def build_generator(config: StarGANConfig, in_channels: int, out_channels: int) -> nn.Module:
+        assert in_channels == out_channels, "it adds to its input"
+        return Generator(in_channels, config.batches, config.width, config.blocks)
+
+    def _targets(self, source: Tensor) -> Tensor:
+        return torch.randperm(self.config.batches, device=source.device)[source]
+
+    def _realness(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.d(x)
+        return logits[:, :1]
+
+    def step(self, batches: Iterator[Batch]) -> Scalars:
+        c, gan = self.config, self.gan
+
+        for _ in range(c.n_critic):
+            batch = next(batches)
+            x, source = batch["image"], batch["batch"]
+            with torch.no_grad():
+                fake = self.g(x, self._targets(source))
+            real_logits = self.d(x)
+            d_gan = gan.d(real_logits[:, :1], self._realness(fake))
+            d_cls = F.cross_entropy(real_logits[:, 1:], source)
+            penalty = gradient_penalty(self._realness, x, fake)
+            self.update("D", d_gan + c.lambda_cls * d_cls + c.lambda_gp * penalty)
+
+        target = self._targets(source)
+        fake = self.g(x, target)
+        logits = self.d(fake)
+        g_gan, g_cls = gan.g(logits[:, :1]), F.cross_entropy(logits[:, 1:], target)
+        rec = F.l1_loss(self.g(fake, source), x)
+        variance = edit_variance(x, fake - x, source)
+        self.update("G", g_gan + c.lambda_cls * g_cls + c.lambda_rec * rec + c.lambda_variance * variance)
+
+        scalars = {"g_gan": g_gan, "g_cls": g_cls, "rec": rec, "variance": variance}
+        scalars |= {"d_gan": d_gan, "d_cls": d_cls, "gp": penalty}
+        return {name: x.detach() for name, x in scalars.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch["image"]
+        to = (torch.full_like(batch["batch"], t) for t in range(self.config.batches))
+        return {"image": x} | {f"→ batch {t}": self.g(x, target) for t, target in enumerate(to)}

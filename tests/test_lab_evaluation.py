@@ -1,0 +1,757 @@
+"""The judgement of equalizers: closed forms, and that cheats and over-corrections are seen through."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from img2img.data.picture import as_type
+from img2img.errors import ConfigError, InputError, UnknownBatchError
+from img2img.lab import baselines, features, objects, probes, report, synthetic, verdict
+from img2img.lab.baselines import BASELINES, CHEATS, Statistics
+from img2img.lab.evaluation import FEATURES_ONLY, GATES, evaluate, gates_of
+from img2img.lab.measures import IDENTITY, measure
+
+SCALE = np.array([[400.0, 7000.0]])
+MINE = "my <model> & $x$"
+
+
+def scene(fields, size=96, seed=0):
+    """One crop of every field in every batch, half of them with brighter nuclei: keywords of `evaluate`."""
+    rng = np.random.default_rng(seed)
+    columns = {name: [] for name in ("before", "batch", "group", "label", "masks", "truth")}
+    for i in range(fields):
+        for j, batch in enumerate("ABCD"):
+            signal, labels = synthetic.nuclei(rng, size, 14)
+            treated = (i + j) % 2
+            if treated:
+                signal = synthetic.brighten(signal, labels)
+            image, truth = (
+                synthetic.expose(signal, synthetic.EFFECTS[b], r)[None] for b, r in ((batch, rng), ("A", None))
+            )
+            row = (image, batch, f"field {i}", "brighter" if treated else "as it is", labels, truth)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return columns
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_probes():
+    """Few permutations and trees: their number is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "PERMUTATIONS", 6)
+        patch.setattr(probes, "TREES", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """40 crops never seen in the fit, all baselines and cheats, and a model that is batch moments plus 3 DN."""
+    case, fit = scene(10), scene(8, seed=5)
+    statistics = Statistics.of(fit["before"], fit["batch"], reference="A", example=fit["before"][0])
+    outputs = {n: method(case["before"], case["batch"], statistics) for n, method in (BASELINES | CHEATS).items()}
+    moments = zip(outputs["batch moments"], case["batch"], strict=True)
+    outputs[MINE] = [image if batch == "A" else image + np.uint16(3) for image, batch in moments]
+    return evaluate(
+        outputs,
+        **case,
+        reference="A",
+        scale=SCALE,
+        judged=MINE,
+        sham=0.004,
+        notes=["about <this>"],
+        fit=(fit["before"], fit["batch"], fit["masks"]),
+    )
+
+
+# ---- the judgement as a whole
+
+
+@pytest.mark.parametrize("method", [*CHEATS, "per-image z-score", "per-image match_histograms"])
+def test_cheats_and_methods_per_image_fail(judged, method):
+    assert not judged.passed(method)
+    assert judged.gates[method]["effect kept"] is False
+
+
+@pytest.mark.parametrize("method", CHEATS)
+@pytest.mark.parametrize("gate", ["objects found", "nothing moved"])
+def test_cheats_fail_on_structure_too(judged, method, gate):
+    assert judged.gates[method][gate] is False
+
+
+@pytest.mark.parametrize("method", [IDENTITY, "batch moments", MINE])
+def test_honest_methods_pass(judged, method):
+    assert judged.passed(method)
+    assert set(judged.gates[method].values()) <= {True, None}
+
+
+def test_per_image_zscore_erases_the_effect_and_batch_moments_keep_it(judged):
+    assert judged.rows[IDENTITY]["effect"] == pytest.approx(1.5, abs=0.1)
+    assert judged.rows["per-image z-score"]["retention"] == pytest.approx(1 / 1.5, abs=0.05)
+    assert judged.rows["batch moments"]["retention"] == pytest.approx(1, abs=0.005)
+
+
+def test_batch_told_alone_would_choose_the_cheats(judged):
+    told = {method: row["batch_linear"] for method, row in judged.rows.items()}
+    assert told[IDENTITY] > 0.7 > 0.45 > max(told[method] for method in CHEATS)
+    assert judged.rows[IDENTITY]["batch_left"] == 1
+    assert judged.rows["cheat: constant image"]["batch_linear"] == 0.25
+    assert not set(CHEATS) & set(judged.ranking)
+
+
+def test_batch_moments_bring_the_batches_together(judged):
+    before, after = judged.rows[IDENTITY], judged.rows["batch moments"]
+    for name in ("shift_control", "w1_foreground"):
+        assert after[name] < 0.8 * before[name]
+    assert after["psnr"] > before["psnr"] + 3
+    assert after["phenotype_accuracy"] > before["phenotype_accuracy"]
+    assert judged.ranking.index("batch moments") < judged.ranking.index(IDENTITY)
+
+
+def test_only_methods_per_image_touch_the_reference(judged):
+    assert judged.rows["batch moments"]["reference_change"] == 0
+    assert judged.rows["batch quantiles"]["reference_change"] == 0
+    assert judged.rows["per-image z-score"]["reference_change"] > 0.001
+
+
+def test_verdict_says_that_the_model_is_no_better(judged):
+    assert judged.verdict.startswith(f"“{MINE}” passes every gate")
+    assert "does not beat “batch moments” in phenotype accuracy" in judged.verdict
+
+
+def test_verdict_says_what_is_better():
+    row = {"phenotype_accuracy": 0.8, "phenotype_low": 0.75, "phenotype_high": 0.85, "shift_control": 0.1}
+    better = row | {"phenotype_accuracy": 0.9, "shift_control": 0.15}
+    words = verdict._comparison(better, row, "batch moments")
+    assert words == (
+        "it beats “batch moments” in phenotype accuracy (0.90 against 0.80), "
+        "is worse in control shift (0.15 against 0.10)"
+    )
+    worse = row | {"shift_control": 0.15}
+    assert verdict._comparison(worse, better, "batch moments") == (
+        "it does not beat “batch moments” in phenotype accuracy (0.80 against 0.90) "
+        "or control shift (0.15 against 0.15), so prefer that simpler method"
+    )
+    assert "does not beat" in verdict._comparison(row | {"phenotype_accuracy": 0.84}, row, "batch moments")  # luck
+
+
+def test_verdict_names_the_failed_gates(judged):
+    verdict = dataclasses.replace(judged, judged="cheat: constant image").verdict
+    assert "fails effect kept, objects found, objects counted and nothing moved" in verdict
+
+
+def test_features_without_images_pass_no_gate(judged):
+    row = judged.rows[FEATURES_ONLY]
+    assert row["phenotype_accuracy"] > judged.rows[IDENTITY]["phenotype_accuracy"]
+    assert row["px_shift"] is None
+    assert not judged.passed(FEATURES_ONLY)
+
+
+def test_without_masks_the_input_is_the_measure():
+    case = scene(4, size=80)
+    statistics = Statistics.of(case["before"], case["batch"], reference="A", example=case["before"][0])
+    methods = {IDENTITY, "batch moments", "cheat: constant image", "cheat: random reference image"}
+    outputs = {n: m(case["before"], case["batch"], statistics) for n, m in (BASELINES | CHEATS).items() if n in methods}
+    case |= {"masks": None, "label": None, "truth": None}
+    evaluation = evaluate(outputs, **case, reference="A", scale=SCALE, judged="batch moments")
+    passed = {name for name in outputs if evaluation.passed(name)}
+    assert passed == {IDENTITY, "batch moments"}
+    for cheat in CHEATS:
+        assert evaluation.gates[cheat]["same objects"] is evaluation.gates[cheat]["same outline"] is False
+    # and what was not given is not measured, let alone passed
+    assert "objects found" not in evaluation.gates[IDENTITY]
+    for gate in ("effect kept", "sham unchanged"):
+        assert evaluation.gates["batch moments"][gate] is None
+    assert "(effect kept and sham unchanged not measured)" in evaluation.verdict
+    assert evaluation.rows[IDENTITY]["psnr"] is evaluation.rows[IDENTITY]["phenotype_accuracy"] is None
+    assert evaluation.cramers_v is None and not evaluation.confounded
+
+
+def test_nothing_to_measure_is_not_a_pass():
+    empty = [np.full((1, 40, 40), 7, np.uint16)] * 4
+    evaluation = evaluate(
+        {IDENTITY: empty}, before=empty, batch=list("AABB"), reference="A", scale=SCALE, judged=IDENTITY
+    )
+    assert set(evaluation.gates[IDENTITY].values()) == {None}
+    assert not evaluation.passed(IDENTITY)
+    assert "could not be judged" in evaluation.verdict
+    assert "not measured" in report.page(evaluation)
+
+
+def test_an_effect_too_small_to_be_seen_is_not_a_pass():
+    def kept(retention, effect):
+        return gates_of({"retention": retention, "effect": effect}, {}, masked=True)["effect kept"]
+
+    assert kept(0.95, 1.05) is None  # erased altogether, it would be kept by 0.95
+    assert kept(0.95, 1.5) is True
+    assert kept(1.2, 1.05) is kept(0.8, 1.5) is False
+
+
+@pytest.mark.parametrize(
+    ("gate", "passing", "failing"),
+    [
+        ("effect kept", 0.9, 0.89),
+        ("effect kept", 1.1, 1.11),
+        ("objects found", 0.02, 0.021),
+        ("objects counted", 0.01, 0.011),
+        ("same objects", 0.1, 0.11),
+        ("same outline", 0.9, 0.89),
+        ("same count", 0.1, 0.11),
+        ("nothing moved", 0.1, 0.11),
+        ("sham unchanged", 0.01, 0.011),
+    ],
+)
+def test_bounds_of_the_gates(gate, passing, failing):
+    assert GATES[gate].test(passing) and not GATES[gate].test(failing)
+
+
+def test_confounded_is_stamped(judged):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(400, 900, (1, 32, 32), dtype=np.uint16) for _ in range(12)]
+    case = {"before": images, "batch": list("AAAAAABBBBBB"), "reference": "A", "scale": SCALE, "judged": IDENTITY}
+    label = list("xxxxxyyyyyyx")
+    evaluation = evaluate({IDENTITY: images}, label=label, **case)
+    assert evaluation.cramers_v > 0.3 and evaluation.confounded
+    assert evaluation.verdict.startswith("CONFOUNDED: batch and label go together")
+    assert "CONFOUNDED" in report.page(evaluation)
+    assert not evaluate({IDENTITY: images}, label=label, fitted_on_controls=True, **case).confounded
+    assert not judged.confounded and judged.cramers_v == 0
+
+
+# ---- files
+
+
+def test_json_round_trip(judged, tmp_path):
+    judged.to_json(tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert read == judged.to_dict()
+    assert read["rows"][MINE]["sham"] == 0.004
+    assert read["passed"]["cheat: constant image"] is False
+    assert read["counts"]["images"] == 40 and read["counts"]["groups"] == 10 and read["counts"]["batch B"] == 10
+
+
+def test_html_holds_every_method_escaped_and_nothing_from_outside(judged, tmp_path):
+    import pandas as pd
+
+    quality = pd.DataFrame({"image": ["<b>.tif"], "ood": [1.25]})
+    judged.to_html(tmp_path / "report.html", quality)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for method in judged.rows:
+        assert method.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in page
+    for raw in ("<model>", "about <this>", "<b>.tif", "http://", "https://", 'src="file'):
+        assert raw not in page
+    assert "about &lt;this&gt;" in page and "&lt;b&gt;.tif" in page and "1.250" in page
+    assert page.index(verdict.BANNER) < page.index("passes every gate") < page.index("<h2>Gates</h2>")
+    assert page.count("data:image/png;base64,") == 2 + 8 * 8  # charts; 2 images of 4 batches in 8 methods
+
+
+def test_text_and_frame(judged):
+    text = judged.to_text()
+    assert f"* {MINE}" in text and judged.verdict in text and verdict.BANNER in text
+    assert text.index("  batch moments") < text.index("cheat: constant image")  # those that pass come first
+    frame = judged.to_frame()
+    assert list(frame.index) == list(judged.rows)
+    assert frame.loc["cheat: constant image", "passed"] == np.False_
+    assert frame.loc[IDENTITY, "dice"] == judged.rows[IDENTITY]["dice"]
+
+
+def test_thumbnails_share_the_fitted_range():
+    image = np.full((1, 400, 300), 3700, np.uint16)  # the middle of the range
+    shown = report.shown({"a": [image, image * 2]}, np.array(["x", "y"]), SCALE, 0)
+    assert [item.images["a"].shape for item in shown] == [(134, 100)] * 2
+    assert [int(item.images["a"][0, 0]) for item in shown] == [128, 255]
+
+
+def test_histograms_are_shares():
+    image = np.full((1, 10, 10), 3700, np.uint16)
+    (share,) = report.histograms([image], np.array(["x"]), SCALE)["x"]
+    centre = np.average(np.arange(report.BINS) + 0.5, weights=share) / report.BINS
+    assert share.sum() == 1
+    assert report.LOWEST + centre * (report.HIGHEST - report.LOWEST) == pytest.approx(0.5, abs=0.01)
+
+
+# ---- measures in closed form
+
+
+def squares(*places, size=40, side=8):
+    labels = np.zeros((size, size), np.int32)
+    for number, (y, x) in enumerate(places, 1):
+        labels[y : y + side, x : x + side] = number
+    return labels
+
+
+def test_agreement_of_hand_made_labels():
+    reference = squares((2, 2), (2, 20), (20, 2), (20, 20))
+    found = squares((2, 2), (4, 20), (20, 7), size=40)  # the same; 6/8 overlap: IoU 0.6; 3/8 overlap: IoU 3/13
+    agreement = objects.compare(reference, found * 10)
+    assert agreement["reference_objects"] == 4 and agreement["objects"] == 3
+    assert agreement["f1"] == 2 * 2 / 7
+    assert agreement["dice"] == 2 * 8 * (8 + 6 + 3) / (64 * 7)
+
+
+def test_agreement_with_nothing():
+    nothing = np.zeros((40, 40), np.int32)
+    assert objects.compare(nothing, nothing)["f1"] == objects.compare(nothing, nothing)["dice"] == 1
+    assert objects.compare(squares((2, 2)), nothing)["f1"] == objects.compare(squares((2, 2)), nothing)["dice"] == 0
+
+
+def test_an_object_cannot_be_found_twice():
+    whole, halves = squares((0, 0)), squares((0, 0))
+    halves[4:8, :8] = 2  # IoU of each half is exactly one half
+    assert objects.compare(whole, halves)["f1"] == 0
+
+
+def test_structure_is_measured_against_the_input():
+    reference = squares((2, 2), (2, 20), (20, 2), (20, 20))
+    before, after = squares((2, 2), (2, 20), (20, 2)), squares((2, 2), (2, 20))
+    nothing = np.zeros_like(reference)
+    result = objects.structure([reference, nothing], [before, nothing], [after, reference])
+    assert result["f1"] == 2 * 2 / 6
+    assert result["f1_drop"] == pytest.approx(2 * 3 / 7 - 2 * 2 / 6)
+    assert result["count_error"] == 0.5 and result["count_excess"] == 0.25
+    assert np.isnan(objects.structure([nothing], [nothing], [nothing])["f1"])
+
+
+def test_segmentation_finds_the_nuclei():
+    signal, labels = synthetic.nuclei(np.random.default_rng(1), 128, 12)
+    image = synthetic.expose(signal, synthetic.EFFECTS["A"], np.random.default_rng(2))
+    found = objects.segment(image)
+    agreement = objects.compare(labels, found)
+    assert agreement["f1"] > 0.9 and agreement["dice"] > 0.95
+    np.testing.assert_array_equal(objects.segment(image * 3.0 + 1000), found)
+    np.testing.assert_array_equal(objects.segment(5000.0 - image, dark=True), found)
+    assert not objects.segment(np.full((32, 32), 500, np.uint16)).any()
+
+
+def test_touching_objects_are_split():
+    y, x = np.mgrid[:60, :60]
+    plane = sum(((y - 30) ** 2 + (x - c) ** 2 < 10**2).astype(float) for c in (21, 38)).clip(0, 1)
+    assert objects.segment(plane).max() == 2
+
+
+@pytest.fixture(scope="module")
+def field():
+    signal, labels = synthetic.nuclei(np.random.default_rng(3), 96, 14)
+    return synthetic.expose(signal, synthetic.EFFECTS["A"], np.random.default_rng(4)).astype(float), labels
+
+
+def test_shift_is_found(field):
+    image, _ = field
+    assert objects.shift(image[:-3, 4:], image[3:, :-4]) == pytest.approx(5, abs=0.2)  # not round, as a camera's is not
+    assert objects.shift(image, ndimage.shift(image, (0.3, 0), mode="wrap")) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("effect", [synthetic.Effect(gain=1.4, vignette=0.3), synthetic.Effect(gradient=0.35)])
+def test_illumination_is_no_shift(field, effect):
+    image, _ = field
+    assert objects.shift(image, image * synthetic.light(image.shape, effect) + 50) <= 0.06
+
+
+def test_shift_of_a_constant_is_unknown(field):
+    assert np.isnan(objects.shift(field[0], np.zeros_like(field[0])))
+
+
+def test_edges_agree_unless_they_turn(field):
+    image, _ = field
+    assert objects.edge_agreement(image, 2 * image + 7) == pytest.approx(1)
+    assert objects.edge_agreement(image, -image) == pytest.approx(-1)
+    assert objects.edge_agreement(image, np.zeros_like(image)) == 0
+    assert abs(objects.edge_agreement(image, image[::-1, ::-1])) < 0.5
+
+
+def test_novel_structure_sees_new_spots_and_no_tone(field):
+    image, labels = field
+    spots, places = synthetic.add_foci(image, labels, np.random.default_rng(0))
+    assert len(places)
+    assert objects.novel_structure(image, 2 * image + 7, 6600) == pytest.approx(0, abs=1e-6)
+    tone = objects.novel_structure(image, image**0.8, 6600)
+    invented = objects.novel_structure(image, spots, 6600)
+    assert invented > 20 * tone
+    assert objects.novel_structure(image, spots, 3300) == pytest.approx(2 * invented)
+
+
+def test_object_means_are_above_background():
+    labels = squares((2, 2))
+    image = np.stack([np.full((40, 40), 100), np.full((40, 40), 30)]).astype(np.uint16)
+    image[0][labels > 0] += 50
+    np.testing.assert_array_equal(objects.object_means(image, labels), [50, 0])
+    assert np.isnan(objects.object_means(image, np.zeros_like(labels))).all()
+
+
+MEANS = np.array([[2.0], [3.0], [2.0], [3.0], [2.0], [4.0]])  # of batches A, A, B, B, C, C; every second is treated
+WELLS = np.array(list("AABBCC"))
+TREATED = np.array([False, True] * 3)
+
+
+def test_retention_of_a_gain_is_one_and_of_erasure_one_over_the_effect():
+    kept = objects.effect_retention(MEANS, MEANS * 0.4, WELLS, "A", TREATED, ~TREATED)
+    assert kept["retention"] == pytest.approx(1) and kept["retention_worst_batch"] == pytest.approx(1)
+    erased = objects.effect_retention(MEANS, np.ones((6, 1)), WELLS, "A", TREATED, ~TREATED)
+    assert erased["retention"] == pytest.approx((1 / 1.5 + 1 / 2) / 2)
+    assert erased["retention_worst_batch"] == pytest.approx(1 / 2)
+    assert erased["effect"] == pytest.approx(3**0.5)  # of 1.5 and 2
+
+
+def test_a_channel_without_effect_does_not_dilute_the_retention():
+    flat, dim = np.full((6, 1), 2.0), np.full((6, 1), 1e-4)
+    was, now = np.hstack([MEANS, flat, dim]), np.hstack([np.ones((6, 1)), flat * 0.5, dim * TREATED[:, None]])
+    result = objects.effect_retention(was, now, WELLS, "A", TREATED, ~TREATED)
+    assert result["retention"] == pytest.approx((1 / 1.5 + 1 / 2) / 2)
+    assert result["retention_worst_channel"] < 0.6
+
+
+def test_a_lost_signal_is_no_retention():
+    result = objects.effect_retention(MEANS, np.zeros((6, 1)), WELLS, "A", TREATED, ~TREATED)
+    assert np.isnan(result["retention"])
+    assert objects.effect_retention(MEANS, MEANS, WELLS, "A", np.zeros(6, bool), ~TREATED) == {}
+
+
+def test_control_shift_is_the_log_ratio():
+    now = MEANS * np.array([1, 1, 1.2, 9, 0.8, 9])[:, None]  # the treated do not count
+    expected = (np.log(1.2) - np.log(0.8)) / 2
+    assert objects.control_shift(MEANS, now, WELLS, "A", ~TREATED) == pytest.approx(expected)
+
+
+def plain(offset, gain=1.0):
+    """Two squares of 1000 on 0, times gain plus offset, and their labels."""
+    labels = squares((2, 2), (20, 20))
+    return ((labels > 0) * 1000.0 * gain + offset).astype(np.float32)[None], labels
+
+
+def test_measures_of_a_made_up_batch():
+    (a, labels), (b, _), (c, _) = plain(100), plain(166), plain(100, 1.2)
+    case = {"batch": list("AABB"), "reference": "A", "scale": [[0, 1000]], "masks": [labels] * 4}
+    before = [a, a, b, c]
+    row = measure(before, before, truth=[a] * 4, **case)
+    assert row["w1_background"] == pytest.approx(0.066 / 2, rel=1e-5)  # half of B is 66 off
+    assert row["w1_foreground"] == pytest.approx((0.066 + 0.2) / 2, rel=1e-5)
+    assert row["shift_control"] == pytest.approx(np.log(1.1))
+    errors = [0.066**2, 0.2**2 * 128 / 1600]
+    assert row["psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-5)
+    assert row["change"] == row["reference_change"] == row["px_shift"] == 0
+    assert row["f1"] == 1 and row["dice"] > 0.85  # smoothing rounds the corners off
+    done = measure(before, [a, a, a, a], truth=[a] * 4, **case)
+    assert done["w1_background"] == done["w1_foreground"] == done["shift_control"] == 0
+    assert done["change"] == pytest.approx((0.066 + 0.2 * 128 / 1600) / 2, rel=1e-5)
+    assert done["psnr"] == 100 and done["ssim"] == pytest.approx(1)
+
+
+def test_a_second_label_is_the_treatment_and_controls_come_first():
+    images, labels = zip(*[plain(100, gain) for gain in (1, 1.5, 1, 1.5)], strict=True)
+    case = {"batch": list("AABB"), "reference": "A", "scale": [[0, 1000]], "masks": labels}
+    after = [images[0], images[1], images[0], images[0]]
+    assert measure(images, after, label=list("ctct"), **case)["retention"] == pytest.approx(1 / 1.5)
+    assert measure(images, after, control=[True, False] * 2, **case)["retention"] == pytest.approx(1 / 1.5)
+    assert measure(images, after, label=list("abcd"), **case)["retention"] is None
+
+
+def test_channels_and_sizes_may_differ():
+    (a, labels), (b, _) = plain(100), plain(150)
+    a, b = np.concatenate([a, a * 2]), np.concatenate([b, a * 2 + 400])
+    before, masks = [a, a, b[:, :36], b], [labels, labels, labels[:36], labels]
+    row = measure(before, before, batch=list("AABB"), reference="A", scale=[[0, 1000], [0, 4000]], masks=masks)
+    assert row["w1_background"] == pytest.approx((0.05 + 0.1) / 2, rel=1e-5)
+    assert row["shift_control"] == pytest.approx(0, abs=1e-6)  # the background is subtracted
+    assert row["batch_linear"] is not None
+
+
+def test_dark_objects_have_an_effect_too():
+    images, labels = zip(*[plain(2000, -gain) for gain in (1, 1.5, 1, 1.5)], strict=True)
+    case = {
+        "batch": list("AABB"),
+        "reference": "A",
+        "scale": [[0, 2000]],
+        "masks": labels,
+        "control": [True, False] * 2,
+    }
+    after = [images[0], images[1], images[0], images[0]]
+    assert measure(images, after, dark=True, **case)["retention"] == pytest.approx(1 / 1.5)
+
+
+# ---- probes
+
+
+def separable(rng, groups=12):
+    """Features that give the batch away; every group has an image in each batch."""
+    batch = np.tile(["A", "B", "C"], groups)
+    return (
+        rng.normal(size=(3 * groups, 5)) + 4 * (batch == "B")[:, None],
+        batch,
+        np.repeat(np.arange(groups), 3).astype(str),
+    )
+
+
+def test_batches_that_differ_are_told_and_shuffled_ones_are_not():
+    rng = np.random.default_rng(0)
+    x, batch, group = separable(rng)
+    x[batch == "C", 0] += 8
+    told = probes.batch_predictability(x, batch, group)
+    assert told["linear"] > 0.95 and told["forest"] > 0.95 and told["chance"] == pytest.approx(1 / 3)
+    assert told["linear_low"] <= told["linear"] <= told["linear_high"]
+    assert told["null"] < 0.5 and told["null"] <= told["null_high"] < 0.7
+    assert told == probes.batch_predictability(x, batch, group)
+    guessed = probes.batch_predictability(x, np.tile(rng.permutation(["A", "B", "C"]), 12)[rng.permutation(36)], group)
+    assert guessed["linear"] < 0.6
+
+
+def test_probe_of_the_batch_never_sees_a_tested_group():
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(24), 4)  # a group is 4 nearly equal images of one batch
+    batch = np.array(["A", "B"])[group % 2]
+    x = rng.normal(size=(24, 8))[group] + 0.01 * rng.normal(size=(len(group), 8))
+    leaky = probes.batch_predictability(x, batch, np.arange(len(group)).astype(str))
+    told = probes.batch_predictability(x, batch, group.astype(str))
+    assert leaky["forest"] > 0.95  # whoever splits at random is fooled
+    assert told["forest"] < 0.75 and told["linear"] < 0.75
+
+
+def test_classifier_of_phenotypes_never_sees_a_tested_group():
+    rng = np.random.default_rng(2)
+    group = np.tile(np.repeat(np.arange(20), 6), 2)  # each lies 6 times in both batches, with nearly the same features
+    batch = np.repeat(["A", "B"], 120)
+    label = rng.permutation(["x", "y"] * 10)[group]
+    x = rng.normal(size=(20, 8))[group] + 0.01 * rng.normal(size=(240, 8))
+    leaky = probes.phenotype_accuracy(x, label, batch, "A", np.arange(240).astype(str))
+    honest = probes.phenotype_accuracy(x, label, batch, "A", group.astype(str))
+    assert leaky["knn"] > 0.95  # whoever splits at random is fooled
+    assert honest["knn"] < 0.7 and honest["linear"] < 0.7
+
+
+def test_phenotypes_carry_over_unless_the_batch_moves_them():
+    rng = np.random.default_rng(3)
+    label, batch = np.tile(["x", "y"], 40), np.repeat(["A", "B"], 40)
+    x = rng.normal(size=(80, 3)) + 5 * (label == "y")[:, None]
+    group = np.arange(80).astype(str)
+    assert probes.phenotype_accuracy(x, label, batch, "A", group)["accuracy"] > 0.95
+    moved = x + 20 * (batch == "B")[:, None]
+    assert probes.phenotype_accuracy(moved, label, batch, "A", group)["accuracy"] == 0.5
+    with_unknown = probes.phenotype_accuracy(
+        np.vstack([x, x[-2:]]), [*label, "z", "z"], [*batch, "B", "B"], "A", [*group, "q", "r"]
+    )
+    assert with_unknown["chance"] == 0.5  # a label that the reference lacks is left out
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "words"),
+    [("AAAA", "wxyz", "at least 2"), ("AABB", "wwyz", "Fewer than 2 groups for batch A")],
+)
+def test_too_few_batches_or_groups(batch, group, words):
+    with pytest.raises(InputError, match=words):
+        probes.batch_predictability(np.zeros((4, 2)), list(batch), list(group))
+
+
+def test_phenotypes_need_labels_in_the_reference_and_images_elsewhere():
+    x, group = np.zeros((4, 2)), list("wxyz")
+    with pytest.raises(InputError, match="at least 2"):
+        probes.phenotype_accuracy(x, list("ccct"), list("AAAB"), "A", group)
+    with pytest.raises(InputError, match="Fewer than 2 groups for label of the reference batch t"):
+        probes.phenotype_accuracy(x, list("cctt"), list("AAAB"), "A", group)
+    with pytest.raises(InputError, match="nothing to test on"):
+        probes.phenotype_accuracy(x, list("cctt"), list("AAAA"), "A", group)
+
+
+def test_what_cannot_be_probed_is_noted():
+    images = [plain(k)[0] for k in (1, 2, 3)]
+    evaluation = evaluate(
+        {IDENTITY: images}, before=images, batch=list("AAB"), reference="A", scale=[[0, 1000]], judged=IDENTITY
+    )
+    assert evaluation.rows[IDENTITY]["batch_linear"] is None
+    assert any("Fewer than 2 groups for batch B" in note for note in evaluation.notes)
+
+
+def table(*counts):
+    return zip(
+        *[(f"b{i}", f"l{j}") for i, row in enumerate(counts) for j, n in enumerate(row) for _ in range(n)], strict=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "v"),
+    [
+        (([20, 0], [0, 20]), 1.0),
+        (([10, 10], [10, 10]), 0.0),
+        (([20, 20],), 0.0),
+        # chi² = 80·800²/40⁴·1 = 20 of 80, bias 1/79: sqrt((20/80 - 1/79) / (1 - 1/79))
+        (([30, 10], [10, 30]), np.sqrt((0.25 - 1 / 79) / (1 - 1 / 79))),
+    ],
+)
+def test_cramers_v_of_known_tables(counts, v):
+    batch, label = table(*counts)
+    assert probes.cramers_v(batch, label) == pytest.approx(v, abs=1e-12)
+    assert probes.cramers_v(label, batch) == pytest.approx(v, abs=1e-12)
+
+
+# ---- features
+
+
+def values(image, scale=SCALE):
+    found = features.image_features(image, np.asarray(scale))
+    return dict(zip(features.feature_names(len(image)), found, strict=True))
+
+
+def test_features_see_what_batches_do(field):
+    image = field[0][None]
+    was = values(image)
+    assert was["0: mean"] == pytest.approx((image.mean() - 400) / 6600, rel=1e-5)
+    assert was["0: quantile 0.5"] == pytest.approx((np.median(image) - 400) / 6600, rel=1e-5)
+    brighter = values(image + 660)
+    assert brighter["0: mean"] - was["0: mean"] == pytest.approx(0.1, rel=1e-4)
+    assert brighter["0: noise"] == pytest.approx(was["0: noise"], abs=1e-3)
+    assert values(ndimage.gaussian_filter(image, (0, 1, 1)))["0: detail"] < was["0: detail"] - 0.2
+    vignette = values((image - 400) * synthetic.light(image.shape[1:], synthetic.Effect(vignette=0.5)) + 400)
+    assert vignette["0: background radial"] < was["0: background radial"]
+    gradient = values((image - 400) * synthetic.light(image.shape[1:], synthetic.Effect(gradient=0.5)) + 400)
+    assert gradient["0: background across"] > was["0: background across"]
+    turned = [abs(gradient[f"0: background {way}"] - was[f"0: background {way}"]) for way in ("across", "down")]
+    assert turned[0] > 3 * turned[1]
+
+
+def test_noise_feature_is_the_log_of_the_standard_deviation():
+    noise = np.random.default_rng(0).normal(3000, 66, (1, 128, 128))
+    assert values(noise)["0: noise"] == pytest.approx(-2, abs=0.02)
+
+
+def test_features_of_pairs():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 64, 64))
+    named = values(np.stack([a, b, 1 - a]).astype(np.float32), [[0, 1]] * 3)
+    assert named["0, 2: correlation"] == pytest.approx(-1, abs=1e-4)
+    assert abs(named["0, 1: correlation"]) < 0.1
+    assert len(named) == 3 * len(features.PLANE_NAMES) + 3 * 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 70, 33)])
+@pytest.mark.parametrize("value", [0, 255])
+def test_features_of_constants_are_finite(shape, value):
+    found = features.image_features(np.full(shape, value, np.uint8), np.array([[0, 200]] * shape[0]))
+    assert np.isfinite(found).all() and len(found) == len(features.feature_names(shape[0]))
+
+
+def test_an_empty_range_is_refused():
+    with pytest.raises(InputError, match="Channel 1 has an empty range"):
+        features.image_features(np.zeros((2, 8, 8)), np.array([[0, 1], [5, 5]]))
+
+
+# ---- baselines
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    rng = np.random.default_rng(0)
+    images = [rng.gamma(2, 300, (2, 24, 20 + i)).astype(np.uint16) for i in range(6)]
+    images[3:] = [image * 2 + 100 for image in images[:3]]  # batch B is batch A, brighter
+    return images, list("AAABBB")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_statistics_are_those_of_all_pixels(stacks, dtype):
+    images, batch = [image.astype(dtype) for image in stacks[0]], stacks[1]
+    statistics = Statistics.of(images, batch, reference="A", example=images[0])
+    pixels = np.concatenate([image[1].ravel() for image in images[3:]]).astype(float)
+    assert statistics.names == ("A", "B")
+    assert statistics.mean[1, 1] == pytest.approx(pixels.mean())
+    assert statistics.sd[1, 1] == pytest.approx(pixels.std())
+    np.testing.assert_allclose(statistics.quantiles[1, 1], np.quantile(pixels, baselines.LEVELS))
+
+
+def test_statistics_survive_as_arrays(stacks):
+    statistics = Statistics.of(*stacks, reference="B", example=stacks[0][3])
+    again = Statistics.from_arrays(*statistics.to_arrays())
+    assert (again.names, again.reference, again.colour) == (("A", "B"), "B", None)
+    for name in ("example", "mean", "sd", "quantiles"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(statistics, name))
+
+
+@pytest.mark.parametrize("method", ["batch moments", "batch quantiles"])
+def test_methods_per_batch_undo_a_straight_line(stacks, method):
+    images, batch = stacks
+    outputs = BASELINES[method](images, batch, Statistics.of(images, batch, reference="A", example=images[0]))
+    assert all(output is image for output, image in zip(outputs[:3], images[:3], strict=True))
+    for output, image in zip(outputs[3:], images[:3], strict=True):
+        assert output.dtype == np.uint16
+        np.testing.assert_allclose(output, image.astype(float), atol=1)
+
+
+def test_per_image_methods_match_the_reference(stacks):
+    images, batch = stacks
+    statistics = Statistics.of(images, batch, reference="A", example=images[0])
+    (scored,) = BASELINES["per-image z-score"]([images[4].astype(np.float32)], ["B"], statistics)
+    np.testing.assert_allclose(scored.mean((1, 2)), statistics.mean[0], rtol=1e-5)
+    np.testing.assert_allclose(scored.std((1, 2)), statistics.sd[0], rtol=1e-5)
+    (matched,) = BASELINES["per-image match_histograms"]([images[3]], ["B"], statistics)
+    np.testing.assert_allclose(matched, images[0].astype(float), atol=1)
+
+
+def test_whole_numbers_are_rounded_and_clipped():
+    values_ = np.array([-3.0, 1.5, 2.5, 254.6, 300])
+    np.testing.assert_array_equal(as_type(values_, np.dtype(np.uint8)), [0, 2, 2, 255, 255])
+    assert as_type(values_, np.dtype(np.float32)).dtype == np.float32
+
+
+def test_colour_gets_reinhard():
+    rng = np.random.default_rng(0)
+    a = [ndimage.gaussian_filter(rng.random((3, 32, 32)), (0, 2, 2)) for _ in range(4)]
+    a = [(60 + 130 * (image - image.min()) / np.ptp(image)).astype(np.uint8) for image in a]
+    b = [(image * np.array([0.7, 0.9, 1.0])[:, None, None]).astype(np.uint8) for image in a]
+    statistics = Statistics.of([*a, *b], list("AAAABBBB"), reference="A", example=a[0])
+    methods = baselines.applicable(statistics)
+    assert set(methods) == {*BASELINES, "per-batch Reinhard"}
+    moved = methods["per-batch Reinhard"]([a[0], b[0]], ["A", "B"], statistics)
+    assert moved[0] is a[0] and moved[1].dtype == np.uint8 and moved[1].shape == a[0].shape
+    off, left = (np.abs(image.astype(float) - a[0]).mean() for image in (b[0], moved[1]))
+    assert left < 0.35 * off
+    again = Statistics.from_arrays(*statistics.to_arrays())
+    np.testing.assert_array_equal(again.colour, statistics.colour)
+
+
+def test_reinhard_is_for_colour(stacks):
+    statistics = Statistics.of(*stacks, reference="A", example=stacks[0][0])
+    assert set(baselines.applicable(statistics)) == set(BASELINES)
+    with pytest.raises(InputError, match="RGB"):
+        baselines.RGB_BASELINES["per-batch Reinhard"](*stacks, statistics)
+
+
+def test_cheats_keep_shapes_and_nothing_else(stacks):
+    images, batch = stacks
+    statistics = Statistics.of(images, batch, reference="A", example=images[0])
+    for cheat in CHEATS.values():
+        outputs = cheat(images, batch, statistics)
+        assert [(o.shape, o.dtype) for o in outputs] == [(i.shape, i.dtype) for i in images]
+    pool = [image[:, :4, :4].tobytes() for image in images[:3]]
+    copies = CHEATS["cheat: random reference image"](images, batch, statistics)
+    assert all(copy[:, :4, :4].tobytes() in pool for copy in copies)
+    assert all(not np.array_equal(copy, image) for copy, image in zip(copies, images, strict=True))
+
+
+def test_a_batch_that_was_not_fitted_is_refused(stacks):
+    statistics = Statistics.of(*stacks, reference="A", example=stacks[0][0])
+    with pytest.raises(UnknownBatchError, match="Batch 'Z' was not in the fit set, which has A, B"):
+        BASELINES["batch moments"](stacks[0][:1], ["Z"], statistics)
+    with pytest.raises(UnknownBatchError):
+        Statistics.of(*stacks, reference="Z", example=stacks[0][0])
+    with pytest.raises(UnknownBatchError):
+        baselines.zscore_features(np.zeros((1, 2)), ["Z"], np.zeros((2, 2)), ["A", "B"])
+
+
+def test_features_are_scored_per_batch():
+    fit = np.array([[1.0, 7], [3, 7], [10, 7], [30, 9]])
+    scored = baselines.zscore_features(np.array([[4.0, 8], [20, 8]]), ["A", "B"], fit, list("AABB"))
+    np.testing.assert_allclose(scored, [[2, 1], [0, 0]])
+
+
+# ---- mistakes
+
+
+def test_mistakes_are_named():
+    images = [plain(0)[0]] * 2
+    case = {"before": images, "batch": list("AB"), "reference": "A", "scale": [[0, 1]], "judged": IDENTITY}
+    with pytest.raises(ConfigError, match="no method 'nothing'"):
+        evaluate({IDENTITY: images}, **case | {"judged": "nothing"})
+    with pytest.raises(InputError, match="2 images, but 3 values of `label`"):
+        evaluate({IDENTITY: images}, **case, label=list("xyz"))
+    with pytest.raises(InputError, match="reference batch 'Z'"):
+        evaluate({IDENTITY: images}, **case | {"reference": "Z"})
+    with pytest.raises(InputError, match="number or shape"):
+        evaluate({IDENTITY: images[:1]}, **case)
