@@ -132,7 +132,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] | None:
     """NAME=VALUE as options of the network's training, each of the type that it is declared with."""
     from img2img.lab.adversarial import ADVERSARIAL
-    from img2img.lab.equalizer import MODELS
+    from img2img.lab.moving import MODELS
     from img2img.training.config import TrainConfig
 
     network = choose("model", model, MODELS).network

@@ -690,7 +690,7 @@ def test_killed_command_leaves_nothing_broken_and_is_finished_by_the_next(folder
     words = ["translate", str(folder), str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     process = subprocess.Popen([sys.executable, "-m", "img2img", *words], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list((tmp_path / "out").glob("*.png"))) < 20 and time.monotonic() < deadline:
+    while len(list((tmp_path / "out").glob("[!.]*.png"))) < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()

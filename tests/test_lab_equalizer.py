@@ -28,7 +28,8 @@ from img2img.errors import (
     UnknownBatchError,
 )
 from img2img.lab import probes, quality, synthetic
-from img2img.lab.equalizer import MODELS, BatchEqualizer, LabWarning
+from img2img.lab.equalizer import BatchEqualizer, LabWarning
+from img2img.lab.moving import MODELS
 from img2img.lab.synthetic import Effect
 
 pytestmark = pytest.mark.filterwarnings("ignore::img2img.lab.equalizer.LabWarning")

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from img2img.data.picture import Array, as_type
+from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, UnknownBatchError, choose
 from img2img.lab import adversarial, checks, design, probes, quality
 from img2img.lab.arrays import Stack, unpack
@@ -20,6 +20,7 @@ from img2img.lab.baselines import Statistics, applicable
 from img2img.lab.correction import Correction, Origin
 from img2img.lab.evaluation import Evaluation, evaluate
 from img2img.lab.features import image_features
+from img2img.lab.moving import MODELS, Model, Mover
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,27 +28,6 @@ if TYPE_CHECKING:
 
 PROBED = 8  # images on which it is seen whether a network does anything
 IDLE = 1e-4  # mean change, as a share of the range, below which it does not
-
-
-class Model(NamedTuple):
-    """What a model consists of: whether it evens the illumination first, and the network that follows, if any.
-
-    A network that `starts_at_tone` is given what the curves made; others are given the images as they are.
-    """
-
-    with_field: bool = False
-    network: str | None = None
-    starts_at_tone: bool = True
-
-
-MODELS = {
-    "tone": Model(),
-    "tone+field": Model(with_field=True),
-    "local": Model(network="local"),
-    "local+field": Model(with_field=True, network="local"),
-    "stargan": Model(network="stargan", starts_at_tone=False),
-    "cyclegan": Model(network="cyclegan", starts_at_tone=False),
-}
 
 
 class LabWarning(UserWarning):
@@ -254,7 +234,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             f"{self.model} trains a network: the pixel values it gives are its guesses, not measurements. "
             "Judge it by evaluate(), and keep the originals."
         )
-        inputs = [self._network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
+        inputs = [self._mover.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
         self.generator_ = adversarial.train_generator(
             model.network,
             inputs,
@@ -267,7 +247,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             device=self.device,
         )
         moved = [(inputs[i], int(b)) for i, b in enumerate(number) if b != target][:PROBED]
-        changes = [float(np.abs(self._run_network(x, b) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
+        changes = [float(np.abs(self._mover.run_network(x, b) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
         if max(changes) < IDLE:
             self._note(
                 f"The network of {self.model} changes nothing: by less than {IDLE:.2%} of the range. It was trained "
@@ -415,61 +395,27 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             plane[hole] = np.median(plane[~hole]) if not hole.all() else 0
         return filled, holes
 
-    def _place(self, image: Array, origin: Origin | None) -> Origin:
-        """Where a field begins for this image."""
-        camera = tuple(self.correction_.camera.tolist())
-        if not any(camera):
-            return 0, 0
-        if origin is None:
-            if image.shape[1:] != camera:
-                raise InputError(
-                    f"An image is {image.shape[1]}x{image.shape[2]}, and the field was fitted to a camera of "
-                    f"{camera[0]}x{camera[1]} pixels; give whole images, or the origin= of each part."
-                )
-            return 0, 0
-        if min(origin) < 0 or any(o + n > c for o, n, c in zip(origin, image.shape[1:], camera, strict=True)):
-            raise InputError(f"A part of {image.shape[1:]} pixels at {origin} leaves the camera of {camera} pixels.")
-        return origin
-
-    def _network_input(self, image: Array, number: int, origin: Origin = (0, 0)) -> Array:
-        """What the network is given: values of about -1 to 1, float32."""
-        x = self.correction_(image, number, origin) if MODELS[self.model].starts_at_tone else image.astype(np.float32)
-        low, high = self.scale_.astype(np.float32).T[:, :, None, None]
-        signal: Array = (x - low) * (2 / (high - low)) - 1
-        return signal
-
-    def _run_network(self, signal: Array, number: int) -> Array:
-        """What the network makes of its input (C, H, W) from a batch."""
-        network = MODELS[self.model].network
-        assert network is not None and self.generator_ is not None
-        bound = adversarial.bind(network, self.generator_, number, self.batches_.index(self.target_))
-        result: Array = adversarial.apply(bound, signal, device=self.device)
-        return result
-
-    def _values(self, image: Array, name: str, origin: Origin | None) -> Array:
-        """The equalized image, float32, neither rounded nor cut."""
-        if name not in self.batches_ or name == self.target_:
-            return image.astype(np.float32)
-        number, place = self.batches_.index(name), self._place(image, origin)
-        if self.generator_ is None:
-            return self.correction_(image, number, place)
-        y = self._run_network(self._network_input(image, number, place), number)
-        low, high = self.scale_.astype(np.float32).T[:, :, None, None]
-        values: Array = (y + 1) * ((high - low) / 2) + low
-        return values
+    @property
+    def _mover(self) -> Mover:
+        return Mover(
+            MODELS[self.model],
+            self.batches_,
+            self.target_,
+            self.scale_,
+            self.correction_,
+            self.generator_,
+            self.device,
+        )
 
     def _apply(self, image: Array, name: str, origin: Origin | None) -> Array:
-        if self.out_dtype == "float32":
-            return self._values(image, name, origin)
-        if name not in self.batches_ or name == self.target_:
-            return image.copy()
-        if self.generator_ is None:
-            return self.correction_.corrected(image, self.batches_.index(name), self._place(image, origin))
-        return as_type(self._values(image, name, origin), image.dtype)
+        """The equalized image, in the type of output that was asked for."""
+        return (
+            self._mover.values(image, name, origin) if self.out_dtype == "float32" else self._mover(image, name, origin)
+        )
 
     def _quality(self, image: Array, name: str, origin: Origin | None) -> dict[str, Any]:
         number = self.batches_.index(name) if name in self.batches_ else None
-        return quality.note(image, self._values(image, name, origin), self.scale_, self.familiarity_, number)
+        return quality.note(image, self._mover.values(image, name, origin), self.scale_, self.familiarity_, number)
 
     # A new batch, and the judgement
 
@@ -493,7 +439,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         usable = design.inspect(stack, [name] * len(stack), range(len(stack)), self.min_images, self._note)
         images, groups = [stack[i] for i in usable], [groups[i] for i in usable]
         for image in images:
-            self._place(image, None)
+            self._mover.place(image, None)
         correction = self.correction_.with_batch(images, groups, self.n_jobs)
         features = np.stack([image_features(image, self.scale_) for image in images])
         statistics = design.with_batch(self.statistics_, name, images)
