@@ -177,7 +177,7 @@ def test_nothing_to_measure_is_not_a_pass():
     assert set(evaluation.gates[IDENTITY].values()) == {None}
     assert not evaluation.passed(IDENTITY)
     assert "could not be judged" in evaluation.verdict
-    assert "not measured" in report.page(evaluation)
+    assert "not measured" in report.report(evaluation)
 
 
 def test_an_effect_too_small_to_be_seen_is_not_a_pass():
@@ -215,7 +215,7 @@ def test_confounded_is_stamped(judged):
     evaluation = evaluate({IDENTITY: images}, label=label, **case)
     assert evaluation.cramers_v > 0.3 and evaluation.confounded
     assert evaluation.verdict.startswith("CONFOUNDED: batch and label go together")
-    assert "CONFOUNDED" in report.page(evaluation)
+    assert "CONFOUNDED" in report.report(evaluation)
     assert not evaluate({IDENTITY: images}, label=label, fitted_on_controls=True, **case).confounded
     assert not judged.confounded and judged.cramers_v == 0
 

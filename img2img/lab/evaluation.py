@@ -142,7 +142,7 @@ class Evaluation:
 
     def to_html(self, path: str | Path, quality: "pd.DataFrame | None" = None) -> None:
         """Writes a page that needs no other file, with the table of the single images' quality if it is given."""
-        _write(path, report.page(self, quality))
+        _write(path, report.report(self, quality))
 
     def to_text(self) -> str:
         """A compact table for the terminal, and the verdict."""

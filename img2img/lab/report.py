@@ -1,6 +1,5 @@
 """The judgement as a page that needs no other file."""
 
-import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -12,6 +11,7 @@ import numpy as np
 from img2img.data.picture import Array
 from img2img.lab.features import in_range
 from img2img.lab.verdict import BANNER, COLUMNS, number
+from img2img.page import captioned, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,25 +66,18 @@ def _thumbnail(image: Array, scale: Array, channel: int) -> Array:
     return np.asarray(pixels.transpose(1, 2, 0) if colour else pixels[0])
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-img {{ max-width: 100%; height: auto }} figcaption, .faint {{ color: #666 }} .wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-size: 14px }} caption {{ text-align: left; color: #666 }}
-td, th {{ padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd }}
-.judged {{ background: #fff6d6 }} .pass {{ color: #176b2c }} .fail {{ color: #b00020; font-weight: 600 }}
-.box {{ border-left: 4px solid #888; padding: .4rem 1rem; background: #f4f4f4; margin: 1rem 0 }}
-.verdict {{ font-size: 1.15em }} .stamp {{ color: #b00020; font-weight: 700; letter-spacing: .1em }}
-.row {{ display: flex; flex-wrap: wrap; gap: .6rem }} .row figure {{ margin: 0; width: 160px }}
-.row figcaption {{ font-size: 12px; line-height: 1.3 }}
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
+STYLE = """
+figcaption, .faint { color: #666 } .wide { overflow-x: auto }
+table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
+.judged { background: #fff6d6 } .pass { color: #176b2c } .fail { color: #b00020; font-weight: 600 }
+.box { border-left: 4px solid #888; padding: .4rem 1rem; background: #f4f4f4; margin: 1rem 0 }
+.verdict { font-size: 1.15em } .stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
+.row { display: flex; flex-wrap: wrap; gap: .6rem } .row figure { margin: 0; width: 160px }
+.row figcaption { font-size: 12px; line-height: 1.3 }
 """
 
 
-def page(evaluation: "Evaluation", quality: "pd.DataFrame | None" = None) -> str:
+def report(evaluation: "Evaluation", quality: "pd.DataFrame | None" = None) -> str:
     """The whole report as HTML."""
     stamp = '<p class="stamp">CONFOUNDED</p>' if evaluation.confounded else ""
     told = draw_predictability(evaluation)
@@ -96,12 +89,12 @@ def page(evaluation: "Evaluation", quality: "pd.DataFrame | None" = None) -> str
         "<p>A method that fails one is not fit for measuring, however well it removes the batch.</p>",
         _gates(evaluation),
         "<h2>Can the batch still be told?</h2>" if told else "",
-        _figure(told, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over groups. "
-                "The band ends at the 95 % quantile of what shuffled batches give.") if told else "",
+        captioned(told, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
+                  "groups. The band ends at the 95 % quantile of what shuffled batches give.") if told else "",
         "<h2>Methods and metrics</h2>",
         _metrics(evaluation),
         "<h2>Pixel values of each batch</h2>",
-        _figure(draw_histograms(evaluation), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
+        captioned(draw_histograms(evaluation), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
                 "that hold different things, or more cells, are to differ."),
         "<h2>Images</h2>",
         "<p>Black is the lower, white the upper end of the fitted range, in all alike.</p>",
@@ -114,7 +107,7 @@ def page(evaluation: "Evaluation", quality: "pd.DataFrame | None" = None) -> str
         f"<p>Association of batch and label (Cramér's V, bias-corrected): {evaluation.cramers_v:.2f}.</p>",
     ]  # fmt: skip
     title = f"Batch equalization: {evaluation.judged}, to {evaluation.reference}"
-    return PAGE.format(title=escape(title), body="\n".join(filter(None, parts)))
+    return page(title, "\n".join(filter(None, parts)), STYLE)
 
 
 def _cell(value: Any, kind: str = "") -> str:
@@ -159,7 +152,7 @@ def _with_interval(row: "Row", name: str) -> str:
 
 
 def _pictures(item: Shown) -> str:
-    figures = "".join(_figure(_png(pixels), method) for method, pixels in item.images.items())
+    figures = "".join(captioned(_png(pixels), method) for method, pixels in item.images.items())
     return f'<h3>Batch {escape(item.batch)}, image {item.number}</h3><div class="row">{figures}</div>'
 
 
@@ -240,9 +233,3 @@ def _png(pixels: Array) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png")
     return buffer.getvalue()
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
-    words = escape(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'

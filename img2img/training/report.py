@@ -1,6 +1,5 @@
 """report.html: a run in one self-contained page that can be mailed; and its curves."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,21 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from img2img.data.images import atomic
+from img2img.page import captioned, page
 
 SHOWN_SAMPLES = 12
 NOT_CURVES = ("step", "epoch", "kind", "lr", "seconds_per_step", "images_per_s")
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-img {{ max-width: 100%; height: auto }} figure {{ margin: 1rem 0 }} figcaption {{ color: #666 }}
-table {{ border-collapse: collapse }} td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
-pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
-"""
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -69,7 +57,7 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping
     if curves:
         with atomic(folder / "curves.png") as temporary:
             temporary.write_bytes(curves)
-        parts.append(_figure(curves, "Losses and accuracies. A discriminator that is always right teaches nothing."))
+        parts.append(captioned(curves, "Losses and accuracies. A discriminator that is always right teaches nothing."))
     scores = [row for row in rows if row["kind"] == "validation"]
     if scores:
         names = [name for name in scores[-1] if name not in NOT_CURVES]
@@ -78,12 +66,11 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping
     samples = sorted((folder / "samples").glob("*.png"))
     every = max(1, -(-len(samples) // SHOWN_SAMPLES))
     for sample in samples[::-every]:
-        parts.append(_figure(sample.read_bytes(), f"Step {int(sample.stem)}"))
+        parts.append(captioned(sample.read_bytes(), f"Step {int(sample.stem)}"))
     use = f"img2img translate {folder} FOLDER_OF_IMAGES --out RESULTS"
     parts.insert(1, f"<h2>Use it</h2><pre>{escape(use)}</pre>")
-    page = PAGE.format(title=escape(f"img2img: {folder.name}"), body="\n".join(parts))
     with atomic(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page(f"img2img: {folder.name}", "\n".join(parts)), encoding="utf-8")
 
 
 def _best(name: str, scores: Sequence[Mapping[str, Any]]) -> str:
@@ -97,9 +84,3 @@ def _best(name: str, scores: Sequence[Mapping[str, Any]]) -> str:
 def _table(pairs: Any) -> str:
     rows = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in pairs)
     return f"<table>{rows}</table>"
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
