@@ -135,7 +135,7 @@ def test_order_and_names_do_not_matter():
     assert others_covariance[:, renamed][:, :, renamed] == pytest.approx(covariance)
 
 
-@pytest.mark.parametrize(("errors", "share"), [(0, 0), (1.4, 0), (2.25, 0.5), (3, 1), (50, 1)])
+@pytest.mark.parametrize(("errors", "share"), [(0, 0), (0.69, 0), (1.4, 0.5), (7, 0.9), (1e6, 1)])
 def test_what_is_certain(errors, share):
     difference = np.array([errors * 0.2])
     assert certain(difference, np.array([[0.04]])) == pytest.approx(share * difference)
@@ -233,7 +233,7 @@ def test_curves_rise_and_tables_agree_with_them(own, to, offset, sign, doubt):
 def test_a_certain_difference_is_made_up_for_exactly():
     level, to = np.array([400.0, 6, 6.5, 7, 7.5, 8]), np.array([450.0, 6.3, 6.9, 7.2, 7.9, 8.1])
     for sign in (1, -1):
-        curve = tone.curve(level, to - level, 1e-9 * np.eye(6), sign)
+        curve = tone.curve(level, to - level, 1e-15 * np.eye(6), sign)
         knots = level[0] + sign * np.array([0, *np.exp(level[1:])])
         assert curve(knots) == pytest.approx(to[0] + sign * np.array([0, *np.exp(to[1:])]))
 
@@ -322,12 +322,12 @@ def test_a_known_field_is_found_where_the_foreground_is_known():
     assert found[1] == pytest.approx([5, 3, -4, 2, 1], abs=0.15)
 
 
-def test_three_quarters_of_a_gradient_are_found(tilted, evened):
-    """The rest is the threshold's: under little light it sees only the bright middles of the nuclei."""
+def test_two_thirds_of_a_gradient_are_found(tilted, evened):
+    """The rest is the threshold's, which sees only the bright middles of nuclei under little light, and the doubt's."""
     images, truth, batch, _ = tilted
     light = np.log(synthetic.light((128, 128), Effect(gradient=0.35)))
     rest = field.surface(evened.fields[1, 0, 0], (128, 128), (128, 128), (0, 0)) - light
-    assert evened.fields[1, 0, 0, 1] > 0 and rest.std() < 0.3 * light.std()
+    assert evened.fields[1, 0, 0, 1] > 0 and rest.std() < 0.36 * light.std()
     background = field.surface(evened.fields[1, 0, 1], (128, 128), (128, 128), (0, 0))
     assert background[:, -1].mean() - background[:, 0].mean() == pytest.approx(2 * 0.35 * 250, rel=0.1)
     pairs = [(images[i], evened.corrected(images[i], 1), truth[i]) for i in np.flatnonzero(batch)]
@@ -398,7 +398,7 @@ def test_the_mean_of_fields_is_a_target_too(tilted):
     images, _, batch, group = tilted
     mean = Correction.fit(images, batch, group, None, with_field=True)
     slopes = mean.fields[:, 0, 0, 1]
-    assert slopes[0] == pytest.approx(-slopes[1]) and slopes[1] > 0.05
+    assert slopes[0] == pytest.approx(-slopes[1], rel=0.02) and slopes[1] > 0.05  # but for the doubt in each
 
 
 # Design

@@ -13,7 +13,8 @@ from scipy.stats import norm, t
 from img2img.data.picture import Array
 
 RATIOS = np.concatenate([[0.0], np.logspace(-2, 3, 41)])  # variance between groups over variance within them
-NONE, FULL = 1.5, 3.0  # standard errors up to which a difference is not corrected, and from which it is, wholly
+DOUBT = 0.7  # standard errors by which a correction falls short of the difference that was measured
+SURE = 3.0  # standard errors that are to mean the same confidence, however few the degrees of freedom
 
 
 def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) -> tuple[Array, Array]:
@@ -71,16 +72,17 @@ def freedom(batch: Array, group: Sequence[object], batches: int) -> int:
 
 
 def widening(freedom: float) -> float:
-    """What a variance estimated with few degrees of freedom is multiplied by, so that `FULL` standard errors mean the
+    """What a variance estimated with few degrees of freedom is multiplied by, so that `SURE` standard errors mean the
     same confidence as with many (Student's t).
     """
-    return float((t.ppf(norm.cdf(FULL), max(freedom, 1)) / FULL) ** 2)
+    return float((t.ppf(norm.cdf(SURE), max(freedom, 1)) / SURE) ** 2)
 
 
 def certain(difference: Array, covariance: Array) -> Array:
-    """What is left of a difference (k,), as a whole: nothing of a doubtful one, all of a clear one.
+    """What is left of a difference (k,), as a whole, when `DOUBT` of its standard errors are taken off.
 
-    Firm thresholding (Gao and Bruce 1997) of its distance from zero, which by chance alone is about 1.
+    Soft thresholding (Donoho and Johnstone 1994) of its distance from zero, which by chance alone is about 1: too much
+    of a correction does more harm than too little, above all where a dark batch is made brighter.
     """
     distance = float(np.sqrt(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference)))
-    return difference * min(max((distance - NONE) / (FULL - NONE), 0.0), 1.0)
+    return difference * max(1 - DOUBT / distance, 0.0) if distance else difference
