@@ -65,8 +65,17 @@ def progress_bar(what: str) -> Iterator[tuple[Callable[[int, int], None], Callab
 
 @contextmanager
 def stoppable(sentence: str) -> Iterator[None]:
-    """Ctrl-C ends the command with a sentence."""
+    """Ctrl-C and SIGTERM end the command with a sentence."""
+    received = [signal.SIGINT]
+
+    def stop(number: int, _: Any) -> None:
+        received[0] = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(sentence, signal.SIGINT) from None
+        raise Interrupted(sentence, received[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

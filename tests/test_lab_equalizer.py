@@ -16,7 +16,6 @@ import xarray as xr
 from conftest import refused
 from scipy import ndimage
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_checks
 
 from img2img.errors import (
@@ -27,8 +26,8 @@ from img2img.errors import (
     ModelFileError,
     UnknownBatchError,
 )
-from img2img.lab import probes, quality, synthetic
-from img2img.lab.equalizer import BatchEqualizer, LabWarning
+from img2img.lab import design, probes, quality, synthetic
+from img2img.lab.equalizer import BatchEqualizer, LabWarning, NotFittedError
 from img2img.lab.moving import MODELS
 from img2img.lab.synthetic import Effect
 
@@ -223,16 +222,15 @@ def test_values_that_are_not_finite(data, value, name):
     says = refused(ValueError, equalizer.transform, X, batch=data.batch)
     assert says.startswith(f"Image {N + 2} of X has {name} in channel 0, row 7, column 9")
     says = refused(ValueError, BatchEqualizer().fit, X, batch=data.batch)
-    assert says.startswith(f"Image {N + 2} of batch B has {name} in channel 0, row 7, column 9")
+    assert says.startswith(f"Image {N + 2} of X (batch B) has {name} in channel 0, row 7, column 9")
     assert "no way with NaN 'skip'" in refused(ConfigError, equalizer.transform, X, batch=data.batch, nan="skip")
 
 
 def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
     X = np.concatenate([data.X, np.full((2, 1, SIZE, SIZE), 700, np.uint16)])
     batch, group = [*data.batch, "B", "C"], [*data.group, "flat 1", "flat 2"]
-    with pytest.warns(
-        LabWarning, match=f"2 images are constant, and left out of the fit: {3 * N} of B, {3 * N + 1} of C"
-    ):
+    named = rf"Image {3 * N} of X \(B\), Image {3 * N + 1} of X \(C\)"
+    with pytest.warns(LabWarning, match=f"2 images are constant, and left out of the fit: {named}"):
         equalizer = BatchEqualizer(target="A").fit(X, batch=batch, group=group)
     assert same_state(equalizer, toned) and equalizer.n_images_["B"] == N
     Z, table = equalizer.transform(X, batch=batch, return_quality=True)
@@ -248,7 +246,9 @@ def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
 def test_saturated_images_are_named(data):
     X = data.X.copy()
     X[N, 0, :2] = 65535
-    with pytest.warns(LabWarning, match=f"1 images are saturated in more than 1 % of the pixels: {N} of B"):
+    with pytest.warns(
+        LabWarning, match=rf"1 images are saturated in more than 1 % of the pixels: Image {N} of X \(B\)"
+    ):
         equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch)
     table = equalizer.transform(X, batch=data.batch, return_quality=True)[1]
     assert "saturated" in table["flags"][N] and table.saturated[N] == pytest.approx(2 / SIZE)
@@ -869,13 +869,13 @@ def other_weights(folder):
         lambda folder: (folder / "config.json").write_text("{}"),
         flip,
         other_weights,
-        rewritten(lambda config: config.pop("network")),
+        rewritten(lambda config: config["fitted"].pop("network_")),
         rewritten(lambda config: config["fitted"].pop("batches_")),
         rewritten(lambda config: config.update(format="1")),
         rewritten(lambda config: config["parameters"].update(colour=3)),
-        rewritten(lambda config: config["network"].update(model="transformer")),
-        rewritten(lambda config: config["network"]["options"].update(stepz=3)),
-        rewritten(lambda config: config["network"]["options"].update(width=8)),
+        rewritten(lambda config: config["fitted"]["network_"].update(model="transformer")),
+        rewritten(lambda config: config["fitted"]["network_"]["options"].update(stepz=3)),
+        rewritten(lambda config: config["fitted"]["network_"]["options"].update(width=8)),
     ],
 )
 def test_damaged_files(kept, damage):
@@ -1073,3 +1073,56 @@ def test_the_judgement_knows_the_truth(request, toned, probed):
     assert judged.rows["tone"]["psnr"] > judged.rows["do nothing"]["psnr"] + 10
     assert set(toned.notes_) <= set(judged.notes) and "tone" in judged.verdict
     assert (judged.rows["tone"]["batch_linear"] is not None) == probed
+
+
+# What a review found
+
+
+def test_a_fit_that_fails_leaves_nothing_behind(data, toned):
+    equalizer = BatchEqualizer("stargan", target="A", training={"patch": 4096})
+    refused(ConfigError, equalizer.fit, data.X, batch=data.batch)
+    refused(NotFittedError, equalizer.transform, data.X, batch=data.batch)
+    again = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
+    refused(InputError, again.fit, data.X, batch=["A"] * len(data.X))
+    refused(NotFittedError, again.transform, data.X, batch=data.batch)
+
+
+def test_parameters_set_after_the_fit_are_for_the_next(data):
+    equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
+    before = equalizer.transform(data.X, batch=data.batch)
+    equalizer.set_params(model="stargan")
+    assert np.array_equal(equalizer.transform(data.X, batch=data.batch), before) and equalizer.model_ == "tone"
+
+
+def test_images_of_the_fit_are_known_without_groups(data):
+    equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
+    says = refused(InputError, equalizer.evaluate, data.X, batch=data.batch)
+    assert says == f"{len(data.X)} of the images were part of the fit; judge on others."
+
+
+def test_the_judgement_refuses_what_is_not_finite(data):
+    X = data.X.astype("float32")
+    equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch)
+    other = X + 1
+    other[3, 0, 2, 5] = np.nan
+    assert "Image 3 of X has NaN" in refused(InputError, equalizer.evaluate, other, batch=data.batch)
+
+
+def test_one_group_of_a_batch_is_noted(data):
+    group = [f"well of {b}" for b in data.batch]
+    equalizer = BatchEqualizer(target="A")
+    with pytest.warns(LabWarning, match=r"there is one group \(well, donor\)"):
+        equalizer.fit(data.X, batch=data.batch, group=group)
+
+
+def test_more_images_than_fit_are_judged_in_part(data, monkeypatch):
+    equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
+    monkeypatch.setattr(design, "JUDGED", 3 * 6 * data.X[0].nbytes)
+    found = equalizer.evaluate(data.X + np.uint16(1), batch=data.batch)
+    assert found.counts["images"] == 18 and "at most 6 images of each batch" in " ".join(found.notes)
+
+
+def test_a_batch_with_a_number_for_a_name_is_a_target(data):
+    number = {name: i for i, name in enumerate(sorted(set(data.batch)))}
+    equalizer = BatchEqualizer(target=1).fit(data.X, batch=[number[b] for b in data.batch])
+    assert equalizer.target_ == "1"

@@ -182,7 +182,7 @@ def test_nothing_to_measure_is_not_a_pass():
 
 def test_an_effect_too_small_to_be_seen_is_not_a_pass():
     def kept(retention, effect):
-        return gates_of({"retention": retention, "effect": effect}, {}, masked=True)["effect kept"]
+        return gates_of({"retention_worst_batch": retention, "effect": effect}, {}, masked=True)["effect kept"]
 
     assert kept(0.95, 1.05) is None  # erased altogether, it would be kept by 0.95
     assert kept(0.95, 1.5) is True

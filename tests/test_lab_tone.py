@@ -135,7 +135,7 @@ def test_order_and_names_do_not_matter():
     assert others_covariance[:, renamed][:, :, renamed] == pytest.approx(covariance)
 
 
-@pytest.mark.parametrize(("errors", "share"), [(0, 0), (0.69, 0), (1.4, 0.5), (7, 0.9), (1e6, 1)])
+@pytest.mark.parametrize(("errors", "share"), [(0, 0), (1.49, 0), (3, 0.75), (15, 0.99), (1e6, 1)])
 def test_what_is_certain(errors, share):
     difference = np.array([errors * 0.2])
     assert certain(difference, np.array([[0.04]])) == pytest.approx(share * difference)
@@ -450,15 +450,17 @@ def test_images_that_cannot_be_learned_from():
     flat, bright, bad = np.full_like(good, 3), good.copy(), good.copy()
     bright[0, 0] = 4095
     bad[0, 2, 5] = np.nan
-    usable, notes = collected(design.inspect, [good, flat, bright, good], list("aaab"), [4, 5, 6, 7], 1)
+    usable, notes = collected(
+        design.inspect, [good, flat, bright, good], list("aaab"), [f"image {i}" for i in (4, 5, 6, 7)], 1
+    )
     assert usable == [0, 2, 3] and notes == [
-        "1 images are constant, and left out of the fit: 5 of a.",
-        "1 images are saturated in more than 1 % of the pixels: 6 of a.",
+        "1 images are constant, and left out of the fit: image 5 (a).",
+        "1 images are saturated in more than 1 % of the pixels: image 6 (a).",
     ]
     says = refused(InputError, design.inspect, [good, flat, good], list("aab"), [0, 1, 2], 2, print)
     assert says == "Fewer than 2 images that are not constant are left of a, b; give more."
-    says = refused(InputError, design.inspect, [good, bad], list("ab"), [3, 9], 1, print)
-    assert says.startswith("Image 9 of batch b has NaN in channel 0, row 2, column 5")
+    says = refused(InputError, design.inspect, [good, bad], list("ab"), ["image 3", "image 9"], 1, print)
+    assert says.startswith("image 9 (batch b) has NaN in channel 0, row 2, column 5")
 
 
 def levels_of(*means, channels=1):

@@ -12,6 +12,7 @@ from img2img.errors import ConfigError, InputError, InputTypeError
 ORDER = "NCYX"
 DTYPES = ("uint8", "uint16", "float32", "float64")
 MAX_CHANNELS = 64  # a longer axis C is rows or columns
+FAR = 1000  # times the highest value that was fitted: such floats are of another scale
 CAMERA_TOPS = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits, whatever type they are kept in
 
 
@@ -141,24 +142,34 @@ def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) ->
         InputTypeError: if they are not.
     """
     fitted = np.dtype(fitted)
-    if stack.dtype.kind != "f":
-        if stack.dtype != fitted:
-            raise InputTypeError(
-                f"{stack.what} holds {stack.dtype} values, and the equalizer was fitted on {fitted}; give images of "
-                "that type as they came from the camera, or fit again."
-            )
+    if stack.dtype.kind != "f" and stack.dtype != fitted:
+        raise InputTypeError(
+            f"{stack.what} holds {stack.dtype} values, and the equalizer was fitted on {fitted}; give images of that "
+            "type as they came from the camera, or fit again."
+        )
+    if stack.dtype.kind == "f":
+        check_range(stack[0], stack.what, fitted, fitted_high)
+
+
+def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None = None) -> None:
+    """As `check_dtype`, of one image (C, H, W) called `what`: floats that are of another scale than was fitted.
+
+    Floats in [0, 1] are refused where `fitted_high` is above 10, and values of more than `FAR` times `fitted_high`.
+    """
+    fitted = np.dtype(fitted)
+    if image.dtype.kind != "f" or (fitted.kind == "f" and fitted_high is None):
         return
-    if fitted.kind == "f" and (fitted_high is None or fitted_high <= 10):
-        return
-    first = stack[0]
-    unit = bool(first.size) and bool(np.nanmin(first, initial=np.inf) >= 0 and np.nanmax(first, initial=-np.inf) <= 1)
-    if fitted.kind == "f" and (not unit or is_flat(first)):
-        return
-    has = f"{stack.dtype} values" + " between 0 and 1" * unit
+    low, high = np.nanmin(image, initial=np.inf), np.nanmax(image, initial=-np.inf)
+    unit = bool(image.size) and bool(low >= 0 and high <= 1)
+    if fitted.kind == "f" and fitted_high is not None:
+        scaled = fitted_high > 10 and unit and not is_flat(image)
+        if not scaled and (not np.isfinite(high) or high <= max(fitted_high, 1e-12) * FAR):
+            return
+    has = f"{image.dtype} values" + (" between 0 and 1" if unit else f" up to {high:g}" * (fitted.kind == "f"))
     wants = str(fitted) if fitted.kind != "f" else f"values up to {fitted_high:g}"
     raise InputTypeError(
-        f"{stack.what} holds {has}, and the equalizer was fitted on {wants}; give the images as they came from the "
-        "camera, not scaled."
+        f"{what} holds {has}, and the equalizer was fitted on {wants}; give the images as they came from the camera, "
+        "not scaled."
     )
 
 

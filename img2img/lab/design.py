@@ -1,6 +1,7 @@
 """The design of a fit: which images it may learn from, what it aims at, and what would make it worthless."""
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from img2img.lab.baselines import Statistics
 from img2img.lab.correction import Correction
 
 IN_MEMORY = 2 * 2**30  # bytes of images up to which they are read once and kept
+JUDGED = 2**30  # bytes of images that are judged on; with the results of all methods, about eight times as much is held
 SATURATED = 0.01  # share of saturated pixels that is worth a word
 SHAM_SPLITS, SHAM_GROUPS, SHAM_IMAGES = 5, 4, 12
 Note = Callable[[str], None]
@@ -35,6 +37,27 @@ def part(images: Sequence[Array], members: list[int]) -> Sequence[Array]:
     """The members, in memory if they fit there."""
     some = Part(images, members)
     return list(some) if images[members[0]].nbytes * len(members) <= IN_MEMORY else some
+
+
+def fingerprint(image: Array) -> int:
+    """A number that tells an image (C, H, W) from others, wherever it came from."""
+    return zlib.crc32(np.ascontiguousarray(image).tobytes())
+
+
+def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int]:
+    """Which images to judge on: all, or evenly spread ones of each batch, where there are more than fit into memory."""
+    members = {name: [i for i, b in enumerate(batch) if b == name] for name in sorted(set(batch))}
+    fits = max(JUDGED // max(images[0].nbytes, 1) // len(members), 2)
+    count = min(most, fits)
+    if all(len(who) <= count for who in members.values()):
+        return list(range(len(batch)))
+    note(f"Judged on at most {count} images of each batch, spread evenly; all methods' results are held in memory.")
+    return _spread(members, count)
+
+
+def _spread(members: Mapping[str, list[int]], most: int) -> list[int]:
+    at = {name: np.linspace(0, len(who) - 1, min(len(who), most)).round().astype(int) for name, who in members.items()}
+    return sorted(members[name][i] for name in members for i in at[name])
 
 
 def refuse_confounded(
@@ -79,17 +102,16 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
             f"Batches with fewer than {fewest} {'images' if control is None else 'controls'}: {', '.join(few)}. "
             "Give more, leave these batches out, or lower min_images."
         )
-    spread = [np.linspace(0, len(who) - 1, min(len(who), most)).round().astype(int) for who in members.values()]
-    return sorted(who[i] for who, at in zip(members.values(), spread, strict=True) for i in at)
+    return _spread(members, most)
 
 
-def inspect(images: Sequence[Array], batch: Sequence[str], number: Sequence[int], fewest: int, note: Note) -> list[int]:
+def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:
     """Which of the images can be learned from; notes the others, and saturated ones.
 
     Args:
         images: (C, H, W) each.
         batch: of each.
-        number: of each, as the caller counts them.
+        names: what errors call each.
         fewest: images that every batch needs.
         note: takes a sentence.
 
@@ -100,7 +122,7 @@ def inspect(images: Sequence[Array], batch: Sequence[str], number: Sequence[int]
     flat: list[int] = []
     bright: list[int] = []
     for i, image in enumerate(images):
-        checks.check_image_finite(image, f"Image {number[i]} of batch {batch[i]}")
+        checks.check_image_finite(image, f"{names[i]} (batch {batch[i]})")
         (flat if checks.is_flat(image) else usable).append(i)
         if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:
             bright.append(i)
@@ -109,12 +131,23 @@ def inspect(images: Sequence[Array], batch: Sequence[str], number: Sequence[int]
         (bright, "saturated in more than 1 % of the pixels"),
     ):
         if who:
-            shown = ", ".join(f"{number[i]} of {batch[i]}" for i in who[:5]) + ", ..." * (len(who) > 5)
+            shown = ", ".join(f"{names[i]} ({batch[i]})" for i in who[:5]) + ", ..." * (len(who) > 5)
             note(f"{len(who)} images are {what}: {shown}.")
     left = [batch[i] for i in usable]
     if few := [name for name in sorted(set(batch)) if left.count(name) < fewest]:
         raise InputError(f"Fewer than {fewest} images that are not constant are left of {', '.join(few)}; give more.")
     return usable
+
+
+def note_single_groups(batch: Sequence[str], group: Sequence[str], note: Note) -> None:
+    """Notes batches that have one group of their own: what is particular to it cannot be told from the batch."""
+    groups = {name: {g for g, b in zip(group, batch, strict=True) if b == name} for name in sorted(set(batch))}
+    spread = {g for g in set(group) if sum(g in own for own in groups.values()) > 1}
+    if alone := [name for name, own in groups.items() if len(own) == 1 and not own & spread]:
+        note(
+            f"Of {', '.join(alone)} there is one group (well, donor): its own difference passes for the batch's. Give "
+            "several, or judge the result with care."
+        )
 
 
 def refuse_sizes(images: Sequence[Array], model: str) -> None:

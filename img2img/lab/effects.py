@@ -13,7 +13,7 @@ from scipy.stats import norm, t
 from img2img.data.picture import Array
 
 RATIOS = np.concatenate([[0.0], np.logspace(-2, 3, 41)])  # variance between groups over variance within them
-DOUBT = 0.7  # standard errors by which a correction falls short of the difference that was measured
+DOUBT = 1.5  # standard errors up to which a difference is not corrected
 SURE = 3.0  # standard errors that are to mean the same confidence, however few the degrees of freedom
 
 
@@ -79,10 +79,11 @@ def widening(freedom: float) -> float:
 
 
 def certain(difference: Array, covariance: Array) -> Array:
-    """What is left of a difference (k,), as a whole, when `DOUBT` of its standard errors are taken off.
+    """What is left of a difference (k,), as a whole: nothing of a doubtful one, nearly all of a clear one.
 
-    Soft thresholding (Donoho and Johnstone 1994) of its distance from zero, which by chance alone is about 1: too much
-    of a correction does more harm than too little, above all where a dark batch is made brighter.
+    The non-negative garrote (Breiman 1995), 1 - (DOUBT / distance)^2, of its distance from zero in standard errors,
+    which by chance alone is about 1. Too much of a correction does more harm than too little, above all where a dark
+    batch is made brighter.
     """
-    distance = float(np.sqrt(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference)))
-    return difference * max(1 - DOUBT / distance, 0.0) if distance else difference
+    squared = float(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference))
+    return difference * max(1 - DOUBT**2 / squared, 0.0) if squared else difference

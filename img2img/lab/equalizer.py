@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from sklearn import exceptions
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from img2img.data.picture import Array
@@ -18,6 +18,7 @@ from img2img.lab import adversarial, checks, design, probes, quality
 from img2img.lab.arrays import Stack, unpack
 from img2img.lab.baselines import Statistics, applicable
 from img2img.lab.correction import Correction, Origin
+from img2img.lab.design import fingerprint
 from img2img.lab.evaluation import Evaluation, evaluate
 from img2img.lab.features import image_features
 from img2img.lab.moving import MODELS, Model, Mover
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 PROBED = 8  # images on which it is seen whether a network does anything
 IDLE = 1e-4  # mean change, as a share of the range, below which it does not
+
+
+class NotFittedError(ConfigError, exceptions.NotFittedError):  # type: ignore[misc]
+    """An equalizer that was asked before it was fitted."""
 
 
 class LabWarning(UserWarning):
@@ -146,8 +151,30 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         m = Manifest.open(table, root, batch=batch, control=control, group=group, label=label, where=where)
         return self._fit(m.images, m.channels, m.batch, m.control, m.group, m.label)
 
-    def _fit(self, images: Any, names: Sequence[str] | None, batch: Any, control: Any, group: Any, label: Any) -> Self:
+    def _fit(self, *described: Any) -> Self:
+        """Learns all, or nothing: what was learned before is gone either way."""
+        self._forget()
+        try:
+            self._learn(*described)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def _forget(self) -> None:
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+    def _refuse_unfitted(self) -> None:
+        if not hasattr(self, "correction_"):
+            raise NotFittedError("This equalizer is not fitted yet; call fit, or load a fitted one.")
+
+    def _learn(
+        self, images: Any, names: Sequence[str] | None, batch: Any, control: Any, group: Any, label: Any
+    ) -> None:
         model = self._checked_parameters()
+        self.model_ = self.model
+        self.network_: dict[str, Any] | None = None
         n = len(images)
         batches = checks.check_batch(batch, n)
         controls = None if control is None else checks.check_mask(control, n)
@@ -163,9 +190,12 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         chosen = design.choose_images(batches, controls, self.min_images, self.max_images)
         self._refuse_target(sorted(set(batches)))
         kept = design.part(images, chosen)
+        called = [images.called(i) for i in chosen]
         batches, groups = [batches[i] for i in chosen], [groups[i] for i in chosen]
-        usable = design.inspect(kept, batches, chosen, self.min_images, self._note)
+        usable = design.inspect(kept, batches, called, self.min_images, self._note)
         kept, batches, groups = design.Part(kept, usable), [batches[i] for i in usable], [groups[i] for i in usable]
+        if group is not None:
+            design.note_single_groups(batches, groups, self._note)
         if model.with_field:
             design.refuse_sizes(kept, self.model)
 
@@ -173,11 +203,12 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         self.channels_ = list(names) if names is not None else None
         self.n_channels_, self.dtype_ = len(kept[0]), str(kept[0].dtype)
         self.groups_ = sorted(set(groups)) if group is not None else []
+        self.fingerprints_ = [fingerprint(image) for image in kept]
         self.on_controls_ = controls is not None
         self.n_images_ = {b: batches.count(b) for b in self.batches_}
         statistics = Statistics.of(kept, batches, reference=self.batches_[0], example=kept[0])
         medoid = design.medoid(statistics)
-        self.target_ = medoid if self.target == "medoid" else self.target
+        self.target_ = medoid if self.target == "medoid" else str(self.target)
         reference = medoid if self.target == "mean" else self.target_
         members = [i for i, b in enumerate(batches) if b == reference]
         self.statistics_ = replace(statistics, reference=reference, example=kept[members[0]])
@@ -195,7 +226,6 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if model.network is not None:
             assert target is not None
             self._train(model, kept, number, target)
-        return self
 
     def _checked_parameters(self) -> Model:
         model = choose("model", self.model, MODELS)
@@ -218,7 +248,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def _refuse_target(self, batches: list[str]) -> None:
         if self.target in ("medoid", "mean") and self.target in batches:
             raise InputError(f"A batch is called {self.target}, which is a word for a target; give it another name.")
-        if self.target not in (*batches, "medoid", "mean"):
+        if str(self.target) not in (*batches, "medoid", "mean"):
             raise InputError(
                 f"There is no batch '{self.target}' to be the target; there are {', '.join(batches)}, and the words "
                 "medoid and mean."
@@ -230,6 +260,12 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, model: Model, images: Sequence[Array], number: Array, target: int) -> None:
         assert model.network is not None
+        self.network_ = {
+            "model": model.network,
+            "options": self._training_options(),
+            "channels": self.n_channels_,
+            "batches": len(self.batches_),
+        }
         self._note(
             f"{self.model} trains a network: the pixel values it gives are its guesses, not measurements. "
             "Judge it by evaluate(), and keep the originals."
@@ -258,15 +294,6 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         bound = {"max_change": self.max_change} if MODELS[self.model].network == "local" else {}
         return bound | dict(self.training or {})
 
-    def _network_built(self) -> dict[str, Any]:
-        """What `adversarial.build_generator` needs to build the network again."""
-        return {
-            "model": MODELS[self.model].network,
-            "options": self._training_options(),
-            "channels": self.n_channels_,
-            "batches": len(self.batches_),
-        }
-
     # Applying
 
     def transform(
@@ -292,7 +319,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             UnknownBatchError: if a batch was not fitted, unless `unseen` is "passthrough".
             InputError: if channels, values or sizes do not fit; InputTypeError: if types do not.
         """
-        check_is_fitted(self, "correction_")
+        self._refuse_unfitted()
         choose("way with NaN", nan, {"error": 0, "mask": 0})
         stack = unpack(X, self.axes, self.channels)
         batches = [batch] * len(stack) if isinstance(batch, str) else checks.check_batch(batch, len(stack))
@@ -302,7 +329,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             raise InputError(f"origin has {len(places)} places, and there are {len(stack)} images; give one for each.")
 
         def one(i: int, image: Array) -> Array:
-            filled, holes = self._filled(image, f"Image {i} of {stack.what}", nan)
+            checks.check_range(image, stack.called(i), self.dtype_, self._highest)
+            filled, holes = self._filled(image, stack.called(i), nan)
             out = self._apply(filled, batches[i], places[i] if origin is not None else None)
             if holes is not None:
                 out[holes] = image[holes]
@@ -354,9 +382,13 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         from img2img.lab import results, tables
 
-        check_is_fitted(self, "correction_")
+        self._refuse_unfitted()
         manifest = tables.Manifest.open(table, root, batch=batch, where=where)
         names = self._known(manifest.batch)
+        if manifest.readable:  # or every row is reported
+            checks.check_channels(manifest.images, self.n_channels_, self.channels_)
+            if manifest.dtype.kind != "f":
+                checks.check_dtype(manifest.images, self.dtype_)
 
         def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
             checks.check_image_finite(image, f"Row {i}", self.channels_)
@@ -371,7 +403,11 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def _check(self, stack: Any, batch: list[str]) -> None:
         self._known(batch)
         checks.check_channels(stack, self.n_channels_, self.channels_)
-        checks.check_dtype(stack, self.dtype_, float(self.scale_[:, 1].max()))
+        checks.check_dtype(stack, self.dtype_, self._highest)
+
+    @property
+    def _highest(self) -> float:
+        return float(self.scale_[:, 1].max())
 
     def _known(self, batch: list[str]) -> list[str]:
         unknown = sorted(set(batch) - set(self.batches_))
@@ -398,7 +434,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     @property
     def _mover(self) -> Mover:
         return Mover(
-            MODELS[self.model],
+            MODELS[self.model_],
             self.batches_,
             self.target_,
             self.scale_,
@@ -426,17 +462,18 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             ConfigError: if the model has a network, which knows the batches it was trained on only.
             InputError: if the batch is there already, or has too few images.
         """
-        check_is_fitted(self, "correction_")
+        self._refuse_unfitted()
         if self.generator_ is not None:
-            raise ConfigError(f"{self.model} knows only the batches it was trained on; fit again with the new one.")
+            raise ConfigError(f"{self.model_} knows only the batches it was trained on; fit again with the new one.")
         (name,) = checks.check_batch([name], 1, "name")
         if name in self.batches_:
             raise InputError(f"There is a batch '{name}' already; give the new one another name.")
         stack = unpack(X, self.axes, self.channels)
         checks.check_channels(stack, self.n_channels_, self.channels_)
-        checks.check_dtype(stack, self.dtype_, float(self.scale_[:, 1].max()))
+        checks.check_dtype(stack, self.dtype_, self._highest)
         groups = [f"{name} {i}" for i in range(len(stack))] if group is None else checks.check_group(group, len(stack))
-        usable = design.inspect(stack, [name] * len(stack), range(len(stack)), self.min_images, self._note)
+        called = [stack.called(i) for i in range(len(stack))]
+        usable = design.inspect(stack, [name] * len(stack), called, self.min_images, self._note)
         images, groups = [stack[i] for i in usable], [groups[i] for i in usable]
         for image in images:
             self._mover.place(image, None)
@@ -446,6 +483,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         self.familiarity_, self.statistics_ = self.familiarity_.with_batch(features), statistics
         self.correction_, self.batches_ = correction, [*self.batches_, name]
         self.n_images_ = self.n_images_ | {name: len(images)}
+        self.fingerprints_ = [*self.fingerprints_, *map(fingerprint, images)]
         if group is not None:
             self.groups_ = sorted({*self.groups_, *groups})
         return self
@@ -518,36 +556,48 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         nuclei: Any,
         dark: Any,
     ) -> Evaluation:
-        check_is_fitted(self, "correction_")
+        self._refuse_unfitted()
         batches, n = checks.check_batch(batch, len(stack)), len(stack)
         self._check(stack, batches)
+        channel = self._channel(nuclei)
         groups = None if group is None else checks.check_group(group, n)
         if seen := sorted(set(groups or []) & set(self.groups_)):
             raise InputError(
                 f"{len(seen)} groups were part of the fit ({', '.join(seen[:5])}); judge on images of other groups."
             )
         labels = None if label is None else checks.check_batch(label, n, "label")
+        controls = None if control is None else checks.check_mask(control, n).tolist()
         notes = list(self.notes_)
         design.refuse_confounded(batches, labels, self.on_controls_, self.allow_confounded, notes.append)
-        images = list(stack)
+        chosen = design.judged(stack, batches, self.max_images, notes.append)
+        images = [stack[i] for i in chosen]
+        for i, image in zip(chosen, images, strict=True):
+            checks.check_range(image, stack.called(i), self.dtype_, self._highest)
+            checks.check_image_finite(image, stack.called(i), self.channels_)
+        seen_images = {*self.fingerprints_}.intersection(map(fingerprint, images))
+        if seen_images:
+            raise InputError(f"{len(seen_images)} of the images were part of the fit; judge on others.")
+        batches = [batches[i] for i in chosen]
+        groups, labels, controls, masks, truth = (
+            None if given is None else [given[i] for i in chosen] for given in (groups, labels, controls, masks, truth)
+        )
         outputs = {
             name: method(images, batches, self.statistics_) for name, method in applicable(self.statistics_).items()
         }
         outputs |= {"tone": self._toned(images, batches)} if self.generator_ is not None else {}
-        outputs[self.model] = [self._apply(image, b, None) for image, b in zip(images, batches, strict=True)]
-        channel = self._channel(nuclei)
+        outputs[self.model_] = [self._apply(image, b, None) for image, b in zip(images, batches, strict=True)]
         return evaluate(
             outputs,
             before=images,
             batch=batches,
             reference=self.statistics_.reference,
             scale=self.scale_,
-            judged=self.model,
+            judged=self.model_,
             sham=self.sham_,
             notes=dict.fromkeys(notes),
             fitted_on_controls=self.on_controls_,
             label=labels,
-            control=None if control is None else checks.check_mask(control, n),
+            control=controls,
             group=groups,
             masks=masks,
             truth=truth,
@@ -577,7 +627,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         from img2img.lab.store import save
 
-        check_is_fitted(self, "correction_")
+        self._refuse_unfitted()
         save(self, Path(folder))
 
     @classmethod

@@ -48,9 +48,9 @@ class Gate(NamedTuple):
 # constant image (no objects) and another image (dice about what chance gives) stay far outside.
 GATES: dict[str, Gate] = {
     "effect kept": Gate(
-        "retention",
+        "retention_worst_batch",
         lambda v: 0.9 <= v <= 1.1,
-        "treated / control intensity within batches stays within 0.9 to 1.1 of what it was",
+        "treated / control intensity within each batch stays within 0.9 to 1.1 of what it was",
         visible=lambda row: (row["effect"] or 1) > 1 / 0.9,
     ),
     "objects found": Gate("f1_drop", lambda v: v <= 0.02, "object F1 drops by 0.02 at most", True),
@@ -116,7 +116,10 @@ class Evaluation:
     @property
     def ranking(self) -> list[str]:
         """The methods that pass, by phenotype accuracy, then by how little the linear probe can tell the batch."""
-        key = {m: (-(r.get("phenotype_accuracy") or 0), r.get("batch_linear") or 1) for m, r in self.rows.items()}
+        key = {
+            m: (-(r.get("phenotype_accuracy") or 0), 1 if r.get("batch_linear") is None else r["batch_linear"])
+            for m, r in self.rows.items()
+        }
         return sorted((m for m in self.rows if self.passed(m)), key=key.__getitem__)
 
     @property

@@ -76,7 +76,8 @@ def fit(images: Sequence[Equations], group: Sequence[object]) -> tuple[Array, Ar
     inverse = np.linalg.pinv(sum((e.matrix for e in images), np.zeros((TERMS, TERMS))))
     beta = inverse @ sum((e.right for e in images), np.zeros(TERMS))
     scores: dict[object, Array] = {}
-    for e, g in zip(images, group, strict=True):
+    single = len(set(group)) == 1  # then only the images can say how sure this is
+    for e, g in zip(images, range(len(images)) if single else group, strict=True):
         scores[g] = scores.get(g, np.zeros(TERMS)) + e.right - e.matrix @ beta
     stacked = np.stack(list(scores.values()))
     few = len(scores) / max(len(scores) - 1, 1) * widening(len(scores) - 1)

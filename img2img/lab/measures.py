@@ -85,6 +85,12 @@ def prepare(
     for name, values in given.items():
         if values is not None and len(values) != len(before):
             raise InputError(f"There are {len(before)} images, but {len(values)} values of `{name}`.")
+    for i, image in enumerate(before):
+        for name, values in (("masks", masks), ("truth", truth)):
+            if values is not None and values[i].shape[-2:] != image.shape[1:]:
+                raise InputError(f"Number {i} of `{name}` is {values[i].shape[-2:]}, and its image {image.shape[1:]}.")
+        if truth is not None and truth[i].dtype != image.dtype:
+            raise InputError(f"`truth` holds {truth[i].dtype} values, and the images {image.dtype}; give one type.")
     if reference not in set(batch) or len(set(batch)) < 2:
         raise InputError(f"Judging needs images of the reference batch '{reference}' and of another one.")
     group = [str(i) for i in range(len(before))] if group is None else group

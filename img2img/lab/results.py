@@ -34,8 +34,9 @@ def transform(
 ) -> Any:
     """Writes the result of every row below `out_dir`, under the names of its files.
 
-    A row that fails is noted, and the rest go on. Rows whose results are all there are kept, with what an earlier
-    `equalized.csv` says of them, so a stopped run can be started again. Whether those results came from the same
+    A row that fails is noted, and the rest go on. Rows whose results are all there, and noted in an earlier
+    `equalized.csv`, are kept with that note, so a stopped run can be started again; a killed one may do again what it
+    had not noted yet. Whether those results came from the same
     function is not known here.
 
     Args:
@@ -64,8 +65,8 @@ def transform(
     record.save()  # whether that can be, before anything is computed
 
     def one(i: int) -> None:
-        if not overwrite and destination.holds(i):
-            record.notes[i] = earlier.get(i, {}) | {"status": "kept", "error": ""}
+        if not overwrite and destination.holds(i) and earlier.get(i, {}).get("status") in ("done", "kept"):
+            record.notes[i] = earlier[i] | {"status": "kept", "error": ""}
             return
         try:
             pictures = manifest.pictures(i)

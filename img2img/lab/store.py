@@ -24,8 +24,8 @@ from img2img.runtime import environment
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 PLAIN = (
-    "batches_", "target_", "channels_", "n_channels_", "dtype_", "groups_", "on_controls_", "n_images_", "cramers_v_",
-    "sham_", "notes_",
+    "model_", "network_", "batches_", "target_", "channels_", "n_channels_", "dtype_", "groups_", "on_controls_",
+    "n_images_", "cramers_v_", "fingerprints_", "sham_", "notes_",
 )  # fmt: skip
 STATES = {"correction_": Correction, "familiarity_": Familiarity}
 Equalizer = TypeVar("Equalizer")
@@ -46,16 +46,14 @@ def save(equalizer: Any, folder: Path) -> None:
         "parameters": equalizer.get_params(),
         "fitted": {name: getattr(equalizer, name) for name in PLAIN},
         "statistics": names,
-        "network": equalizer._network_built() if equalizer.generator_ is not None else None,
         "environment": environment(),
         "checksum": hashlib.sha256(content).hexdigest(),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(content)
-    with atomic(folder / CONFIG) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    with atomic(folder / WEIGHTS) as weights_file, atomic(folder / CONFIG) as config_file:
+        weights_file.write_bytes(content)
+        config_file.write_text(text + "\n", encoding="utf-8")
 
 
 def load(cls: type[Equalizer], folder: Path) -> Equalizer:
@@ -84,8 +82,8 @@ def load(cls: type[Equalizer], folder: Path) -> Equalizer:
             setattr(equalizer, name, state(**_below(name, weights)))
         equalizer.statistics_ = Statistics.from_arrays(_below("statistics_", weights), config["statistics"])
         equalizer.generator_ = None
-        if (network := config["network"]) is not None:
-            generator = adversarial.build_generator(**network)
+        if equalizer.network_ is not None:
+            generator = adversarial.build_generator(**equalizer.network_)
             generator.load_state_dict({k: torch.from_numpy(x) for k, x in _below("generator_", weights).items()})
             equalizer.generator_ = generator.eval()
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ConfigError) as error:

@@ -131,7 +131,7 @@ class Manifest:
         return len(self.files)
 
     @property
-    def images(self) -> Sequence[Array]:
+    def images(self) -> "_Images":
         """The images (C, H, W), each read when it is asked for."""
         return _Images(self)
 
@@ -149,6 +149,14 @@ class Manifest:
                 return _Layout(row, [header.channels for header in headers], headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first: {failed}") from failed
+
+    @property
+    def readable(self) -> bool:
+        """Whether any row can be read."""
+        try:
+            return bool(self._first.files)
+        except DataError:
+            return False
 
     @property
     def dtype(self) -> np.dtype[Any]:
