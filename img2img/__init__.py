@@ -4,13 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from img2img import modes as modes
     from img2img.api import (
         load as load,
+        sample as sample,
         train as train,
         translate as translate,
         translate_folder as translate_folder,
     )
     from img2img.errors import Img2ImgError as Img2ImgError
+    from img2img.inference.sampling import Sampler as Sampler
     from img2img.inference.translator import Translator as Translator
     from img2img.interchange.export import export_model as export_model
     from img2img.interchange.pth import import_model as import_model
@@ -22,24 +25,30 @@ __version__ = "0.1.0"
 _HOMES = {
     "BatchEqualizer": "img2img.lab.equalizer",
     "Img2ImgError": "img2img.errors",
+    "Sampler": "img2img.inference.sampling",
     "Translator": "img2img.inference.translator",
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
     "load": "img2img.api",
+    "sample": "img2img.api",
     "train": "img2img.api",
     "translate": "img2img.api",
     "translate_folder": "img2img.api",
 }
 
+_MODULES = {"modes"}
 _LAB = {"sklearn", "skimage", "scipy", "pandas"}  # the extra [lab]
 
 __all__ = [
     "BatchEqualizer",
     "Img2ImgError",
+    "Sampler",
     "Translator",
     "export_model",
     "import_model",
     "load",
+    "modes",
+    "sample",
     "train",
     "translate",
     "translate_folder",
@@ -47,6 +56,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"img2img.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'img2img' has no attribute '{name}'")
     try:

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,21 @@ import torch
 
 from img2img.core.game import Method
 from img2img.data.images import atomic
-from img2img.data.layouts import DataConfig, HeldOut, Opened, Translation, open_data
+from img2img.data.opening import LAYOUTS, Opened
+from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
 from img2img.inference import engine
 from img2img.inference.engine import Outcome, Summary, write_report
-from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
-from img2img.inference.translator import SMALLEST, Translator
+from img2img.inference.options import (
+    FolderOptions,
+    LoadOptions,
+    SampleLoadOptions,
+    SampleOptions,
+    TranslateOptions,
+)
+from img2img.inference.sampling import Sampler, write_samples
+from img2img.inference.translator import Translator
 from img2img.methods import METHODS
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
@@ -28,33 +36,36 @@ from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
 from img2img.training.loop import Run, train as run_training
 
 PATHS = ("a", "b", "ab", "data")
+NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
 
 def train(
     method: str, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False, **options: Any
-) -> Translator:
+) -> Translator | Sampler:
     """Trains a method on folders of images, or on arrays, and returns the trained model.
 
     The same call on the same `out` goes on where a stopped run was, bit-equal to a run that was never stopped.
 
     Args:
-        method: "cyclegan" or "pix2pix".
+        method: "cyclegan" or "pix2pix"; or of those that draw from noise "gan", "dcgan", "wgan" or "wgan_gp".
         out: the run folder; by default `checkpoints/METHOD_NAMES-OF-THE-DATA`.
         resume: demand a run to go on from. Options left out are then taken from it, the data included.
         quiet: no progress on the screen.
-        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`;
-            and every option of `img2img train METHOD --help`, with underscores.
+        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
+            which for the methods that draw from noise is a folder, an idx file or arrays; and every option of
+            `img2img train METHOD --help`, with underscores.
 
     Returns:
-        What `img2img.load(out)` returns.
+        What `img2img.load(out)` returns; of a method that draws from noise, a `Sampler`.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     method_class = choose("method", method, METHODS)
-    groups = (DataConfig, TrainConfig, method_class.Config)
+    layout = LAYOUTS[method_class.layout]
+    groups = (layout.Config, TrainConfig, method_class.Config)
     _check_names(method, options, *groups)
-    arrays = {k: options.pop(k) for k in ("a", "b") if not isinstance(options.get(k, ""), str | Path | None)}
+    arrays = {k: options.pop(k) for k in ("a", "b", "data") if not isinstance(options.get(k, ""), str | Path | None)}
     options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
 
     folder = Path(out) if out is not None else _default_folder(method, options)
@@ -64,8 +75,9 @@ def train(
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = saved["options"] | options
     data_config, train_config, method_config = _split(options, *groups)
-    if data_config.size < SMALLEST:
-        raise ConfigError(f"--size must be at least {SMALLEST}, not {data_config.size}.")
+    if data_config.size < layout.smallest:
+        raise ConfigError(f"--size must be at least {layout.smallest}, not {data_config.size}.")
+    train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     method_config = method_class.resolve(method_config, data_config.size)
     check(train_config, method_config.decay)
 
@@ -78,22 +90,22 @@ def train(
     if saved is not None and (folder / "last.pt").exists():
         _refuse_other_config(folder, saved, record)
 
-    opened = open_data(data_config, method_class.paired, **arrays)
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
-    data = Translation(*opened.train, data_config, method_class.paired, train_config.seed, shared)
-    heldout = HeldOut(*opened.heldout, data) if opened.heldout else None
+    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, **arrays)
     torch.manual_seed(train_config.seed)
-    built = method_class(method_config, data.channels)
-    _refuse_wrong_size(built, data_config.size)
+    built = method_class(method_config, opened.train.channels)
+    if method_class.layout != "images":
+        _refuse_wrong_size(built, data_config.size)
 
     if runtime.is_main:
         _start_folder(folder, record)
         if not quiet:
-            _introduce(method, built, opened, data, folder)
+            _introduce(method, built, opened, folder)
     hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
-    run = Run(folder, _card_of(method, built, data, data_config), _facts(record, opened), hint)
-    run_training(built, data, heldout, train_config, run, runtime, quiet)
-    return Translator(folder, train_config.device, train_config.precision)
+    run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
+    run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet)
+    use = Sampler if method_class.layout == "images" else Translator
+    return use(folder, train_config.device, train_config.precision)
 
 
 def load(
@@ -119,6 +131,39 @@ def load(
         ConfigError: if the model has no such direction.
     """
     return Translator(Path(path), device, precision, direction, backend)
+
+
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: str | Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Any:
+    """Draws images with a model that draws from noise.
+
+    Args:
+        model: a model, or the path of one.
+        n: how many images.
+        out: a folder to write them into, one file each; those that are there already are kept. None: they are
+            returned.
+        progress: called with the images written, and all there are.
+        **options: as in `img2img sample --help`, with underscores.
+
+    Returns:
+        The images, (n, H, W, C) in the type of the training images; or with `out`, a `Written` with its counts.
+
+    Raises:
+        Img2ImgError: one sentence that says what is wrong and what to do.
+    """
+    _check_names("sampling", options, SampleLoadOptions, SampleOptions)
+    if not isinstance(model, Sampler):
+        model = Sampler(Path(model), **{k: options.pop(k) for k in ("device", "precision") if k in options})
+    (chosen,) = _split(options, SampleOptions)
+    if out is None:
+        return model(n, chosen.seed, batch_size=chosen.batch_size)
+    return write_samples(model, n, Path(out), chosen, progress)
 
 
 def translate(
@@ -246,11 +291,11 @@ def _start_folder(folder: Path, record: dict[str, Any]) -> None:
         raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
 
 
-def _card_of(method: str, built: Method, data: Translation, config: DataConfig) -> Callable[[int], ModelCard]:
-    directions = {}
+def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
+    channels, scales, directions = built.channels, opened.train.scales, {}
     for name, (source, target, _) in built.generators.items():
-        spec = Direction(data.channels[source], data.channels[target], data.scales[source], data.scales[target])
-        directions[config.direction if built.paired else name] = spec
+        spec = Direction(channels[source], channels[target], scales.get(source, NOISE), scales[target])
+        directions[config.direction if built.layout == "pairs" else name] = spec
     options = flat(built.config)
 
     def card(step: int) -> ModelCard:
@@ -260,12 +305,10 @@ def _card_of(method: str, built: Method, data: Translation, config: DataConfig) 
 
 
 def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
-    a, b = opened.train
-    held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else "none"
     return {
         "method": record["method"],
-        "training images": f"{len(a)} of A, {len(b)} of B",
-        "held-out images": held,
+        "training images": opened.counts,
+        "held-out images": opened.held or "none",
         "options": ", ".join(f"{k} {v}" for k, v in record["options"].items() if v is not None),
         "started": time.strftime("%Y-%m-%d %H:%M"),
         "on": f"{environment()['system']}, torch {environment()['torch']}",
@@ -273,16 +316,15 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
     }
 
 
-def _introduce(method: str, built: Method, opened: Opened, data: Translation, folder: Path) -> None:
+def _introduce(method: str, built: Method, opened: Opened, folder: Path) -> None:
     from rich.console import Console
 
     say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
-    a, b = opened.train
-    held = f", held out {' and '.join(str(len(d)) for d in opened.heldout)}" if opened.heldout else ", none held out"
     for note in opened.notes:
         say(note)
-    say(f"{method}: {len(a)} images of A, {len(b)} of B{held}; run folder {folder}")
-    if not data.cached:
+    held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""
+    say(f"{method}: {opened.counts}{held}; run folder {folder}")
+    if not opened.train.cached:
         say("The decoded images do not fit into --cache-mb and are read from disk each time.")
     millions = ", ".join(
         f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items()

@@ -11,7 +11,13 @@ import typer
 
 from img2img import __version__
 from img2img.errors import Img2ImgError, Interrupted
-from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
+from img2img.inference.options import (
+    FolderOptions,
+    LoadOptions,
+    SampleLoadOptions,
+    SampleOptions,
+    TranslateOptions,
+)
 from img2img.terminal import options_of, progress_bar, stoppable
 
 if TYPE_CHECKING:
@@ -100,6 +106,29 @@ def translate(
         typer.echo(f"computed with {loaded.describe()}")
     if summary.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+@options_of(SampleLoadOptions, SampleOptions)
+def sample(
+    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    n: Annotated[int, typer.Option("--n", help="How many images.")] = 64,
+    **options: Any,
+) -> None:
+    """Draw images with a model that draws from noise: gan, dcgan, wgan, wgan_gp.
+
+    Image number i depends on the seed and i alone, so a longer call goes on where a shorter one ended. Started again,
+    the command does only what is missing.
+    """
+    import img2img.api
+
+    with stoppable("Stopped. The same command does what is missing."), progress_bar("drawing") as (advance, _):
+        written = img2img.api.sample(model, n, out=out, progress=advance, **options)
+    skipped = f", {written.skipped} were there already" if written.skipped else ""
+    typer.echo(f"{written.drawn} images drawn into {out}{skipped}")
+    for picture in written.pictures:
+        typer.echo(f"picture: {picture}")
 
 
 @app.command("import")
@@ -201,13 +230,15 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def add_methods() -> None:
     """Adds a command per method to `train`; imports torch, so only done when `train` is asked for."""
-    from img2img.data.layouts import DataConfig
+    from img2img.data.opening import LAYOUTS
     from img2img.methods import METHODS
     from img2img.training.config import TrainConfig
 
     for name, method in METHODS.items():
         first_line = (inspect.getdoc(sys.modules[method.__module__]) or "").replace("\n", " ")
-        command = _method_command(name, (DataConfig, TrainConfig, method.Config), f"Train {first_line}")
+        command = _method_command(
+            name, (LAYOUTS[method.layout].Config, TrainConfig, method.Config), f"Train {first_line}"
+        )
         train.command(name)(command)
 
 

@@ -149,8 +149,8 @@ def run(folder: Path, steps: int = STEPS) -> Result:
 
     data, results = folder / "data", folder / "translated"
     write_data(data)
-    model = img2img.api.train("cyclegan", data=data, out=folder / "run", steps=steps, **OPTIONS)
-    img2img.api.translate(model, data / "testA", results, direction="a2b", overwrite=True)
+    img2img.api.train("cyclegan", data=data, out=folder / "run", steps=steps, **OPTIONS)
+    img2img.api.translate(folder / "run", data / "testA", results, direction="a2b", overwrite=True)
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
     scores = {

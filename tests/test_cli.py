@@ -20,7 +20,7 @@ from PIL import Image
 
 from img2img import BatchEqualizer, __version__, cli, cli_equalize
 from img2img.cli_equalize import add_equalizing
-from img2img.data.layouts import DataConfig
+from img2img.data.opening import LAYOUTS
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
@@ -30,7 +30,7 @@ ROOT = Path(cli.__file__).parents[1]
 FIELDS = [
     (name, field.name, get_args(get_type_hints(config, include_extras=True)[field.name])[1])
     for name, method in METHODS.items()
-    for config in (DataConfig, TrainConfig, method.Config)
+    for config in (LAYOUTS[method.layout].Config, TrainConfig, method.Config)
     for field in dataclasses.fields(config)
 ]
 
@@ -126,7 +126,10 @@ def test_every_option_is_in_the_help_with_its_text(call, pages, method, option, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_options_of_a_command_do_not_collide(method):
-    groups = [{f.name for f in dataclasses.fields(c)} for c in (DataConfig, TrainConfig, METHODS[method].Config)]
+    groups = [
+        {f.name for f in dataclasses.fields(c)}
+        for c in (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
+    ]
     for one, other in combinations([*groups, {"out", "resume", "quiet", "method"}], 2):
         assert not one & other
     assert set.union(*groups) >= OPERATIONAL
@@ -157,7 +160,7 @@ MISTAKES = {
     "multiple": (["--size", "30", "--generator", "resnet_3"], "--size"),
     "size": (["--size", "0"], "--size must be at least 16"),
     "steps": (["--steps", "-1"], "--steps"),
-    "batch size": (["--batch-size", "0"], "--batch-size"),
+    "batch size": (["--batch-size", "-1"], "--batch-size"),
     "resume": (["--resume"], "nothing to resume"),
     "two ways": (["--data", "x"], "in one way"),
 }

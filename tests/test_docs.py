@@ -2,14 +2,15 @@
 
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
 with small generated data sets under the names the pages use. What the blocks cost is cut in one way: `TINY` is put
-after the options of every training, where it wins over what is written on the page, and two steps after the options of
-every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python, a wrapper of
-`img2img.train`.
+after the options of every training that has them, where it wins over what is written on the page, and two steps after
+the options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python,
+a wrapper of `img2img.train`.
 
 Blocks marked ```sh are shown only: they install, download or start several processes. Unmarked blocks are no code.
 """
 
 import dataclasses
+import gzip
 import inspect
 import os
 import re
@@ -30,7 +31,8 @@ import img2img
 from img2img import cli
 from img2img.cli_equalize import add_equalizing
 from img2img.data.layouts import DataConfig
-from img2img.inference.options import FolderOptions, LoadOptions, TranslateOptions
+from img2img.data.opening import LAYOUTS
+from img2img.inference.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
@@ -43,10 +45,11 @@ TABLES = {
     "datasets/README.md": [DataConfig],
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
+    "docs/sampling.md": [SampleLoadOptions, SampleOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
 NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
-COMMANDS = {"train", "translate", "equalize", "import", "export", "info", "demo"}
+COMMANDS = {"train", "translate", "sample", "equalize", "import", "export", "info", "demo"}
 # Of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial"}
 
@@ -59,6 +62,15 @@ TINY: dict[str, Any] = {
     "discriminator": "patch_16",
     "log_every": 1,
 }
+
+
+def tiny(method: str) -> dict[str, Any]:
+    """Those of `TINY` that are options of `img2img train METHOD`."""
+    configs = (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
+    names = {field.name for config in configs for field in dataclasses.fields(config)}
+    return {name: value for name, value in TINY.items() if name in names}
+
+
 SHIM = """#!{python}
 import sys
 
@@ -69,7 +81,8 @@ from img2img.cli import main
 torch.set_num_threads(1)
 tiny = {tiny!r}
 if sys.argv[1:2] == ["train"]:
-    sys.argv += [word for name, value in tiny.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    options = tiny[sys.argv[2]].items()
+    sys.argv += [word for name, value in options for word in ("--" + name.replace("_", "-"), str(value))]
 if sys.argv[1:3] == ["equalize", "fit"] and "--train" in sys.argv:
     sys.argv += ["--train", "steps=2"]
 if sys.argv[1:2] == ["demo"]:
@@ -94,6 +107,14 @@ def images(folder: Path, count: int, suffix: str = ".png", width: int = 48, heig
     folder.mkdir(parents=True)
     for i in range(1, count + 1):
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}{suffix}")
+
+
+def digits(folder: Path) -> None:
+    """Images of 28x28 pixels in a file as MNIST's: two zeros, the type, the number of axes, their lengths, bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    header = bytes([0, 0, 0x08, 3]) + np.array(pixels.shape, ">u4").tobytes()
+    folder.mkdir(parents=True)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
 
 
 def plates(folder: Path) -> None:
@@ -125,6 +146,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images(tmp_path / "photos", 3)
     images(tmp_path / "maps", 3)
     images(tmp_path / "labels", 2)
+    images(tmp_path / "faces", 5)
+    digits(tmp_path / "mnist")
     for part in ("train", "val"):
         images(tmp_path / "facades" / part, 3, ".jpg", 96)
     for part in ("trainA", "trainB", "testA", "testB"):
@@ -134,7 +157,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(tmp_path / "plates" / plate, tmp_path / "slides" / day)
     shim = tmp_path / "bin" / "img2img"
     shim.parent.mkdir()
-    shim.write_text(SHIM.format(python=sys.executable, tiny=TINY))
+    shim.write_text(SHIM.format(python=sys.executable, tiny={method: tiny(method) for method in METHODS}))
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -148,7 +171,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name)
 def test_blocks_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = img2img.train
-    monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | TINY))
+    monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | tiny(method)))
     if page.name == "translating.md":  # it speaks of a run that training.md has made
         img2img.train("cyclegan", a="horses", b="zebras", out="checkpoints/h2z", quiet=True)
     for language, line, text in blocks(page):
@@ -192,7 +215,8 @@ def test_example_stands_alone() -> None:
 
 
 def known_options() -> set[str]:
-    configs = [DataConfig, TrainConfig, *(method.Config for method in METHODS.values())]
+    layouts = [layout.Config for layout in LAYOUTS.values()]
+    configs = [*layouts, TrainConfig, *(method.Config for method in METHODS.values())]
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
     for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
         assert command is not None

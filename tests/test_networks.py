@@ -1,5 +1,7 @@
 """The networks: golden sizes, and contracts over the tables of generators and discriminators."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 from img2img.errors import ConfigError
 from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks.dcgan import SIZES as DCGAN_SIZES, DCGANDiscriminator, DCGANGenerator
 from img2img.networks.layers import (
     MATMUL_PIXELS,
     UPSAMPLINGS,
@@ -15,9 +18,11 @@ from img2img.networks.layers import (
     ConvTranspose2d,
     InstanceNorm,
     ReflectPad,
+    RunningBatchNorm,
     init_weights,
     norm_layer,
 )
+from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchGAN
 
 
@@ -210,6 +215,80 @@ def test_init_weights():
     assert all((m.bias == 0).all() for m in norms)
 
 
+# Networks that draw from noise.
+
+
+def test_dcgan_has_the_size_of_the_published_one():
+    """64 px, width 64, noise of 100, 3 channels: 4x4 kernels, two numbers for each channel of a batch norm."""
+    up, kernel = [100, 512, 256, 128, 64, 3], 4 * 4
+    convolutions = [a * b * kernel for a, b in pairwise(up)]
+    norms = [2 * channels for channels in up[1:-1]]
+    assert sum(convolutions) + sum(norms) == 3576704  # of PyTorch's example, which has no bias
+    down = [3, 64, 128, 256, 512, 1]
+    judged = sum(a * b * kernel for a, b in pairwise(down)) + sum(2 * c for c in down[2:-1])
+    assert judged == 2765568
+    with torch.device("meta"):
+        assert count(DCGANGenerator(100, 3, 64)) == 3576704 + 3
+        assert count(DCGANDiscriminator(3, 64)) == judged + 64 + 1
+
+
+@pytest.mark.parametrize(("size", "last"), [(16, 2), (32, 4), (64, 8), (128, 16), (256, 16)])
+def test_widths_of_dcgan_double_up_to_the_papers(size, last):
+    with torch.device("meta"):
+        generator, discriminator = DCGANGenerator(7, 3, size, width=4), DCGANDiscriminator(3, size, width=4)
+    assert generator.layers[0].out_channels == discriminator.layers[-1].in_channels == 4 * last
+    assert generator.layers[-2].in_channels == discriminator.layers[0].out_channels == 4
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("size", DCGAN_SIZES)
+def test_dcgan_draws_its_size(size, norm):
+    network = DCGANGenerator(5, 3, size, width=1, norm=norm)
+    images = network(torch.randn(2, 5, 1, 1))
+    assert images.shape == (2, 3, size, size) and images.abs().max() <= 1
+    images.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+@pytest.mark.parametrize("size", DCGAN_SIZES)
+def test_dcgan_judges_its_size(size, norm):
+    network = DCGANDiscriminator(3, size, width=1, norm=norm)
+    logits = network(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 1)
+    logits.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("size", [0, 8, 20, 48, 512])
+def test_dcgan_refuses_other_sizes(size):
+    for network in (lambda: DCGANGenerator(5, 3, size), lambda: DCGANDiscriminator(3, size)):
+        with pytest.raises(ConfigError, match=rf"--size {size} does not suit dcgan .*draw 16, 32, 64, 128, 256 px\.$"):
+            network()
+
+
+def test_dcgan_refuses_other_norms():
+    with pytest.raises(ConfigError, match=r"no norm of the generator 'instance'\. Choose from: batch, none"):
+        DCGANGenerator(5, 3, 16, norm="instance")
+    with pytest.raises(ConfigError, match=r"no norm of the discriminator 'bach'\. Did you mean 'batch'\?"):
+        DCGANDiscriminator(3, 16, norm="bach")
+
+
+@pytest.mark.parametrize(("channels", "size"), [(2, 1), (1, 5), (3, 16)])
+def test_mlp(channels, size):
+    generator, discriminator = MLPGenerator(7, channels, size, width=6), MLPDiscriminator(channels, size, width=6)
+    images = generator(torch.randn(4, 7, 1, 1))
+    assert images.shape == (4, channels, size, size) and images.abs().max() <= 1
+    logits = discriminator(images)
+    assert logits.shape == (4, 1)
+    logits.sum().backward()
+    for p in (*generator.parameters(), *discriminator.parameters()):
+        assert torch.isfinite(p.grad).all()
+    values = channels * size * size
+    assert count(generator) == (7 * 6 + 6) + (6 * 6 + 6) + (6 * values + values)
+    assert count(discriminator) == (values * 6 + 6) + (6 * 6 + 6) + (6 + 1)
+
+
 # Layers.
 
 SIZES = [(1, 1), (2, 2), (5, 3), (8, 8), (9, 16), (20, 17)]  # on both sides of MATMUL_PIXELS
@@ -285,6 +364,55 @@ def test_batch_norm_evaluates_every_image_by_itself():
     norm = batch_norm().eval()
     x = torch.randn(3, 4, 7, 6)
     torch.testing.assert_close(norm(x), torch.cat([norm(i) for i in x.split(1)]))
+
+
+def running_batch_norm(channels=4):
+    norm = RunningBatchNorm(channels)
+    nn.init.normal_(norm.weight, 1)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 6)])
+def test_running_batch_norm_equals_pytorch(size):
+    mine, theirs = running_batch_norm(), nn.BatchNorm2d(4)
+    theirs.load_state_dict(mine.state_dict(), strict=False)
+    x = 5 * torch.randn(3, 4, *size) + 2
+    torch.testing.assert_close(gradients(mine, x), gradients(theirs, x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean)
+    n = x.numel() / 4  # theirs estimates the variance of all data, ours is that of the batch
+    torch.testing.assert_close((mine.running_var - 0.9) * n / (n - 1), theirs.running_var - 0.9, atol=1e-4, rtol=1e-4)
+    theirs.load_state_dict(mine.state_dict(), strict=False)
+    torch.testing.assert_close(mine.eval()(x), theirs.eval()(x))
+
+
+def test_running_averages_approach_those_of_the_data():
+    norm = running_batch_norm()
+    mean, std = torch.tensor([-3.0, 0.0, 1.0, 8.0]), torch.tensor([0.1, 1.0, 2.0, 5.0])
+    far = [(norm.running_mean - mean).abs(), (norm.running_var - std**2).abs()]
+    for _ in range(100):
+        norm(mean.view(-1, 1, 1) + std.view(-1, 1, 1) * torch.randn(32, 4, 8, 8))
+    near = [(norm.running_mean - mean).abs(), (norm.running_var - std**2).abs()]
+    assert (near[0] < 0.05 * std + 1e-3).all() and (near[1] < 0.1 * std**2).all()
+    assert all((b <= a + 0.05).all() for a, b in zip(far, near, strict=True))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_running_batch_norm_evaluates_every_image_by_itself(trained):
+    norm, x = running_batch_norm(), 5 * torch.randn(3, 4, 7, 6) + 2
+    if trained:
+        norm(x)
+    before = [buffer.clone() for buffer in norm.buffers()]
+    norm.eval()
+    torch.testing.assert_close(norm(x), torch.cat([norm(i) for i in x.split(1)]))
+    assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
+
+
+def test_running_batch_norm_keeps_differences_between_images():
+    """What `BatchNorm` would take away: an image of one value stays one of its own."""
+    norm = running_batch_norm().eval()
+    dark, bright = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert not torch.allclose(norm(dark), norm(bright))
 
 
 @pytest.mark.parametrize("padding", [1, 3])

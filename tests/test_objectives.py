@@ -1,4 +1,4 @@
-"""The adversarial objectives and the gradient penalty against their closed forms."""
+"""The adversarial objectives against their closed forms, and against the divergences that theory promises."""
 
 from math import e, log, log1p
 
@@ -6,32 +6,68 @@ import pytest
 import torch
 from torch import nn
 
-from img2img.core.objectives import OBJECTIVES
-from img2img.core.penalties import gradient_penalty
+from img2img.core.objectives import OBJECTIVES, smoothed
+from img2img.core.penalties import clip_weights
 
 REAL, FAKE = 2.0, -0.5
+BINARY = log1p(e**-REAL) + log1p(e**FAKE)
+BINARY_WRONG = log1p(e**-FAKE) + log1p(e**REAL)
 D = {  # at the real logit 2 and the fake logit -0.5
+    "nonsaturating": BINARY,
+    "minimax": BINARY,
     "lsgan": (REAL - 1) ** 2 + FAKE**2,
-    "vanilla": log(1 + e**-REAL) + log(1 + e**FAKE),
+    "lsgan_pearson": (REAL - 1) ** 2 + (FAKE + 1) ** 2,
     "hinge": 0.0 + 0.5,
     "wasserstein": FAKE - REAL,
+    "relativistic": 2 * log1p(e ** (FAKE - REAL)),
+    "f_kl": e ** (FAKE - 1) - REAL,
+    "f_reverse_kl": (FAKE - 1) + e**-REAL,
+    "f_pearson": FAKE**2 / 4 + FAKE - REAL,
+    "f_hellinger": (e**FAKE - 1) - (1 - e**-REAL),
+    "f_js": BINARY - 2 * log(2),
+    "f_gan": BINARY,
 }
 D_WRONG = {  # at the real logit -0.5 and the fake logit 2: what the formula says on the other side
+    "nonsaturating": BINARY_WRONG,
+    "minimax": BINARY_WRONG,
     "lsgan": (FAKE - 1) ** 2 + REAL**2,
-    "vanilla": log(1 + e**-FAKE) + log(1 + e**REAL),
+    "lsgan_pearson": (FAKE - 1) ** 2 + (REAL + 1) ** 2,
     "hinge": 1.5 + 3.0,
     "wasserstein": REAL - FAKE,
+    "relativistic": 2 * log1p(e ** (REAL - FAKE)),
+    "f_kl": e ** (REAL - 1) - FAKE,
+    "f_reverse_kl": (REAL - 1) + e**-FAKE,
+    "f_pearson": REAL**2 / 4 + REAL - FAKE,
+    "f_hellinger": (e**REAL - 1) - (1 - e**-FAKE),
+    "f_js": BINARY_WRONG - 2 * log(2),
+    "f_gan": BINARY_WRONG,
 }
-G = {  # at the fake logits -0.5 and 2
+G = {  # at the fake logits -0.5 and 2; real images are at the other one
+    "nonsaturating": (log1p(e**-FAKE), log1p(e**-REAL)),
+    "minimax": (-log1p(e**FAKE), -log1p(e**REAL)),
     "lsgan": ((FAKE - 1) ** 2, (REAL - 1) ** 2),
-    "vanilla": (log1p(e**-FAKE), log1p(e**-REAL)),
+    "lsgan_pearson": (FAKE**2, REAL**2),
     "hinge": (0.5, -2.0),
     "wasserstein": (0.5, -2.0),
+    "relativistic": (2 * log1p(e ** (REAL - FAKE)), 2 * log1p(e ** (FAKE - REAL))),
+    "f_kl": (-(e ** (FAKE - 1)), -(e ** (REAL - 1))),
+    "f_reverse_kl": (1 - FAKE, 1 - REAL),
+    "f_pearson": (-(FAKE**2) / 4 - FAKE, -(REAL**2) / 4 - REAL),
+    "f_hellinger": (1 - e**FAKE, 1 - e**REAL),
+    "f_js": (log(2) - log1p(e**FAKE), log(2) - log1p(e**REAL)),
+    "f_gan": (-log1p(e**FAKE), -log1p(e**REAL)),
 }
+ABSOLUTE = [name for name, objective in OBJECTIVES.items() if not objective.relative]
+EXPONENTIAL = {"f_kl", "f_reverse_kl", "f_hellinger"}
 
 
 def logits(value):
     return torch.full((2, 1, 3, 5), value, dtype=torch.float64)
+
+
+def g_loss(name, fake, real):
+    objective = OBJECTIVES[name]
+    return objective.g(fake, real) if objective.relative else objective.g(fake)
 
 
 def test_every_objective_has_its_closed_form_here():
@@ -47,12 +83,11 @@ def test_discriminator_closed_form(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_generator_closed_form(name):
-    g = OBJECTIVES[name].g
-    assert g(logits(FAKE)).item() == pytest.approx(G[name][0], abs=1e-12)
-    assert g(logits(REAL)).item() == pytest.approx(G[name][1], abs=1e-12)
+    assert g_loss(name, logits(FAKE), logits(REAL)).item() == pytest.approx(G[name][0], abs=1e-12)
+    assert g_loss(name, logits(REAL), logits(FAKE)).item() == pytest.approx(G[name][1], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ABSOLUTE)
 def test_mean_over_all_patches(name):
     objective = OBJECTIVES[name]
     real, fake = torch.randn(3, 1, 4, 5).double(), torch.randn(3, 1, 4, 5).double()
@@ -63,11 +98,24 @@ def test_mean_over_all_patches(name):
     assert objective.d(real, fake).shape == objective.g(fake).shape == ()
 
 
+def test_relativistic_compares_each_with_the_mean_of_the_others():
+    objective = OBJECTIVES["relativistic"]
+    real, fake = torch.tensor([3.0, -1.0, 0.5]).double(), torch.tensor([1.0, -2.0]).double()
+    p_real = torch.sigmoid(real - fake.mean())  # eq. 5: that a real image is more real than the mean fake
+    p_fake = torch.sigmoid(fake - real.mean())
+    d = -p_real.log().mean() - (1 - p_fake).log().mean()
+    g = -p_fake.log().mean() - (1 - p_real).log().mean()
+    torch.testing.assert_close(objective.d(real, fake), d)
+    torch.testing.assert_close(objective.g(fake, real), g)
+    torch.testing.assert_close(objective.d(real + 7, fake + 7), d)
+    assert [name for name, o in OBJECTIVES.items() if o.relative] == ["relativistic"]
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("size", [1000.0, -1000.0])
-def test_stable_at_large_logits(name, size):
-    objective = OBJECTIVES[name]
-    for loss_of in (lambda x: objective.d(x, -x), objective.g):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_stable_at_large_logits(name, sign):
+    size = sign * (30.0 if name in EXPONENTIAL else 1000.0)
+    for loss_of in (lambda x: OBJECTIVES[name].d(x, -x), lambda x: g_loss(name, x, -x)):
         x = torch.full((2, 1, 2, 2), size, requires_grad=True)
         loss = loss_of(x)
         loss.backward()
@@ -75,81 +123,192 @@ def test_stable_at_large_logits(name, size):
         assert torch.isfinite(x.grad).all()
 
 
-def test_vanilla_at_large_logits_is_linear_on_the_wrong_side():
-    objective = OBJECTIVES["vanilla"]
+def test_nonsaturating_at_large_logits_is_linear_on_the_wrong_side():
+    objective = OBJECTIVES["nonsaturating"]
     assert objective.g(torch.tensor(-1000.0)).item() == pytest.approx(1000.0)
     assert objective.g(torch.tensor(1000.0)).item() == 0.0
     assert objective.d(torch.tensor(-1000.0), torch.tensor(1000.0)).item() == pytest.approx(2000.0)
 
 
+def test_minimax_is_flat_where_the_discriminator_is_sure_and_nonsaturating_is_steep():
+    slope = {}
+    for name in ("minimax", "nonsaturating"):
+        x = torch.tensor(-20.0, requires_grad=True)
+        OBJECTIVES[name].g(x).backward()
+        slope[name] = x.grad.item()
+    assert slope["nonsaturating"] == pytest.approx(-1)
+    assert -1e-8 < slope["minimax"] < 0
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_direction(name):
-    objective = OBJECTIVES[name]
-    low, high = logits(-0.5), logits(0.9)  # judged fake, judged nearly real
-    assert objective.g(high) < objective.g(low)
-    assert objective.d(high, low) < objective.d(low, low)
-    assert objective.d(high, low) < objective.d(high, high)
-    assert objective.d(high, low) < objective.d(low, high)
+    d = OBJECTIVES[name].d
+    low, middle, high = logits(-0.5), logits(0.3), logits(0.9)
+    assert g_loss(name, middle, high) < g_loss(name, low, high)
+    assert d(high, low) < d(low, low)
+    assert d(high, low) < d(high, high)
+    assert d(high, low) < d(low, high)
 
 
-def test_boundaries():
-    assert {name: o.boundary for name, o in OBJECTIVES.items()} == {
-        "lsgan": 0.5,
-        "vanilla": 0.0,
-        "hinge": 0.0,
-        "wasserstein": None,
-    }
+def test_generator_of_lsgan_pearson_aims_between_both_labels():
+    assert OBJECTIVES["lsgan_pearson"].g(logits(0.0)) == 0
+
+
+def test_flags():
+    boundaries = dict.fromkeys(OBJECTIVES, 0.0) | {"lsgan": 0.5, "wasserstein": None, "f_kl": 1.0}
+    assert {name: o.boundary for name, o in OBJECTIVES.items()} == boundaries
     assert [name for name, o in OBJECTIVES.items() if o.penalised] == ["wasserstein"]
+    assert [name for name, o in OBJECTIVES.items() if o.binary] == ["nonsaturating", "minimax"]
 
 
-class Linear(nn.Module):
-    """D(x) = <w, x>, whose gradient is w everywhere; logits (N, 1)."""
+# Theory: D at its optimum, one logit for each of four points, on distributions whose divergences are known.
 
-    def __init__(self, norm):
-        super().__init__()
-        w = torch.randn(3, 8, 8)
-        self.w = nn.Parameter(w * norm / w.norm())
-
-    def forward(self, x):
-        return (x * self.w).sum((1, 2, 3))[:, None]
+P, Q = [8, 6, 4, 2], [2, 4, 4, 10]  # in twentieths
+DENSITIES = [(P, Q), (Q, P), ([5, 5, 5, 5], [1, 2, 3, 14]), (P, P)]
 
 
-@pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
-def test_gradient_penalty_of_a_linear_critic(norm):
-    critic = Linear(norm)
-    real, fake = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
-    penalty = gradient_penalty(critic, real, fake)
-    assert penalty.item() == pytest.approx((norm - 1) ** 2, abs=1e-5)
-    penalty.backward()  # d/dw (|w| - 1)^2 = 2 (|w| - 1) w / |w|
-    expected = 2 * (norm - 1) * critic.w.detach() / norm
-    torch.testing.assert_close(critic.w.grad, expected, atol=1e-5, rtol=1e-4)
+def seen(v, counts):
+    """The logits of a batch with so many images at each point: a mean over it is an expectation."""
+    return v.repeat_interleave(torch.tensor(counts))
 
 
-def test_gradient_penalty_averages_a_map_of_logits_per_image():
-    critic = Linear(2.0)
+def best_discriminator(loss_of, points=4):
+    """One logit for each point, at the minimum of `loss_of`."""
+    v = torch.linspace(-0.3, 0.4, points).double().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [v], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
 
-    def patches(x):  # a map of 5 equal logits per image has the slope of one of them
-        return critic(x).view(-1, 1, 1, 1).expand(-1, 1, 1, 5)
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(v)
+        loss.backward()
+        return loss
 
-    assert gradient_penalty(patches, torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8)).item() == pytest.approx(1.0)
-
-
-def test_gradient_penalty_takes_one_number_per_image():
-    critic = Linear(3.0)
-    x = torch.randn(2, 3, 8, 8)
-    assert gradient_penalty(lambda images: critic(images)[:, 0], x, -x).item() == pytest.approx(4.0, abs=1e-5)
-
-
-def test_gradient_penalty_is_per_image():
-    def quadratic(x):  # slope at x is |x|
-        return x.square().sum((2, 3)) / 2
-
-    x = torch.zeros(2, 1, 2, 2)
-    x[0] = 1.0  # |x| = 2, and 0 for the second image
-    assert gradient_penalty(quadratic, x, x).item() == pytest.approx(((2 - 1) ** 2 + (0 - 1) ** 2) / 2)
+    optimizer.step(closure)
+    return v.detach()
 
 
-def test_gradient_penalty_leaves_the_images_without_gradient():
-    fake = torch.randn(2, 3, 8, 8, requires_grad=True)
-    gradient_penalty(Linear(3.0), torch.randn(2, 3, 8, 8), fake).backward()
-    assert fake.grad is None
+def best_of(name, p, q):
+    """The best logits, and what D then minimises."""
+    d = OBJECTIVES[name].d
+    v = best_discriminator(lambda v: d(seen(v, p), seen(v, q)))
+    return v, d(seen(v, p), seen(v, q)).item()
+
+
+def densities(p, q):
+    return torch.tensor(p).double() / sum(p), torch.tensor(q).double() / sum(q)
+
+
+def kl(p, q):
+    return (p * (p / q).log()).sum().item()
+
+
+def jsd(p, q):
+    return kl(p, (p + q) / 2) / 2 + kl(q, (p + q) / 2) / 2
+
+
+VALUES = {  # what D's value, the negative of its loss, reaches
+    "nonsaturating": lambda p, q: -log(4) + 2 * jsd(p, q),  # Goodfellow et al. 2014, theorem 1
+    "minimax": lambda p, q: -log(4) + 2 * jsd(p, q),
+    "f_gan": lambda p, q: -log(4) + 2 * jsd(p, q),
+    # The f-divergences sum q f(p / q) of Nowozin et al. 2016, eq. 2 and table 1.
+    "f_kl": kl,
+    "f_reverse_kl": lambda p, q: kl(q, p),
+    "f_pearson": lambda p, q: ((p - q) ** 2 / q).sum().item(),
+    "f_hellinger": lambda p, q: ((p.sqrt() - q.sqrt()) ** 2).sum().item(),
+    "f_js": lambda p, q: 2 * jsd(p, q),
+    # With D* = p / (p + q) the loss is sum pq / (p + q); with D* = (p - q) / (p + q) four times as much.
+    "lsgan": lambda p, q: -(p * q / (p + q)).sum().item(),
+    "lsgan_pearson": lambda p, q: -(4 * p * q / (p + q)).sum().item(),
+}
+
+
+@pytest.mark.parametrize(("p", "q"), DENSITIES)
+@pytest.mark.parametrize("name", VALUES)
+def test_the_best_discriminator_measures_the_divergence(name, p, q):
+    _, loss = best_of(name, p, q)
+    assert -loss == pytest.approx(VALUES[name](*densities(p, q)), rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith("f_") and name != "f_gan"])
+def test_equal_distributions_have_no_divergence(name):
+    assert best_of(name, P, P)[1] == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_boundary_is_where_both_are_equally_likely(name):
+    v, _ = best_of(name, P, Q)
+    p, q = densities(P, Q)
+    at = OBJECTIVES[name].boundary
+    assert torch.equal(v[p != q] > at, p[p != q] > q[p != q])
+    assert v[p == q].tolist() == pytest.approx([at], abs=1e-4)
+
+
+def test_best_probability_is_that_of_the_formula():
+    v, _ = best_of("nonsaturating", P, Q)
+    p, q = densities(P, Q)
+    torch.testing.assert_close(torch.sigmoid(v), p / (p + q), rtol=1e-4, atol=0)  # Goodfellow et al. 2014, eq. 2
+
+
+@pytest.mark.parametrize(("p", "q"), DENSITIES)
+def test_lsgan_pearson_is_pearsons_chi_squared(p, q):
+    """Mao et al. 2017, eq. 8: 2 C(G) = chi^2(p + q || 2 q), where C has their 1/2 and real images as well.
+
+    With D* = (p - q) / (p + q) and c = 0, both terms together are, without the 1/2, sum (p - q)^2 / (p + q).
+    """
+    g, (v, loss) = OBJECTIVES["lsgan_pearson"].g, best_of("lsgan_pearson", p, q)
+    dp, dq = densities(p, q)
+    torch.testing.assert_close(v, (dp - dq) / (dp + dq), rtol=0, atol=1e-5)
+    chi_squared = ((2 * dq - (dp + dq)) ** 2 / (dp + dq)).sum().item()
+    assert (g(seen(v, p)) + g(seen(v, q))).item() == pytest.approx(chi_squared, abs=1e-6)
+    assert loss == pytest.approx(2 - chi_squared, abs=1e-6)
+
+
+@pytest.mark.parametrize(("p", "q"), DENSITIES)
+def test_hinge_is_the_total_variation(p, q):
+    """At each point D* is 1 or -1 (Lim and Ye 2017), so the loss is 2 sum min(p, q) = 2 - 2 TV."""
+    v = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for step in range(600):  # flat pieces and kinks: plain descent, with ever smaller moves
+        loss = OBJECTIVES["hinge"].d(seen(v, p), seen(v, q))
+        (gradient,) = torch.autograd.grad(loss, v)
+        with torch.no_grad():
+            v -= 0.2 * 0.99**step * gradient.sign()
+    dp, dq = densities(p, q)
+    total_variation = (dp - dq).abs().sum().item() / 2
+    assert loss.item() == pytest.approx(2 - 2 * total_variation, rel=1e-3)
+    assert torch.equal(v[dp != dq] > 0, dp[dp != dq] > dq[dp != dq])
+
+
+@pytest.mark.parametrize("r", [0.5, 3.0])
+def test_wasserstein_is_the_distance_times_the_mass_moved(r):
+    """Half of the mass lies elsewhere, at the distance r; f(x) = w x is 1-Lipschitz where |w| <= 1."""
+    x, w = torch.tensor([0.0, r]), nn.Parameter(torch.tensor(0.1))
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    for _ in range(100):
+        loss = OBJECTIVES["wasserstein"].d(seen(w * x, [7, 3]), seen(w * x, [2, 8]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        clip_weights([w], 1.0)
+    assert -OBJECTIVES["wasserstein"].d(seen(w * x, [7, 3]), seen(w * x, [2, 8])).item() == pytest.approx(0.5 * r)
+    assert OBJECTIVES["wasserstein"].d(seen(w * x, [7, 3]), seen(w * x, [7, 3])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_relativistic_is_2_log_2_for_equal_distributions_and_less_for_others():
+    equal, slightly, very = (
+        best_of("relativistic", p, q)[1]
+        for p, q in [(P, P), ([5, 5, 5, 5], [4, 5, 5, 6]), ([5, 5, 5, 5], [1, 2, 3, 14])]
+    )
+    assert equal == pytest.approx(2 * log(2), rel=1e-6)
+    assert very < slightly - 0.01 < equal - 0.01
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_smoothed_labels_are_the_best_probability(share):
+    """Salimans et al. 2016, section 3.4: D* = (1 - share) p / (p + q)."""
+    objective = smoothed(OBJECTIVES["nonsaturating"], share)
+    v = best_discriminator(lambda v: objective.d(seen(v, P), seen(v, Q)))
+    p, q = densities(P, Q)
+    torch.testing.assert_close(torch.sigmoid(v), (1 - share) * p / (p + q), rtol=1e-4, atol=0)
+    assert objective.g is OBJECTIVES["nonsaturating"].g

@@ -1,14 +1,13 @@
 """The adversarial game: players that each own networks and an optimizer, and take turns."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from img2img.core.objectives import Objective
-from img2img.core.penalties import gradient_penalty
+from img2img.core.referee import Referee
 from img2img.runtime import average_gradients
 
 Batch = dict[str, Tensor]
@@ -29,22 +28,31 @@ class Method(nn.Module):
     Attributes:
         Config: the frozen dataclass of its options.
         generators: direction -> (domain of the input, domain of the output, attribute that holds the generator).
-        paired: whether a batch's "a" and "b" show the same thing.
+        layout: what a batch holds: "pairs", "a" and "b" that show the same thing; "unpaired", "a" and "b"; or "images".
+        rows: samples that `preview` is called with, one by one, for a sample grid.
+        batch_size: images in a batch, where nothing else is asked for.
         optimizers: player -> its optimizer.
+        referee: the losses that all methods share, if this one uses them.
+        step_number: of the step that is being taken, from 1; the training loop moves it.
         draws: batches that one `step` takes.
+        gradient_norms: player -> norm of its gradient at its last move, before it is clipped.
         accumulate: successive `update` calls whose gradients are averaged into one move of a player.
         clip: largest gradient norm of a player; 0 leaves gradients alone.
     """
 
     Config: ClassVar[type]
     generators: ClassVar[dict[str, tuple[str, str, str]]]
-    paired: ClassVar[bool]
+    layout: ClassVar[str]
+    rows: ClassVar[int] = 4
+    batch_size: ClassVar[int] = 1
 
     def __init__(self, config: Any, channels: dict[str, int]) -> None:
         super().__init__()
         self.config, self.channels = config, channels
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.step_number = 1
         self.draws = 1
+        self.gradient_norms: dict[str, Tensor] = {}
         self.accumulate = 1
         self.clip = 0.0
         self._updates: Counter[str] = Counter()
@@ -67,14 +75,25 @@ class Method(nn.Module):
         """The columns of a sample grid, by title; every image (N, C, H, W) in [-1, 1]."""
         raise NotImplementedError
 
+    def proceed(self, step: int, steps: int) -> None:
+        """Says which step of how many comes next, for what changes over a run."""
+        self.step_number = step
+        referee = getattr(self, "referee", None)
+        if isinstance(referee, Referee):
+            referee.progress = (step - 1) / steps
+
+    def draws_until(self, step: int) -> int:
+        """Batches that the first `step` steps take."""
+        return step * self.draws
+
     def networks(self) -> dict[str, nn.Module]:
         """The networks of all players, by attribute name."""
         return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
 
-    def add_player(self, name: str, *networks: nn.Module, lr: float, beta1: float) -> None:
+    def add_player(self, name: str, *networks: nn.Module, lr: float, beta1: float, beta2: float = 0.999) -> None:
         """Gives the player `name` one Adam over all of `networks` (Kingma and Ba 2015)."""
         parameters = [p for network in networks for p in network.parameters()]
-        self.optimizers[name] = torch.optim.Adam(parameters, lr=lr, betas=(beta1, 0.999), fused=True)
+        self.optimizers[name] = torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), fused=True)
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         return [p for group in self.optimizers[player].param_groups for p in group["params"]]
@@ -90,30 +109,9 @@ class Method(nn.Module):
         if self._updates[player] % self.accumulate:
             return
         average_gradients(parameters)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.gradient_norms[player] = norm
         if self.clip:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         self.optimizers[player].step()
         self.optimizers[player].zero_grad()
-
-
-def judge(
-    gan: Objective, d: nn.Module, real: Tensor, fake: Tensor, lambda_gp: float
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """What `d` minimises on one batch of real and one of generated images.
-
-    Returns:
-        The loss, halved as both papers halve it to slow D against G, plus the gradient penalty where the objective
-        asks for one; and D's accuracy on "real" and on "fake", each in [0, 1].
-    """
-    fake = fake.detach()
-    real_logits, fake_logits = d(real), d(fake)
-    loss = gan.d(real_logits, fake_logits) / 2
-    if gan.penalised:
-        loss = loss + lambda_gp * gradient_penalty(d, real, fake)
-    if gan.boundary is None:
-        return loss, {}
-    accuracy = {
-        "real": (real_logits.detach() > gan.boundary).float().mean(),
-        "fake": (fake_logits.detach() <= gan.boundary).float().mean(),
-    }
-    return loss, accuracy

@@ -1,27 +1,71 @@
-"""Terms added to the discriminator's loss that bound its slope."""
+"""What bounds the discriminator's slope: terms added to its loss, and clipped weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Critic = Callable[[Tensor], Tensor]
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-    """E[(|grad D(x)| - 1)^2] on random points between real and fake images (Gulrajani et al. 2017, eq. 3).
+def slopes(critic: Critic, x: Tensor) -> Tensor:
+    """|grad D(x)| of each image, (N,); can be differentiated with respect to the critic's parameters.
 
     Args:
-        critic: maps images (N, C, H, W) to logits of any shape (N, ...); a map of logits is averaged per image.
-            It must not mix the images of a batch, so no batch norm.
-        real: real images (N, C, H, W).
-        fake: as many generated images.
-
-    Returns:
-        A scalar that can be differentiated with respect to the critic's parameters.
+        critic: maps images (N, ...) to logits of any shape (N, ...); a map of logits is averaged per image. It must not
+            mix the images of a batch, so no batch norm.
+        x: images (N, ...).
     """
-    t = torch.rand(len(real), 1, 1, 1, device=real.device)
-    x = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
+    x = x.detach().requires_grad_()
     score = critic(x).reshape(len(x), -1).mean(1).sum()  # sum over images: each gradient stays its own image's
     gradient: Tensor
     (gradient,) = torch.autograd.grad(score, x, create_graph=True)
     slope: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return (slope - 1).square().mean()
+    return slope
+
+
+def between(real: Tensor, fake: Tensor) -> Tensor:
+    """A random point between each real and each generated image, (N, ...)."""
+    t = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)
+    return torch.lerp(fake.detach(), real.detach(), t)
+
+
+# Gulrajani et al. 2017, eq. 3: E[(|grad D| - 1)^2] between real and fake.
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return (slopes(critic, between(real, fake)) - 1).square().mean()
+
+
+# The same, one-sided (section 4 there; Petzka et al. 2018): slopes below 1 are free.
+def one_sided_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return (slopes(critic, between(real, fake)) - 1).clamp_min(0).square().mean()
+
+
+# Mescheder et al. 2018, eq. 9 and 10: E[|grad D|^2] / 2 on real images (R1), or on generated ones (R2).
+def r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return slopes(critic, real).square().mean() / 2
+
+
+def r2(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return slopes(critic, fake).square().mean() / 2
+
+
+# Kodali et al. 2017 (DRAGAN), in the common form: around the data, x + u std(x) / 2 with u uniform, mixed with x.
+def dragan(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    near = real + 0.5 * real.std() * torch.rand_like(real)
+    return (slopes(critic, between(real, near)) - 1).square().mean()
+
+
+PENALTIES: dict[str, Callable[[Critic, Tensor, Tensor], Tensor]] = {
+    "gp": gradient_penalty,
+    "gp_one_sided": one_sided_penalty,
+    "r1": r1,
+    "r2": r2,
+    "dragan": dragan,
+}
+
+
+@torch.no_grad()
+def clip_weights(parameters: Iterable[nn.Parameter], bound: float) -> None:
+    """Cuts every weight to [-bound, bound] (Arjovsky et al. 2017, Algorithm 1, line 7)."""
+    for p in parameters:
+        p.clamp_(-bound, bound)

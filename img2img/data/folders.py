@@ -145,7 +145,7 @@ def _maybe(load: Callable[[Path], Domains], folder: Path | None) -> Domains | No
     return load(folder) if folder else None
 
 
-def _scan(folder: Path) -> list[Header]:
+def scan(folder: Path) -> list[Header]:
     """The headers of all images below `folder`; unreadable files are named together."""
 
     def header(path: Path) -> Header | DataError:
@@ -178,7 +178,7 @@ def _list(culprits: Iterable[str]) -> str:
 
 
 def _side_by_side(folder: Path) -> Domains:
-    headers = _scan(folder)
+    headers = scan(folder)
     odd = [f"{h.path.name} ({h.width}x{h.height})" for h in headers if h.width % 2]
     if odd:
         raise DataError(f"Side-by-side images need an even width to be halved: {_list(odd)}.")
@@ -187,11 +187,11 @@ def _side_by_side(folder: Path) -> Domains:
 
 def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
     if not paired:
-        return Domain.of("A", _scan(a)), Domain.of("B", _scan(b))
+        return Domain.of("A", scan(a)), Domain.of("B", scan(b))
     stems: list[dict[str, Header]] = []
     for folder in (a, b):
         by_stem: dict[str, Header] = {}
-        for header in _scan(folder):
+        for header in scan(folder):
             stem = header.path.relative_to(folder).with_suffix("").as_posix()
             if stem in by_stem:
                 raise DataError(

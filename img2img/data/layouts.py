@@ -77,6 +77,23 @@ class Store:
         return len(self.domain)
 
 
+def shared_budget(megabytes: int, shared: bool) -> int:
+    """Bytes that decoded images may take; memory that processes share may be scarcer than the rest."""
+    budget = megabytes * 2**20
+    if shared and Path("/dev/shm").exists():
+        budget = min(budget, shutil.disk_usage("/dev/shm").free // 2)
+    return budget
+
+
+def refuse_unwarpable(domain: Domain, augment: str) -> None:
+    """Raises DataError if the augmentation cannot interpolate the images' type."""
+    if augment == "strong" and domain.dtype not in WARPED:
+        raise DataError(
+            f"Domain {domain.title} has {domain.dtype} values, which --augment strong cannot warp; "
+            f"use another --augment, or convert to {', '.join(WARPED)}."
+        )
+
+
 class Translation(Dataset[dict[str, Tensor]]):
     """Training samples {"a": (C, size, size), "b": ...} in [-1, 1], numbered without end.
 
@@ -97,9 +114,7 @@ class Translation(Dataset[dict[str, Tensor]]):
         self.channels = {"a": a.channels, "b": b.channels}
         factor = choose("augmentation", config.augment, PRESETS).resize
         side = None if factor is None else round(config.size * factor)
-        budget = config.cache_mb * 2**20
-        if shared and Path("/dev/shm").exists():
-            budget = min(budget, shutil.disk_usage("/dev/shm").free // 2)
+        budget = shared_budget(config.cache_mb, shared)
         store_a = Store(a, side, budget, shared)
         store_b = Store(b, side, budget - (store_a.nbytes if store_a.memory is not None else 0), shared)
         self.stores = {"a": store_a, "b": store_b}
@@ -207,11 +222,7 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         if len(domain) < 2:
             raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")
     for domain in train:
-        if config.augment == "strong" and domain.dtype not in WARPED:
-            raise DataError(
-                f"Domain {domain.title} has {domain.dtype} values, which --augment strong cannot warp; "
-                f"use another --augment, or convert to {', '.join(WARPED)}."
-            )
+        refuse_unwarpable(domain, config.augment)
     for domain in (*train, *(heldout or ())):
         if preset.resize is None:
             refuse_small(domain, config.size)

@@ -37,7 +37,11 @@ class Scale:
 
     def encode(self, array: Array) -> Tensor:
         """(H, W, C) pixel values to (C, H, W) in [-1, 1], fp32."""
-        x = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=self._exact))
+        return self.encode_all(array[None])[0]
+
+    def encode_all(self, arrays: Array) -> Tensor:
+        """As `encode`, of (N, H, W, C)."""
+        x = torch.from_numpy(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2), dtype=self._exact))
         return ((x - self.low) * (2 / (self.high - self.low)) - 1).float()
 
     def decode(self, x: Tensor) -> Array:

@@ -65,3 +65,33 @@ class FolderOptions:
             raise ConfigError(f"--quality is between 1 and 100, not {self.quality}.")
         if not self.max_megapixels > 0:
             raise ConfigError(f"--max-megapixels must be above 0, not {self.max_megapixels}.")
+
+
+@dataclass(frozen=True)
+class SampleLoadOptions:
+    """How a model that draws from noise is opened."""
+
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
+    precision: Annotated[str, "auto (bf16 for 8-bit images where it is native), fp32, bf16."] = "auto"
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What is drawn, and how it is written."""
+
+    seed: Annotated[int, "Seed of the noise; image i depends on it and i alone."] = 0
+    batch_size: Annotated[int, "Images drawn at once."] = 64
+    format: Annotated[str, "Write auto (png where it can hold the images, else tif), png, tif, npy, ..."] = "auto"
+    grid: Annotated[bool, "Also write grid.png, up to 64 of the images in one picture."] = False
+    interpolate: Annotated[
+        int, "Also write walk.png, walks through the latent space in so many steps between two images; 0: none."
+    ] = 0
+    overwrite: Annotated[bool, "Draw images that are there already, too."] = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch-size must be at least 1, not {self.batch_size}.")
+        if self.interpolate and self.interpolate < 2:
+            raise ConfigError(f"--interpolate takes at least 2 steps, not {self.interpolate}.")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must not be negative, but is {self.seed}.")

@@ -20,6 +20,7 @@ from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
+DRAWS = "sample"  # the direction of models that draw from noise
 SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
 AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
@@ -51,6 +52,10 @@ class Translator:
         self.path = model_file(path)
         self.card = read_card(self.path)
         self.direction = direction or next(iter(self.card.directions))
+        if DRAWS in self.card.directions:
+            raise ModelFileError(
+                f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
+            )
         spec = self.card.directions.get(self.direction)
         self._may_change = precision == "auto"
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only

@@ -62,6 +62,33 @@ class BatchNorm(nn.Module):
         return (x.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
 
 
+class RunningBatchNorm(BatchNorm):
+    """Batch norm with running averages for use, as a generator from noise needs it: what it makes of one noise must
+    not be normalised by itself.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps)
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        with torch.no_grad():
+            moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(moments)
+                moments /= dist.get_world_size()
+            self.running_mean.lerp_(moments[0], self.momentum)
+            self.running_var.lerp_((moments[1] - moments[0] ** 2).clamp_min(0), self.momentum)
+        return super().forward(x)
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": InstanceNorm,
     "batch": BatchNorm,

@@ -13,7 +13,7 @@ class TrainConfig:
 
     steps: Annotated[int, "Length of the run in steps; 0 to go by --epochs."] = 0
     epochs: Annotated[int, "Length of the run in passes over the larger domain."] = 200
-    batch_size: Annotated[int, "Images of each domain in a batch, per process."] = 1
+    batch_size: Annotated[int, "Images of each domain in a batch, per process; 0: the method's own number."] = 0
     accumulate: Annotated[int, "Batches whose gradients are averaged into one step."] = 1
     clip: Annotated[float, "Largest gradient norm of a player; 0: no clipping."] = 0.0
     ema: Annotated[float, "Decay of a moving average of the generators' weights, 0.999 say; 0: none."] = 0.0

@@ -12,8 +12,10 @@ class Ema:
 
     def __init__(self, networks: list[nn.Module], decay: float) -> None:
         self.decay = decay
-        self.weights: list[Tensor] = [p for network in networks for p in network.parameters()] if decay else []
-        self.average = [p.detach().clone() for p in self.weights]
+        every = [x for network in networks for x in (*network.parameters(), *network.buffers())]
+        # Floating-point buffers are running averages of norms, which belong to the weights.
+        self.weights: list[Tensor] = [x for x in every if x.is_floating_point()] if decay else []
+        self.average = [x.detach().clone() for x in self.weights]
         self.steps = 0
 
     @torch.no_grad()

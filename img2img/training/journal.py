@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from img2img.data.images import atomic
 from img2img.errors import ConfigError
+from img2img.page import draw_grid
+from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.report import write_report
 
 PLAIN_SECONDS = 20.0  # between lines where there is no terminal to draw a live one
@@ -38,6 +37,7 @@ class Journal:
         self.task = TaskID(0)
         self.printed = time.monotonic()
         self.board: Any = None
+        self.diagnosis = Diagnosis(total)
         if not enabled:
             return
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -45,6 +45,8 @@ class Journal:
         kept = [r for r in read_log(self.log_file) if r["step"] <= start]
         with atomic(self.log_file) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        for row in (row for row in kept if row["kind"] == "train"):
+            self.diagnosis.see(row["step"], row)
         for sample in (folder / "samples").glob("*.png"):
             if int(sample.stem) > start:
                 sample.unlink()
@@ -72,6 +74,8 @@ class Journal:
         if kind == "validation":
             self.say(f"step {step}: held out " + ", ".join(f"{name} {v:.4g}" for name, v in values.items()))
             return
+        for finding in self.diagnosis.see(step, row):
+            self.say(f"step {step}: {finding.text}")
         line = self._line(step, epoch, values)
         if self.live is not None:
             self.live.update(self.task, completed=step, description=line)
@@ -81,7 +85,8 @@ class Journal:
             self.say(f"{line}, {left / 60:.0f} min left")
 
     def _line(self, step: int, epoch: int, values: Mapping[str, float]) -> str:
-        shown = {k: v for k, v in values.items() if k not in ("lr", "seconds_per_step", "images_per_s")}
+        quiet = ("lr", "seconds_per_step", "images_per_s")
+        shown = {k: v for k, v in values.items() if k not in quiet and not k.startswith("grad_")}
         accuracies = {k: v for k, v in shown.items() if k.endswith(("_real", "_fake"))}
         losses = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if k not in accuracies)
         right = " ".join(f"{k} {v:.0%}" for k, v in accuracies.items())
@@ -98,7 +103,12 @@ class Journal:
     def report(self, facts: Mapping[str, Any]) -> None:
         """Draws the curves and writes report.html."""
         if self.enabled:
-            write_report(self.folder, read_log(self.log_file), facts)
+            write_report(self.folder, read_log(self.log_file), facts, self.diagnosis.findings)
+
+    def failed(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Notes in the report that numbers are not finite any more."""
+        self.diagnosis.findings.append(Finding("not finite", step))
+        self.report(facts)
 
     def close(self) -> None:
         if self.live is not None:
@@ -124,28 +134,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def displayable(image: Tensor) -> Image.Image:
-    """(C, H, W) in [-1, 1] as a picture for people: grey or RGB; of more channels the first three, of two the first."""
-    channels = 3 if len(image) >= 3 else 1
-    pixels = ((image[:channels].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-    array = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Image.fromarray(array if channels == 3 else array[..., 0]).convert("RGB")
-
-
-def draw_grid(columns: Mapping[str, Tensor]) -> Image.Image:
-    """A row per image and a titled column per entry."""
-    pictures = {title: [displayable(x) for x in images] for title, images in columns.items()}
-    rows = max(map(len, pictures.values()))
-    side = max(picture.width for column in pictures.values() for picture in column)
-    high = max(picture.height for column in pictures.values() for picture in column)
-    gap, head = 4, 22
-    sheet = Image.new("RGB", (len(pictures) * (side + gap) + gap, head + rows * (high + gap)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for c, (title, column) in enumerate(pictures.items()):
-        x = gap + c * (side + gap)
-        pen.text((x + side / 2, head / 2), title.replace("→", "to"), fill="black", font=font, anchor="mm")
-        for r, picture in enumerate(column):
-            sheet.paste(picture, (x, head + r * (high + gap)))
-    return sheet

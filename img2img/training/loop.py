@@ -1,6 +1,7 @@
 """The one training loop: steps, rhythm, resume, and what may go wrong on the way."""
 
 import contextlib
+import math
 import signal
 import time
 from collections import defaultdict
@@ -27,7 +28,6 @@ from img2img.training.journal import Journal
 SELECT = "l1"  # the held-out metric that decides what best.safetensors is
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 VALIDATION_IMAGES = 200
-SAMPLE_ROWS = 4
 
 
 class Samples(Protocol):
@@ -67,7 +67,6 @@ def train(
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
-    draws = config.accumulate * method.draws
     schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
     method.accumulate, method.clip = config.accumulate, config.clip
     for network in method.networks().values():
@@ -83,15 +82,15 @@ def train(
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
     journal.say(f"{runtime.describe()}; {schedule.steps} steps{done}")
     source = heldout if heldout is not None else data
-    preview = [source[i] for i in range(min(SAMPLE_ROWS, len(source)))]
+    preview = [source[i] for i in range(min(method.rows, len(source)))]
 
     workers = auto_workers(runtime.device) if config.workers < 0 else config.workers
     batches = (
         runtime.to_device(batch)
         for batch in stream(
             cast(Dataset[Batch], data),
-            start * draws,
-            schedule.steps * draws,
+            config.accumulate * method.draws_until(start),
+            config.accumulate * method.draws_until(schedule.steps),
             config.batch_size,
             runtime.rank,
             runtime.world_size,
@@ -104,20 +103,28 @@ def train(
         with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
             for step in range(start + 1, schedule.steps + 1):
                 progress.set_lr(step)
+                method.proceed(step, schedule.steps)
                 for _ in range(config.accumulate):
-                    window.add(method.step(batches))
+                    scalars = method.step(batches)
+                    window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
                 ema.update()
                 progress.step = step
                 last = step == schedule.steps
                 if step % config.log_every == 0 or last:
-                    values = window.close(config.log_every, config.batch_size * draws * runtime.world_size)
+                    drawn = method.draws_until(step) - method.draws_until(max(step - config.log_every, 0))
+                    values = window.close(
+                        config.log_every,
+                        config.batch_size * config.accumulate * runtime.world_size * drawn / config.log_every,
+                    )
+                    if not all(map(math.isfinite, values.values())):
+                        journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
                 due = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
-                if method.paired and heldout is not None and (step % config.validate_every == 0 or last):
+                if method.layout == "pairs" and heldout is not None and (step % config.validate_every == 0 or last):
                     scores = validate(method, ema, heldout, runtime)
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
                     progress.keep_best(scores)
@@ -219,7 +226,7 @@ class _Window:
         for name, x in scalars.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
 
-    def close(self, steps: int, images_per_step: int) -> dict[str, float]:
+    def close(self, steps: int, images_per_step: float) -> dict[str, float]:
         means = {name: float(x) / self.count for name, x in self.sums.items()}  # waits for the device
         now = time.perf_counter()
         seconds = (now - self.since) / steps

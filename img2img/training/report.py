@@ -8,8 +8,13 @@ from typing import Any
 
 from img2img.data.images import atomic
 from img2img.page import captioned, page
+from img2img.training.diagnosis import Finding
 
 SHOWN_SAMPLES = 12
+PANELS = {
+    "diversity": "variety of the generated images, of the data's",
+    "d_distance": "critic: estimated distance of generated from real images",
+}
 NOT_CURVES = ("step", "epoch", "kind", "lr", "seconds_per_step", "images_per_s")
 
 
@@ -30,8 +35,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
             every = max(1, len(curve) // 1000)
             axes.plot(*zip(*curve[::every], strict=True), label=name, linewidth=1)
         axes.set(title=title, xlabel="step")
-        if title == "losses":
-            axes.set_yscale("symlog")
+        if title in ("losses", "gradient norms"):
+            axes.set_yscale("symlog" if title == "losses" else "log")
         axes.legend(fontsize="small", ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
@@ -41,18 +46,27 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _panel(kind: str, name: str) -> str:
     if kind == "validation":
         return f"held out: {name}"
+    if name.startswith("grad_"):
+        return "gradient norms"
+    if name in PANELS:
+        return PANELS[name]
     return "discriminators: share judged right" if name.endswith(("_real", "_fake")) else "losses"
 
 
-def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+def write_report(
+    folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], findings: Sequence[Finding] = ()
+) -> None:
     """Writes curves.png and report.html into a run folder.
 
     Args:
         folder: the run folder, whose samples are shown.
         rows: the records of log.jsonl.
         facts: what was trained: titles and values, in the order to show them.
+        findings: what went wrong in the game.
     """
     parts = [_table(facts.items())]
+    if findings:
+        parts += ["<h2>Diagnosis</h2>", _table((finding.when, finding.text) for finding in findings)]
     curves = draw_curves(rows)
     if curves:
         with atomic(folder / "curves.png") as temporary:
@@ -63,12 +77,13 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping
         names = [name for name in scores[-1] if name not in NOT_CURVES]
         best = {name: _best(name, scores) for name in names}
         parts += ["<h2>Held-out images</h2>", _table((n, f"last {scores[-1][n]:.4g}, best {best[n]}") for n in names)]
+    draws = any("diversity" in row for row in rows)
     samples = sorted((folder / "samples").glob("*.png"))
     every = max(1, -(-len(samples) // SHOWN_SAMPLES))
     for sample in samples[::-every]:
         parts.append(captioned(sample.read_bytes(), f"Step {int(sample.stem)}"))
-    use = f"img2img translate {folder} FOLDER_OF_IMAGES --out RESULTS"
-    parts.insert(1, f"<h2>Use it</h2><pre>{escape(use)}</pre>")
+    use = f"img2img sample {folder} --n 64" if draws else f"img2img translate {folder} FOLDER_OF_IMAGES"
+    parts.insert(1, f"<h2>Use it</h2><pre>{escape(use)} --out RESULTS</pre>")
     with atomic(folder / "report.html") as temporary:
         temporary.write_text(page(f"img2img: {folder.name}", "\n".join(parts)), encoding="utf-8")
 

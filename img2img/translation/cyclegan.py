@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars, judge
+from img2img.core.game import Batch, Method, Scalars
+from img2img.core.referee import Adversarial, Objective, Referee, learning_rates
 from img2img.errors import ConfigError
 from img2img.translation import options as o
 from img2img.translation.pool import ImagePool
 
 
 @dataclass(frozen=True)
-class CycleGANConfig:
+class CycleGANConfig(Adversarial):
     """CycleGAN's options, with the defaults of section 4 and appendix 7."""
 
     generator: o.Generator = "auto"
@@ -28,8 +29,7 @@ class CycleGANConfig:
     padding: o.Padding = "auto"
     dropout: o.Dropout = 0.0
     upsample: o.Upsample = "deconv"
-    objective: o.AdversarialObjective = "lsgan"
-    lambda_gp: o.GradientPenalty = 10.0
+    objective: Objective = "lsgan"
     lambda_cycle: Annotated[float, "Weight of the cycle loss."] = 10.0
     lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle."] = 0.5
     pool: Annotated[int, "Generated images kept to be shown to the discriminators again."] = 50
@@ -51,7 +51,7 @@ class CycleGAN(Method):
 
     Config = CycleGANConfig
     generators = {"a2b": ("a", "b", "g_ab"), "b2a": ("b", "a", "g_ba")}
-    paired = False
+    layout = "unpaired"
 
     def __init__(self, config: CycleGANConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)
@@ -61,12 +61,13 @@ class CycleGAN(Method):
                 f"The identity loss compares images of both domains, but A has {a} channels and B has {b}. "
                 "Switch it off with --lambda-identity 0."
             )
-        self.gan = o.adversarial(config)
+        self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (appendix 7)
         self.g_ab, self.g_ba = o.build_generator(config, a, b), o.build_generator(config, b, a)
         self.d_a, self.d_b = o.build_discriminator(config, a), o.build_discriminator(config, b)
         self.pool_a, self.pool_b = ImagePool(config.pool), ImagePool(config.pool)
-        self.add_player("G", self.g_ab, self.g_ba, lr=config.lr, beta1=config.beta1)
-        self.add_player("D", self.d_a, self.d_b, lr=config.lr, beta1=config.beta1)
+        g_lr, d_lr = learning_rates(config)
+        self.add_player("G", self.g_ab, self.g_ba, lr=g_lr, beta1=config.beta1)
+        self.add_player("D", self.d_a, self.d_b, lr=d_lr, beta1=config.beta1)
 
     @staticmethod
     def resolve(config: CycleGANConfig, size: int) -> CycleGANConfig:
@@ -79,11 +80,11 @@ class CycleGAN(Method):
         return o.build_generator(config, in_channels, out_channels)
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
-        c, gan, batch = self.config, self.gan, next(batches)
+        c, referee, batch = self.config, self.referee, next(batches)
         a, b = batch["a"], batch["b"]
 
         fake_b, fake_a = self.g_ab(a), self.g_ba(b)
-        adversarial = gan.g(self.d_b(fake_b)) + gan.g(self.d_a(fake_a))
+        adversarial = referee.fool(self.d_b, fake_b, b) + referee.fool(self.d_a, fake_a, a)
         cycle = F.l1_loss(self.g_ba(fake_b), a) + F.l1_loss(self.g_ab(fake_a), b)
         loss = adversarial + c.lambda_cycle * cycle
         scalars = {"g_gan": adversarial, "cycle": cycle}
@@ -93,8 +94,8 @@ class CycleGAN(Method):
             scalars["identity"] = identity
         self.update("G", loss)
 
-        loss_a, says_a = judge(gan, self.d_a, a, self.pool_a(fake_a), c.lambda_gp)
-        loss_b, says_b = judge(gan, self.d_b, b, self.pool_b(fake_b), c.lambda_gp)
+        loss_a, says_a = referee.judge(self.d_a, a, self.pool_a(fake_a))
+        loss_b, says_b = referee.judge(self.d_b, b, self.pool_b(fake_b))
         self.update("D", loss_a + loss_b)
 
         scalars |= {"d_a": loss_a, "d_b": loss_b}

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from img2img.core.game import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.penalties import gradient_penalty
-from img2img.errors import choose
+from img2img.core.referee import LambdaGP, Objective, Spectral
+from img2img.errors import ConfigError, choose
 from img2img.networks.layers import ConditionalConv, ReflectPad, he_init
 from img2img.translation import options as o
 from img2img.translation.stargan import Batches
@@ -33,8 +34,9 @@ class LocalConfig:
     discriminator: o.Discriminator = "patch_16"
     d_width: o.DWidth = 32
     norm: o.Norm = "none"
-    objective: o.AdversarialObjective = "wasserstein"
-    lambda_gp: Annotated[float, "Weight of the gradient penalty."] = 10.0
+    objective: Objective = "wasserstein"
+    lambda_gp: LambdaGP = 10.0
+    spectral: Spectral = False
     lambda_mean: Annotated[float, "Weight of the edit's local mean, which keeps intensities."] = 1.0
     lambda_edit: Annotated[float, "Weight of the edit itself, squared."] = 0.003
     lr: o.LearningRate = 1e-3
@@ -165,12 +167,14 @@ class Local(Method):
 
     Config = LocalConfig
     generators = {"equalize": ("image", "image", "g")}
-    paired = False
+    layout = "images"
 
     def __init__(self, config: LocalConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)
         n = channels["image"]
         self.gan = choose("objective", config.objective, OBJECTIVES)
+        if self.gan.relative:
+            raise ConfigError(f"local cannot use the objective {config.objective}, which compares; use wasserstein.")
         self.g = self.build_generator(config, n, n)
         self.d = Critic(o.build_discriminator(config, n), n)
         self.add_player("G", self.g, lr=config.lr, beta1=config.beta1)

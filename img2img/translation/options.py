@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from img2img.core.objectives import OBJECTIVES, Objective
-from img2img.errors import ConfigError, choose
+from img2img.core.referee import regularised
+from img2img.errors import choose
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.networks.layers import init_weights
 
@@ -17,8 +17,6 @@ Norm = Annotated[str, "Norm in all networks: instance, batch or none."]
 Padding = Annotated[str, "Border in a ResNet's blocks: reflect (auto), replicate or zero. A U-Net has zero."]
 Dropout = Annotated[float, "Share of features dropped in the generator while training."]
 Upsample = Annotated[str, "deconv, as published, or resize: resize and convolve, which draws no checkerboard."]
-AdversarialObjective = Annotated[str, f"Adversarial objective: {', '.join(OBJECTIVES)}."]
-GradientPenalty = Annotated[float, "Weight of the gradient penalty; used by --objective wasserstein alone."]
 LearningRate = Annotated[float, "Adam's learning rate."]
 Beta1 = Annotated[float, "Adam's beta 1."]
 Decay = Annotated[float, "Share of the run, at its end, over which the learning rate falls linearly towards zero."]
@@ -43,14 +41,4 @@ def build_discriminator(config: Any, in_channels: int) -> nn.Module:
         in_channels, width=config.d_width, norm=config.norm
     )
     init_weights(network)
-    return network
-
-
-def adversarial(config: Any) -> Objective:
-    objective = choose("objective", config.objective, OBJECTIVES)
-    if objective.penalised and config.norm == "batch":
-        raise ConfigError(
-            f"--objective {config.objective} needs a gradient penalty per image, and --norm batch mixes the images of "
-            "a batch. Use --norm instance or --norm none."
-        )
-    return objective
+    return regularised(network, config.spectral)

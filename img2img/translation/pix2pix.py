@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars, judge
+from img2img.core.game import Batch, Method, Scalars
+from img2img.core.referee import Adversarial, Referee, learning_rates
 from img2img.translation import options as o
 
 
 @dataclass(frozen=True)
-class Pix2PixConfig:
+class Pix2PixConfig(Adversarial):
     """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
 
     generator: o.Generator = "auto"
@@ -26,8 +27,6 @@ class Pix2PixConfig:
     padding: o.Padding = "auto"
     dropout: o.Dropout = 0.5
     upsample: o.Upsample = "deconv"
-    objective: o.AdversarialObjective = "vanilla"
-    lambda_gp: o.GradientPenalty = 10.0
     lambda_l1: Annotated[float, "Weight of the L1 distance to the target."] = 100.0
     lr: o.LearningRate = 2e-4
     beta1: o.Beta1 = 0.5
@@ -47,16 +46,17 @@ class Pix2Pix(Method):
 
     Config = Pix2PixConfig
     generators = {"a2b": ("a", "b", "g")}
-    paired = True
+    layout = "pairs"
 
     def __init__(self, config: Pix2PixConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)
         a, b = channels["a"], channels["b"]
-        self.gan = o.adversarial(config)
+        self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (section 3.3)
         self.g = o.build_generator(config, a, b)
         self.d = o.build_discriminator(config, a + b)
-        self.add_player("G", self.g, lr=config.lr, beta1=config.beta1)
-        self.add_player("D", self.d, lr=config.lr, beta1=config.beta1)
+        g_lr, d_lr = learning_rates(config)
+        self.add_player("G", self.g, lr=g_lr, beta1=config.beta1)
+        self.add_player("D", self.d, lr=d_lr, beta1=config.beta1)
 
     @staticmethod
     def resolve(config: Pix2PixConfig, size: int) -> Pix2PixConfig:
@@ -71,15 +71,15 @@ class Pix2Pix(Method):
         return o.build_generator(config, in_channels, out_channels)
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
-        c, gan, batch = self.config, self.gan, next(batches)
+        c, referee, batch = self.config, self.referee, next(batches)
         a, b = batch["a"], batch["b"]
 
         fake_b = self.g(a)
         real_pair, fake_pair = torch.cat([a, b], 1), torch.cat([a, fake_b], 1)
-        d_loss, says = judge(gan, self.d, real_pair, fake_pair, c.lambda_gp)
+        d_loss, says = referee.judge(self.d, real_pair, fake_pair)
         self.update("D", d_loss)
 
-        adversarial = gan.g(self.d(fake_pair))
+        adversarial = referee.fool(self.d, fake_pair, real_pair)
         l1 = F.l1_loss(fake_b, b)
         self.update("G", adversarial + c.lambda_l1 * l1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from img2img.core.game import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.penalties import gradient_penalty
+from img2img.core.referee import LambdaGP
 from img2img.networks.layers import UPSAMPLINGS, ConditionalConv, ReflectPad, he_init
 from img2img.networks.resnet import ResidualBlock
 from img2img.translation import options as o
@@ -33,7 +34,7 @@ class StarGANConfig:
     d_width: o.DWidth = 64
     d_layers: Annotated[int, "Layers of the discriminator, each of which halves the image."] = 6
     n_critic: Annotated[int, "Moves of the discriminator per move of the generator."] = 5
-    lambda_gp: Annotated[float, "Weight of the gradient penalty."] = 10.0
+    lambda_gp: LambdaGP = 10.0
     lambda_cls: Annotated[float, "Weight of the classification of batches."] = 1.0
     lambda_rec: Annotated[float, "Weight of the way there and back again."] = 10.0
     lambda_variance: Annotated[float, "Weight of the variance of the edit between images of a batch."] = 100.0
@@ -168,7 +169,7 @@ class StarGAN(Method):
 
     Config = StarGANConfig
     generators = {"equalize": ("image", "image", "g")}
-    paired = False
+    layout = "images"
 
     def __init__(self, config: StarGANConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)

@@ -1,0 +1,173 @@
+"""Do the games cover the data's modes, and are games that fail diagnosed?
+
+    python benchmarks/modes.py [--mnist DIR] [--only toys,failing,mnist] [--seeds N] [--minutes M] [--out DIR]
+
+toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN as it
+is; N seeds each, the median is shown. failing: one game made to fail for each kind of failure, and when it is said.
+mnist: DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four idx files. Writes results.json and, for
+mnist, a grid of samples.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+TOYS = {"ring of 8": "ring", "grid of 25": "grid"}
+MLP = {
+    "network": "mlp", "width": 256, "d_width": 256, "latent": 16, "noise": "normal", "size": 1, "batch_size": 256,
+    "log_every": 20, "sample_every": 10**6, "save_every": 10**6, "workers": 0, "device": "cpu", "precision": "fp32",
+}  # fmt: skip
+GAMES = {
+    "WGAN-GP": ("wgan_gp", {"steps": 4000, "lr": 5e-4, "beta1": 0.5, "lambda_gp": 1.0, "decay": 0.5}),
+    "non-saturating + R1": ("gan", {"steps": 12000, "lr": 1e-3, "penalty": "r1", "lambda_gp": 0.1, "decay": 0.5}),
+    "plain GAN": ("gan", {"steps": 12000, "lr": 1e-3, "decay": 0.5}),
+}
+FAILING = {
+    "discriminator winning": ("gan", {"objective": "minimax", "lr": 1e-8, "d_lr": 2e-3}),
+    "saturation": ("gan", {"lr": 1e-8, "d_lr": 5e-3}),
+    "mode collapse": ("gan", {"lr": 2e-3, "beta1": 0.9}),
+    "oscillation": ("gan", {"lr": 1e-2, "beta1": 0.95, "log_every": 5}),
+    "not finite": ("gan", {"objective": "f_kl", "lr": 1.0}),
+}
+FAILING_STEPS = 2000
+SMALL = {"width": 128, "d_width": 128, "batch_size": 128, "log_every": 10, "steps": FAILING_STEPS}
+IMAGES = {
+    "DCGAN": ("dcgan", {"batch_size": 64}),
+    "WGAN-GP": ("wgan_gp", {"batch_size": 64}),
+}
+SAMPLES = 2500
+
+
+def toy(job):
+    """One game on one mixture."""
+    import img2img
+
+    name, mixture, seed, out = job
+    method, options = GAMES[name]
+    data = getattr(img2img.modes, TOYS[mixture])()
+    begin = time.perf_counter()
+    folder = out / f"{method}_{TOYS[mixture]}_{name.split()[0]}_{seed}"
+    model = img2img.train(method, data=data.sample(50_000, seed), out=folder, seed=seed, quiet=True, **(MLP | options))
+    scores = data.score(model(SAMPLES, seed))
+    return {"game": name, "mixture": mixture, "seed": seed, "seconds": round(time.perf_counter() - begin)} | (
+        scores._asdict()
+    )
+
+
+def failing(job):
+    """One game that is made to fail: what is found, and after which share of the run."""
+    import img2img
+    from img2img.training.diagnosis import Diagnosis
+    from img2img.training.journal import read_log
+
+    kind, out = job
+    method, options = FAILING[kind]
+    data = img2img.modes.ring()
+    folder = out / f"failing_{kind.replace(' ', '_')}"
+    said = ""
+    try:
+        img2img.train(method, data=data.sample(20_000), out=folder, quiet=True, **(MLP | SMALL | options))
+    except img2img.Img2ImgError as error:
+        said = str(error)
+    diagnosis = Diagnosis(FAILING_STEPS)
+    for row in read_log(folder / "log.jsonl"):
+        diagnosis.see(row["step"], row)
+    found = {finding.kind: finding.start / FAILING_STEPS for finding in diagnosis.findings}
+    if "finite" in said:
+        found["not finite"] = int(said.split("step ")[1].split()[0]) / FAILING_STEPS
+    return {"made to fail by": kind, "found": found}
+
+
+def mnist(job):
+    """One method on MNIST at 32 px for some minutes, judged by a classifier of real digits."""
+    import img2img
+    from img2img.classes import Classifier
+    from img2img.data.idx import read_idx
+    from img2img.data.images import resize
+    from img2img.inference.options import SampleOptions
+    from img2img.inference.sampling import write_samples
+
+    name, data, minutes, out, width = job
+    method, options = IMAGES[name]
+    images = next(data.glob("train-images*"))
+    common = {
+        "data": str(images), "size": 32, "width": width, "d_width": width, "device": "cpu", "ema": 0.99,
+        "sample_every": 200, "save_every": 10**6, "quiet": True,
+    } | options  # fmt: skip
+    probe = out / f"probe_{method}"
+    img2img.train(method, out=probe, steps=30, log_every=10, **common)
+    rate = json.loads((probe / "log.jsonl").read_text().splitlines()[-1])["seconds_per_step"]
+    steps = max(50, int(minutes * 60 / rate))
+    begin = time.perf_counter()
+    model = img2img.train(method, out=out / f"mnist_{method}", steps=steps, log_every=max(1, steps // 200), **common)
+    seconds = time.perf_counter() - begin
+    digits = np.stack([resize(x[..., None], 32, 32) for x in read_idx(images)])
+    judge = Classifier(digits, read_idx(next(data.glob("train-labels*"))))
+    coverage = judge.coverage(model(SAMPLES, 1))
+    write_samples(model, 64, out / f"samples_{method}", SampleOptions(grid=True, interpolate=8), lambda *_: None)
+    return {
+        "method": name, "steps": steps, "seconds": round(seconds), "classes": coverage.present,
+        "smallest share": float(coverage.shares.min()), "confident": coverage.confident,
+        "classifier": coverage.accuracy, "shares": [round(float(x), 3) for x in coverage.shares],
+    }  # fmt: skip
+
+
+def table(rows):
+    """Medians over seeds."""
+    for mixture in TOYS:
+        for game in GAMES:
+            some = [r for r in rows if r["game"] == game and r["mixture"] == mixture]
+            if some:
+                modes, good, kl, seconds = (
+                    statistics.median(r[k] for r in some) for k in ("modes", "high_quality", "kl", "seconds")
+                )
+                each = ", ".join(f"{r['modes']} at {r['high_quality']:.0%}" for r in some)
+                print(f"{mixture:11} {game:20} {modes:g} modes, {good:.0%} good, KL {kl:.3f}, {seconds:.0f} s ({each})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--only", default="toys,failing,mnist")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--width", type=int, default=32, help="of the networks for mnist; 64 for a GPU")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_modes"))
+    args = parser.parse_args()
+    wanted = args.only.split(",")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    cpu = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
+    results = {"machine": {"cpu": cpu, "commit": commit, "command": " ".join(sys.argv)}}
+    os.environ |= {"OMP_NUM_THREADS": "1"}  # processes run side by side
+    args.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        if "toys" in wanted:
+            jobs = [(game, mixture, seed, args.out) for seed in range(args.seeds) for mixture in TOYS for game in GAMES]
+            results["toys"] = list(pool.map(toy, jobs))
+            table(results["toys"])
+        if "failing" in wanted:
+            results["failing"] = list(pool.map(failing, [(kind, args.out) for kind in FAILING]))
+            for row in results["failing"]:
+                found = ", ".join(f"{kind} at {share:.1%} of the run" for kind, share in row["found"].items())
+                print(f"made to fail by {row['made to fail by']}: {found or 'nothing found'}")
+        if "mnist" in wanted and args.mnist:
+            jobs = [(name, args.mnist, args.minutes, args.out, args.width) for name in IMAGES]
+            results["mnist"] = list(pool.map(mnist, jobs))
+            for row in results["mnist"]:
+                print(row)
+    (args.out / "results.json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Which classes generated images belong to, by a small classifier that was trained on real ones."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img2img.data.picture import Array
+from img2img.data.scale import Scale
+from img2img.errors import DataError
+
+BATCH, LEARNING_RATE = 128, 1e-3
+
+
+class Coverage(NamedTuple):
+    """How generated images are spread over the classes.
+
+    Attributes:
+        shares: of the images in each class, (classes,).
+        confident: share of the images whose class the classifier names with more than 0.9 of confidence, in [0, 1].
+        accuracy: of the classifier on real images that it has not seen, in [0, 1].
+    """
+
+    shares: Array
+    confident: float
+    accuracy: float
+
+    @property
+    def present(self) -> int:
+        """Classes that at least one image belongs to."""
+        return int((self.shares > 0).sum())
+
+
+class Classifier:
+    """Two convolutions and two linear layers; a judge for simple images such as digits.
+
+    Args:
+        images: real images (n, H, W) or (n, H, W, C).
+        labels: of each, whole numbers from 0.
+        epochs: passes over the images.
+        held_out: share of the images on which `accuracy` is measured.
+        seed: of weights and order.
+    """
+
+    def __init__(
+        self, images: Array, labels: Sequence[int] | Array, epochs: int = 3, held_out: float = 0.1, seed: int = 0
+    ) -> None:
+        labels = np.asarray(labels)
+        if len(images) != len(labels) or len(images) < 10:
+            raise DataError(f"A classifier needs images and a label for each, not {len(images)} and {len(labels)}.")
+        self.scale = Scale.of(images, str(images.dtype))
+        x, y = self._encode(images), torch.from_numpy(labels.astype(np.int64))
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
+        count = max(1, round(len(x) * held_out))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = _network(x.shape[1], int(y.max()) + 1)
+            self._train(x, y, order[count:], epochs)
+        self.accuracy = float((self.probabilities(x[order[:count]]).argmax(1) == y[order[:count]]).float().mean())
+
+    def _encode(self, images: Array) -> Tensor:
+        return torch.stack([self.scale.encode(x if x.ndim == 3 else x[..., None]) for x in np.asarray(images)])
+
+    def _train(self, x: Tensor, y: Tensor, rows: Tensor, epochs: int) -> None:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        for _ in range(epochs):
+            for some in torch.split(rows[torch.randperm(len(rows))], BATCH):
+                loss = F.cross_entropy(self.network(x[some]), y[some])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        self.network.eval()
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(n, classes), of encoded images (n, C, H, W)."""
+        return torch.cat([self.network(some).softmax(1) for some in torch.split(x, 1024)])
+
+    def coverage(self, images: Array) -> Coverage:
+        """Of generated images, of the kind that it was trained on."""
+        found = self.probabilities(self._encode(images))
+        confidence, named = found.max(1)
+        shares = torch.bincount(named, minlength=found.shape[1]) / len(images)
+        return Coverage(shares.numpy(), float((confidence > 0.9).float().mean()), self.accuracy)
+
+
+def _network(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(7),
+        nn.Flatten(), nn.Linear(64 * 49, 128), nn.ReLU(), nn.Linear(128, classes),
+    )  # fmt: skip

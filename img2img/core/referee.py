@@ -1,0 +1,117 @@
+"""What the discriminator and the generator minimise, with the tricks of the literature around it: one set of options
+for every method.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from img2img.core.diffaugment import TRANSFORMS, policy
+from img2img.core.objectives import OBJECTIVES, smoothed
+from img2img.core.penalties import PENALTIES
+from img2img.errors import ConfigError, choose
+
+Objective = Annotated[str, f"Adversarial objective: {', '.join(OBJECTIVES)}."]
+Penalty = Annotated[
+    str, f"Penalty on the discriminator's slope: auto (gp where the objective needs one), none, {', '.join(PENALTIES)}."
+]
+LambdaGP = Annotated[float, "Weight of the penalty."]
+Spectral = Annotated[bool, "Spectral norm in the discriminators (Miyato et al. 2018)."]
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The options of the adversarial game, the same for every method. The tricks are off unless a paper uses them."""
+
+    objective: Objective = "nonsaturating"
+    penalty: Penalty = "auto"
+    lambda_gp: LambdaGP = 10.0
+    spectral: Spectral = False
+    smooth: Annotated[float, "One-sided label smoothing: 1 minus what D aims at for real images; 0: none."] = 0.0
+    instance_noise: Annotated[
+        float, "Standard deviation of noise on real and generated images, falling to 0 over the run; 0: none."
+    ] = 0.0
+    diffaugment: Annotated[
+        str, f"Transforms of all that D sees, for small data: none, or some of {','.join(TRANSFORMS)}."
+    ] = "none"
+    d_lr: Annotated[float, "The discriminators' learning rate; 0: that of the generators."] = 0.0
+
+
+class Referee:
+    """Losses of both sides, from an `Adversarial` config.
+
+    Args:
+        config: the options.
+        norm: what norm the discriminators have; a penalty cannot do with one that mixes images.
+        weight: of D's part, without the penalty.
+
+    Attributes:
+        progress: share of the run that is done, for schedules; the training loop moves it.
+    """
+
+    def __init__(self, config: Adversarial, norm: str = "none", weight: float = 1.0) -> None:
+        self.config, self.weight, self.progress = config, weight, 0.0
+        self.gan = choose("objective", config.objective, OBJECTIVES)
+        chosen = ("gp" if self.gan.penalised else "none") if config.penalty == "auto" else config.penalty
+        self.penalty = choose("penalty", chosen, {"none": None, **PENALTIES})
+        if self.penalty is not None and norm == "batch":
+            why = f"--objective {config.objective}" if config.penalty == "auto" else f"--penalty {config.penalty}"
+            raise ConfigError(
+                f"{why} needs a gradient penalty per image, and --norm batch mixes the images of a batch. "
+                "Use --norm instance or --norm none."
+            )
+        if config.smooth and not (self.gan.binary and 0 <= config.smooth < 1):
+            binary = ", ".join(name for name, gan in OBJECTIVES.items() if gan.binary)
+            raise ConfigError(f"--smooth is a share from 0 up to 1, for objectives with labels: {binary}.")
+        if config.smooth:
+            self.gan = smoothed(self.gan, config.smooth)
+        self.transforms = policy(config.diffaugment)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What a discriminator sees of images (N, C, H, W), or of points (N, D): the same for real and fake."""
+        for transform in self.transforms:
+            x = transform(x)
+        # Sønderby et al. 2017, Arjovsky and Bottou 2017: noise on both sides makes their distributions overlap.
+        sigma = self.config.instance_noise * (1 - self.progress)
+        return x + sigma * torch.randn_like(x) if sigma else x
+
+    def judge(self, d: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `d` minimises on one batch of real and one of generated images.
+
+        Returns:
+            The loss with its penalty; and its accuracy on "real" and on "fake", each in [0, 1], or for a critic that
+            only ranks its estimate of the "distance" between both sides (Wasserstein, if its slope is bounded by 1).
+        """
+        real, fake = self.seen(real), self.seen(fake.detach())
+        real_logits, fake_logits = d(real), d(fake)
+        loss = self.gan.d(real_logits, fake_logits) * self.weight
+        if self.penalty is not None:
+            loss = loss + self.config.lambda_gp * self.penalty(d, real, fake)
+        at = self.gan.boundary
+        if at is None:
+            return loss, {"distance": (real_logits.mean() - fake_logits.mean()).detach()}
+        if self.gan.relative:  # each side is judged from the mean of the other
+            real_logits, fake_logits = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
+        accuracy = {"real": (real_logits.detach() > at), "fake": (fake_logits.detach() <= at)}
+        return loss, {name: right.float().mean() for name, right in accuracy.items()}
+
+    def fool(self, d: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+        """What the generator minimises; `real` is only looked at by objectives that compare."""
+        fake_logits = d(self.seen(fake))
+        return self.gan.g(fake_logits, d(self.seen(real))) if self.gan.relative else self.gan.g(fake_logits)
+
+
+def regularised(d: nn.Module, spectral: bool) -> nn.Module:
+    """`d`, with spectral norm on its weights if that is wanted."""
+    if spectral:
+        for module in list(d.modules()):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                torch.nn.utils.parametrizations.spectral_norm(module)
+    return d
+
+
+def learning_rates(config: Any) -> tuple[float, float]:
+    """Of the generators and of the discriminators (two time scales: Heusel et al. 2017)."""
+    return config.lr, config.d_lr or config.lr

@@ -1,0 +1,31 @@
+"""WGAN-GP: Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved Training of Wasserstein GANs", NeurIPS 2017,
+arXiv:1704.00028.
+"""
+
+from dataclasses import dataclass
+
+from img2img.core import unconditional as u
+from img2img.core.referee import Objective
+
+
+@dataclass(frozen=True)
+class WGANGPConfig(u.UnconditionalConfig):
+    """WGAN-GP's options, with the defaults of Algorithm 1; the penalty is the objective's."""
+
+    objective: Objective = "wasserstein"
+    d_norm: u.DNorm = "none"
+    n_critic: u.NCritic = 5
+    lr: u.LearningRate = 1e-4
+    beta1: u.Beta1 = 0.0
+    beta2: u.Beta2 = 0.9
+
+
+class WGANGP(u.Unconditional):
+    r"""The game of WGAN, whose critic is kept 1-Lipschitz by a penalty on its slope instead.
+
+        L = E[D(g(z))] - E[D(x)] + lambda E[(|grad D(x^)| - 1)^2]       eq. 3, x^ between x and g(z)
+
+    A penalty per image rules out batch norm in the critic (section 4). Adam at 1e-4 with betas 0 and 0.9.
+    """
+
+    Config = WGANGPConfig

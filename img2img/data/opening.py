@@ -1,0 +1,57 @@
+"""The data of a run, by what its method learns from: pairs, two unpaired domains, or one collection of images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from img2img.data.collection import Images, ImagesConfig, open_images
+from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run trains on.
+
+    Attributes:
+        train: the training samples, with their `channels` and `scales`.
+        heldout: held-out samples, where there are any.
+        counts: how many images there are, in words.
+        held: how many are held out, in words.
+        notes: what the user should know.
+    """
+
+    train: Translation | Images
+    heldout: HeldOut | None
+    counts: str
+    held: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+    opened = open_data(config, paired, **arrays)
+    train = Translation(*opened.train, config, paired, seed, shared)
+    heldout = HeldOut(*opened.heldout, train) if opened.heldout else None
+    a, b = opened.train
+    held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else ""
+    return Opened(train, heldout, f"{len(a)} images of A, {len(b)} of B", held, opened.notes)
+
+
+def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+    domain = open_images(config, **arrays)
+    notes = (f"{domain.grey_files} grey images are read as colour.",) if domain.grey_files else ()
+    return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
+
+
+class Layout(NamedTuple):
+    """How to open the data, from which options, and the smallest images that make sense."""
+
+    Config: Any
+    open: Callable[..., Opened]
+    smallest: int
+
+
+LAYOUTS = {
+    "pairs": Layout(DataConfig, _open_domains, 16),
+    "unpaired": Layout(DataConfig, _open_domains, 16),
+    "images": Layout(ImagesConfig, _open_images, 1),
+}

@@ -1,0 +1,155 @@
+"""A trained model as a source of images: from noise to arrays, and to files."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from img2img.core.unconditional import draw_noise
+from img2img.data.images import FORMATS, Array, Picture, atomic, write_image
+from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.inference.options import SampleOptions
+from img2img.inference.translator import DRAWS, model_file
+from img2img.methods import METHODS
+from img2img.page import draw_grid
+from img2img.runtime import Runtime
+from img2img.training.checkpoint import load_generator, read_card
+
+PNG_HOLDS = ("uint8", "uint16")
+GRID_IMAGES, WALKS = 64, 8
+SOURCE = "samples.json"  # in a folder of images: the model and the seed that they are of
+
+
+class Sampler:
+    """Draws images with the generator of a model file. Image i of a seed is always the same, whatever else is drawn.
+
+    Attributes:
+        card: the header of the model file.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", precision: str = "auto") -> None:
+        self.path = model_file(path)
+        self.card = read_card(self.path)
+        if DRAWS not in self.card.directions:
+            raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
+        self.spec = self.card.directions[DRAWS]
+        self.config = METHODS[self.card.method].Config(**self.card.config)
+        # bf16 keeps 8 significant bits: enough for 8-bit pixels only
+        if precision == "auto" and self.spec.scale_out.dtype != "uint8":
+            precision = "fp32"
+        self.runtime = Runtime.start(device, precision)
+        self.network = load_generator(self.path, self.card, DRAWS)
+        self.runtime.prepare(self.network)
+
+    def __call__(self, n: int, seed: int = 0, *, start: int = 0, batch_size: int = 64) -> Array:
+        """Images number `start` to `start` + `n` of a seed.
+
+        Returns:
+            (n, H, W, C), in the type and range of the training images.
+        """
+        if n < 1 or batch_size < 1 or start < 0 or seed < 0:
+            raise ConfigError(
+                f"Images to draw and a batch are at least 1, start and seed at least 0; not {n}, {batch_size}, {start} "
+                f"and {seed}."
+            )
+        numbers = list(range(start, start + n))
+        return np.stack([image for image in self._draw(numbers, seed, batch_size)])
+
+    def noise(self, number: int, seed: int = 0) -> Tensor:
+        """The noise (1, latent, 1, 1) of image `number` of a seed."""
+        state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
+            return draw_noise(self.config, 1)
+
+    @torch.no_grad()
+    def images_of(self, noise: Tensor) -> list[Array]:
+        """The image (H, W, C) of each noise (N, latent, 1, 1)."""
+        return [self.spec.scale_out.decode(x) for x in self.network(noise.to(self.runtime.device))]
+
+    def walk(self, start: int, stop: int, steps: int, seed: int = 0) -> list[Array]:
+        """Images along the way from image `start` to image `stop`, both included.
+
+        Normal noise is interpolated along the sphere (White 2016), as its length hardly varies; other noise straight.
+        """
+        a, b = self.noise(start, seed), self.noise(stop, seed)
+        t = torch.linspace(0, 1, steps).view(-1, 1, 1, 1)
+        if self.config.noise == "normal":
+            angle = torch.arccos(torch.cosine_similarity(a.flatten(), b.flatten(), 0).clamp(-1, 1)).clamp_min(1e-6)
+            return self.images_of((torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle))
+        return self.images_of(torch.lerp(a, b, t))
+
+    def _draw(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
+        for i in range(0, len(numbers), batch_size):
+            yield from self.images_of(torch.cat([self.noise(k, seed) for k in numbers[i : i + batch_size]]))
+
+
+@dataclass
+class Written:
+    """What `write_samples` did: images drawn, those that were there, and the pictures that show several."""
+
+    drawn: int
+    skipped: int
+    pictures: list[Path]
+
+
+def write_samples(
+    model: Sampler, n: int, out: Path, options: SampleOptions, progress: Callable[[int, int], None]
+) -> Written:
+    """Writes images number 0 to `n` into `out`, a batch at a time; what is there already is kept.
+
+    Raises:
+        ConfigError: if what is there is of another model or seed.
+    """
+    suffix = _suffix(model, options.format)
+    if n < 1:
+        raise ConfigError(f"--n is at least 1, not {n}.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder for the images.")
+    source = {"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}
+    if (out / SOURCE).exists() and not options.overwrite and json.loads((out / SOURCE).read_text()) != source:
+        raise ConfigError(f"{out} holds images of another model or seed; give another --out, or --overwrite them.")
+    paths = [out / f"{i:06}{suffix}" for i in range(n)]
+    missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic(out / SOURCE) as temporary:
+            temporary.write_text(json.dumps(source) + "\n")
+        for done, image in enumerate(model._draw(missing, options.seed, options.batch_size), start=1):
+            write_image(paths[missing[done - 1]], Picture(image))
+            progress(n - len(missing) + done, n)
+        pictures = _pictures(model, n, out, options)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
+    return Written(len(missing), n - len(missing), pictures)
+
+
+def _suffix(model: Sampler, format: str) -> str:
+    if format == "auto":
+        fits = model.spec.scale_out.dtype in PNG_HOLDS and model.spec.out_channels in (1, 3)
+        return ".png" if fits else ".tif"
+    suffix = f".{format.removeprefix('.')}"
+    choose("format", suffix, FORMATS)
+    return suffix
+
+
+def _pictures(model: Sampler, n: int, out: Path, options: SampleOptions) -> list[Path]:
+    def shown(images: Iterable[Array]) -> Tensor:
+        return torch.stack([model.spec.scale_out.encode(image) for image in images])
+
+    sheets: dict[str, tuple[Tensor, int | None]] = {}
+    if options.grid:
+        sheets["grid.png"] = shown(model(min(n, GRID_IMAGES), options.seed)), None
+    if options.interpolate:
+        steps = options.interpolate
+        rows = [model.walk(2 * k, 2 * k + 1, steps, options.seed) for k in range(WALKS)]
+        sheets["walk.png"] = shown(image for row in rows for image in row), steps
+    for name, (images, wide) in sheets.items():
+        with atomic(out / name) as temporary:
+            draw_grid({"": images}, wide).save(temporary)
+    return [out / name for name in sheets]

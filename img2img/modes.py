@@ -1,0 +1,101 @@
+"""Yardsticks for mode collapse, whose modes are known: mixtures of Gaussians in the plane, and stacked digits.
+
+Points are images of one pixel with two channels, (n, 1, 1, 2), so that the same methods take them:
+
+    data = img2img.modes.ring()
+    model = img2img.train("wgan_gp", data=data.sample(50_000), network="mlp", width=128, d_width=128, size=1, ...)
+    print(data.score(model(2_500)))
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from img2img.data.picture import Array
+
+NEAR = 3.0  # standard deviations from its mode within which a sample is of high quality
+
+
+class Scores(NamedTuple):
+    """How well samples cover modes.
+
+    Attributes:
+        modes: how many have a sample of high quality.
+        of: how many there are.
+        high_quality: share of the samples that are of high quality, in [0, 1].
+        kl: Kullback-Leibler divergence, in nats, of how the samples are spread over their nearest modes from an even
+            spread; 0 is even, log(of) is a single mode.
+    """
+
+    modes: int
+    of: int
+    high_quality: float
+    kl: float
+
+
+def covered(counts: Array, good: Array) -> Scores:
+    """Scores from the samples of each mode, and those of high quality among them, both (modes,)."""
+    share = counts / max(counts.sum(), 1)
+    present = share > 0
+    kl = float((share[present] * np.log(share[present] * len(share))).sum()) if present.any() else float("nan")
+    return Scores(int((good > 0).sum()), len(counts), float(good.sum() / max(counts.sum(), 1)), kl)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Equal, round Gaussians in the plane.
+
+    Attributes:
+        centres: (modes, 2).
+        std: of each in every direction.
+    """
+
+    centres: Array
+    std: float
+
+    def sample(self, n: int, seed: int = 0) -> Array:
+        """Points (n, 1, 1, 2), float32."""
+        rng = np.random.default_rng(seed)
+        which = rng.integers(len(self.centres), size=n)
+        points = self.centres[which] + rng.normal(0, self.std, (n, 2))
+        return points.astype(np.float32).reshape(n, 1, 1, 2)
+
+    def score(self, points: Array) -> Scores:
+        """How well points (n, ..., 2) cover the modes.
+
+        A point belongs to the nearest mode, and is of high quality within three standard deviations of it (Srivastava
+        et al. 2017, VEEGAN).
+        """
+        flat = np.asarray(points, np.float64).reshape(-1, 2)
+        distance = np.linalg.norm(flat[:, None] - self.centres[None], axis=2)
+        nearest, good = distance.argmin(1), distance.min(1) <= NEAR * self.std
+        modes = len(self.centres)
+        return covered(np.bincount(nearest, minlength=modes), np.bincount(nearest[good], minlength=modes))
+
+
+def ring(modes: int = 8, radius: float = 1.0, std: float = 0.02) -> Mixture:
+    """Gaussians on a circle."""
+    angle = 2 * np.pi * np.arange(modes) / modes
+    return Mixture(radius * np.stack([np.cos(angle), np.sin(angle)], 1), std)
+
+
+def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> Mixture:
+    """`side` times `side` Gaussians on a square lattice around 0."""
+    line = spacing * (np.arange(side) - (side - 1) / 2)
+    return Mixture(np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2), std)
+
+
+def stacked(digits: Array, n: int, seed: int = 0) -> Array:
+    """Three random digits as the colours of one image: 1,000 modes (Metz et al. 2017).
+
+    Args:
+        digits: grey images (m, H, W), such as MNIST's.
+        n: how many to make.
+        seed: of which digits meet.
+
+    Returns:
+        (n, H, W, 3), of the digits' type.
+    """
+    which = np.random.default_rng(seed).integers(len(digits), size=(n, 3))
+    return np.ascontiguousarray(digits[which].transpose(0, 2, 3, 1))

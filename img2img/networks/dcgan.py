@@ -1,0 +1,72 @@
+"""DCGAN's networks (Radford et al. 2016): 4x4 convolutions of stride 2 from 1x1 to the image, and back."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from img2img.errors import ConfigError, choose
+from img2img.networks.layers import NORMS, Conv2d, ConvTranspose2d, RunningBatchNorm
+
+SIZES = (16, 32, 64, 128, 256)
+WIDEST = 16  # times `width`: the paper's 1024 channels for its first map, and no more for larger images
+
+
+def widths(size: int, width: int) -> list[int]:
+    """Channels of the maps from the largest, size / 2, down to 4x4.
+
+    Raises:
+        ConfigError: if there is no network for the size.
+    """
+    if size not in SIZES:
+        raise ConfigError(f"--size {size} does not suit dcgan networks, which draw {', '.join(map(str, SIZES))} px.")
+    return [width * min(2**k, WIDEST) for k in range((size // 4).bit_length() - 1)]
+
+
+class DCGANGenerator(nn.Module):
+    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1].
+
+    Args:
+        in_channels: length of the noise.
+        out_channels: channels of the images.
+        size: their side in pixels, a power of two from 16 to 256.
+        width: channels of the last map before the image; they double at each halving.
+        norm: "batch", with running averages for use, or "none"; the last layer has none.
+    """
+
+    multiple = 1
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, width: int = 64, norm: str = "batch") -> None:
+        super().__init__()
+        up = widths(size, width)[::-1]
+        normalise = choose("norm of the generator", norm, {"batch": RunningBatchNorm, "none": NORMS["none"]})
+        stack: list[nn.Module] = [ConvTranspose2d(in_channels, up[0], 4, bias=False), normalise(up[0]), nn.ReLU()]
+        for c_in, c in pairwise(up):
+            stack += [ConvTranspose2d(c_in, c, 4, stride=2, padding=1, bias=False), normalise(c), nn.ReLU()]
+        self.layers = nn.Sequential(*stack, ConvTranspose2d(up[-1], out_channels, 4, stride=2, padding=1), nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        x: Tensor = self.layers(z.reshape(len(z), -1, 1, 1))
+        return x
+
+
+class DCGANDiscriminator(nn.Module):
+    """Images (N, in_channels, size, size) to logits (N, 1); the first layer has no norm.
+
+    Args:
+        in_channels: channels of the images.
+        size: their side in pixels.
+        width: channels of the first map; they double at each halving.
+        norm: "batch", "instance" or "none".
+    """
+
+    def __init__(self, in_channels: int, size: int, width: int = 64, norm: str = "batch") -> None:
+        super().__init__()
+        down, normalise = widths(size, width), choose("norm of the discriminator", norm, NORMS)
+        stack: list[nn.Module] = [Conv2d(in_channels, down[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for c_in, c in pairwise(down):
+            stack += [Conv2d(c_in, c, 4, stride=2, padding=1, bias=norm != "batch"), normalise(c), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*stack, Conv2d(down[-1], 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits.flatten(1)

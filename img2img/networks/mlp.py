@@ -1,0 +1,48 @@
+"""The networks of the first GAN: fully connected, for images of any size and number of channels."""
+
+from torch import Tensor, nn
+
+
+class MLPGenerator(nn.Module):
+    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1], through two hidden layers.
+
+    Args:
+        in_channels: length of the noise.
+        out_channels: channels of the images.
+        size: their side in pixels.
+        width: units of each hidden layer.
+    """
+
+    multiple = 1
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, width: int = 1200) -> None:
+        super().__init__()
+        self.shape = (out_channels, size, size)
+        self.layers = nn.Sequential(
+            nn.Linear(in_channels, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, out_channels * size * size), nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        x: Tensor = self.layers(z.flatten(1))
+        return x.reshape(-1, *self.shape)
+
+
+class MLPDiscriminator(nn.Module):
+    """Images (N, in_channels, size, size) to logits (N, 1), through two hidden layers.
+
+    LeakyReLU in place of the paper's maxout and dropout, which gradient penalties would see as noise.
+    """
+
+    def __init__(self, in_channels: int, size: int, width: int = 1200) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_channels * size * size, width), nn.LeakyReLU(0.2),
+            nn.Linear(width, width), nn.LeakyReLU(0.2),
+            nn.Linear(width, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x.flatten(1))
+        return logits

@@ -1,0 +1,149 @@
+"""How games fail: what is seen in the records of a run, said in words, with the options that help.
+
+Signs are taken over the last `WINDOW` records, so that one odd record is no alarm; thresholds are those that tell
+games which were made to fail from games that learn (`benchmarks/modes.py`, docs/gan.md).
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import Any
+
+WINDOW = 5  # records
+EARLY = 5  # first records, whose largest gradient is the measure for later ones
+SURE = 0.99  # share that a discriminator judges right, from which it knows everything
+VANISHED = 0.2  # of the generator's early gradient: little of it is left
+SATURATED = 0.02  # of the early gradient of the discriminator: it has stopped as well
+COLLAPSED = 0.3  # of the data's variety
+SETTLED = 0.08  # share of the run before which generators are expected to be alike
+SWINGING = 0.2  # standard deviation, over the window, of how much better one side is judged than the other
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Finding:
+    """A failure that is going on, or is over.
+
+    Attributes:
+        kind: its name, one of `SIGNS`, or "not finite".
+        start: the step at which it was seen first.
+        end: the step at which it was not seen any more; None while it goes on.
+    """
+
+    kind: str
+    start: int
+    end: int | None = None
+
+    @property
+    def text(self) -> str:
+        """What it means, and what to try."""
+        means, ways = MEANINGS[self.kind]
+        return f"{self.kind}: {means} To try: {ways}."
+
+    @property
+    def when(self) -> str:
+        return f"from step {self.start}" + (" on" if self.end is None else f" to {self.end}")
+
+
+MEANINGS = {
+    "discriminator winning": (
+        "the discriminator judges everything right, and the generator's gradient has vanished.",
+        "--penalty r1, --instance-noise 0.1, --d-lr a quarter of --lr, --spectral, --objective wasserstein; for few "
+        "images --diffaugment color,translation,cutout",
+    ),
+    "saturation": (
+        "the discriminator is so sure that its own loss is flat, and neither side learns.",
+        "--smooth 0.1, --penalty r1, --objective nonsaturating in place of minimax, lsgan or wasserstein, a smaller "
+        "--lr",
+    ),
+    "mode collapse": (
+        "generated images resemble each other far more than the data do.",
+        "--penalty r1 or gp, --objective wasserstein, a larger --batch-size, --n-critic 2 to 5, a smaller --lr",
+    ),
+    "oscillation": (
+        "generator and discriminator take turns at being right, and run in circles.",
+        "a smaller --lr, --beta1 0, --ema 0.999, --penalty r1",
+    ),
+    "not finite": (
+        "a loss or a weight is no longer a finite number.",
+        "a smaller --lr, --clip 1, --precision fp32, and not an f_ objective with an exponential",
+    ),
+}
+
+
+def accuracies(row: Row) -> tuple[list[float], list[float]]:
+    """The shares that the discriminators judge right, of real and of generated images."""
+    real, fake = ([v for k, v in row.items() if k.endswith(side)] for side in ("_real", "_fake"))
+    return real, fake
+
+
+def _sure(rows: Sequence[Row]) -> bool:
+    right = [min([*real, *fake]) for real, fake in map(accuracies, rows) if real and fake]
+    return len(right) == len(rows) and fmean(right) >= SURE
+
+
+def _left(rows: Sequence[Row], early: Row, name: str) -> float:
+    """A gradient norm, as a share of what it was at first."""
+    first: float = early.get(name, 0)
+    return fmean(row[name] for row in rows) / first if first else 1.0
+
+
+def winning(rows: Sequence[Row], early: Row, share: float) -> bool:
+    return _sure(rows) and _left(rows, early, "grad_G") < VANISHED
+
+
+def saturation(rows: Sequence[Row], early: Row, share: float) -> bool:
+    return _sure(rows) and _left(rows, early, "grad_D") < SATURATED
+
+
+def collapse(rows: Sequence[Row], early: Row, share: float) -> bool:
+    return share >= SETTLED and fmean(row.get("diversity", 1.0) for row in rows) < COLLAPSED
+
+
+def oscillation(rows: Sequence[Row], early: Row, share: float) -> bool:
+    leads = [fmean(real) - fmean(fake) for real, fake in map(accuracies, rows) if real and fake]
+    return len(leads) == len(rows) and pstdev(leads) > SWINGING
+
+
+SIGNS: dict[str, Callable[[Sequence[Row], Row, float], bool]] = {
+    "discriminator winning": winning,
+    "saturation": saturation,
+    "mode collapse": collapse,
+    "oscillation": oscillation,
+}
+
+
+class Diagnosis:
+    """Watches the records of a run of `steps` steps.
+
+    Attributes:
+        findings: all so far, in the order in which they were seen.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.findings: list[Finding] = []
+        self._first: list[Row] = []
+        self._last: deque[Row] = deque(maxlen=WINDOW)
+
+    def see(self, step: int, row: Row) -> list[Finding]:
+        """Takes one record; returns what it shows that was not there before."""
+        if len(self._first) < EARLY:
+            self._first.append(row)
+        self._last.append(row)
+        if len(self._last) < WINDOW:
+            return []
+        names = self._first[0]
+        early = {k: max(r[k] for r in self._first) for k in names if k.startswith("grad_")}
+        open_ = {finding.kind: finding for finding in self.findings if finding.end is None}
+        new = []
+        for kind, seen in SIGNS.items():
+            there = seen(list(self._last), early, step / self.steps)
+            if there and kind not in open_:
+                new.append(Finding(kind, step))
+            elif not there and kind in open_:
+                open_[kind].end = step
+        self.findings += new
+        return new
