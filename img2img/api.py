@@ -65,7 +65,9 @@ def train(
     layout = LAYOUTS[method_class.layout]
     groups = (layout.Config, TrainConfig, method_class.Config)
     _check_names(method, options, *groups)
-    arrays = {k: options.pop(k) for k in ("a", "b", "data") if not isinstance(options.get(k, ""), str | Path | None)}
+    arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
+    if wrong := [name for name in arrays if name not in layout.arrays]:
+        raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
     options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
 
     folder = Path(out) if out is not None else _default_folder(method, options)
@@ -158,8 +160,11 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     _check_names("sampling", options, SampleLoadOptions, SampleOptions)
+    loading = {k: options.pop(k) for k in ("device", "precision") if k in options}
     if not isinstance(model, Sampler):
-        model = Sampler(Path(model), **{k: options.pop(k) for k in ("device", "precision") if k in options})
+        model = Sampler(Path(model), **loading)
+    elif loading:
+        raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     (chosen,) = _split(options, SampleOptions)
     if out is None:
         return model(n, chosen.seed, batch_size=chosen.batch_size)

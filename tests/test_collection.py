@@ -67,8 +67,8 @@ DAMAGED = {
     "two bytes": (b"\0\0", "cannot be read as an idx file"),
     "cut in the header": (header((5, 4, 4))[:9], "cannot be read as an idx file|is not an idx file"),
     "cut after an axis": (header((5, 4, 4))[:12], "is not an idx file of bytes or floats"),
-    "cut in the pixels": (idx_bytes(grey())[:-3], "is cut off: 77 of 80 bytes are there"),
-    "no pixels": (header((5, 4, 4)), "is cut off: 0 of 80 bytes are there"),
+    "cut in the pixels": (idx_bytes(grey())[:-3], "is damaged: 77 of 80 bytes are there"),
+    "no pixels": (header((5, 4, 4)), "is damaged: 0 of 80 bytes are there"),
     "a picture": (b"\x89PNG\r\n\x1a\n" * 8, "is not an idx file of bytes or floats"),
     "16 bit": (header((5, 4, 4), 0x0B) + bytes(160), "is not an idx file of bytes or floats"),
     "no axes": (header(()), "is not an idx file of bytes or floats"),
@@ -91,7 +91,7 @@ def test_damaged_idx_files(content, reason, suffix, tmp_path):
     "cut",
     [
         *(3, 20, -40),
-        pytest.param(-8, marks=pytest.mark.xfail(strict=True, reason="reading stops before the check sum of gzip")),
+        -8,
     ],
 )
 def test_a_cut_gzip_file(cut, tmp_path):
@@ -152,7 +152,7 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
 @pytest.mark.parametrize(
     ("data", "answer"),
     [
-        (grey(1), "There is 1 image to train on; a GAN needs at least two."),
+        (grey(1), "A GAN needs at least two images to train on; there are 1."),
         ([grey()[0], np.zeros((4, 4), np.uint16)], "do not go together"),
         ([np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint8)], "do not go together"),
         (grey()[0], "Array 0 of domain data is uint8 of shape (4,)"),
@@ -167,7 +167,7 @@ def test_arrays_that_are_refused(data, answer):
 def test_one_file_is_refused(tmp_path):
     folder = write_images(tmp_path / "images", 1, (4, 4), seed=0)
     text = refused(DataError, open_images, ImagesConfig(data=str(folder), size=4))
-    assert text == "There is 1 image to train on; a GAN needs at least two."
+    assert text == "A GAN needs at least two images to train on; there are 1."
 
 
 def test_labels_given_for_images(tmp_path):
@@ -176,7 +176,6 @@ def test_labels_given_for_images(tmp_path):
     assert "holds labels, not images; give the file of images, as train-images-idx3-ubyte.gz" in text
 
 
-@pytest.mark.xfail(strict=True, reason="the answer is 'do not go together: . Convert them to one kind'")
 @pytest.mark.parametrize("shape", [(0, 4, 4), (0, 4, 4, 3)])
 def test_no_images_at_all(shape):
     text = refused(DataError, open_images, ImagesConfig(size=4), np.zeros(shape, np.uint8))
@@ -208,7 +207,6 @@ def test_augmentations_that_are_refused(augment, data, kind, answer):
     assert answer in refused(kind, open_images, ImagesConfig(size=8, augment=augment), data)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="train takes arrays as `data` for every method")
 def test_arrays_as_data_of_a_translation_method_are_refused(tmp_path):
     with pytest.raises(Img2ImgError):
         img2img.train("cyclegan", data=np.zeros((4, 32, 32), np.uint8), out=tmp_path / "run", size=32, steps=1)

@@ -185,7 +185,6 @@ def test_images_of_another_model_or_seed_are_not_mixed(models, samplers, tmp_pat
     assert sample(copy, 2, out=tmp_path, seed=1, **CPU).skipped == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the images beyond those overwritten stay, and pass for those of the new seed")
 def test_overwriting_fewer_images_leaves_no_old_ones(samplers, tmp_path):
     sample(samplers["uint8"], 4, out=tmp_path)
     sample(samplers["uint8"], 2, out=tmp_path, seed=1, overwrite=True)
@@ -239,7 +238,6 @@ def test_a_model_that_draws_is_refused_by_load_and_translate(models, unpaired, t
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "pt"])
-@pytest.mark.xfail(strict=True, reason="export feeds every model images, and a generator from noise takes none")
 def test_a_model_that_draws_is_exported_or_refused(suffix, models, tmp_path):
     try:
         export_model(models["uint8"], tmp_path / f"model.{suffix}")
@@ -249,7 +247,7 @@ def test_a_model_that_draws_is_exported_or_refused(suffix, models, tmp_path):
 
 def test_a_model_that_draws_is_no_pth(models, tmp_path):
     text = refused(ConfigError, export_model, models["uint8"], tmp_path / "model.pth")
-    assert text.startswith("This model cannot be a .pth file")
+    assert "is a gan model, which draws from noise" in text
 
 
 @pytest.mark.parametrize(
@@ -282,7 +280,6 @@ def test_a_format_that_cannot_hold_the_images(name, format, reason, samplers, tm
     assert not list(tmp_path.glob("0*"))
 
 
-@pytest.mark.xfail(strict=True, reason="samples.json is written before the first image, and stays")
 def test_a_refused_format_leaves_the_folder_to_other_models(samplers, tmp_path):
     refused(DataError, sample, samplers["uint16"], 1, out=tmp_path, format="jpg")
     sample(samplers["uint8"], 1, out=tmp_path)
@@ -294,13 +291,11 @@ def test_a_file_for_a_folder(samplers, tmp_path):
     refused(TrainingError, sample, samplers["uint8"], 1, out=tmp_path / "file" / "out")
 
 
-@pytest.mark.xfail(strict=True, reason="options of loading are dropped without a word where the model is loaded")
 def test_options_of_loading_are_refused_for_a_loaded_model(samplers):
     assert "chosen where the model is loaded" in refused(ConfigError, sample, samplers["uint8"], 1, device="cuda")
 
 
 @pytest.mark.parametrize("change", ["method", "option"])
-@pytest.mark.xfail(strict=True, raises=(KeyError, TypeError), reason="the config is made before it is checked")
 def test_a_model_of_another_version_is_refused(change, models, tmp_path):
     card = read_card(models["uint8"] / "model.safetensors")
     weights = load_file(models["uint8"] / "model.safetensors")

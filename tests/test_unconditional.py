@@ -232,7 +232,6 @@ def test_a_penalty_refuses_batch_norm(name, penalty):
     tiny(name, "dcgan", penalty=penalty, d_norm="instance")
 
 
-@pytest.mark.xfail(strict=True, reason="the sentence names --norm, which is the generator's here and cannot help")
 def test_the_refusal_names_the_option_that_helps():
     assert "--d-norm" in refused(ConfigError, tiny, "wgan_gp", "dcgan", d_norm="batch")
 
@@ -251,7 +250,7 @@ def test_images_have_the_size_of_the_run(name):
 
 def test_the_critic_judges_with_clipped_weights():
     method, judged = tiny("wgan", weight_clip=0.01, lr=0.05), []
-    assert not within(method, 0.01)
+    assert within(method, 0.01 + 1e-9)
     judge = method.referee.judge
 
     def spy(d, real, fake):
@@ -265,7 +264,6 @@ def test_the_critic_judges_with_clipped_weights():
     assert judged == [True] * 15
 
 
-@pytest.mark.xfail(strict=True, reason="weights are cut before each move; Algorithm 1, line 7, cuts after it")
 def test_the_generator_learns_from_clipped_weights():
     method, fooled = tiny("wgan", weight_clip=0.01, lr=0.05), []
     fool = method.referee.fool
@@ -456,7 +454,6 @@ def test_accumulating_runs_resume_to_the_bit(options, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_reports")
-@pytest.mark.xfail(strict=True, reason="gradient norms of the last move before a stop are not saved, but are logged")
 def test_logs_of_an_accumulating_run_are_equal_too(options, tmp_path, monkeypatch):
     config = options["gan"] | {"accumulate": 2}
     whole, parts = stopped_and_resumed("gan", 4, config, tmp_path, monkeypatch)
@@ -465,8 +462,13 @@ def test_logs_of_an_accumulating_run_are_equal_too(options, tmp_path, monkeypatc
 
 @pytest.mark.usefixtures("without_reports")
 def test_a_run_takes_as_many_batches_as_it_says(options, tmp_path, monkeypatch):
-    calls, judge = [], wgan.WGAN.constrain
-    monkeypatch.setattr(wgan.WGAN, "constrain", lambda self: (calls.append(self.step_number), judge(self))[1])
+    calls, update = [], wgan.WGAN.update
+
+    def spy(self, player, loss):
+        calls.extend([self.step_number] * (player == "D"))
+        update(self, player, loss)
+
+    monkeypatch.setattr(wgan.WGAN, "update", spy)
     img2img.train("wgan", out=tmp_path / "run", **options["wgan"])
     assert [calls.count(step) for step in range(1, 9)] == [3, 3, 5, 5, 5, 3, 5, 5]
 

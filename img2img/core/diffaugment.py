@@ -43,7 +43,7 @@ def _moved(n: int, side: int, share: float, device: torch.device) -> Tensor:
 
 
 def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
-    """A square of `share` of the side set to 0, at a random place, partly outside as it comes."""
+    """A square of `share` of the side set to 0, whose middle lies anywhere in the image."""
     n, _, height, width = x.shape
     holes = [_hole(n, side, share, x.device) for side in (height, width)]
     return x * ~(holes[0][:, None, :, None] & holes[1][:, None, None, :])
@@ -51,7 +51,7 @@ def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
 
 def _hole(n: int, side: int, share: float, device: torch.device) -> Tensor:
     size = round(side * share)
-    start = torch.randint(1 - size, side, (n, 1), device=device) if size else torch.full((n, 1), side, device=device)
+    start = torch.randint(0, side, (n, 1), device=device) - size // 2
     at = torch.arange(side, device=device)
     return (at >= start) & (at < start + size)
 

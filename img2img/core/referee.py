@@ -45,13 +45,14 @@ class Referee:
     Args:
         config: the options.
         norm: what norm the discriminators have; a penalty cannot do with one that mixes images.
+        option: that chooses the norm.
         weight: of D's part, without the penalty.
 
     Attributes:
         progress: share of the run that is done, for schedules; the training loop moves it.
     """
 
-    def __init__(self, config: Adversarial, norm: str = "none", weight: float = 1.0) -> None:
+    def __init__(self, config: Adversarial, norm: str = "none", weight: float = 1.0, option: str = "--norm") -> None:
         self.config, self.weight, self.progress = config, weight, 0.0
         self.gan = choose("objective", config.objective, OBJECTIVES)
         chosen = ("gp" if self.gan.penalised else "none") if config.penalty == "auto" else config.penalty
@@ -59,8 +60,8 @@ class Referee:
         if self.penalty is not None and norm == "batch":
             why = f"--objective {config.objective}" if config.penalty == "auto" else f"--penalty {config.penalty}"
             raise ConfigError(
-                f"{why} needs a gradient penalty per image, and --norm batch mixes the images of a batch. "
-                "Use --norm instance or --norm none."
+                f"{why} needs a gradient penalty per image, and {option} batch mixes the images of a batch. "
+                f"Use {option} instance or {option} none."
             )
         if config.smooth and not (self.gan.binary and 0 <= config.smooth < 1):
             binary = ", ".join(name for name, gan in OBJECTIVES.items() if gan.binary)

@@ -75,7 +75,7 @@ class Unconditional(Method):
         self.draws = config.n_critic
         self.g = self.build_generator(config, config.latent, channels["image"])
         self.d = regularised(build_discriminator(config, channels["image"]), config.spectral)
-        self.referee = Referee(config, config.d_norm if config.network == "dcgan" else "none")
+        self.referee = Referee(config, config.d_norm if config.network == "dcgan" else "none", option="--d-norm")
         self.register_buffer("fixed_noise", draw_noise(config, SHOWN))
         g_lr, d_lr = learning_rates(config)
         self.add_player("G", self.g, lr=g_lr, beta1=config.beta1, beta2=config.beta2)
@@ -102,13 +102,9 @@ class Unconditional(Method):
         moves: int = self.config.n_critic
         return moves
 
-    def constrain(self) -> None:
-        """What is done to D's weights before each of its moves."""
-
     def step(self, batches: Iterator[Batch]) -> Scalars:
         # D moves k times, each time on fresh images and fresh noise (Goodfellow et al. 2014, Algorithm 1) ...
         for _ in range(self.critic_moves(self.step_number)):
-            self.constrain()
             x = next(batches)["image"]
             with torch.no_grad():
                 fake = self.g(self._z(x))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from img2img.core import unconditional as u
 from img2img.core.penalties import clip_weights
@@ -42,6 +43,7 @@ class WGAN(u.Unconditional):
         super().__init__(config, channels)
         if config.weight_clip <= 0:
             raise ConfigError(f"--weight-clip is above 0, not {config.weight_clip}; without clipping, use wgan_gp.")
+        clip_weights(self.d.parameters(), config.weight_clip)
         for (player, optimizer), lr in zip(self.optimizers.items(), learning_rates(config), strict=True):
             self.optimizers[player] = torch.optim.RMSprop(optimizer.param_groups[0]["params"], lr=lr)
 
@@ -55,5 +57,7 @@ class WGAN(u.Unconditional):
         warm = min(step, WARM_STEPS) + max(step - 1, 0) // AGAIN
         return warm * WARM_MOVES + (step - warm) * self.draws
 
-    def constrain(self) -> None:
-        clip_weights(self.d.parameters(), self.config.weight_clip)
+    def update(self, player: str, loss: Tensor) -> None:
+        super().update(player, loss)
+        if player == "D":  # Algorithm 1, line 7
+            clip_weights(self.d.parameters(), self.config.weight_clip)

@@ -99,9 +99,9 @@ def open_images(config: ImagesConfig, data: Any = None) -> Domain:
         sources = list(scan(path))
     else:
         raise DataError(f"There is no folder, and no idx file, {path}.")
+    if len(sources) < 2:
+        raise DataError(f"A GAN needs at least two images to train on; there are {len(sources)}.")
     domain = Domain.of("data", sources)
-    if len(domain) < 2:
-        raise DataError(f"There is {len(domain)} image to train on; a GAN needs at least two.")
     refuse_unwarpable(domain, config.augment)
     if preset.resize is None:
         refuse_small(domain, config.size)

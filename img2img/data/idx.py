@@ -34,9 +34,10 @@ def read_idx(path: Path) -> Array:
             size = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if size > MOST_BYTES:
                 raise DataError(f"{shown(path)} says that it holds {size / 2**30:.0f} GiB, more than are read.")
-            content = file.read(size)
+            content = file.read(size + 1)  # to its end, where gzip checks it
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is cut off'}.") from error
     if len(content) != size:
-        raise DataError(f"{shown(path)} is cut off: {len(content)} of {size} bytes are there.")
+        there = "more than" if len(content) > size else f"{len(content)} of"
+        raise DataError(f"{shown(path)} is damaged: {there} {size} bytes are there.")
     return np.frombuffer(content, dtype).astype(dtype.newbyteorder("=")).reshape(shape)

@@ -43,15 +43,16 @@ def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **
 
 
 class Layout(NamedTuple):
-    """How to open the data, from which options, and the smallest images that make sense."""
+    """How to open the data, from which options, the smallest images that make sense, and what may be arrays."""
 
     Config: Any
     open: Callable[..., Opened]
     smallest: int
+    arrays: tuple[str, ...]
 
 
 LAYOUTS = {
-    "pairs": Layout(DataConfig, _open_domains, 16),
-    "unpaired": Layout(DataConfig, _open_domains, 16),
-    "images": Layout(ImagesConfig, _open_images, 1),
+    "pairs": Layout(DataConfig, _open_domains, 16, ("a", "b")),
+    "unpaired": Layout(DataConfig, _open_domains, 16, ("a", "b")),
+    "images": Layout(ImagesConfig, _open_images, 1, ("data",)),
 }

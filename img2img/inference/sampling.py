@@ -38,12 +38,12 @@ class Sampler:
         if DRAWS not in self.card.directions:
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
         self.spec = self.card.directions[DRAWS]
-        self.config = METHODS[self.card.method].Config(**self.card.config)
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
         if precision == "auto" and self.spec.scale_out.dtype != "uint8":
             precision = "fp32"
         self.runtime = Runtime.start(device, precision)
         self.network = load_generator(self.path, self.card, DRAWS)
+        self.config = METHODS[self.card.method].Config(**self.card.config)
         self.runtime.prepare(self.network)
 
     def __call__(self, n: int, seed: int = 0, *, start: int = 0, batch_size: int = 64) -> Array:
@@ -111,17 +111,22 @@ def write_samples(
         raise ConfigError(f"--n is at least 1, not {n}.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
-    source = {"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}
-    if (out / SOURCE).exists() and not options.overwrite and json.loads((out / SOURCE).read_text()) != source:
+    source = json.dumps({"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}) + "\n"
+    others = (out / SOURCE).exists() and (out / SOURCE).read_text() != source
+    if others and not options.overwrite:
         raise ConfigError(f"{out} holds images of another model or seed; give another --out, or --overwrite them.")
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
     missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic(out / SOURCE) as temporary:
-            temporary.write_text(json.dumps(source) + "\n")
+        for stale in out.glob("[0-9]*.*") if others else ():
+            if stale.stem.isdecimal() and stale.suffix in FORMATS:
+                stale.unlink()
         for done, image in enumerate(model._draw(missing, options.seed, options.batch_size), start=1):
             write_image(paths[missing[done - 1]], Picture(image))
+            if done == 1:
+                with atomic(out / SOURCE) as temporary:
+                    temporary.write_text(source)
             progress(n - len(missing) + done, n)
         pictures = _pictures(model, n, out, options)
     except OSError as error:
@@ -144,7 +149,7 @@ def _pictures(model: Sampler, n: int, out: Path, options: SampleOptions) -> list
 
     sheets: dict[str, tuple[Tensor, int | None]] = {}
     if options.grid:
-        sheets["grid.png"] = shown(model(min(n, GRID_IMAGES), options.seed)), None
+        sheets["grid.png"] = shown(model(min(n, GRID_IMAGES), options.seed, batch_size=options.batch_size)), None
     if options.interpolate:
         steps = options.interpolate
         rows = [model.walk(2 * k, 2 * k + 1, steps, options.seed) for k in range(WALKS)]

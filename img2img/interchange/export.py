@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, ModelFileError, choose
-from img2img.inference.translator import model_file
+from img2img.inference.translator import DRAWS, model_file
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
@@ -74,6 +74,8 @@ def export_model(
     name = _format_of(out) if format == "auto" else format
     chosen, card = choose("format", name, FORMATS), read_card(path)
     direction = direction or next(iter(card.directions))
+    if DRAWS in card.directions:
+        raise ConfigError(f"{path} is a {card.method} model, which draws from noise; only those that translate can go.")
     network, spec = load_generator(path, card, direction), card.directions[direction]
     metadata = describe(card, direction, network)
     inputs = list(examples(spec.in_channels, network))

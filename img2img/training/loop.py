@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,7 @@ def train(
                 for _ in range(config.accumulate):
                     scalars = method.step(batches)
                     window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
+                    method.gradient_norms = {}
                 ema.update()
                 progress.step = step
                 last = step == schedule.steps
@@ -218,19 +219,19 @@ class _Window:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: Counter[str] = Counter()
         self.since = time.perf_counter()
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        self.count += 1
+        self.counts.update(list(scalars))
         for name, x in scalars.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
 
     def close(self, steps: int, images_per_step: float) -> dict[str, float]:
-        means = {name: float(x) / self.count for name, x in self.sums.items()}  # waits for the device
+        means = {name: float(x) / self.counts[name] for name, x in self.sums.items()}  # waits for the device
         now = time.perf_counter()
         seconds = (now - self.since) / steps
-        self.sums, self.count, self.since = {}, 0, now
+        self.sums, self.counts, self.since = {}, Counter(), now
         return means | {"seconds_per_step": seconds, "images_per_s": images_per_step / seconds}
 
 

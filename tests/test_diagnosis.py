@@ -1,0 +1,107 @@
+"""Signs of failing games: found where they are, not found where games learn, told and kept."""
+
+import json
+
+import pytest
+
+import img2img
+from img2img.training.diagnosis import EARLY, MEANINGS, SIGNS, WINDOW, Diagnosis
+from img2img.training.journal import Journal
+
+HEALTHY = {"d_real": 0.8, "d_fake": 0.7, "diversity": 0.9, "grad_G": 1.0, "grad_D": 1.0}
+BAD = {
+    "discriminator winning": {"d_real": 1.0, "d_fake": 1.0, "grad_G": 0.01},
+    "saturation": {"d_real": 1.0, "d_fake": 1.0, "grad_D": 0.001},
+    "mode collapse": {"diversity": 0.05},
+}
+
+
+def seen(rows, steps=100):
+    diagnosis = Diagnosis(steps)
+    for step, row in enumerate(rows, start=1):
+        diagnosis.see(step, row)
+    return {finding.kind: finding for finding in diagnosis.findings}
+
+
+def swinging(i):
+    return HEALTHY | {"d_real": 0.95 if i % 2 else 0.3, "d_fake": 0.3 if i % 2 else 0.95}
+
+
+def test_every_sign_has_a_meaning_with_options_that_exist():
+    from img2img.core.gan import GANConfig
+    from img2img.training.config import TrainConfig
+
+    known = {*TrainConfig.__dataclass_fields__, *GANConfig.__dataclass_fields__}
+    assert set(MEANINGS) == {*SIGNS, "not finite"}
+    for _, ways in MEANINGS.values():
+        options = [word.strip(",;.") for word in ways.split() if word.startswith("--")]
+        assert options and {option[2:].replace("-", "_") for option in options} <= known
+
+
+def test_a_healthy_game_has_no_finding():
+    assert seen([HEALTHY] * 100) == {}
+    assert seen([{"g_gan": 1.0, "cycle": 0.2}] * 100) == {}  # nothing is known of it
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_failure_is_found_and_nothing_else(kind):
+    found = seen([HEALTHY] * 20 + [HEALTHY | BAD[kind]] * 20)
+    assert list(found) == [kind] and 20 < found[kind].start <= 20 + WINDOW and found[kind].end is None
+    assert found[kind].text.startswith(f"{kind}: ") and "To try: " in found[kind].text
+
+
+def test_oscillation_is_found():
+    found = seen([HEALTHY] * 20 + [swinging(i) for i in range(20)])
+    assert list(found) == ["oscillation"]
+
+
+def test_a_failure_can_be_over():
+    rows = [HEALTHY] * 20 + [HEALTHY | BAD["mode collapse"]] * 20 + [HEALTHY] * 20
+    finding = seen(rows)["mode collapse"]
+    assert 40 < finding.end <= 40 + WINDOW and finding.when == f"from step {finding.start} to {finding.end}"
+
+
+@pytest.mark.parametrize("kind", ["discriminator winning", "saturation"])
+def test_a_sure_discriminator_alone_is_no_failure(kind):
+    assert seen([HEALTHY | {"d_real": 1.0, "d_fake": 1.0}] * 40) == {}
+
+
+def test_generators_are_alike_at_first():
+    assert seen([HEALTHY | BAD["mode collapse"]] * 6 + [HEALTHY] * 94) == {}
+
+
+def test_every_discriminator_has_to_be_sure():
+    first = {"d_a_real": 0.8, "d_a_fake": 0.8, "d_b_real": 0.8, "d_b_fake": 0.8, "grad_G": 1.0}
+    later = first | {"d_a_real": 1.0, "d_a_fake": 1.0, "grad_G": 0.0}
+    assert seen([first] * EARLY + [later] * 20) == {}
+    assert "discriminator winning" in seen([first] * EARLY + [later | {"d_b_real": 1.0, "d_b_fake": 1.0}] * 20)
+
+
+def test_a_resumed_run_knows_what_was_found(tmp_path):
+    values = {"images_per_s": 1.0, "lr": 1.0, "seconds_per_step": 1.0}
+    first = Journal(tmp_path, 100, 0, quiet=True)
+    for step in range(1, 31):
+        first.record(step, 1, HEALTHY | BAD["mode collapse"] | values)
+    again = Journal(tmp_path, 100, 30, quiet=True)
+    assert again.diagnosis.findings == first.diagnosis.findings != []
+    again.record(31, 1, HEALTHY | BAD["mode collapse"] | values)
+    assert len(again.diagnosis.findings) == 1
+    again.report({"method": "gan"})
+    assert "mode collapse: generated images" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_games_that_are_made_to_fail_are_told(tmp_path, capfd):
+    points = img2img.modes.ring().sample(2000)
+    tiny = {"network": "mlp", "width": 32, "d_width": 64, "latent": 4, "size": 1, "batch_size": 64, "log_every": 2}
+    img2img.train("gan", data=points, out=tmp_path / "stuck", steps=200, lr=1e-8, d_lr=1e-2, device="cpu", **tiny)
+    told = capfd.readouterr().err
+    assert "mode collapse: " in told and "saturation: " in told
+    assert "Diagnosis" in (tmp_path / "stuck" / "report.html").read_text()
+    with pytest.raises(img2img.Img2ImgError, match="no longer a finite number"):
+        img2img.train(
+            "gan", data=points, out=tmp_path / "nan", steps=50, objective="f_kl", lr=10.0, device="cpu", **tiny
+        )
+    assert "not finite: " in (tmp_path / "nan" / "report.html").read_text()
+    rows = [json.loads(line) for line in (tmp_path / "stuck" / "log.jsonl").read_text().splitlines()]
+    assert {"grad_G", "grad_D", "diversity", "d_real", "d_fake"} <= set(rows[0])
