@@ -182,18 +182,17 @@ def test_nothing_to_measure_is_not_a_pass():
 
 def test_an_effect_too_small_to_be_seen_is_not_a_pass():
     def kept(retention, effect):
-        return gates_of({"retention_worst_batch": retention, "effect": effect}, {}, masked=True)["effect kept"]
+        return gates_of({"retention_off": retention, "effect": effect}, {}, masked=True)["effect kept"]
 
-    assert kept(0.95, 1.05) is None  # erased altogether, it would be kept by 0.95
-    assert kept(0.95, 1.5) is True
-    assert kept(1.2, 1.05) is kept(0.8, 1.5) is False
+    assert kept(1.05, 1.05) is None  # erased altogether, it would be off by 1.05
+    assert kept(1.05, 1.5) is True
+    assert kept(1.2, 1.05) is kept(1.25, 1.5) is False
 
 
 @pytest.mark.parametrize(
     ("gate", "passing", "failing"),
     [
-        ("effect kept", 0.9, 0.89),
-        ("effect kept", 1.1, 1.11),
+        ("effect kept", 1.11, 1.12),
         ("objects found", 0.02, 0.021),
         ("objects counted", 0.01, 0.011),
         ("same objects", 0.1, 0.11),
@@ -392,6 +391,15 @@ def test_retention_of_a_gain_is_one_and_of_erasure_one_over_the_effect():
     assert erased["retention"] == pytest.approx((1 / 1.5 + 1 / 2) / 2)
     assert erased["retention_worst_batch"] == pytest.approx(1 / 2)
     assert erased["effect"] == pytest.approx(3**0.5)  # of 1.5 and 2
+    assert kept["retention_off"] == pytest.approx(1) and erased["retention_off"] == pytest.approx(3**0.5)
+
+
+def test_what_is_lost_in_one_batch_and_gained_in_another_does_not_cancel():
+    now = MEANS.copy()
+    now[(WELLS == "B") & TREATED] *= 0.75
+    now[(WELLS == "C") & TREATED] *= 1.25
+    kept = objects.effect_retention(MEANS, now, WELLS, "A", TREATED, ~TREATED)
+    assert kept["retention"] == pytest.approx(1) and kept["retention_off"] == pytest.approx((1.25 / 0.75) ** 0.5)
 
 
 def test_a_channel_without_effect_does_not_dilute_the_retention():

@@ -66,7 +66,7 @@ def test_tiles_equal_the_whole(name, free):
     network, x = build(name), picture(96, 160)
     out = in_tiles(network, x, Memory(16, free, CPU))
     assert out.shape == (1, 3, 96, 160)
-    assert float((out - whole(network, x)).abs().max()) < 1e-5
+    assert float((out - whole(network, x)).abs().max()) < 2e-5  # rounding, 1.2e-5 by the kernels of some CPUs
 
 
 @pytest.mark.parametrize("size", [(32, 33 * 4), (17 * 4, 64), (128, 128)])

@@ -35,7 +35,8 @@ class Method(nn.Module):
         referee: the losses that all methods share, if this one uses them.
         step_number: of the step that is being taken, from 1; the training loop moves it.
         draws: batches that one `step` takes.
-        gradient_norms: player -> norm of its gradient at its last move, before it is clipped.
+        watch: whether `update` measures gradients, which takes as long as reading them once.
+        gradient_norms: player -> norm of its gradient at its last measured move, before it is clipped.
         accumulate: successive `update` calls whose gradients are averaged into one move of a player.
         clip: largest gradient norm of a player; 0 leaves gradients alone.
     """
@@ -52,6 +53,7 @@ class Method(nn.Module):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step_number = 1
         self.draws = 1
+        self.watch = True
         self.gradient_norms: dict[str, Tensor] = {}
         self.accumulate = 1
         self.clip = 0.0
@@ -109,8 +111,9 @@ class Method(nn.Module):
         if self._updates[player] % self.accumulate:
             return
         average_gradients(parameters)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.gradient_norms[player] = norm
+        if self.watch or self.clip:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self.gradient_norms[player] = norm
         if self.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         self.optimizers[player].step()

@@ -159,7 +159,8 @@ def effect_retention(
     them, so that a channel without effect cannot dilute the one with it; channels without signal do not count.
 
     Returns:
-        `retention`, the mean over batches; `retention_worst_batch` and `retention_worst_channel`, the farthest from 1;
+        `retention`, the mean over batches; `retention_off`, the factor by which it is off in a batch on average, up or
+        down, from 1 on; `retention_worst_batch` and `retention_worst_channel`, the farthest from 1;
         `effect`, in the input, of the channel where it is largest, above 1 by convention. NaN if a channel lost its
         signal. Empty if no batch has both kinds of image.
     """
@@ -177,6 +178,7 @@ def effect_retention(
     by_batch, by_channel = (np.average(kept, axis=axis, weights=weight) for axis in (1, 0))
     return {
         "retention": float(by_batch.mean()),
+        "retention_off": float(np.exp(np.abs(np.log(by_batch)).mean())),
         "retention_worst_batch": _farthest(by_batch),
         "retention_worst_channel": _farthest(by_channel),
         "effect": float(np.exp(weight.mean(0).max())),

@@ -46,6 +46,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "Treated / control brightness inside objects, after over before, within each batch but the reference; the mean "
         "over batches, with channels weighted by their effect. 1 is all.",
     ),
+    "retention_off": ("– off by", "How far it is from 1 in a batch on average, up or down, as a factor."),
     "retention_worst_batch": ("– worst batch", "The batch farthest from 1."),
     "retention_worst_channel": ("– worst channel", "The channel farthest from 1."),
     "effect": (

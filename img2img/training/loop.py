@@ -104,14 +104,16 @@ def train(
             for step in range(start + 1, schedule.steps + 1):
                 progress.set_lr(step)
                 method.proceed(step, schedule.steps)
+                last = step == schedule.steps
+                due = step % config.log_every == 0 or last
+                method.watch = due
                 for _ in range(config.accumulate):
                     scalars = method.step(batches)
                     window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
                     method.gradient_norms = {}
                 ema.update()
                 progress.step = step
-                last = step == schedule.steps
-                if step % config.log_every == 0 or last:
+                if due:
                     drawn = method.draws_until(step) - method.draws_until(max(step - config.log_every, 0))
                     values = window.close(
                         config.log_every,
@@ -122,7 +124,7 @@ def train(
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
-                due = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
+                save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
                 if method.layout == "pairs" and heldout is not None and (step % config.validate_every == 0 or last):
@@ -130,7 +132,7 @@ def train(
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
                     progress.keep_best(scores)
                 stop = _agree(stopped, runtime, step, config.log_every)
-                if due or last or stop:
+                if save or last or stop:
                     progress.save()
                     journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"})
                 if stop and not last:
