@@ -24,13 +24,19 @@ import numpy as np
 
 TOYS = {"ring of 8": "ring", "grid of 25": "grid"}
 MLP = {
-    "network": "mlp", "width": 256, "d_width": 256, "latent": 16, "noise": "normal", "size": 1, "batch_size": 256,
+    "network": "mlp", "width": 128, "d_width": 128, "latent": 16, "noise": "normal", "size": 1, "batch_size": 256,
     "log_every": 20, "sample_every": 10**6, "save_every": 10**6, "workers": 0, "device": "cpu", "precision": "fp32",
 }  # fmt: skip
 GAMES = {
-    "WGAN-GP": ("wgan_gp", {"steps": 4000, "lr": 5e-4, "beta1": 0.5, "lambda_gp": 1.0, "decay": 0.5}),
-    "non-saturating + R1": ("gan", {"steps": 12000, "lr": 1e-3, "penalty": "r1", "lambda_gp": 0.1, "decay": 0.5}),
-    "plain GAN": ("gan", {"steps": 12000, "lr": 1e-3, "decay": 0.5}),
+    "WGAN-GP": (
+        "wgan_gp",
+        {"steps": 6000, "lr": 1e-3, "beta1": 0.5, "lambda_gp": 0.1, "n_critic": 2, "decay": 0.8, "ema": 0.998},
+    ),
+    "non-saturating + R1": (
+        "gan",
+        {"steps": 6000, "lr": 1e-3, "beta1": 0.0, "penalty": "r1", "lambda_gp": 0.01, "decay": 0.7, "ema": 0.998},
+    ),
+    "plain GAN": ("gan", {"steps": 6000, "lr": 1e-3, "decay": 0.7}),
 }
 FAILING = {
     "discriminator winning": ("gan", {"objective": "minimax", "lr": 1e-8, "d_lr": 2e-3}),
