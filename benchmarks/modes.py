@@ -88,7 +88,7 @@ def failing(job):
     diagnosis = Diagnosis(FAILING_STEPS)
     for row in read_log(folder / "log.jsonl"):
         diagnosis.see(row["step"], row)
-    found = {finding.kind: finding.start / FAILING_STEPS for finding in diagnosis.findings}
+    found = {finding.kind: finding.start / FAILING_STEPS for finding in reversed(diagnosis.findings)}  # the first
     if "finite" in said:
         found["not finite"] = int(said.split("step ")[1].split()[0]) / FAILING_STEPS
     return {"made to fail by": kind, "found": found}
