@@ -51,7 +51,7 @@ TABLES = {
 NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
 COMMANDS = {"train", "translate", "sample", "equalize", "import", "export", "info", "demo"}
 # Of torchrun, scripts/check and the benchmarks.
-FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial"}
+FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial", "mnist", "minutes"}
 
 TINY: dict[str, Any] = {
     "steps": 2,
