@@ -35,7 +35,7 @@ class Method(nn.Module):
         referee: the losses that all methods share, if this one uses them.
         step_number: of the step that is being taken, from 1; the training loop moves it.
         draws: batches that one `step` takes.
-        watch: whether `update` measures gradients, which takes as long as reading them once.
+        watch: whether this step also measures what only the log needs: gradient norms, diversity.
         gradient_norms: player -> norm of its gradient at its last measured move, before it is clipped.
         accumulate: successive `update` calls whose gradients are averaged into one move of a player.
         clip: largest gradient norm of a player; 0 leaves gradients alone.

@@ -117,7 +117,9 @@ class Unconditional(Method):
         self.update("G", g_loss)
 
         scalars = {"g_gan": g_loss, "d": d_loss} | {f"d_{name}": value for name, value in says.items()}
-        return {name: value.detach() for name, value in (scalars | {"diversity": diversity(fake, x)}).items()}
+        if self.watch:
+            scalars["diversity"] = diversity(fake, x)
+        return {name: value.detach() for name, value in scalars.items()}
 
     def _z(self, like: Tensor) -> Tensor:
         return draw_noise(self.config, len(like), like.device)

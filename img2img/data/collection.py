@@ -60,13 +60,21 @@ class Images(Dataset[dict[str, Tensor]]):
 
     def fetch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Several samples at once, {"image": (N, C, size, size)}."""
-        return {"image": self.scales["image"].encode_all(np.stack([self._image(n) for n in numbers]))}
+        if self.config.augment == "none":
+            images = self.store.take(np.array([self._position(n) for n in numbers]))
+        else:
+            images = np.stack([self._image(n) for n in numbers])
+        return {"image": self.scales["image"].encode_all(images)}
 
-    def _image(self, n: int) -> Array:
+    def _position(self, n: int) -> int:
+        """Which image sample n shows."""
         epoch, position = divmod(n, len(self))
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self.seed, 1, epoch)).permutation(len(self)))
-        image = self.store[int(self._order[1][position])]
+        return int(self._order[1][position])
+
+    def _image(self, n: int) -> Array:
+        image = self.store[self._position(n)]
         if self.config.augment == "none":
             return image
         if self._augment is None:

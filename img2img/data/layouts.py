@@ -48,14 +48,16 @@ class Store:
         self.shapes = [
             (*(domain.size(i) if side is None else (side, side)), domain.channels) for i in range(len(domain))
         ]
+        self.alike = all(shape == self.shapes[0] for shape in self.shapes)
         self.ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
         self.memory: Tensor | None = None
         self.nbytes = int(self.ends[-1]) * np.dtype(domain.dtype).itemsize
         if self.nbytes <= budget:
             memory = torch.empty(int(self.ends[-1]), dtype=getattr(torch, domain.dtype))
             self.memory = memory.share_memory_() if shared else memory  # type: ignore[no-untyped-call]
+            parts = np.array_split(np.arange(len(domain)), 64)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(self._fill, range(len(domain))))
+                list(pool.map(self._fill, parts))
 
     def _decode(self, i: int) -> Array:
         image = self.domain.load(i)
@@ -67,11 +69,19 @@ class Store:
         slot: Array = self.memory.numpy()[start : int(self.ends[i])].reshape(self.shapes[i])
         return slot
 
-    def _fill(self, i: int) -> None:
-        self._slot(i)[:] = self._decode(i)
+    def _fill(self, numbers: Array) -> None:
+        for i in map(int, numbers):
+            self._slot(i)[:] = self._decode(i)
 
     def __getitem__(self, i: int) -> Array:
         return self._decode(i) if self.memory is None else self._slot(i)
+
+    def take(self, numbers: Array) -> Array:
+        """Several images of one shape at once, (N, H, W, C)."""
+        if self.memory is None or not self.alike:
+            return np.stack([self[int(i)] for i in numbers])
+        taken: Array = self.memory.numpy().reshape(-1, *self.shapes[0])[numbers]
+        return taken
 
     def __len__(self) -> int:
         return len(self.domain)
