@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         translate_folder as translate_folder,
     )
     from img2img.errors import Img2ImgError as Img2ImgError
+    from img2img.evaluation.compare import compare as compare
+    from img2img.evaluation.evaluate import evaluate as evaluate, rank as rank
     from img2img.inference.sampling import Sampler as Sampler
     from img2img.inference.translator import Translator as Translator
     from img2img.interchange.export import export_model as export_model
@@ -27,9 +29,12 @@ _HOMES = {
     "Img2ImgError": "img2img.errors",
     "Sampler": "img2img.inference.sampling",
     "Translator": "img2img.inference.translator",
+    "compare": "img2img.evaluation.compare",
+    "evaluate": "img2img.evaluation.evaluate",
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
     "load": "img2img.api",
+    "rank": "img2img.evaluation.evaluate",
     "sample": "img2img.api",
     "train": "img2img.api",
     "translate": "img2img.api",
@@ -44,10 +49,13 @@ __all__ = [
     "Img2ImgError",
     "Sampler",
     "Translator",
+    "compare",
+    "evaluate",
     "export_model",
     "import_model",
     "load",
     "modes",
+    "rank",
     "sample",
     "train",
     "translate",

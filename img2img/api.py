@@ -18,6 +18,10 @@ from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.evaluation.evaluate import keep
+from img2img.evaluation.evaluator import Evaluator
+from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.sides import Sides
 from img2img.inference import engine
 from img2img.inference.engine import Outcome, Summary, write_report
 from img2img.inference.options import (
@@ -30,10 +34,13 @@ from img2img.inference.options import (
 from img2img.inference.sampling import Sampler, write_samples
 from img2img.inference.translator import Translator
 from img2img.methods import METHODS
+from img2img.metrics.options import MetricOptions
+from img2img.options import check_names, split
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
 from img2img.training.loop import Run, train as run_training
+from img2img.training.validation import IMAGES as VALIDATION_IMAGES, OF_DOMAINS, OF_PAIRS
 
 PATHS = ("a", "b", "ab", "data")
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
@@ -62,9 +69,8 @@ def train(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     method_class = choose("method", method, METHODS)
-    layout = LAYOUTS[method_class.layout]
-    groups = (layout.Config, TrainConfig, method_class.Config)
-    _check_names(method, options, *groups)
+    layout, groups = LAYOUTS[method_class.layout], options_of(method_class)
+    check_names(method, options, *groups)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
     if wrong := [name for name in arrays if name not in layout.arrays]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
@@ -76,7 +82,7 @@ def train(
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = saved["options"] | options
-    data_config, train_config, method_config = _split(options, *groups)
+    data_config, train_config, method_config, *others = split(options, *groups)
     if data_config.size < layout.smallest:
         raise ConfigError(f"--size must be at least {layout.smallest}, not {data_config.size}.")
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
@@ -86,7 +92,7 @@ def train(
     runtime = Runtime.start(train_config.device, train_config.precision)
     record = {
         "method": method,
-        "options": flat(data_config, train_config, method_config),
+        "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
     if saved is not None and (folder / "last.pt").exists():
@@ -105,9 +111,27 @@ def train(
             _introduce(method, built, opened, folder)
     hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
     run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
-    run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet)
-    use = Sampler if method_class.layout == "images" else Translator
-    return use(folder, train_config.device, train_config.precision)
+    run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+    if method_class.layout == "images":
+        return Sampler(folder, train_config.device, train_config.precision)
+    model = Translator(folder, train_config.device, train_config.precision)
+    if opened.heldout is not None and runtime.is_main:
+        _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
+    return model
+
+
+def options_of(method: type[Method]) -> tuple[type, ...]:
+    """The dataclasses that hold the options of training a method."""
+    translates = method.layout != "images"
+    return (LAYOUTS[method.layout].Config, TrainConfig, method.Config, *(MetricOptions,) * translates)
+
+
+def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
+    """Scores a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
+    chosen = EvaluateOptions(limit=VALIDATION_IMAGES)
+    sides = Sides.of_opened(opened, paired, folder, chosen)
+    evaluator = Evaluator.for_model(model, sides, OF_PAIRS if paired else OF_DOMAINS, options=options)
+    keep(folder, evaluator, model, evaluator.of_model(model))
 
 
 def load(
@@ -159,13 +183,13 @@ def sample(
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
-    _check_names("sampling", options, SampleLoadOptions, SampleOptions)
+    check_names("sampling", options, SampleLoadOptions, SampleOptions)
     loading = {k: options.pop(k) for k in ("device", "precision") if k in options}
     if not isinstance(model, Sampler):
         model = Sampler(Path(model), **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
-    (chosen,) = _split(options, SampleOptions)
+    (chosen,) = split(options, SampleOptions)
     if out is None:
         return model(n, chosen.seed, batch_size=chosen.batch_size)
     return write_samples(model, n, Path(out), chosen, progress)
@@ -188,7 +212,7 @@ def translate(
     """
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
-    going, files = _split(options, TranslateOptions, FolderOptions)
+    going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
         write_report(Path(files.report), model, summary)  # that it can be written should not turn out at the end
     for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
@@ -205,13 +229,13 @@ def translate_folder(
 ) -> Iterator[Outcome]:
     """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
     model = _model_for(model, options)
-    going, files = _split(options, TranslateOptions, FolderOptions)
+    going, files = split(options, TranslateOptions, FolderOptions)
     return engine.translate_folder(model, Path(source), Path(out), going, files)
 
 
 def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
-    _check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
+    check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
     loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
     if not isinstance(model, Translator):
         return load(model, **loading)
@@ -219,17 +243,6 @@ def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Trans
     if loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     return model.towards(direction) if direction else model
-
-
-def _check_names(what: str, options: dict[str, Any], *groups: type) -> None:
-    names = {field.name: None for group in groups for field in fields(group)}
-    for name in options:
-        choose(f"option of {what}", name, names)
-
-
-def _split(options: dict[str, Any], *groups: type) -> list[Any]:
-    """An instance of each dataclass of options, made of those of `options` that are its own."""
-    return [group(**{f.name: options[f.name] for f in fields(group) if f.name in options}) for group in groups]
 
 
 def _default_folder(method: str, options: dict[str, Any]) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from img2img import __version__
+from img2img.cli_evaluate import add_judging
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.inference.options import (
     FolderOptions,
@@ -131,6 +132,9 @@ def sample(
         typer.echo(f"picture: {picture}")
 
 
+add_judging(app)
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A generator, as latest_net_G.pth.")],
@@ -230,15 +234,12 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def add_methods() -> None:
     """Adds a command per method to `train`; imports torch, so only done when `train` is asked for."""
-    from img2img.data.opening import LAYOUTS
+    from img2img.api import options_of as training_options
     from img2img.methods import METHODS
-    from img2img.training.config import TrainConfig
 
     for name, method in METHODS.items():
         first_line = (inspect.getdoc(sys.modules[method.__module__]) or "").replace("\n", " ")
-        command = _method_command(
-            name, (LAYOUTS[method.layout].Config, TrainConfig, method.Config), f"Train {first_line}"
-        )
+        command = _method_command(name, training_options(method), f"Train {first_line}")
         train.command(name)(command)
 
 

@@ -1,7 +1,8 @@
 """The parts of reports: an HTML page that needs no other file, and sheets of images."""
 
 import base64
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -9,29 +10,76 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+LARGEST_PNG = 300_000  # bytes of a picture that is put into a page as it is
+LONGEST_SIDE = 1600  # pixels of one that is not
+JPEG_QUALITY = 85
+
+# The policy is what makes a page of untrusted names safe to open: it may show what is in it, run and load nothing.
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
 <title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-img {{ max-width: 100%; height: auto }} figure {{ margin: 1rem 0 }} figcaption {{ color: #666 }}
-table {{ border-collapse: collapse }} td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
+:root {{ color-scheme: light; -webkit-text-size-adjust: 100% }} * {{ box-sizing: border-box }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222;
+  background: #fff; overflow-wrap: anywhere }}
+h1, h2, h3 {{ line-height: 1.25 }}
+img {{ max-width: 100%; height: auto }} figure {{ margin: 1rem 0 }} figcaption {{ color: #595959 }}
+table {{ border-collapse: collapse; overflow-wrap: normal }}
+td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
+.wide {{ overflow-x: auto }}
 pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
+@media print {{
+  body {{ max-width: none; margin: 0; padding: 0; font-size: 10.5pt; print-color-adjust: exact;
+    -webkit-print-color-adjust: exact }}
+  h1, h2, h3 {{ break-after: avoid }} figure, tr, pre {{ break-inside: avoid }} thead {{ display: table-header-group }}
+  img {{ max-height: 22cm; object-fit: contain; object-position: left top }} pre {{ white-space: pre-wrap }}
+  .wide {{ overflow: visible }} .screen {{ display: none }}
+  details::details-content {{ content-visibility: visible; block-size: auto }}
+}}
 {style}
-</style></head><body><h1>{title}</h1>
-{body}
+</style></head><body>{body}
 </body></html>
 """
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """The page; `body` and `style` are HTML and CSS, `title` is text."""
-    return PAGE.format(title=escape(title), body=body, style=style)
+def page(title: str, body: str, style: str = "", heading: bool = True) -> str:
+    """The page; `body` and `style` are HTML and CSS, `title` is text, and its heading unless it has its own."""
+    top = f"<h1>{escape(title)}</h1>\n" if heading else ""
+    return PAGE.format(title=escape(title), body=top + body, style=style)
 
 
-def captioned(png: bytes, caption: str) -> str:
-    """A picture, in the page itself, and its caption."""
-    data, words = base64.b64encode(png).decode(), escape(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
+def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:
+    """A PNG or JPEG, in the page itself, and its caption; `alt` says what is to be seen, by default the caption."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    with Image.open(io.BytesIO(picture)) as image:
+        size = f'width="{image.width}" height="{image.height}"'
+    words = escape(caption if alt is None else alt)
+    source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    return f'<figure><img alt="{words}" {size} src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def lightened(picture: bytes) -> bytes:
+    """The picture as it is, or if that is large, as a JPEG for people to look at."""
+    if len(picture) <= LARGEST_PNG:
+        return picture
+    with Image.open(io.BytesIO(picture)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="jpeg", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), label: str = "") -> str:
+    """A table that scrolls within itself where the page is narrow. Cells are HTML; the first of a row is its title."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = (f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>' for first, *rest in rows)
+    name = f' role="region" tabindex="0" aria-label="{escape(label)}"' if label else ""
+    return (
+        f'<div class="wide"{name}><table>{f"<thead><tr>{top}</tr></thead>" if head else ""}'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
 def displayable(image: Tensor) -> Image.Image:

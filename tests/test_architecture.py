@@ -14,7 +14,7 @@ ROOT = Path(img2img.__file__).parent
 # Rows of section 3 of the design, from the top: a module imports from rows above its own, and from its own part.
 ROWS = [
     ["errors"],
-    ["runtime", "page"],
+    ["runtime", "page", "options"],
     ["networks", "core.objectives", "core.penalties", "core.diffaugment", "data"],
     ["core.referee"],
     ["core.game"],
@@ -25,10 +25,11 @@ ROWS = [
     ["training.checkpoint"],
     ["training", "inference"],
     ["interchange", "lab", "modes", "classes"],
+    ["evaluation"],
     ["api"],
     ["demo"],
     ["terminal"],
-    ["cli_equalize"],
+    ["cli_equalize", "cli_evaluate"],
     ["cli"],
     ["__main__"],
 ]
@@ -133,7 +134,7 @@ def test_every_module_has_a_place():
 
 
 def test_namespace_packages_only_hold_a_docstring():
-    for package in ("core", "data", "training", "inference", "lab", "translation"):
+    for package in ("core", "data", "evaluation", "metrics", "training", "inference", "lab", "translation"):
         body = ast.parse((ROOT / package / "__init__.py").read_text()).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 

@@ -32,10 +32,13 @@ from img2img import cli
 from img2img.cli_equalize import add_equalizing
 from img2img.data.layouts import DataConfig
 from img2img.data.opening import LAYOUTS
+from img2img.evaluation.options import EvaluateOptions
 from img2img.inference.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.table import METRICS
 from img2img.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +49,11 @@ TABLES = {
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
+    "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
 NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
-COMMANDS = {"train", "translate", "sample", "equalize", "import", "export", "info", "demo"}
+COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
 # Of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial", "mnist", "minutes"}
 
@@ -287,6 +291,13 @@ def test_tables_have_every_option_and_its_default(page: str, configs: list[type]
     fields = [field for config in configs for field in dataclasses.fields(config)]
     expected = {field.name.replace("_", "-"): written(field.default) for field in fields}
     assert {name: default for name, default in rows(page).items() if name != "out"} == expected
+
+
+def test_every_metric_is_explained() -> None:
+    text = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S*)", text, re.MULTILINE))
+    ways = {True: "higher", False: "lower", None: ""}
+    assert rows == {name: ways[metric.higher_is_better] for name, metric in METRICS.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -217,8 +217,8 @@ def test_run_folder_of_pairs(options, tmp_path):
     model = img2img.train("pix2pix", out=out, **options["pix2pix"] | {"val_fraction": 0.34})
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("config.json", "log.jsonl", "curves.png", "report.html", "samples"),
-        *("last.pt", "model.safetensors", "best.safetensors"),
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("last.pt", "model.safetensors", "best.safetensors", "evaluation.json", "evaluation_images.png"),
     }
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000002.png", "00000004.png"]
     with Image.open(out / "samples" / "00000004.png") as sheet, Image.open(out / "curves.png") as curves:
@@ -242,7 +242,10 @@ def test_run_folder_without_pairs(options, tmp_path):
     out = tmp_path / "run"
     img2img.train("cyclegan", out=out, **options["cyclegan"])
     names = {path.name for path in out.iterdir()}
-    assert names == {"config.json", "log.jsonl", "curves.png", "report.html", "samples", "last.pt", "model.safetensors"}
+    assert names == {
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("last.pt", "model.safetensors"),
+    }
     assert set(read_card(out / "model.safetensors").directions) == {"a2b", "b2a"}
 
 

@@ -209,6 +209,18 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
     return pair_up([stems[0][n] for n in names], [stems[1][n] for n in names], True)
 
 
+def pairs_in(*, ab: Path | None = None, a: Path | None = None, b: Path | None = None) -> Domains:
+    """The pairs in one folder of side-by-side images, or in two folders, by name.
+
+    Raises:
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    if ab is not None:
+        return _side_by_side(ab)
+    assert a is not None and b is not None
+    return _two_folders(a, b, True)
+
+
 def pair_up(a: Sequence[Header | Array], b: Sequence[Header | Array], paired: bool) -> Domains:
     """Both domains, after checking that pairs are equal in number and size.
 

@@ -177,7 +177,8 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return max(len(self.a), len(self.b))
 
-    def _cut(self, image: Array) -> Array:
+    def cut(self, image: Array) -> Array:
+        """(H, W, C) to (size, size, C)."""
         n = self.config.size
         if self.resized:
             return resize(image, n, n)
@@ -186,7 +187,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         a, b = self.a.load(i % len(self.a)), self.b.load(i % len(self.b))
-        return {"a": self.scales["a"].encode(self._cut(a)), "b": self.scales["b"].encode(self._cut(b))}
+        return {"a": self.scales["a"].encode(self.cut(a)), "b": self.scales["b"].encode(self.cut(b))}
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,67 @@
-"""Distances between a translation and its known target.
+"""Distances between an image and its known counterpart.
 
-All take real and generated images (N, C, H, W) in [-1, 1], measure each image by itself on a scale of [0, 1], and
-return the mean over images, so the value does not depend on how images were batched.
+All take two batches (N, C, H, W) in [-1, 1] and return one value per image, (N,), so that a mean over images depends
+neither on the batches nor on their order. Pixels are taken on a scale of [0, 1].
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from img2img.errors import DataError
 
-def _unit(x: Tensor) -> Tensor:
+SSIM_LEAST = 6  # the mirrored border of the 11 px window is 5 px
+MS_SSIM_LEAST = 176  # the window of 11 px must fit 16 times (torchmetrics' bound)
+
+
+def unit(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
     return (x.float() + 1) / 2
 
 
-def l1(real: Tensor, fake: Tensor) -> float:
-    """Mean absolute difference, in [0, 1]; lower is better."""
-    return float((_unit(real) - _unit(fake)).abs().mean())
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """mean |x - y|, in [0, 1]; lower is better."""
+    return (unit(x) - unit(y)).abs().flatten(1).mean(1)
 
 
-def psnr(real: Tensor, fake: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB against a peak of 1; higher is better; identical images give infinity."""
-    error = (_unit(real) - _unit(fake)).square().flatten(1).mean(1)
-    return float((-10 * torch.log10(error)).mean())
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio, -10 log10 mean (x - y)² dB against a peak of 1; equal images give infinity."""
+    return -10 * torch.log10((unit(x) - unit(y)).square().flatten(1).mean(1))
 
 
-def ssim(real: Tensor, fake: Tensor) -> float:
-    """Structural similarity (Wang et al. 2004), by torchmetrics, Gaussian window of sigma 1.5; at most 1, the best."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004, equation 13), at most 1, by torchmetrics: Gaussian window of sigma 1.5,
+    11 px wide, mirrored at the border (the authors' code takes the windows inside the image alone).
 
-    per_image = structural_similarity_index_measure(_unit(fake), _unit(real), data_range=1.0, reduction="none")
-    return float(per_image.mean())  # type: ignore[union-attr]
+    Raises:
+        DataError: if a side is shorter than `SSIM_LEAST`.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as measure
+
+    _refuse_smaller("ssim", x, SSIM_LEAST, "Use l1 or psnr.")
+    return _per_image(measure(unit(x), unit(y), data_range=1.0, reduction="none"))
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale structural similarity (Wang et al. 2003, equation 7), in [0, 1], by torchmetrics: five scales, each
+    half the last; negative terms count as 0.
+
+    Raises:
+        DataError: if a side is shorter than `MS_SSIM_LEAST`.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+
+    _refuse_smaller("ms_ssim", x, MS_SSIM_LEAST, "Use ssim.")
+    return _per_image(measure(unit(x), unit(y), data_range=1.0, reduction="none", normalize="relu"))
+
+
+def _per_image(values: Any) -> Tensor:
+    result: Tensor = values
+    return result.reshape(-1)  # of a single image torchmetrics gives a scalar
+
+
+def _refuse_smaller(name: str, x: Tensor, least: int, instead: str) -> None:
+    height, width = x.shape[-2:]
+    if min(height, width) < least:
+        raise DataError(f"{name} needs images of at least {least}×{least} px, not {width}×{height}. {instead}")

@@ -25,7 +25,11 @@ class TrainConfig:
     workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
     log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
     sample_every: Annotated[int, "Steps between sample grids."] = 500
-    validate_every: Annotated[int, "Steps between scores on held-out pairs."] = 1000
+    validate_every: Annotated[int, "Steps between scores on held-out images."] = 1000
+    metrics: Annotated[str, "What is measured on them, with commas; auto: what suits the method and is quick."] = "auto"
+    select: Annotated[str, "The metric that decides what best.safetensors is; auto: for pairs the first one."] = "auto"
+    patience: Annotated[int, "Stop when it has not improved in so many scores in a row; 0: never."] = 0
+    keep: Annotated[int, "Models that are kept in models/ along the run, evenly spaced, to choose from later."] = 4
     save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway."] = 1000
     tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
 
@@ -38,6 +42,7 @@ OPERATIONAL = {
     "sample_every",
     "validate_every",
     "save_every",
+    "keep",
     "tensorboard",
     "cache_mb",
 }
@@ -83,6 +88,9 @@ def check(config: TrainConfig, decay: float) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
     if config.steps < 0 or (config.steps == 0 and config.epochs < 1):
         raise ConfigError("A run needs --steps or --epochs of at least 1.")
+    for name in ("keep", "patience"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"--{name} must not be negative, but is {getattr(config, name)}.")
     if not 0 <= config.ema < 1:
         raise ConfigError(f"--ema is a decay from 0 up to 1, not {config.ema}.")
     if not 0 <= decay <= 1:

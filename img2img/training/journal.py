@@ -16,6 +16,7 @@ from img2img.page import draw_grid
 from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.report import write_report
 
+FACTS = "report.json"
 PLAIN_SECONDS = 20.0  # between lines where there is no terminal to draw a live one
 
 
@@ -101,8 +102,10 @@ class Journal:
                 draw_grid(columns).save(temporary)
 
     def report(self, facts: Mapping[str, Any]) -> None:
-        """Draws the curves and writes report.html."""
+        """Draws the curves and writes report.html, and what `rewrite_report` needs."""
         if self.enabled:
+            with atomic(self.folder / FACTS) as temporary:
+                temporary.write_text(json.dumps({"total": self.total, "facts": dict(facts)}, indent=1) + "\n")
             write_report(self.folder, read_log(self.log_file), facts, self.diagnosis.findings)
 
     def failed(self, step: int, facts: Mapping[str, Any]) -> None:
@@ -115,6 +118,17 @@ class Journal:
             self.live.stop()
         if self.board is not None:
             self.board.close()
+
+
+def rewrite_report(folder: Path) -> None:
+    """Writes report.html anew, for results that came after the run; without records of the run, leaves it alone."""
+    if not (folder / FACTS).exists():
+        return
+    known, rows = json.loads((folder / FACTS).read_text()), read_log(folder / "log.jsonl")
+    diagnosis = Diagnosis(known["total"])
+    for row in (row for row in rows if row["kind"] == "train"):
+        diagnosis.see(row["step"], row)
+    write_report(folder, rows, known["facts"], diagnosis.findings)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -18,16 +18,15 @@ from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
 from img2img.errors import Interrupted, TrainingError
-from img2img.metrics import PAIRED_METRICS
+from img2img.metrics.scorer import MetricOptions
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
 from img2img.training.config import Schedule, TrainConfig
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
+from img2img.training.validation import Validation, kept_steps
 
-SELECT = "l1"  # the held-out metric that decides what best.safetensors is
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
-VALIDATION_IMAGES = 200
 
 
 class Samples(Protocol):
@@ -60,8 +59,10 @@ def train(
     run: Run,
     runtime: Runtime,
     quiet: bool = False,
+    metric_options: MetricOptions | None = None,
 ) -> None:
-    """Trains `method` to the end of its schedule, going on from `run.last` where that exists.
+    """Trains `method` to the end of its schedule, going on from `run.last` where that exists; or until held-out scores
+    no longer improve.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
@@ -74,6 +75,10 @@ def train(
     method.train()
     ema = Ema([getattr(method, attribute) for _, _, attribute in method.generators.values()], config.ema)
     progress = _Progress(method, ema, schedule, run, runtime)
+    kept = kept_steps(schedule.steps, config.keep)
+    validation = None
+    if heldout is not None:
+        validation = Validation(method, heldout, config, metric_options or MetricOptions(), runtime)
     torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
     if run.last.exists():
         progress.load()
@@ -81,6 +86,8 @@ def train(
     journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
     journal.say(f"{runtime.describe()}; {schedule.steps} steps{done}")
+    for note in validation.scorer.notes if validation else ():
+        journal.say(note)
     source = heldout if heldout is not None else data
     preview = [source[i] for i in range(min(method.rows, len(source)))]
 
@@ -102,6 +109,8 @@ def train(
     try:
         with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
             for step in range(start + 1, schedule.steps + 1):
+                if progress.stale >= config.patience > 0:
+                    break
                 progress.set_lr(step)
                 method.proceed(step, schedule.steps)
                 last = step == schedule.steps
@@ -127,10 +136,19 @@ def train(
                 save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
-                if method.layout == "pairs" and heldout is not None and (step % config.validate_every == 0 or last):
-                    scores = validate(method, ema, heldout, runtime)
+                if step in kept and runtime.is_main:
+                    progress.write_model(run.folder / "models" / f"{step:08d}.safetensors")
+                if validation is not None and (step % config.validate_every == 0 or last):
+                    scores = validation(ema)
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
-                    progress.keep_best(scores)
+                    progress.keep_best(validation.better(scores, progress.best))
+                    progress.stale = runtime.largest(progress.stale)  # all processes stop at the same step
+                    if progress.stale >= config.patience > 0:
+                        journal.say(
+                            f"step {step}: {validation.select} has not improved in {progress.stale} scores; stopped. "
+                            f"The best model is {run.folder / 'best.safetensors'}"
+                        )
+                        last = True
                 stop = _agree(stopped, runtime, step, config.log_every)
                 if save or last or stop:
                     progress.save()
@@ -150,6 +168,7 @@ class _Progress:
         self.step = 0
         self.saved_step = 0
         self.best: float | None = None
+        self.stale = 0  # held-out scores since the best one
         self.saved_at = time.monotonic()
 
     def set_lr(self, step: int) -> None:
@@ -177,6 +196,7 @@ class _Progress:
             state = {
                 "step": self.step,
                 "best": self.best,
+                "stale": self.stale,
                 "method": self.method.state_dict(),
                 "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
                 "ema": self.ema.state_dict(),
@@ -189,7 +209,7 @@ class _Progress:
     def load(self) -> None:
         state = load_resume(self.run.last)
         self.step = self.saved_step = state["step"]
-        self.best = state["best"]
+        self.best, self.stale = state["best"], state.get("stale", 0)
         self.method.load_state_dict(state["method"])
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -201,17 +221,18 @@ class _Progress:
             network.to(self.runtime.device)
 
     def write_model(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
         with self.ema.applied():
             card = self.run.card(self.step)
             generators = [getattr(self.method, attribute) for _, _, attribute in self.method.generators.values()]
             weights = {name: g.state_dict() for name, g in zip(card.directions, generators, strict=True)}
             save_model(path, card, weights)
 
-    def keep_best(self, scores: dict[str, float]) -> None:
-        score = scores[SELECT]
-        better = PAIRED_METRICS[SELECT].higher_is_better
-        if self.best is None or (score > self.best if better else score < self.best):
-            self.best = score
+    def keep_best(self, better: float | None) -> None:
+        """Writes best.safetensors if there is a `better` score."""
+        self.stale += 1
+        if better is not None:
+            self.best, self.stale = better, 0
             if self.runtime.is_main:
                 self.write_model(self.run.folder / "best.safetensors")
 
@@ -253,23 +274,6 @@ def _preview(method: Method, ema: Ema, samples: list[Batch], runtime: Runtime) -
                 columns[title].append(images.cpu())
     method.train()
     return {title: torch.cat(images) for title, images in columns.items()}
-
-
-@torch.no_grad()
-def validate(method: Method, ema: Ema, heldout: HeldOut, runtime: Runtime) -> dict[str, float]:
-    """The paired metrics over the first `VALIDATION_IMAGES` held-out pairs, in evaluation mode."""
-    (_, _, attribute), *_ = method.generators.values()
-    generator = getattr(method, attribute)
-    method.eval()
-    scores: dict[str, list[float]] = defaultdict(list)
-    with ema.applied():
-        for i in range(min(len(heldout), VALIDATION_IMAGES)):
-            pair = {name: x[None] for name, x in heldout[i].items()}
-            fake = generator(runtime.to_device(pair)["a"]).cpu()
-            for name, metric in PAIRED_METRICS.items():
-                scores[name].append(metric.fn(pair["b"], fake))
-    method.train()
-    return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
 def _not_finite(what: str, step: int, progress: _Progress) -> str:

@@ -1,0 +1,161 @@
+"""The commands that judge: `evaluate` and `compare`."""
+
+import json as jsons
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from img2img.errors import ConfigError
+from img2img.evaluation.options import EvaluateOptions
+from img2img.inference.options import LoadOptions
+from img2img.metrics.options import MetricOptions
+from img2img.terminal import options_of, progress_bar, stoppable
+
+if TYPE_CHECKING:
+    from img2img.metrics.score import Score
+
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="What to measure; several times, or with commas. By default what suits the images."),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file, as json.")]
+
+
+@options_of(EvaluateOptions, MetricOptions, LoadOptions)
+def evaluate(
+    model: Annotated[
+        Path | None, typer.Argument(help="A model file (.safetensors) or the folder of a run; none for two folders.")
+    ] = None,
+    metric: Metrics = None,
+    all: Annotated[bool, typer.Option("--all", help="Score every checkpoint that a run has kept.")] = False,
+    json: Json = None,
+    **options: Any,
+) -> None:
+    """Score a model on held-out images, beside doing nothing and matching histograms; or one folder by another.
+
+    A run is scored on its own held-out images, or on those of --a and --b, or --ab. Two folders are compared with
+    --real and --fake. `--metric list` shows all metrics.
+    """
+    from img2img.evaluation import evaluate as judging
+
+    if metric == ["list"]:
+        return _list_metrics()
+    options = {k: v for k, v in options.items() if v is not None}
+    with stoppable("Stopped; nothing was written."), progress_bar("evaluating") as (advance, _):
+        if all:
+            if model is None:
+                raise ConfigError("--all scores the checkpoints of a run; give its folder.")
+            ranking = judging.rank(model, metrics=metric or (), progress=advance, **options)
+        else:
+            result = judging.evaluate(model, metrics=metric or (), progress=advance, **options)
+    if all:
+        _print_ranking(ranking)
+        if json:
+            _write(json, ranking.to_json())
+        return
+    print_rows(result.rows)
+    _print_protocol(result.protocol)
+    if json:
+        result.save(json)
+        typer.echo(f"json: {json}")
+
+
+@options_of(EvaluateOptions, MetricOptions)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
+    metric: Metrics = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    show: Annotated[int, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
+    json: Json = None,
+    **options: Any,
+) -> None:
+    """Put several runs side by side: the same held-out images, their metrics, and the settings that differ.
+
+    The images are those that the first run held out, or those of --a and --b, or --ab.
+    """
+    from img2img.evaluation.compare import compare as comparing
+
+    options = {k: v for k, v in options.items() if v is not None}
+    with stoppable("Stopped; nothing was written."), progress_bar("comparing") as (advance, _):
+        comparison = comparing(runs, metrics=metric or (), out=out, show=show, progress=advance, **options)
+    print_rows(comparison.rows)
+    for name, values in comparison.settings.items():
+        typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
+    typer.echo(f"page: {out}")
+    if json:
+        _write(json, comparison.to_json())
+
+
+def print_rows(rows: Mapping[str, Mapping[str, "Score"]]) -> None:
+    """A line per metric, a column per row; the best of each line is bold."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from img2img.evaluation.evaluator import described
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", *rows, "better", "range"):
+        table.add_column(title, justify="left" if title in ("", "better", "range") else "right")
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        words = described(name)
+        values = {title: row[name].value for title, row in rows.items() if name in row}
+        best = {"higher": max, "lower": min}.get(words["better"], lambda _: None)(values.values())
+        cells = [_cell(row.get(name), best if len(values) > 1 else None) for row in rows.values()]
+        table.add_row(escape(name), *cells, words["better"], words["range"])
+    console = Console(highlight=False)
+    console.print(table, soft_wrap=True) if console.is_terminal else Console(highlight=False, width=200).print(table)
+
+
+def _cell(score: "Score | None", best: float | None) -> str:
+    if score is None:
+        return "-"
+    text = f"{score.value:.4g}" + (f" ± {score.std:.2g}" if score.std is not None else "")
+    return f"[bold]{text}[/bold]" if score.value == best else text
+
+
+def _print_protocol(protocol: Mapping[str, Any]) -> None:
+    kinds = "pairs" if protocol["paired"] else f"images, {protocol['real_images']} real ones of the target"
+    typer.echo(f"n = {protocol['images']} {kinds}; size: {protocol['size']}; {protocol['seconds']:.0f} s")
+    if "judge" in protocol:
+        typer.echo(f"the judge names {protocol['judge']['accuracy']:.1%} of real images it has not seen correctly")
+    for note in protocol["notes"]:
+        typer.echo(note)
+
+
+def _print_ranking(ranking: Any) -> None:
+    rows = {f"{name} (step {step})": scores for name, (step, scores) in ranking.scores.items()}
+    baselines = {title: row for title, row in ranking.rows.items() if title != "model"}
+    for title, row in (rows | baselines).items():
+        values = ", ".join(f"{name} {score.value:.4g}" for name, score in row.items())
+        typer.echo(f"{title}: {values}")
+    typer.echo(f"best by {ranking.metric}: {ranking.best}")
+
+
+def _list_metrics() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from img2img.metrics.table import METRICS
+
+    table = Table("name", "better", "range", "what it says", box=None, pad_edge=False)
+    for name, metric in METRICS.items():
+        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+        table.add_row(name, better, metric.range, metric.text + (" Pairs only." if metric.paired else ""))
+    Console(highlight=False).print(table)
+
+
+def _write(path: Path, content: Any) -> None:
+    from img2img.data.images import atomic
+
+    with atomic(path) as temporary:
+        temporary.write_text(jsons.dumps(content, indent=1) + "\n")
+    typer.echo(f"json: {path}")
+
+
+def add_judging(app: typer.Typer, commands: Sequence[Any] = (evaluate, compare)) -> None:
+    """Adds the commands to the command line."""
+    for command in commands:
+        app.command()(command)

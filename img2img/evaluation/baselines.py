@@ -1,0 +1,37 @@
+"""What a model has to beat: doing nothing, and giving each image the brightness and colours of the other side."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from img2img.data.images import Array
+
+PIXELS = 4096  # of an image that its side's histogram is made of
+LEVELS = np.linspace(0, 1, 1025)
+
+
+class HistogramMatching:
+    """Maps each channel of an image to the pooled values of the target side, rank by rank.
+
+    Args:
+        real: images (H, W, C) of the target side.
+    """
+
+    def __init__(self, real: Iterable[Array]) -> None:
+        picked = [_some(x.reshape(-1, x.shape[2])) for x in real]
+        self.quantiles = np.quantile(np.concatenate(picked).astype(np.float64), LEVELS, axis=0)  # (1025, C)
+
+    def __call__(self, image: Array) -> Array:
+        """(H, W, C) to (H, W, C), of the same type."""
+        out = np.empty(image.shape, np.float64)
+        for c in range(image.shape[2]):
+            _, where, counts = np.unique(image[..., c], return_inverse=True, return_counts=True)
+            rank = (np.cumsum(counts) - counts / 2) / counts.sum()  # the middle of each value's ranks
+            out[..., c] = np.interp(rank, LEVELS, self.quantiles[:, c])[where].reshape(image.shape[:2])
+        if image.dtype.kind in "ui":
+            out = np.rint(out)
+        return out.astype(image.dtype)
+
+
+def _some(pixels: Array) -> Array:
+    return pixels[:: max(1, len(pixels) // PIXELS)]

@@ -1,0 +1,159 @@
+"""Several runs side by side: the same held-out images, their metrics, and the settings that differ."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.images import atomic
+from img2img.errors import ConfigError
+from img2img.evaluation.evaluate import names_of, sides_of
+from img2img.evaluation.evaluator import Evaluator, Progress, described, shrunk
+from img2img.evaluation.options import EvaluateOptions
+from img2img.inference.translator import Translator
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.score import Score
+from img2img.options import check_names, split
+from img2img.page import captioned, draw_grid, page
+from img2img.training.config import OPERATIONAL
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        rows: run -> metric -> score; then what a model has to beat.
+        settings: option -> run -> its value, of the options in which the runs differ.
+        protocol: what was compared, and how.
+    """
+
+    rows: dict[str, dict[str, Score]]
+    settings: dict[str, dict[str, Any]]
+    protocol: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = {row: {name: s._asdict() for name, s in scores.items()} for row, scores in self.rows.items()}
+        return {"rows": rows, "settings": self.settings, "protocol": self.protocol}
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    metrics: str | Sequence[str] = (),
+    out: str | Path | None = None,
+    show: int = 6,
+    progress: Progress = lambda done, total: None,
+    **options: Any,
+) -> Comparison:
+    """Scores several models on the same held-out images, and shows their translations side by side.
+
+    Args:
+        runs: folders of runs, or model files, that translate in the same direction. The held-out images are those of
+            the first, unless `options` name others.
+        metrics: their names; by default those that suit the images.
+        out: the HTML page to write; None: none.
+        show: how many images the page shows.
+        progress: called with the models done, and all there are.
+        **options: as in `img2img compare --help`, with underscores.
+
+    Raises:
+        ConfigError: if there are fewer than two, or they translate in different directions.
+    """
+    check_names("comparing", options, EvaluateOptions, MetricOptions)
+    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
+    if len(runs) < 2:
+        raise ConfigError("Comparing takes at least two runs.")
+    models = [Translator(Path(run)) for run in runs]
+    titles = _titles([Path(run) for run in runs])
+    directions = {title: model.direction for title, model in zip(titles, models, strict=True)}
+    if len(set(directions.values())) > 1:
+        raise ConfigError(f"The runs translate in different directions: {directions}. Compare those of one direction.")
+    first = Path(runs[0])
+    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab)
+    judge = Path(chosen.judge) if chosen.judge else None
+    sides = sides_of(models[0], first if own else None, chosen)
+    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, judge=judge)
+    rows, protocol = {}, {}
+    for done, (title, model) in enumerate(zip(titles, models, strict=True), 1):
+        if model.spec() != models[0].spec():
+            raise ConfigError(f"{title} and {titles[0]} take or give other kinds of images; they cannot be compared.")
+        result = evaluator.of_model(model)
+        name, *_ = result.rows
+        rows[title], protocol = result.rows[name], result.protocol
+        progress(done, len(models))
+    protocol = {k: v for k, v in protocol.items() if k not in ("model", "step", "seconds")}
+    comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
+    if out is not None:
+        with atomic(Path(out)) as temporary:
+            temporary.write_text(_page(comparison, _sheet(evaluator, titles, models, show)), encoding="utf-8")
+    return comparison
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell the runs apart."""
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _differing(titles: Sequence[str], models: Sequence[Translator]) -> dict[str, dict[str, Any]]:
+    """The settings in which the runs differ: of the whole run where its folder is known, else of the model alone."""
+    settings = []
+    for model in models:
+        folder = next((f for f in list(model.path.parents)[:2] if (f / "config.json").exists()), None)
+        saved = json.loads((folder / "config.json").read_text())["options"] if folder else model.card.config
+        settings.append({"method": model.card.method, "step": model.card.step, **saved})
+    names = [n for n in dict.fromkeys(name for some in settings for name in some) if n not in OPERATIONAL]
+    table = {n: {t: some.get(n) for t, some in zip(titles, settings, strict=True)} for n in names}
+    return {n: values for n, values in table.items() if len({json.dumps(v) for v in values.values()}) > 1}
+
+
+def _sheet(evaluator: Evaluator, titles: Sequence[str], models: Sequence[Translator], show: int) -> bytes:
+    numbers = sorted({round(i) for i in np.linspace(0, len(evaluator.source) - 1, max(1, show))})
+    sources = [evaluator.source[i] for i in numbers]
+    columns: dict[str, Any] = {"input": [shrunk(evaluator.scale_in.encode(x)) for x in sources]}
+    for title, model in zip(titles, models, strict=True):
+        columns[title] = [shrunk(evaluator.scale.encode(x)) for x in model(sources)]
+    if evaluator.paired:
+        columns["truth"] = [shrunk(evaluator.scale.encode(evaluator.real[i])) for i in numbers]
+    buffer = io.BytesIO()
+    draw_grid(columns).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _page(comparison: Comparison, sheet: bytes) -> str:
+    rows, protocol = comparison.rows, comparison.protocol
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("", *rows, "better", "range"))
+    body = ""
+    for name in names:
+        words = described(name)
+        cells = "".join(f"<td>{_number(row.get(name))}</td>" for row in rows.values())
+        ends = f"<td>{escape(words['better'])}</td><td>{escape(words['range'])}</td>"
+        body += f"<tr><th>{escape(name)}</th>{cells}{ends}</tr>"
+    n = f"n = {protocol['images']}; size: {protocol['size']}; {'pairs' if protocol['paired'] else 'no pairs'}"
+    notes = "".join(f"<li>{escape(note)}</li>" for note in protocol["notes"])
+    runs = list(next(iter(comparison.settings.values()), {}))
+    differing = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(str(v))}</td>' for v in values.values())}</tr>"
+        for name, values in comparison.settings.items()
+    )
+    titles = "".join(f"<th>{escape(t)}</th>" for t in ("", *runs))
+    parts = [
+        captioned(sheet, "The same held-out images"),
+        f"<h2>Metrics</h2><div class='wide'><table><tr>{head}</tr>{body}</table></div>",
+        f"<p>{escape(n)}</p><ul>{notes}</ul>",
+        f"<h2>Settings that differ</h2><div class='wide'><table><tr>{titles}</tr>{differing}</table></div>",
+    ]
+    return page("img2img: runs compared", "\n".join(parts), ".wide { overflow-x: auto }")
+
+
+def _number(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{score.value:.4g}" + (f" ± {score.std:.2g}" if score.std is not None else "")

@@ -1,0 +1,187 @@
+"""`evaluate` a model, a run or two folders; and `rank` a run's checkpoints."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from img2img.data.images import atomic
+from img2img.data.scale import Scale
+from img2img.errors import ConfigError, choose
+from img2img.evaluation.evaluator import OF_FOLDERS, OF_PAIRS, Evaluation, Evaluator, Progress, described
+from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.sides import Sides, open_two
+from img2img.inference.options import LoadOptions
+from img2img.inference.translator import Translator, model_file
+from img2img.methods import METHODS
+from img2img.metrics.scorer import MetricOptions
+from img2img.metrics.table import METRICS, Score, base_name
+from img2img.options import check_names, split
+from img2img.training.checkpoint import read_card
+from img2img.training.journal import rewrite_report
+
+RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
+
+
+def evaluate(
+    model: str | Path | Translator | None = None,
+    *,
+    metrics: str | Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
+
+    Args:
+        model: a model, or the path of one. Of the folder of a run, without other images, its own held-out images are
+            taken, cut as in training, and the result goes into the folder and its report.html. None: `real` and `fake`
+            name two folders.
+        metrics: their names; by default those that suit the images and need no downloaded weights.
+        progress: called with the images done, and all there are.
+        **options: as in `img2img evaluate --help`, with underscores.
+
+    Raises:
+        Img2ImgError: one sentence that says what is wrong and what to do.
+    """
+    check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
+    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    names = names_of(metrics)
+    choices: dict[str, Any] = {"options": of_metrics, "judge": Path(chosen.judge) if chosen.judge else None}
+    if model is None:
+        _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
+        real, fake = open_two(chosen)
+        scale = Scale.of(real, real.domain.dtype)
+        size = f"{chosen.size}, resized" if chosen.size else "as they are"
+        names = names or (OF_PAIRS if chosen.paired else OF_FOLDERS)
+        return Evaluator(fake, real, chosen.paired, (scale, scale), size, names, **choices).of_folder(progress)
+    _refuse(chosen, ("real", "fake"), "are for judging without a model; with one give --a DIR --b DIR or --ab DIR.")
+    loaded = _load(model, loading)
+    run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
+    own = run is not None and not (chosen.a or chosen.b or chosen.ab)
+    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen), names, **choices)
+    result = evaluator.of_model(loaded, progress)
+    if own and run is not None:
+        keep(run, evaluator, loaded, result)
+    return result
+
+
+def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation) -> None:
+    """Writes a result into the folder of its run, with the best and worst images, and into the report."""
+    result.save(run / RESULT)
+    with atomic(run / PICTURE) as temporary:
+        evaluator.picture(model, result).save(temporary, format="png")
+    rewrite_report(run)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The kept checkpoints of a run by one metric.
+
+    Attributes:
+        metric: its name.
+        best: the file that is best by it.
+        scores: file, as named in the run folder -> its step and scores, in order of steps.
+        rows: what a checkpoint has to beat.
+    """
+
+    metric: str
+    best: str
+    scores: dict[str, tuple[int, dict[str, Score]]]
+    rows: dict[str, dict[str, Score]]
+
+    def to_json(self) -> dict[str, Any]:
+        scores = {
+            name: {"step": step, **{k: s._asdict() for k, s in some.items()}}
+            for name, (step, some) in self.scores.items()
+        }
+        better = described(self.metric)["better"]
+        return {"metric": self.metric, "better": better, "best": self.best, "scores": scores}
+
+
+def rank(
+    run: str | Path,
+    *,
+    metrics: str | Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
+    **options: Any,
+) -> Ranking:
+    """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
+
+    The best one is best by the first metric. The result goes into the run's folder and report.
+
+    Args:
+        run: the folder of a run.
+        metrics: their names; by default those that suit the images.
+        progress: called with the checkpoints done, and all there are.
+        **options: as in `img2img evaluate --help`, with underscores.
+    """
+    check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
+    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
+    newest = model_file(folder)
+    found = [*(folder / "models").glob("*.safetensors"), *folder.glob("best.safetensors"), newest]
+    files = sorted(found, key=lambda path: (read_card(path).step, path.name))
+    own = not (chosen.a or chosen.b or chosen.ab)
+    first = _load(newest, loading)
+    sides = sides_of(first, folder if own else None, chosen)
+    judge = Path(chosen.judge) if chosen.judge else None
+    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, judge=judge)
+    scores: dict[str, tuple[int, dict[str, Score]]] = {}
+    for done, path in enumerate(files, 1):
+        result = evaluator.of_model(_load(path, loading))
+        scores[path.relative_to(folder).as_posix()] = (result.protocol["step"], next(iter(result.rows.values())))
+        progress(done, len(files))
+    metric = next(iter(result.rows["model"]))
+    ranking = Ranking(
+        metric, best_of(metric, {n: s[metric].value for n, (_, s) in scores.items()}), scores, result.rows
+    )
+    if own:
+        with atomic(folder / RANKING) as temporary:
+            temporary.write_text(json.dumps(ranking.to_json(), indent=1) + "\n")
+        rewrite_report(folder)
+    return ranking
+
+
+def best_of(metric: str, values: dict[str, float]) -> str:
+    """The name with the best value; numbers that are none lose."""
+    sign = -1 if METRICS[base_name(metric)].higher_is_better else 1
+    return min(values, key=lambda name: math.inf if math.isnan(values[name]) else sign * values[name])
+
+
+def names_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """Names from a list, or from text with commas.
+
+    Raises:
+        ConfigError: if there is no such metric.
+    """
+    given = [metrics] if isinstance(metrics, str) else metrics
+    names = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
+    for name in names:
+        choose("metric", name, METRICS)
+    return names
+
+
+def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
+    if not isinstance(model, Translator):
+        return Translator(Path(model), **loading)
+    if other := {k: v for k, v in loading.items() if k != "direction"}:
+        raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
+    return model.towards(loading["direction"]) if loading.get("direction") else model
+
+
+def sides_of(model: Translator, run: Path | None, options: EvaluateOptions) -> Sides:
+    """The held-out images of `run`; without one, those that `options` name."""
+    if run is not None:
+        return Sides.of_run(run, options)
+    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs")
+
+
+def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:
+    if stray := [f"--{name}" for name in names if getattr(options, name)]:
+        raise ConfigError(f"{', '.join(stray)} {why}")

@@ -1,0 +1,301 @@
+"""Scores of models, and of what they have to beat, on the same held-out images."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from img2img.data.images import Array, atomic
+from img2img.data.picture import shown
+from img2img.data.scale import Scale
+from img2img.errors import ConfigError, DataError
+from img2img.evaluation.baselines import HistogramMatching
+from img2img.evaluation.judge import Judge
+from img2img.evaluation.sides import Side, Sides
+from img2img.inference.translator import Translator
+from img2img.metrics.scorer import MetricOptions, Row, Scorer
+from img2img.metrics.table import METRICS, Score, base_name
+from img2img.page import draw_grid
+from img2img.runtime import environment
+
+MODEL, NOTHING, MATCHED, FAKE = "model", "do nothing", "histogram matching", "fake"
+OF_PAIRS = ("l1", "psnr", "ssim", "drift")
+OF_DOMAINS = ("kid", "drift", "structure", "cycle", "identity")
+OF_FOLDERS = ("kid", "precision", "recall", "density", "coverage", "drift")
+CHUNK = 16  # images in memory at once
+SHOWN, SHOWN_EDGE = 3, 256  # best and worst images of the picture, and the largest edge they are shown with
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@dataclass
+class Evaluation:
+    """The scores, and all that is needed to understand them.
+
+    Attributes:
+        protocol: what was compared, and how; json-serialisable.
+        rows: row -> metric -> its score. The first row is the model's, or that of the folder; the others are what a
+            model has to beat.
+        per_image: metric -> name of the image -> its score, of the first row.
+    """
+
+    protocol: dict[str, Any]
+    rows: dict[str, dict[str, Score]]
+    per_image: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The values of the first row."""
+        return {name: score.value for name, score in next(iter(self.rows.values())).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        names = dict.fromkeys(name for row in self.rows.values() for name in row)
+        return {
+            "protocol": self.protocol,
+            "metrics": {name: described(name) for name in names},
+            "rows": {row: {name: s._asdict() for name, s in scores.items()} for row, scores in self.rows.items()},
+            "per_image": self.per_image,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes all of it as json, whole or not at all."""
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def described(name: str) -> dict[str, str]:
+    """Direction, range and meaning of a metric, in words."""
+    if name.startswith("judge["):
+        return {"better": "", "range": "0 to 1", "text": "share of the images that the judge gives to this class"}
+    metric = METRICS[base_name(name)]
+    better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+    return {"better": better, "range": metric.range, "text": metric.text}
+
+
+class Evaluator:
+    """Held-out images on which any number of models is scored alike.
+
+    Args:
+        source: the images to translate; or in `of_folder` those to judge.
+        real: the images of the target side; the true answers, if `paired`.
+        scales: how the pixel values of both map to [-1, 1].
+        size: how the images were cut, in words.
+        names: of the metrics.
+        options: of the metrics.
+        judge: a folder of classes, to also let a judge name the results.
+        device: where feature networks run.
+
+    Raises:
+        ConfigError: if a metric does not exist, or makes no sense for such images.
+        DataError: if images do not go together.
+    """
+
+    def __init__(
+        self,
+        source: Side,
+        real: Side,
+        paired: bool,
+        scales: tuple[Scale, Scale],
+        size: str,
+        names: Sequence[str],
+        options: MetricOptions | None = None,
+        judge: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        if not paired and (wrong := [n for n in names if n in METRICS and METRICS[n].paired]):
+            others = ", ".join(name for name, metric in METRICS.items() if not metric.paired)
+            raise ConfigError(
+                f"{', '.join(wrong)} compares each result with its true answer, and these images are not pairs. "
+                f"If they are, say --paired; else choose from {others}."
+            )
+        self.source, self.real, self.paired, self.size = source, real, paired, size
+        self.scale_in, self.scale = scales
+        self.names, self.options = tuple(names), options or MetricOptions()
+        self.scorer = Scorer(self.names, self.options, real.domain.channels, device or torch.device("cpu"))
+        self.judge = Judge(judge) if judge else None
+        self.scorer.prepare(lambda: _stacks(self.scale.encode(x) for x in self.real))
+        self._rows: dict[str, dict[str, Score]] | None = None
+
+    @classmethod
+    def for_model(cls, model: Translator, sides: Sides, names: Sequence[str] = (), **choices: Any) -> "Evaluator":
+        """For models like this one, and its direction; by default with the metrics that suit the images."""
+        spec = model.spec()
+        source = sides.sides[model.direction[0]].with_channels(spec.in_channels)
+        real = sides.sides[model.direction[-1]].with_channels(spec.out_channels)
+        for side, channels, dtype in (
+            (source, spec.in_channels, spec.scale_in.dtype),
+            (real, spec.out_channels, spec.scale_out.dtype),
+        ):
+            if (side.domain.channels, side.domain.dtype) != (channels, dtype):
+                raise DataError(
+                    f"The images of {side.domain.title} have {side.domain.channels} channels of {side.domain.dtype}; "
+                    f"the model's have {channels} of {dtype}."
+                )
+        device = model.runtime.device
+        scales = (spec.scale_in, spec.scale_out)
+        names = names or (OF_PAIRS if sides.paired else OF_DOMAINS)
+        return cls(source, real, sides.paired, scales, sides.size, names, device=device, **choices)
+
+    def of_model(self, model: Translator, progress: Progress = _silent) -> Evaluation:
+        """The scores of a model beside those of the baselines."""
+        begin, direction = time.perf_counter(), model.direction
+        turned = f"{direction[-1]}2{direction[0]}"
+        back = model.towards(turned) if "cycle" in self.names and turned in model.directions else None
+        through = "identity" in self.names and self._same_kind
+        count = len(self.source)
+        total = count + len(self.real) * through
+        row = self.scorer.row()
+        judged = self._translate(row, model, back, lambda done: progress(done, total))
+        if through:
+            done = count
+            for reals in _chunks(self.real):
+                for some in _by_shape(real=self._encode(reals), identity=self._encode(model(reals))):
+                    row.add(**some)
+                progress(done := done + len(reals), total)
+        names = [shown_name(self.source, i) for i in range(count)]
+        per_image = {k: dict(zip(names, v, strict=True)) for k, v in row.per_image.items() if len(v) == count}
+        protocol = {"direction": direction, "model": model.path.name, "step": model.card.step}
+        rows = {MODEL: row.scores() | judged, **self.baselines()}
+        return Evaluation(self._protocol(begin, **protocol), rows, per_image)
+
+    def of_folder(self, progress: Progress = _silent) -> Evaluation:
+        """The scores of the source images themselves."""
+        begin, row = time.perf_counter(), self.scorer.row()
+        if odd := [n for n in self.names if set(METRICS[n].on) - {"real", "fake"}]:
+            raise ConfigError(f"{', '.join(odd)} needs a model and what goes into it; two folders have neither.")
+        judged = self._translate(row, lambda images: images, None, lambda done: progress(done, len(self.source)))
+        names = [shown_name(self.source, i) for i in range(len(self.source))]
+        per_image = {k: dict(zip(names, v, strict=True)) for k, v in row.per_image.items()}
+        rows = {FAKE: row.scores() | judged}
+        return Evaluation(self._protocol(begin), rows, per_image)
+
+    def baselines(self) -> dict[str, dict[str, Score]]:
+        """The scores of doing nothing and of matching histograms; none where the sides are of different kinds."""
+        if self._rows is None:
+            self._rows = {}
+            if self._same_kind:
+                matched = HistogramMatching(self.real)
+                ways: dict[str, Callable[[list[Array]], list[Array]]] = {
+                    NOTHING: lambda images: images,
+                    MATCHED: lambda images: [matched(x) for x in images],
+                }
+                for name, way in ways.items():
+                    row = self.scorer.row()
+                    judged = self._translate(row, way)
+                    self._rows[name] = row.scores() | judged
+        return self._rows
+
+    def picture(self, model: Translator, evaluation: Evaluation) -> Image.Image:
+        """The best and the worst translations by the first metric of single results; without one, the first ones."""
+        which = next((k for k in evaluation.per_image if "fake" in METRICS[base_name(k)].on), None)
+        order = list(range(len(self.source)))
+        count = max(1, min(SHOWN, len(order) // 2))
+        groups = {"": order[: 2 * count]}
+        if which is not None:
+            values = list(evaluation.per_image[which].values())
+            order.sort(key=values.__getitem__, reverse=bool(METRICS[base_name(which)].higher_is_better))
+            groups = {"best ": order[:count], "worst ": order[-count:]}
+        columns: dict[str, Any] = {}
+        for title, numbers in groups.items():
+            sources = [self.source[i] for i in numbers]
+            columns[f"{title}input"] = [shrunk(self.scale_in.encode(x)) for x in sources]
+            columns[f"{title}output"] = [shrunk(x) for x in self._encode(model(sources))]
+            if self.paired:
+                columns[f"{title}truth"] = [shrunk(self.scale.encode(self.real[i])) for i in numbers]
+        return draw_grid(columns)
+
+    @property
+    def _same_kind(self) -> bool:
+        a, b = self.source.domain, self.real.domain
+        return (a.channels, a.dtype) == (b.channels, b.dtype)
+
+    def _encode(self, images: Iterable[Array]) -> list[Tensor]:
+        return [self.scale.encode(x) for x in images]
+
+    def _translate(
+        self,
+        row: Row,
+        translate: Callable[[list[Array]], list[Array]],
+        back: Translator | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> dict[str, Score]:
+        """Adds the translations of all source images to `row`; returns what the judge says of them."""
+        classes = self.judge.classes if self.judge else []
+        counts, done = np.zeros(len(classes)), 0
+        answers = iter(self.real) if self.paired else None
+        for sources in _chunks(self.source):
+            fakes = translate(sources)
+            sets = {"source": [self.scale_in.encode(x) for x in sources], "fake": self._encode(fakes)}
+            if answers is not None:
+                reals = list(islice(answers, len(sources)))
+                self._refuse_other_shape(fakes, reals, done)
+                sets["real"] = self._encode(reals)
+            if back is not None:
+                sets["cycled"] = [self.scale_in.encode(x) for x in back(fakes)]
+            for some in _by_shape(**sets):
+                row.add(**some)
+            if self.judge:
+                counts += self.judge.counts(fakes)
+            progress(done := done + len(sources))
+        return {f"judge[{name}]": Score(float(n / done)) for name, n in zip(classes, counts, strict=True)}
+
+    def _refuse_other_shape(self, fakes: Sequence[Array], reals: Sequence[Array], first: int) -> None:
+        for i, (fake, real) in enumerate(zip(fakes, reals, strict=True), first):
+            if fake.shape != real.shape:
+                sizes = [f"{x.shape[1]}x{x.shape[0]} with {x.shape[2]} channels" for x in (fake, real)]
+                raise DataError(f"The result for {self.source.domain.name(i)} is {sizes[0]}, the true one {sizes[1]}.")
+
+    def _protocol(self, begin: float, **of_model: Any) -> dict[str, Any]:
+        known = {"images": len(self.source), "real_images": len(self.real), "paired": self.paired, "size": self.size}
+        if self.judge:
+            known["judge"] = {"classes": self.judge.classes, "accuracy": self.judge.accuracy}
+        known |= {"features": self.options.features, "notes": list(dict.fromkeys(self.scorer.notes))}
+        return (
+            known | of_model | {"img2img": environment()["img2img"], "seconds": round(time.perf_counter() - begin, 2)}
+        )
+
+
+def shown_name(side: Side, i: int) -> str:
+    """The name of image i, without the folder."""
+    source = side.domain.sources[i]
+    return f"image {i}" if isinstance(source, np.ndarray) else shown(Path(source.path.name))
+
+
+def _chunks(images: Iterable[Array]) -> Iterator[list[Array]]:
+    rest = iter(images)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
+
+
+def _stacks(images: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Images in their order, in batches of neighbours of one shape."""
+    for _, same in groupby(images, lambda x: x.shape):
+        while batch := list(islice(same, CHUNK)):
+            yield torch.stack(batch)
+
+
+def _by_shape(**sets: list[Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The same of several sets that go together, image by image."""
+    together = list(zip(*sets.values(), strict=True))
+    for _, same in groupby(together, lambda images: [x.shape for x in images]):
+        yield {name: torch.stack(x) for name, x in zip(sets, zip(*same, strict=True), strict=True)}
+
+
+def shrunk(image: Tensor) -> Tensor:
+    """`image` for a picture: at most `SHOWN_EDGE` wide and high."""
+    factor = SHOWN_EDGE / max(image.shape[1:])
+    if factor >= 1:
+        return image
+    return F.interpolate(image[None], scale_factor=factor, mode="bilinear", antialias=True)[0]

@@ -1,0 +1,265 @@
+"""Scores of generated images: opens what the metrics need once, and adds images up a batch at a time."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from img2img.errors import ConfigError, DataError, choose
+from img2img.metrics.drift import Moments
+from img2img.metrics.encoder import open_encoder, standardised
+from img2img.metrics.features import ENCODER, Network, open_network
+from img2img.metrics.labels import Palette, confusion, read_palette
+from img2img.metrics.options import MetricOptions as MetricOptions
+from img2img.metrics.table import METRICS, Metric, Score
+
+FEATURES = {"features", "logits"}
+SETS = {"features", "logits", "pixels"}
+T = TypeVar("T")
+
+
+class Scorer:
+    """Metrics of one domain, ready to score any number of models against the same real images.
+
+    Args:
+        names: of `METRICS`.
+        options: networks, weights and sizes.
+        channels: of the images of the domain.
+        device: where networks run.
+
+    Attributes:
+        notes: what to know when reading the scores; grows as they are computed.
+
+    Raises:
+        ConfigError: for a name or an option that does not exist or does not fit the channels.
+        ModelFileError: for a network whose weights are not on this machine.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        options: MetricOptions | None = None,
+        channels: int = 3,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+    ) -> None:
+        self.options, self.channels, self.device = options or MetricOptions(), channels, device
+        self.metrics: dict[str, Metric] = {name: choose("metric", name, METRICS) for name in names}
+        self.notes: list[str] = []
+        self.network: Network | None = None
+        self.palette: Tensor | None = None
+        self.real_features: Tensor | None = None
+        self.real_moments: Moments | None = None
+        self.kinds = {metric.kind for metric in self.metrics.values()}
+        for name in ("subsets", "subset_size", "neighbours"):
+            least = 2 if name == "subset_size" else 1
+            if getattr(self.options, name) < least:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}.")
+        self.keys = {name: name for name in self.metrics}
+        self.fns = {name: self._with_network(metric) for name, metric in self.metrics.items()}
+        if "lpips" in self.keys:
+            self.keys["lpips"] = f"lpips[{self.options.lpips_net}]"
+        if self.kinds & FEATURES and self.options.features != ENCODER:
+            self.network = open_network(self.options, channels, device)
+        if "logits" in self.kinds and not (self.network is not None and self.network.classes):
+            given = self.options.features
+            raise ConfigError(f"inception_score needs a network with classes, and {given} has none. Use kid.")
+        if "labels" in self.kinds and self.options.palette is not None:
+            self.palette = read_palette(Path(self.options.palette), channels)
+
+    def _with_network(self, metric: Metric) -> Callable[..., Tensor]:
+        if metric.network is None:
+            return metric.fn
+        network = metric.network(self.options, self.channels).to(self.device)
+        return lambda x, y: metric.fn(x, y, network)
+
+    @torch.no_grad()
+    def prepare(self, real: Callable[[], Iterable[Tensor]]) -> None:
+        """Takes from the real images what the metrics compare with: features, pixels' moments, colours.
+
+        Args:
+            real: starts a pass over them: batches (N, C, H, W) in [-1, 1], of any sizes. It is called only as often as
+                needed: not at all, once, or for the encoder twice.
+
+        Raises:
+            DataError: if there are no images, or they do not fit the metrics.
+        """
+        fitted = "features" in self.kinds and self.options.features == ENCODER
+        if fitted:
+            whole = Moments(self.channels)
+            for images in self._checked(real()):
+                whole.add(images)
+            self.network = open_encoder(whole, self.device)
+        needed = self.kinds & {"features", "pixels"} | ({"labels"} & self.kinds if self.palette is None else set())
+        if not needed:
+            return
+        moments, palette, features = Moments(self.channels), Palette(self.channels), list[Tensor]()
+        for images in self._checked(real()):
+            if "features" in needed:
+                features.append(self.features(images)[0])
+            if "pixels" in needed:
+                moments.add(images)
+            if "labels" in needed:
+                palette.add(images)
+        self.real_features = torch.cat(features) if "features" in needed else None
+        if fitted and self.network is not None and self.real_features is not None:
+            self.network, self.real_features = standardised(self.network, self.real_features)
+        self.real_moments = moments if "pixels" in needed else None
+        self.palette = palette.colours if "labels" in needed else self.palette
+
+    def _checked(self, real: Iterable[Tensor]) -> Iterable[Tensor]:
+        n = 0
+        for images in real:
+            n += len(images)
+            _check("real", images, self.channels)
+            yield images
+        if n == 0:
+            raise DataError("There are no real images to compare with.")
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features and logits of images (N, C, H, W), on the CPU."""
+        if self.network is None:
+            raise RuntimeError("Scorer.prepare comes before images are added: it fits the encoder.")
+        features, logits = self.network.run(images.to(self.device).float())
+        return features.cpu(), None if logits is None else logits.cpu()
+
+    def row(self) -> "Row":
+        """An empty account of one model's images."""
+        return Row(self)
+
+
+class Row:
+    """The scores of one model: add its images, then ask.
+
+    Attributes:
+        per_image: the values of the metrics of single images, in the order of adding.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.per_image: dict[str, list[float]] = {}
+        self._scorer = scorer
+        self._counts: dict[str, int] = {}
+        self._features: list[Tensor] = []
+        self._logits: list[Tensor] = []
+        self._moments = Moments(scorer.channels)
+        self._confusion: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """How many images have been added, of the kind that is most."""
+        return max(self._counts.values(), default=0)
+
+    @torch.no_grad()
+    def add(
+        self,
+        *,
+        source: Tensor | None = None,
+        real: Tensor | None = None,
+        fake: Tensor | None = None,
+        cycled: Tensor | None = None,
+        identity: Tensor | None = None,
+    ) -> None:
+        """Batches (N, C, H, W) in [-1, 1] of the same N; a metric that lacks one of its own is skipped.
+
+        Raises:
+            DataError: if they do not fit together or are not finite.
+        """
+        scorer = self._scorer
+        every = {"source": source, "real": real, "fake": fake, "cycled": cycled, "identity": identity}
+        given = {name: x for name, x in every.items() if x is not None}
+        for name, x in given.items():
+            _check(name, x, None if name in ("source", "cycled") else scorer.channels)
+        if len({len(x) for x in given.values()}) > 1:
+            counts = ", ".join(f"{len(x)} {name}" for name, x in given.items())
+            raise DataError(f"Images that belong together must be as many of each kind, not {counts}.")
+        for name, x in given.items():
+            self._counts[name] = self._counts.get(name, 0) + len(x)
+        for name, metric in scorer.metrics.items():
+            if metric.kind in SETS or not set(metric.on) <= set(given):
+                continue
+            x, y = (given[kind] for kind in metric.on)
+            _check_pair(name, metric, x, y)
+            if metric.kind == "image":
+                values = scorer.fns[name](x.to(scorer.device), y.to(scorer.device))
+                self.per_image.setdefault(scorer.keys[name], []).extend(values.tolist())
+        if "labels" in scorer.kinds and real is not None and fake is not None:
+            self._count(real, fake)
+        if fake is not None:
+            self._add_to_sets(fake)
+
+    def _count(self, real: Tensor, fake: Tensor) -> None:
+        if self._scorer.palette is None:
+            raise RuntimeError("Scorer.prepare comes before images are added: it finds the colours of the labels.")
+        counts = confusion(real, fake, self._scorer.palette)
+        self._confusion = counts if self._confusion is None else self._confusion + counts
+
+    def _add_to_sets(self, fake: Tensor) -> None:
+        scorer = self._scorer
+        if scorer.kinds & FEATURES:
+            features, logits = scorer.features(fake)
+            self._features.append(features)
+            self._logits += [] if logits is None else [logits]
+        if "pixels" in scorer.kinds:
+            self._moments.add(fake)
+
+    @torch.no_grad()
+    def scores(self) -> dict[str, Score]:
+        """By protocol: "l1"; "kid" of Inception, "kid[encoder]" of another network; "iou[3]" beside "mean_iou".
+
+        A metric none of whose images were added is not there.
+
+        Raises:
+            DataError: if there are too few images for a metric.
+        """
+        found: dict[str, Score] = {}
+        for name in self._scorer.metrics:
+            found |= self._scores_of(name)
+        return found
+
+    def _scores_of(self, name: str) -> dict[str, Score]:
+        scorer, metric = self._scorer, self._scorer.metrics[name]
+        if metric.kind == "image":
+            key = scorer.keys[name]
+            values = self.per_image.get(key)
+            return {key: Score(math.fsum(values) / len(values))} if values else {}
+        if metric.kind == "labels":
+            return {} if self._confusion is None else dict(metric.fn(self._confusion))
+        if metric.kind == "pixels":
+            if self._moments.count == 0:
+                return {}
+            return {name: Score(metric.fn(_prepared(name, scorer.real_moments), self._moments))}
+        if not self._features or scorer.network is None:
+            return {}
+        key = f"{name}{scorer.network.suffix}"
+        if metric.kind == "logits":
+            sets = [torch.cat(self._logits)]
+        else:
+            sets = [_prepared(name, scorer.real_features), torch.cat(self._features)]
+        if metric.too_few is not None:
+            note = metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
+            scorer.notes += [f"{key}: {note}"] * (note != "" and f"{key}: {note}" not in scorer.notes)
+        choices = {option: getattr(scorer.options, option) for option in metric.options}
+        return {key: metric.fn(*sets, **choices)}
+
+
+def _prepared(name: str, real: T | None) -> T:
+    if real is None:
+        raise RuntimeError(f"Scorer.prepare comes before scores: {name} compares with the real images.")
+    return real
+
+
+def _check(name: str, images: Tensor, channels: int | None) -> None:
+    if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
+        wanted = f"N×{channels or 'C'}×H×W"
+        raise DataError(f"The {name} images are {'×'.join(map(str, images.shape))}; expected {wanted}.")
+    if not torch.isfinite(images).all():
+        raise DataError(f"The {name} images hold values that are not numbers: the network or its input is broken.")
+
+
+def _check_pair(name: str, metric: Metric, x: Tensor, y: Tensor) -> None:
+    same = x.shape[-2:] == y.shape[-2:] and (name == "structure" or x.shape[1] == y.shape[1])
+    if not same:
+        a, b = ("×".join(map(str, z.shape[1:])) for z in (x, y))
+        raise DataError(f"{name} compares images of one shape, and {metric.on[0]} is {a}, {metric.on[1]} {b}.")

@@ -1,0 +1,111 @@
+"""The evaluation of a run, as a section of its report: scores beside those of baselines, best and worst images."""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from img2img.page import captioned, lightened, table
+from img2img.training import remarks
+from img2img.training.remarks import MODEL, Row, shown
+
+NAMED_IMAGES = 3  # best and worst of the held-out ones
+
+
+def result(evaluation: Row, folder: Path, step: int) -> str:
+    """The section of the report.
+
+    Args:
+        evaluation: the content of evaluation.json; empty if there is none.
+        folder: the run folder, where the picture of held-out images is.
+        step: how far the run is.
+
+    Returns:
+        HTML, empty without an evaluation.
+    """
+    rows, metrics = evaluation.get("rows", {}), evaluation.get("metrics", {})
+    if not rows:
+        return ""
+    names = dict.fromkeys(name for scores in rows.values() for name in scores)
+    lines = []
+    for name in names:
+        best = remarks.best_rows(name, rows, metrics)
+        cells = [score(scores.get(name), row in best) for row, scores in rows.items()]
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[remarks.ahead(name, metrics)]
+        lines.append([f"{escape(name)}{arrow}", *cells])
+    head = ["metric", *("<strong>model</strong>" if row == MODEL else escape(row) for row in rows)]
+    meanings = "".join(_meaning(name, metrics.get(name, {})) for name in names)
+    parts = [
+        f'<div class="numbers">{table(lines, head, "Scores on held-out images")}</div>',
+        f'<p class="faint">Bold: the best of a line. {escape(_protocol(evaluation, step))}</p>',
+        f"<details open><summary>What the metrics mean</summary><dl>{meanings}</dl></details>",
+        _ranking(evaluation),
+    ]
+    picture = folder / "evaluation_images.png"
+    if picture.exists():
+        parts.append(pictured(picture, "Best and worst held-out images.", "Inputs and results of held-out images"))
+    return "\n".join(filter(None, parts))
+
+
+def score(entry: Any, best: bool) -> str:
+    """A cell of a table of scores; None and numbers without a deviation are fine."""
+    if not isinstance(entry, Mapping):
+        return shown(entry)
+    text = f"<strong>{shown(entry.get('value'))}</strong>" if best else shown(entry.get("value"))
+    std = remarks.number(entry.get("std"))
+    return f"{text} <small>± {std:.2g}</small>" if std is not None else text
+
+
+def _meaning(name: str, metric: Mapping[str, Any]) -> str:
+    better = {1: "higher is better", -1: "lower is better", 0: ""}[remarks.ahead(name, {name: metric})]
+    own = "doing nothing is best by definition" if remarks.of_the_input(name) else ""
+    text = str(metric.get("text", "")).rstrip(".")
+    words = "; ".join(filter(None, [text, better, str(metric.get("range", "")), own]))
+    return f"<dt>{escape(name)}</dt><dd>{escape(words)}.</dd>"
+
+
+def _protocol(evaluation: Row, reached: int) -> str:
+    """What was measured on what, in sentences."""
+    known = evaluation.get("protocol", {})
+    step, pairs = known.get("step"), known.get("paired")
+    kind = "" if pairs is None else ", with their true answers" if pairs else ", unpaired"
+    words = [f"Measured on {known.get('images', 'unknown')} held-out images{kind}."]
+    if known.get("direction"):
+        words.append(f"Direction {known['direction']}, size {known.get('size', 'as it is')}.")
+    if known.get("model"):
+        words.append(f"Model {known['model']}" + (f" of step {step:,}." if isinstance(step, int) else "."))
+    if isinstance(step, int) and step < reached:
+        words.append(f"The run has gone on to step {reached:,} since.")
+    if any("[" in name for name in evaluation.get("metrics", {})) and known.get("features"):
+        words.append(f"Features: {known['features']}.")
+    judge = known.get("judge")
+    if isinstance(judge, Mapping) and remarks.number(judge.get("accuracy")) is not None:
+        words.append(f"The judge names {judge['accuracy']:.0%} of real images rightly.")
+    scores = [score for row in evaluation.get("rows", {}).values() for score in row.values()]
+    notes = [str(score["note"]) for score in scores if isinstance(score, Mapping) and score.get("note")]
+    notes += [str(note) for note in known.get("notes", [])]
+    return " ".join([*words, *(f"{note.rstrip('.')}." for note in dict.fromkeys(notes))])
+
+
+def _ranking(evaluation: Row) -> str:
+    """The names of the best and the worst held-out images."""
+    for name, images in evaluation.get("per_image", {}).items():
+        sign = remarks.ahead(name, evaluation.get("metrics", {}))
+        known = {image: x for image, value in images.items() if (x := remarks.number(value)) is not None}
+        if not sign or remarks.of_the_input(name) or len(known) < 2:
+            continue
+        order = sorted(known, key=lambda image: -sign * known[image])
+        some = min(NAMED_IMAGES, len(order) // 2)
+        best, worst = (
+            ", ".join(f"{escape(image)} ({shown(known[image])})" for image in images)
+            for images in (order[:some], order[: -some - 1 : -1])
+        )
+        return f"<p>By {escape(name)}, best: {best}; worst: {worst}.</p>"
+    return ""
+
+
+def pictured(path: Path, caption: str, alt: str) -> str:
+    """A picture of a run folder; a large one as a JPEG, which it then says."""
+    picture = path.read_bytes()
+    light = lightened(picture)
+    return captioned(light, caption if light is picture else f"{caption} (reduced)", alt)

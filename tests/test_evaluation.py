@@ -1,0 +1,385 @@
+"""Evaluating: the right images, what a model has to beat, a run's checkpoints, runs side by side, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused, write_images
+from PIL import Image
+
+import img2img
+from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.evaluation.baselines import HistogramMatching
+from img2img.evaluation.compare import compare
+from img2img.evaluation.evaluate import best_of, evaluate, names_of, rank
+from img2img.evaluation.evaluator import MATCHED, MODEL, NOTHING
+from img2img.evaluation.judge import Judge
+from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.sides import Sides
+from img2img.metrics.table import METRICS
+from img2img.training.validation import kept_steps
+
+SIZE = 32
+
+
+def stripes(folder, count, upright, seed, dtype=np.uint8):
+    """Images of upright or lying stripes on noise: two classes that a small judge tells apart."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        wave = (np.arange(SIZE) // 4 % 2 * 120 + rng.integers(20, 60)).astype(float)
+        image = np.tile(wave, (SIZE, 1)) + rng.normal(0, 8, (SIZE, SIZE))
+        image = (image if upright else image.T).clip(0, 255)
+        grey = image.astype(dtype) * (257 if dtype == np.uint16 else 1)
+        out = grey if dtype == np.uint16 else np.repeat(grey[..., None], 3, axis=2)
+        Image.fromarray(out).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Unpaired data with held-out parts, and pairs (B is the negative of A) with a held-out part."""
+    root = tmp_path_factory.mktemp("data")
+    for part, count in (("train", 6), ("test", 5)):
+        stripes(root / "unpaired" / f"{part}A", count, True, 1)
+        stripes(root / "unpaired" / f"{part}B", count + 1, False, 2)
+    for part, count in (("train", 6), ("val", 4)):
+        folder = stripes(root / "all" / part, count, True, 3)
+        for path in folder.iterdir():
+            a = np.asarray(Image.open(path))
+            target = root / "pairs" / part / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate([a, 255 - a], 1)).save(target)
+    return root
+
+
+TINY = dict(size=SIZE, width=4, d_width=4, discriminator="patch_16", device="cpu", precision="fp32", quiet=True)
+RHYTHM = dict(log_every=4, save_every=4, sample_every=4, validate_every=2)
+
+
+@pytest.fixture(scope="module")
+def runs(root, tmp_path_factory):
+    """A run on pairs and one on two domains."""
+    out = tmp_path_factory.mktemp("runs")
+    common = TINY | RHYTHM | dict(steps=8, keep=3)
+    img2img.train("pix2pix", data=root / "pairs", out=out / "p2p", generator="unet_32", **common)
+    img2img.train("cyclegan", data=root / "unpaired", out=out / "cyc", generator="resnet_3", **common)
+    return out
+
+
+def test_a_run_is_scored_on_what_it_held_out(runs, root):
+    result = evaluate(runs / "p2p")
+    assert list(result.rows) == [MODEL, NOTHING, MATCHED]
+    assert set(result.rows[MODEL]) == {"l1", "psnr", "ssim", "drift"}
+    protocol = result.protocol
+    assert protocol["images"] == 4 and protocol["paired"] and protocol["size"] == "32, as in training"
+    assert protocol["model"] == "model.safetensors" and protocol["step"] == 8 and protocol["direction"] == "a2b"
+    model = img2img.load(runs / "p2p")
+    errors = {}
+    for path in sorted((root / "pairs" / "val").iterdir()):
+        pair = np.asarray(Image.open(path))
+        out = model(np.ascontiguousarray(pair[:, :SIZE]))
+        errors[path.name] = float(np.abs(out.astype(float) - pair[:, SIZE:]).mean() / 255)
+    assert result.per_image["l1"] == pytest.approx(errors, abs=1e-6)
+    assert result.scores["l1"] == pytest.approx(np.mean(list(errors.values())), abs=1e-6)
+    pair = [np.asarray(Image.open(p)).astype(float) for p in sorted((root / "pairs" / "val").iterdir())]
+    nothing = np.mean([np.abs(x[:, :SIZE] - x[:, SIZE:]).mean() / 255 for x in pair])
+    assert result.rows[NOTHING]["l1"].value == pytest.approx(nothing, abs=1e-6)
+
+
+def test_the_result_goes_into_the_run_and_its_report(runs):
+    evaluate(runs / "p2p", metrics="l1")
+    saved = json.loads((runs / "p2p" / "evaluation.json").read_text())
+    assert saved["metrics"]["l1"]["better"] == "lower" and saved["rows"][MODEL]["l1"]["value"] > 0
+    with Image.open(runs / "p2p" / "evaluation_images.png") as picture:
+        assert picture.size[0] > 3 * SIZE
+    assert "histogram matching" in (runs / "p2p" / "report.html").read_text()
+
+
+def test_other_images_leave_the_run_alone(runs, root):
+    before = (runs / "p2p" / "evaluation.json").read_bytes()
+    result = evaluate(runs / "p2p", ab=str(root / "pairs" / "train"), metrics=["l1"])
+    assert result.protocol["images"] == 6 and result.protocol["size"] == "as they are"
+    assert (runs / "p2p" / "evaluation.json").read_bytes() == before
+
+
+def test_two_domains(runs):
+    result = evaluate(runs / "cyc", metrics="structure,drift,cycle,identity,kid", features="encoder")
+    model, nothing = result.rows[MODEL], result.rows[NOTHING]
+    assert set(model) == {"structure", "drift", "cycle", "identity", "kid[encoder]"}
+    assert set(nothing) == {"structure", "drift", "kid[encoder]"}  # nothing to go back with
+    assert nothing["structure"].value == pytest.approx(1)
+    assert result.protocol["images"] == 5 and result.protocol["real_images"] == 6 and not result.protocol["paired"]
+    assert any("subsets of 5" in note for note in result.protocol["notes"])
+
+
+def test_direction(runs):
+    there, back = (evaluate(runs / "cyc", direction=d, metrics="structure,cycle") for d in ("a2b", "b2a"))
+    assert (there.protocol["images"], back.protocol["images"]) == (5, 6)
+    assert there.scores["cycle"] != back.scores["cycle"]
+
+
+def test_does_not_depend_on_how_images_are_grouped(runs, root, monkeypatch):
+    whole = evaluate(runs / "cyc", metrics="structure,drift,cycle,identity")
+    monkeypatch.setattr("img2img.evaluation.evaluator.CHUNK", 2)
+    parts = evaluate(runs / "cyc", metrics="structure,drift,cycle,identity")
+    assert parts.scores == pytest.approx(whole.scores, abs=1e-6)
+
+
+def test_images_of_many_sizes(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    for i, (h, w) in enumerate([(40, 32), (32, 32), (40, 32), (33, 47)]):
+        for side in "ab":
+            path = tmp_path / side / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(path)
+    given = dict(a=str(tmp_path / "a"), b=str(tmp_path / "b"), paired=True, metrics="l1")
+    result = evaluate(runs / "cyc", **given)
+    model = img2img.load(runs / "cyc")
+    expected = {
+        f"{i}.png": np.abs(
+            model(np.asarray(Image.open(tmp_path / f"a/{i}.png"))).astype(float)
+            - np.asarray(Image.open(tmp_path / f"b/{i}.png"))
+        ).mean()
+        / 255
+        for i in range(4)
+    }
+    assert result.per_image["l1"] == pytest.approx(expected, abs=1e-6)
+    resized = evaluate(runs / "cyc", size=32, limit=2, **given)
+    assert resized.protocol["images"] == 2 and resized.protocol["size"] == "32, resized"
+
+
+def test_two_folders(root):
+    test, train = str(root / "unpaired" / "testA"), str(root / "unpaired" / "trainB")
+    same = evaluate(real=test, fake=test, paired=True)
+    assert same.rows["fake"]["l1"].value == 0 and same.rows["fake"]["ssim"].value == pytest.approx(1)
+    other = evaluate(real=test, fake=train, features="encoder", neighbours=1)
+    assert set(other.rows["fake"]) == {
+        *(f"{name}[encoder]" for name in ("kid", "precision", "recall", "density", "coverage")),
+        "drift",
+    }
+
+
+def test_two_folders_of_16_bit(tmp_path):
+    for name, seed in (("real", 1), ("fake", 2)):
+        stripes(tmp_path / name, 5, True, seed, np.uint16)
+    result = evaluate(real=str(tmp_path / "real"), fake=str(tmp_path / "fake"), paired=True, metrics="l1")
+    real, fake = (
+        [np.asarray(Image.open(p)).astype(float) for p in sorted((tmp_path / name).iterdir())]
+        for name in ("real", "fake")
+    )
+    span = max(map(np.max, real)) - min(map(np.min, real))
+    expected = np.mean([np.abs(x - y).mean() for x, y in zip(real, fake, strict=True)]) / span
+    assert result.scores["l1"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_histogram_matching_gives_the_other_sides_values():
+    rng = np.random.default_rng(0)
+    real = [rng.gamma(2, 20, (40, 40, 2)).clip(0, 255).astype(np.uint8) for _ in range(3)]
+    image = rng.integers(0, 256, (50, 50, 2), dtype=np.uint8)
+    kept = image.copy()
+    out = HistogramMatching(real)(image)
+    assert out.dtype == np.uint8 and out.shape == image.shape and (image == kept).all()
+    levels = np.linspace(0.02, 0.98, 25)
+    for c in range(2):
+        pooled = np.concatenate([x[..., c].ravel() for x in real])
+        np.testing.assert_allclose(np.quantile(out[..., c], levels), np.quantile(pooled, levels), atol=3)
+        order = np.argsort(image[..., c].ravel(), kind="stable")
+        assert (np.diff(out[..., c].ravel()[order].astype(int)) >= 0).all()  # ranks stay
+
+
+def test_judge(root, tmp_path, runs):
+    stripes(tmp_path / "judge" / "upright", 40, True, 5)
+    stripes(tmp_path / "judge" / "lying", 40, False, 6)
+    judge = Judge(tmp_path / "judge")
+    assert judge.classes == ["lying", "upright"] and judge.accuracy > 0.9
+    result = evaluate(runs / "cyc", metrics="structure", judge=str(tmp_path / "judge"))
+    assert result.rows[NOTHING]["judge[upright]"].value > 0.9  # A is upright
+    assert sum(result.rows[MODEL][f"judge[{name}]"].value for name in judge.classes) == pytest.approx(1)
+    assert result.protocol["judge"] == {"classes": judge.classes, "accuracy": judge.accuracy}
+
+
+def test_every_checkpoint(runs):
+    ranking = rank(runs / "p2p", metrics="l1")
+    kept = [f"models/{step:08d}.safetensors" for step in (2, 4, 6)]
+    assert set(ranking.scores) == {*kept, "best.safetensors", "model.safetensors"}
+    steps = [step for step, _ in ranking.scores.values()]
+    assert steps == sorted(steps) and steps[0] == 2 and steps[-1] == 8
+    values = {name: scores["l1"].value for name, (_, scores) in ranking.scores.items()}
+    assert ranking.metric == "l1" and values[ranking.best] == min(values.values())
+    saved = json.loads((runs / "p2p" / "checkpoints.json").read_text())
+    assert saved["best"] == ranking.best and saved["scores"][kept[0]]["l1"]["value"] == values[kept[0]]
+    for name in kept:
+        alone = evaluate(runs / "p2p" / name, **_held_out(runs), metrics="l1")
+        assert alone.scores["l1"] == pytest.approx(values[name], abs=1e-6)
+
+
+def _held_out(runs):
+    options = json.loads((runs / "p2p" / "config.json").read_text())["options"]
+    return {"ab": str(Path(options["data"]) / "val")}
+
+
+def test_best_goes_by_the_metrics_direction():
+    assert best_of("l1", {"x": 0.2, "y": 0.1}) == "y"
+    assert best_of("ssim", {"x": 0.2, "y": 0.1}) == "x"
+    assert best_of("kid[encoder]", {"x": float("nan"), "y": 3.0}) == "y"
+
+
+@pytest.mark.parametrize(
+    ("steps", "keep", "kept"), [(8, 3, [2, 4, 6]), (100, 4, [20, 40, 60, 80]), (2, 9, [1]), (9, 0, [])]
+)
+def test_models_are_kept_evenly(steps, keep, kept):
+    assert kept_steps(steps, keep) == kept
+
+
+def test_compare(runs, root, tmp_path):
+    out = tmp_path / "compare.html"
+    shown = [runs / "p2p", runs / "p2p" / "models" / "00000002.safetensors"]
+    result = compare(shown, metrics="l1", out=out, show=3)
+    assert list(result.rows) == ["p2p", "00000002.safetensors", NOTHING, MATCHED]
+    assert result.rows["p2p"]["l1"].value == pytest.approx(evaluate(runs / "p2p", metrics="l1").scores["l1"], abs=1e-6)
+    assert result.settings == {"step": {"p2p": 8, "00000002.safetensors": 2}}
+    text = out.read_text()
+    assert "00000002.safetensors" in text and "data:image/png" in text and "http" not in text.split("</style>")[1]
+    assert result.to_json()["rows"]["p2p"]["l1"]["value"] == result.rows["p2p"]["l1"].value
+
+
+class TestDuringTraining:
+    def test_metrics_of_choice_and_the_best_by_one(self, root, tmp_path):
+        out = tmp_path / "run"
+        options = TINY | RHYTHM | dict(steps=6, generator="resnet_3", metrics="structure,kid", features="encoder")
+        img2img.train("cyclegan", data=root / "unpaired", out=out, select="structure", **options)
+        rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        scores = {row["step"]: row for row in rows if row["kind"] == "validation"}
+        assert set(scores) == {2, 4, 6} and {"structure", "kid[encoder]"} <= set(scores[2])
+        best = max(scores, key=lambda step: scores[step]["structure"])
+        assert img2img.load(out / "best.safetensors").card.step == best
+
+    def test_scoring_leaves_the_training_as_it_is(self, root, tmp_path):
+        weights = []
+        for name, every in (("often", 1), ("never", 10**6)):
+            options = TINY | RHYTHM | dict(steps=4, generator="resnet_3", metrics="kid", features="encoder")
+            model = img2img.train(
+                "cyclegan", data=root / "unpaired", out=tmp_path / name, **(options | {"validate_every": every})
+            )
+            weights.append(model.network("a2b").state_dict())
+        assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+
+    def test_patience(self, root, tmp_path, monkeypatch):
+        scores = iter([0.5, 0.4, 0.45, 0.41, 0.1])
+        monkeypatch.setattr("img2img.training.validation.Validation.__call__", lambda self, ema: {"l1": next(scores)})
+        options = TINY | RHYTHM | dict(steps=20, generator="unet_32", patience=2)
+        out = tmp_path / "run"
+        img2img.train("pix2pix", data=root / "pairs", out=out, **options)
+        assert img2img.load(out).card.step == 8 and img2img.load(out / "best.safetensors").card.step == 4
+        rows = (out / "log.jsonl").read_text()
+        img2img.train("pix2pix", data=root / "pairs", out=out, **options)  # it has ended, and stays so
+        assert (out / "log.jsonl").read_text() == rows
+
+    def test_refused(self, root, tmp_path):
+        def sentence(method, data, **options):
+            common = TINY | dict(steps=2, out=tmp_path / "no", data=root / data)
+            return refused(ConfigError, img2img.train, method, **(common | options))
+
+        assert "without pairs" in sentence("cyclegan", "unpaired", metrics="l1")
+        assert "--select METRIC" in sentence("cyclegan", "unpaired", patience=2)
+        assert "Did you mean 'ssim'" in sentence("pix2pix", "pairs", metrics="sim", generator="unet_32")
+        assert "--keep" in sentence("pix2pix", "pairs", keep=-1, generator="unet_32")
+
+
+class TestRefused:
+    def test_names(self):
+        assert "Did you mean 'psnr'" in refused(ConfigError, names_of, "psn")
+        assert names_of(["l1,ssim", "l1", " kid"]) == ("l1", "ssim", "kid")
+
+    def test_places(self, runs, root, tmp_path):
+        p2p = runs / "p2p"
+        assert "--a DIR --b DIR" in refused(ConfigError, evaluate, p2p / "model.safetensors")
+        assert "--real DIR and --fake DIR" in refused(ConfigError, evaluate)
+        assert "--real DIR" in refused(ConfigError, evaluate, ab=str(root))
+        assert "--fake" in refused(ConfigError, evaluate, p2p, fake=str(root))
+        assert "no folder" in refused(DataError, evaluate, p2p, ab=str(tmp_path / "nowhere"))
+        assert "no folder" in refused(DataError, evaluate, real=str(root), fake=str(tmp_path / "nowhere"))
+        assert "Did you mean 'limit'" in refused(ConfigError, evaluate, p2p, limt=3)
+        assert "--limit" in refused(ConfigError, EvaluateOptions, limit=-1)
+        assert "--size" in refused(ConfigError, EvaluateOptions, size=8)
+
+    def test_metrics_that_do_not_suit(self, runs, root):
+        folders = dict(real=str(root / "unpaired" / "testA"), fake=str(root / "unpaired" / "testB"))
+        assert "say --paired" in refused(ConfigError, evaluate, runs / "cyc", metrics="l1")
+        assert "needs a model" in refused(ConfigError, evaluate, **folders, metrics="structure")
+
+    def test_images_of_another_kind(self, runs, tmp_path):
+        stripes(tmp_path / "a", 3, True, 1, np.uint16)
+        stripes(tmp_path / "b", 3, True, 1, np.uint16)
+        text = refused(DataError, evaluate, runs / "cyc", a=str(tmp_path / "a"), b=str(tmp_path / "b"))
+        assert "uint16" in text and "uint8" in text
+
+    def test_folders_of_different_kinds(self, root, tmp_path):
+        stripes(tmp_path / "deep", 3, True, 1, np.uint16)
+        text = refused(DataError, evaluate, real=str(root / "unpaired" / "testA"), fake=str(tmp_path / "deep"))
+        assert "cannot be compared" in text
+
+    def test_runs_without_held_out_images(self, root, tmp_path):
+        data = {"a": root / "unpaired" / "testA", "b": root / "unpaired" / "testB"}
+        img2img.train("cyclegan", **data, out=tmp_path / "run", generator="resnet_3", steps=1, **TINY)
+        assert "held no images out" in refused(ConfigError, evaluate, tmp_path / "run")
+        arrays = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+        img2img.train("cyclegan", a=arrays, b=arrays + 1, out=tmp_path / "two", generator="resnet_3", steps=1, **TINY)
+        assert "trained on arrays" in refused(ConfigError, evaluate, tmp_path / "two")
+
+    def test_not_a_run(self, runs, tmp_path):
+        assert "--all" in refused(ConfigError, rank, runs / "p2p" / "model.safetensors")
+        (tmp_path / "odd").mkdir()
+        (tmp_path / "odd" / "model.safetensors").write_bytes((runs / "p2p" / "model.safetensors").read_bytes())
+        assert "not the folder of a translation run" in refused(ModelFileError, evaluate, tmp_path / "odd")
+
+    def test_judges(self, root, tmp_path):
+        assert "at least two" in refused(DataError, Judge, write_images(tmp_path / "one", 3, (32, 32), 1))
+        assert "no folder" in refused(DataError, Judge, tmp_path / "nowhere")
+
+    def test_comparisons(self, runs):
+        assert "at least two" in refused(ConfigError, compare, [runs / "p2p"])
+
+
+class TestCommands:
+    def test_evaluate(self, command_line, runs, tmp_path):
+        code, out, _ = command_line("evaluate", runs / "p2p", "--metric", "l1,ssim", "--json", tmp_path / "out.json")
+        assert code == 0 and "do nothing" in out and "histogram matching" in out and "n = 4 pairs" in out
+        saved = json.loads((tmp_path / "out.json").read_text())
+        assert set(saved["rows"][MODEL]) == {"l1", "ssim"}
+
+    def test_the_network_is_named(self, command_line, root):
+        folder = root / "unpaired"
+        words = ("--real", folder / "testA", "--fake", folder / "testB", "--metric", "kid", "--features", "encoder")
+        code, out, _ = command_line("evaluate", *words)
+        assert code == 0 and "kid[encoder]" in out and "±" in out
+
+    def test_all(self, command_line, runs, tmp_path):
+        code, out, _ = command_line(
+            "evaluate", runs / "p2p", "--all", "--metric", "l1", "--json", tmp_path / "all.json"
+        )
+        assert code == 0 and "models/00000002.safetensors (step 2)" in out and "best by l1:" in out
+        assert json.loads((tmp_path / "all.json").read_text())["metric"] == "l1"
+
+    def test_compare(self, command_line, runs, tmp_path):
+        page = tmp_path / "page.html"
+        words = (runs / "p2p", runs / "p2p" / "models" / "00000002.safetensors", "--metric", "l1", "--out", page)
+        code, out, _ = command_line("compare", *words)
+        assert code == 0 and page.exists() and "step: p2p 8, 00000002.safetensors 2" in out
+
+    def test_list(self, command_line):
+        code, out, _ = command_line("evaluate", "--metric", "list")
+        assert code == 0 and all(name in out for name in METRICS)
+
+    def test_mistakes_are_one_line(self, command_line, runs):
+        code, out, err = command_line("evaluate", runs / "p2p", "--metric", "l2")
+        assert code == 2 and out == "" and err.count("\n") == 1 and "'l2'" in err
+
+
+def test_sides_are_read_in_order_and_ahead(root):
+    sides = Sides.of_folders(EvaluateOptions(ab=str(root / "pairs" / "train")), True)
+    for side in sides.sides.values():
+        for i, image in enumerate(side):
+            np.testing.assert_array_equal(image, side[i])
