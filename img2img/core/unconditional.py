@@ -27,6 +27,7 @@ Latent = Annotated[int, "Length of the noise."]
 Noise = Annotated[str, f"Distribution of the noise: {', '.join(NOISES)}."]
 Width = Annotated[int, "Generator: channels of dcgan's last map, or units of mlp's hidden layers."]
 DWidth = Annotated[int, "Discriminator: channels of dcgan's first map, or units of mlp's hidden layers."]
+Depth = Annotated[int, "Hidden layers of mlp's networks."]
 Norm = Annotated[str, "Norm in dcgan's generator: batch or none."]
 DNorm = Annotated[str, "Norm in dcgan's discriminator: batch, instance or none."]
 NCritic = Annotated[int, "Moves of the discriminator per move of the generator."]
@@ -46,6 +47,7 @@ class UnconditionalConfig(Adversarial):
     noise: Noise = "normal"
     width: Width = 64
     d_width: DWidth = 64
+    depth: Depth = 2
     norm: Norm = "batch"
     d_norm: DNorm = "batch"
     n_critic: NCritic = 1
@@ -70,8 +72,8 @@ class Unconditional(Method):
 
     def __init__(self, config: Any, channels: dict[str, int]) -> None:
         super().__init__(config, channels | {"noise": config.latent})
-        if config.n_critic < 1 or config.latent < 1:
-            raise ConfigError("--n-critic and --latent are at least 1.")
+        if config.n_critic < 1 or config.latent < 1 or config.depth < 1:
+            raise ConfigError("--n-critic, --latent and --depth are at least 1.")
         self.draws = config.n_critic
         self.g = self.build_generator(config, config.latent, channels["image"])
         self.d = regularised(build_discriminator(config, channels["image"]), config.spectral)
@@ -92,7 +94,7 @@ class Unconditional(Method):
         network: nn.Module
         choose("network", config.network, dict.fromkeys(NETWORKS))
         if config.network == "mlp":
-            return MLPGenerator(in_channels, out_channels, config.image_size, config.width)
+            return MLPGenerator(in_channels, out_channels, config.image_size, config.width, config.depth)
         network = DCGANGenerator(in_channels, out_channels, config.image_size, config.width, config.norm)
         init_weights(network)
         return network
@@ -142,7 +144,7 @@ def pairwise(x: Tensor) -> Tensor:
 
 def build_discriminator(config: Any, channels: int) -> nn.Module:
     if config.network == "mlp":
-        return MLPDiscriminator(channels, config.image_size, config.d_width)
+        return MLPDiscriminator(channels, config.image_size, config.d_width, config.depth)
     network = DCGANDiscriminator(channels, config.image_size, config.d_width, config.d_norm)
     init_weights(network)
     return network

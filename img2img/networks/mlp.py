@@ -1,28 +1,36 @@
 """The networks of the first GAN: fully connected, for images of any size and number of channels."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
+def hidden(in_features: int, width: int, depth: int, activation: Callable[[], nn.Module]) -> list[nn.Module]:
+    """`depth` layers of `width` units."""
+    features = [in_features] + [width] * depth
+    return [x for i, o in pairwise(features) for x in (nn.Linear(i, o), activation())]
+
+
 class MLPGenerator(nn.Module):
-    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1], through two hidden layers.
+    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1], through hidden layers.
 
     Args:
         in_channels: length of the noise.
         out_channels: channels of the images.
         size: their side in pixels.
         width: units of each hidden layer.
+        depth: how many of them; the paper's is 2.
     """
 
     multiple = 1
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, width: int = 1200) -> None:
+    def __init__(self, in_channels: int, out_channels: int, size: int, width: int = 1200, depth: int = 2) -> None:
         super().__init__()
         self.shape = (out_channels, size, size)
         self.layers = nn.Sequential(
-            nn.Linear(in_channels, width), nn.ReLU(),
-            nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, out_channels * size * size), nn.Tanh(),
-        )  # fmt: skip
+            *hidden(in_channels, width, depth, nn.ReLU), nn.Linear(width, out_channels * size * size), nn.Tanh()
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         x: Tensor = self.layers(z.flatten(1))
@@ -30,18 +38,16 @@ class MLPGenerator(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """Images (N, in_channels, size, size) to logits (N, 1), through two hidden layers.
+    """Images (N, in_channels, size, size) to logits (N, 1), through hidden layers.
 
     LeakyReLU in place of the paper's maxout and dropout, which gradient penalties would see as noise.
     """
 
-    def __init__(self, in_channels: int, size: int, width: int = 1200) -> None:
+    def __init__(self, in_channels: int, size: int, width: int = 1200, depth: int = 2) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(in_channels * size * size, width), nn.LeakyReLU(0.2),
-            nn.Linear(width, width), nn.LeakyReLU(0.2),
-            nn.Linear(width, 1),
-        )  # fmt: skip
+            *hidden(in_channels * size * size, width, depth, lambda: nn.LeakyReLU(0.2)), nn.Linear(width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x.flatten(1))

@@ -148,8 +148,8 @@ def of_scores(scores: Sequence[Row], metric: str, model: str) -> list[Remark]:
     then = f"the best checkpoint is not the last one (best at step {best['step']:,})"
     text = f"{then}: held-out {metric} {shown(best[metric])} then, {shown(last)} at the end."
     ways = (
-        f"The model learns its training images by heart, or the game has gone astray. What to do: use {model}; or train "
-        "on more images, with --augment, a larger --lambda-l1, or fewer steps."
+        "The model learns its training images by heart, or the game has gone astray. "
+        f"What to do: use {model}; or train on more images, with --augment, a larger --lambda-l1, or fewer steps."
     )
     return [Remark("note", text, ways)]
 
