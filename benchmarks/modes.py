@@ -126,7 +126,7 @@ def mnist(job):
 
 
 def table(rows):
-    """Medians over seeds."""
+    """Medians over seeds; seconds are those of a core."""
     for mixture in TOYS:
         for game in GAMES:
             some = [r for r in rows if r["game"] == game and r["mixture"] == mixture]
@@ -135,9 +135,7 @@ def table(rows):
                     statistics.median(r[k] for r in some) for k in ("modes", "high_quality", "kl", "cpu")
                 )
                 each = ", ".join(f"{r['modes']} at {r['high_quality']:.0%}" for r in some)
-                print(
-                    f"{mixture:11} {game:20} {modes:g} modes, {good:.0%} good, KL {kl:.3f}, {seconds:.0f} s of a core ({each})"
-                )
+                print(f"{mixture:11} {game:20} {modes:g} modes, {good:.0%} good, KL {kl:.3f}, {seconds:.0f} s ({each})")
 
 
 def main():

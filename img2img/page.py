@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -102,12 +103,14 @@ def draw_grid(columns: Mapping[str, Tensor], wide: int | None = None) -> Image.I
     rows = max(map(len, pictures.values()))
     side = max(picture.width for column in pictures.values() for picture in column)
     high = max(picture.height for column in pictures.values() for picture in column)
-    gap, head = 4, 22 if any(title.strip() for title in pictures) else 4
+    gap, head, font = 4, 22 if any(title.strip() for title in pictures) else 4, ImageFont.load_default(13)
+    titles = [title.strip().replace("→", "to") for title in pictures]
+    side = max(side, *(math.ceil(font.getlength(title)) for title in titles))
     sheet = Image.new("RGB", (len(pictures) * (side + gap) + gap, head + rows * (high + gap)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for c, (title, column) in enumerate(pictures.items()):
+    pen = ImageDraw.Draw(sheet)
+    for c, (title, column) in enumerate(zip(titles, pictures.values(), strict=True)):
         x = gap + c * (side + gap)
-        pen.text((x + side / 2, head / 2), title.strip().replace("→", "to"), fill="black", font=font, anchor="mm")
+        pen.text((x + side / 2, head / 2), title, fill="black", font=font, anchor="mm")
         for r, picture in enumerate(column):
-            sheet.paste(picture, (x, head + r * (high + gap)))
+            sheet.paste(picture, (x + (side - picture.width) // 2, head + r * (high + gap)))
     return sheet

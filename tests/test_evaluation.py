@@ -1,4 +1,4 @@
-"""Evaluating: the right images, what a model has to beat, a run's checkpoints, runs side by side, and what is refused."""
+"""Evaluating: the right images, what a model has to beat, checkpoints, runs side by side, and what is refused."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,12 @@ from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import best_of, evaluate, names_of, rank
-from img2img.evaluation.evaluator import MATCHED, MODEL, NOTHING
+from img2img.evaluation.evaluator import MATCHED
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides
 from img2img.metrics.table import METRICS
+from img2img.training.remarks import MODEL, NOTHING
 from img2img.training.validation import kept_steps
 
 SIZE = 32

@@ -210,8 +210,8 @@ def test_optimizers_are_those_of_the_papers():
         ({"objective": "lsgaan"}, "There is no objective 'lsgaan'."),
         ({"network": "dcgan", "norm": "instance"}, "There is no norm of the generator 'instance'."),
         ({"network": "dcgan", "d_norm": "bach"}, "There is no norm of the discriminator 'bach'."),
-        ({"n_critic": 0}, "--n-critic and --latent are at least 1."),
-        ({"latent": 0}, "--n-critic and --latent are at least 1."),
+        ({"n_critic": 0}, "--n-critic, --latent and --depth are at least 1."),
+        ({"latent": 0}, "--n-critic, --latent and --depth are at least 1."),
     ],
 )
 def test_mistakes(name, options, answer):
@@ -479,7 +479,10 @@ def test_run_folder(name, options, tmp_path):
     model = img2img.train(name, out=out, **options[name])
     assert isinstance(model, Sampler) and model.path == out / "model.safetensors"
     names = {path.name for path in out.iterdir()}
-    assert names == {"config.json", "log.jsonl", "curves.png", "report.html", "samples", "last.pt", "model.safetensors"}
+    assert names == {
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("last.pt", "model.safetensors"),
+    }
     card, record = read_card(out / "model.safetensors"), json.loads((out / "config.json").read_text())
     assert (card.method, card.step, list(card.directions)) == (name, 8, ["sample"])
     assert card.size == card.config["image_size"] == record["options"]["image_size"] == options[name]["size"]

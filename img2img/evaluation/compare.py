@@ -19,8 +19,9 @@ from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
 from img2img.options import check_names, split
-from img2img.page import captioned, draw_grid, page
+from img2img.page import captioned, draw_grid, lightened, page, table
 from img2img.training.config import OPERATIONAL
+from img2img.training.result import meanings, protocol, scores_table
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         rows = {row: {name: s._asdict() for name, s in scores.items()} for row, scores in self.rows.items()}
-        return {"rows": rows, "settings": self.settings, "protocol": self.protocol}
+        metrics = {name: described(name) for row in self.rows.values() for name in row}
+        return {"protocol": self.protocol, "metrics": metrics, "rows": rows, "settings": self.settings}
 
 
 def compare(
@@ -127,33 +129,16 @@ def _sheet(evaluator: Evaluator, titles: Sequence[str], models: Sequence[Transla
 
 
 def _page(comparison: Comparison, sheet: bytes) -> str:
-    rows, protocol = comparison.rows, comparison.protocol
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    head = "".join(f"<th>{escape(title)}</th>" for title in ("", *rows, "better", "range"))
-    body = ""
-    for name in names:
-        words = described(name)
-        cells = "".join(f"<td>{_number(row.get(name))}</td>" for row in rows.values())
-        ends = f"<td>{escape(words['better'])}</td><td>{escape(words['range'])}</td>"
-        body += f"<tr><th>{escape(name)}</th>{cells}{ends}</tr>"
-    n = f"n = {protocol['images']}; size: {protocol['size']}; {'pairs' if protocol['paired'] else 'no pairs'}"
-    notes = "".join(f"<li>{escape(note)}</li>" for note in protocol["notes"])
+    known = comparison.to_json()
     runs = list(next(iter(comparison.settings.values()), {}))
-    differing = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(str(v))}</td>' for v in values.values())}</tr>"
-        for name, values in comparison.settings.items()
-    )
-    titles = "".join(f"<th>{escape(t)}</th>" for t in ("", *runs))
+    lines = [[escape(name), *(escape(str(v)) for v in some.values())] for name, some in comparison.settings.items()]
     parts = [
-        captioned(sheet, "The same held-out images"),
-        f"<h2>Metrics</h2><div class='wide'><table><tr>{head}</tr>{body}</table></div>",
-        f"<p>{escape(n)}</p><ul>{notes}</ul>",
-        f"<h2>Settings that differ</h2><div class='wide'><table><tr>{titles}</tr>{differing}</table></div>",
+        captioned(lightened(sheet), "The same held-out images.", "Inputs, and the results of each run"),
+        "<h2>Scores</h2>",
+        scores_table(known["rows"], known["metrics"]),
+        f"<p>Bold: the best of a line. {escape(protocol(known))}</p>",
+        meanings(known["metrics"]),
+        "<h2>Settings that differ</h2>",
+        table(lines, ["option", *map(escape, runs)], "Settings that differ") if lines else "<p>None.</p>",
     ]
-    return page("img2img: runs compared", "\n".join(parts), ".wide { overflow-x: auto }")
-
-
-def _number(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    return f"{score.value:.4g}" + (f" ± {score.std:.2g}" if score.std is not None else "")
+    return page("img2img: runs compared", "\n".join(parts))

@@ -26,8 +26,9 @@ from img2img.metrics.scorer import MetricOptions, Row, Scorer
 from img2img.metrics.table import METRICS, Score, base_name
 from img2img.page import draw_grid
 from img2img.runtime import environment
+from img2img.training.remarks import MODEL, NOTHING
 
-MODEL, NOTHING, MATCHED, FAKE = "model", "do nothing", "histogram matching", "fake"
+MATCHED, FAKE = "histogram matching", "fake"  # names of rows, beside those of `training.remarks`
 OF_PAIRS = ("l1", "psnr", "ssim", "drift")
 OF_DOMAINS = ("kid", "drift", "structure", "cycle", "identity")
 OF_FOLDERS = ("kid", "precision", "recall", "density", "coverage", "drift")

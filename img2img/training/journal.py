@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ class Journal:
         """Draws the curves and writes report.html, and what `rewrite_report` needs."""
         if self.enabled:
             with atomic(self.folder / FACTS) as temporary:
-                temporary.write_text(json.dumps({"total": self.total, "facts": dict(facts)}, indent=1) + "\n")
+                known = {"facts": dict(facts), "findings": [asdict(finding) for finding in self.diagnosis.findings]}
+                temporary.write_text(json.dumps(known, indent=1) + "\n")
             write_report(self.folder, read_log(self.log_file), facts, self.diagnosis.findings)
 
     def failed(self, step: int, facts: Mapping[str, Any]) -> None:
@@ -124,11 +126,9 @@ def rewrite_report(folder: Path) -> None:
     """Writes report.html anew, for results that came after the run; without records of the run, leaves it alone."""
     if not (folder / FACTS).exists():
         return
-    known, rows = json.loads((folder / FACTS).read_text()), read_log(folder / "log.jsonl")
-    diagnosis = Diagnosis(known["total"])
-    for row in (row for row in rows if row["kind"] == "train"):
-        diagnosis.see(row["step"], row)
-    write_report(folder, rows, known["facts"], diagnosis.findings)
+    known = json.loads((folder / FACTS).read_text())
+    findings = [Finding(**finding) for finding in known["findings"]]
+    write_report(folder, read_log(folder / "log.jsonl"), known["facts"], findings)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -26,25 +26,34 @@ def result(evaluation: Row, folder: Path, step: int) -> str:
     rows, metrics = evaluation.get("rows", {}), evaluation.get("metrics", {})
     if not rows:
         return ""
-    names = dict.fromkeys(name for scores in rows.values() for name in scores)
-    lines = []
-    for name in names:
-        best = remarks.best_rows(name, rows, metrics)
-        cells = [score(scores.get(name), row in best) for row, scores in rows.items()]
-        arrow = {1: " ↑", -1: " ↓", 0: ""}[remarks.ahead(name, metrics)]
-        lines.append([f"{escape(name)}{arrow}", *cells])
-    head = ["metric", *("<strong>model</strong>" if row == MODEL else escape(row) for row in rows)]
-    meanings = "".join(_meaning(name, metrics.get(name, {})) for name in names)
     parts = [
-        f'<div class="numbers">{table(lines, head, "Scores on held-out images")}</div>',
-        f'<p class="faint">Bold: the best of a line. {escape(_protocol(evaluation, step))}</p>',
-        f"<details open><summary>What the metrics mean</summary><dl>{meanings}</dl></details>",
+        scores_table(rows, metrics),
+        f'<p class="faint">Bold: the best of a line. {escape(protocol(evaluation, step))}</p>',
+        meanings(metrics),
         _ranking(evaluation),
     ]
     picture = folder / "evaluation_images.png"
     if picture.exists():
         parts.append(pictured(picture, "Best and worst held-out images.", "Inputs and results of held-out images"))
     return "\n".join(filter(None, parts))
+
+
+def scores_table(rows: Row, metrics: Row) -> str:
+    """A line for each metric, a column for each row of an evaluation; the best of each line is bold."""
+    lines = []
+    for name in dict.fromkeys(name for scores in rows.values() for name in scores):
+        best = remarks.best_rows(name, rows, metrics)
+        cells = [score(scores.get(name), row in best) for row, scores in rows.items()]
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[remarks.ahead(name, metrics)]
+        lines.append([f"{escape(name)}{arrow}", *cells])
+    head = ["metric", *("<strong>model</strong>" if row == MODEL else escape(row) for row in rows)]
+    return f'<div class="numbers">{table(lines, head, "Scores on held-out images")}</div>'
+
+
+def meanings(metrics: Row) -> str:
+    """What each metric says, to open."""
+    words = "".join(_meaning(name, metric) for name, metric in metrics.items())
+    return f"<details open><summary>What the metrics mean</summary><dl>{words}</dl></details>"
 
 
 def score(entry: Any, best: bool) -> str:
@@ -64,8 +73,8 @@ def _meaning(name: str, metric: Mapping[str, Any]) -> str:
     return f"<dt>{escape(name)}</dt><dd>{escape(words)}.</dd>"
 
 
-def _protocol(evaluation: Row, reached: int) -> str:
-    """What was measured on what, in sentences."""
+def protocol(evaluation: Row, reached: int = 0) -> str:
+    """What was measured on what, in sentences; of a run that has reached a step."""
     known = evaluation.get("protocol", {})
     step, pairs = known.get("step"), known.get("paired")
     kind = "" if pairs is None else ", with their true answers" if pairs else ", unpaired"
