@@ -25,7 +25,8 @@ import numpy as np
 TOYS = {"ring of 8": "ring", "grid of 25": "grid"}
 MLP = {
     "network": "mlp", "width": 128, "d_width": 128, "latent": 16, "noise": "normal", "size": 1, "batch_size": 256,
-    "log_every": 20, "sample_every": 10**6, "save_every": 10**6, "workers": 0, "device": "cpu", "precision": "fp32",
+    "log_every": 20, "sample_every": 10**6, "save_every": 10**6, "keep": 0, "workers": 0, "device": "cpu",
+    "precision": "fp32",
 }  # fmt: skip
 DEEP = {"depth": 3, "latent": 2, "noise": "uniform", "batch_size": 128, "lr": 1e-3, "decay": 0.7, "ema": 0.998}
 GAMES = {
@@ -45,9 +46,13 @@ FAILING = {
 }
 FAILING_STEPS = 2000
 SMALL = {"width": 128, "d_width": 128, "batch_size": 128, "log_every": 10, "steps": FAILING_STEPS}
+SMALL_IMAGES = {
+    "size": 32, "latent": 64, "noise": "normal", "batch_size": 64, "decay": 0.5, "ema": 0.995, "d_width": 16,
+    "device": "cpu", "sample_every": 10**6, "save_every": 10**6, "keep": 0, "quiet": True,
+}  # fmt: skip
 IMAGES = {
-    "DCGAN": ("dcgan", {"batch_size": 64}),
-    "WGAN-GP": ("wgan_gp", {"batch_size": 64}),
+    "DCGAN": ("dcgan", {"width": 32, "lr": 5e-4, "smooth": 0.1, "instance_noise": 0.3}),
+    "WGAN-GP": ("wgan_gp", {"width": 16, "lr": 1e-3, "n_critic": 2}),
 }
 SAMPLES = 2500
 
@@ -100,15 +105,12 @@ def mnist(job):
     from img2img.inference.options import SampleOptions
     from img2img.inference.sampling import write_samples
 
-    name, data, minutes, out, width = job
+    name, data, minutes, out = job
     method, options = IMAGES[name]
     images = next(data.glob("train-images*"))
-    common = {
-        "data": str(images), "size": 32, "width": width, "d_width": width, "device": "cpu", "ema": 0.99,
-        "sample_every": 200, "save_every": 10**6, "quiet": True,
-    } | options  # fmt: skip
+    common = {"data": str(images)} | SMALL_IMAGES | options
     probe = out / f"probe_{method}"
-    img2img.train(method, out=probe, steps=30, log_every=10, **common)
+    img2img.train(method, out=probe, steps=60, log_every=20, **common)
     rate = json.loads((probe / "log.jsonl").read_text().splitlines()[-1])["seconds_per_step"]
     steps = max(50, int(minutes * 60 / rate))
     begin = time.perf_counter()
@@ -144,7 +146,6 @@ def main():
     parser.add_argument("--only", default="toys,failing,mnist")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--width", type=int, default=32, help="of the networks for mnist; 64 for a GPU")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_modes"))
     args = parser.parse_args()
@@ -165,7 +166,7 @@ def main():
                 found = ", ".join(f"{kind} at {share:.1%} of the run" for kind, share in row["found"].items())
                 print(f"made to fail by {row['made to fail by']}: {found or 'nothing found'}")
         if "mnist" in wanted and args.mnist:
-            jobs = [(name, args.mnist, args.minutes, args.out, args.width) for name in IMAGES]
+            jobs = [(name, args.mnist, args.minutes, args.out) for name in IMAGES]
             results["mnist"] = list(pool.map(mnist, jobs))
             for row in results["mnist"]:
                 print(row)

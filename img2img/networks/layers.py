@@ -138,22 +138,24 @@ PADDINGS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-# Up to this many positions of the kernel, a CPU multiplies matrices faster than its convolution kernels run: on such
-# maps those spend their time re-ordering the weights (512 channels, 4x4, bf16, with gradients: 2 ms instead of 10 ms).
+# Up to this many positions of the kernel in a batch, and as many more as a layer has more than 128 channels, a CPU
+# multiplies matrices faster than its convolution kernels run: there those spend their time re-ordering the weights (512
+# channels, 4x4, bf16, with gradients: 2 ms instead of 10 ms).
 MATMUL_PIXELS = 64
 
 
-def _as_product(x: Tensor, positions: int) -> bool:
-    return x.is_cpu and positions <= MATMUL_PIXELS
+def _as_product(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, positions: int) -> bool:
+    narrow = min(layer.in_channels, layer.out_channels)
+    return x.is_cpu and x.shape[0] * positions <= MATMUL_PIXELS * max(1, narrow / 128)
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, computed as one matrix product where the map is small and the device a CPU."""
+    """`nn.Conv2d`, computed as one matrix product where batch and map are small and the device a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _), p = self.kernel_size, self.stride, int(self.padding[0])
         h, w = ((n + 2 * p - k) // s + 1 for n in x.shape[2:])
-        if not _as_product(x, h * w):
+        if not _as_product(self, x, h * w):
             return super().forward(x)
         rows = F.unfold(x, k, padding=p, stride=s).transpose(1, 2).flatten(0, 1)  # (N * h * w, c_in * k * k)
         out = (rows @ self.weight.flatten(1).t()).view(x.shape[0], h, w, -1).permute(0, 3, 1, 2)
@@ -161,12 +163,12 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d`, computed as one matrix product where the map is small and the device a CPU."""
+    """`nn.ConvTranspose2d`, computed as one matrix product where batch and map are small and the device a CPU."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         (k, _), (s, _), p, extra = self.kernel_size, self.stride, int(self.padding[0]), self.output_padding[0]
         h, w = ((n - 1) * s - 2 * p + k + extra for n in x.shape[2:])
-        if not _as_product(x, x.shape[2] * x.shape[3]):
+        if not _as_product(self, x, x.shape[2] * x.shape[3]):
             return super().forward(x, output_size)
         rows = x.flatten(2).transpose(1, 2).flatten(0, 1)  # (N * pixels of x, c_in)
         patches = (rows @ self.weight.flatten(1)).view(x.shape[0], -1, self.out_channels * k * k)
