@@ -4,8 +4,8 @@
 
 toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN as it
 is; N seeds each, the median is shown. failing: one game made to fail for each kind of failure, and when it is said.
-mnist: DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four idx files. Writes results.json and, for
-mnist, a grid of samples.
+mnist: DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four idx files. Writes results.json, pictures of
+the toys and of the failing games and, for mnist, grids of samples.
 """
 
 import argparse
@@ -140,6 +140,63 @@ def table(rows):
                 print(f"{mixture:11} {game:20} {modes:g} modes, {good:.0%} good, KL {kl:.3f}, {seconds:.0f} s ({each})")
 
 
+def draw_toys(out, target):
+    """Samples of each game on each mixture, seed 0: near a mode in blue, else in red."""
+    import img2img
+
+    def title(game, data, points):
+        scores = data.score(points)
+        return f"{game}\n{scores.modes} of {scores.of} modes, {scores.high_quality:.0%} good"
+
+    figure, axes = canvas(len(TOYS), len(GAMES))
+    for row, (mixture, name) in zip(axes, TOYS.items(), strict=True):
+        data = getattr(img2img.modes, name)()
+        for axis, (game, (method, _)) in zip(row, GAMES.items(), strict=True):
+            points = img2img.sample(out / f"{method}_{name}_{game.split()[0]}_0", SAMPLES)
+            scatter(axis, data, points, title(game, data, points))
+        row[0].set_ylabel(mixture)
+    figure.savefig(target, dpi=80)
+
+
+def draw_failing(out, target):
+    """Of each game that was made to fail: its last samples, and what its log shows."""
+    import img2img
+    from img2img.training.journal import read_log
+
+    figure, axes = canvas(2, len(FAILING))
+    data = img2img.modes.ring()
+    for (above, below), kind in zip(axes.T, FAILING, strict=True):
+        folder = out / f"failing_{kind.replace(' ', '_')}"
+        points = img2img.sample(folder, SAMPLES) if (folder / "model.safetensors").exists() else data.centres[:0]
+        scatter(above, data, points, kind)
+        rows = read_log(folder / "log.jsonl")
+        for name in ("d_real", "d_fake", "diversity"):
+            below.plot([r["step"] for r in rows], [r[name] for r in rows], label=name, linewidth=1)
+        below.set_ylim(-0.05, 1.55)
+        below.set_xlabel("step")
+    axes[1, 0].legend(fontsize="small")
+    figure.savefig(target, dpi=80)
+
+
+def canvas(rows, columns):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns)
+
+
+def scatter(axis, data, points, title):
+    points = np.asarray(points, float).reshape(-1, 2)
+    distance = np.linalg.norm(points[:, None] - data.centres, axis=2).min(1) if len(points) else np.zeros(0)
+    good = distance <= 3 * data.std
+    axis.scatter(*data.centres.T, s=60, facecolors="none", edgecolors="#bbb", linewidths=0.7)
+    for some, colour in ((good, "#1f5fa8"), (~good, "#c23b22")):
+        axis.scatter(*points[some].T, s=2, c=colour, linewidths=0)
+    edge = 1.25 * np.abs(data.centres).max()
+    axis.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
+    axis.set_title(title, fontsize="medium")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path)
@@ -160,11 +217,13 @@ def main():
             jobs = [(game, mixture, seed, args.out) for seed in range(args.seeds) for mixture in TOYS for game in GAMES]
             results["toys"] = list(pool.map(toy, jobs))
             table(results["toys"])
+            draw_toys(args.out, args.out / "toys.png")
         if "failing" in wanted:
             results["failing"] = list(pool.map(failing, [(kind, args.out) for kind in FAILING]))
             for row in results["failing"]:
                 found = ", ".join(f"{kind} at {share:.1%} of the run" for kind, share in row["found"].items())
                 print(f"made to fail by {row['made to fail by']}: {found or 'nothing found'}")
+            draw_failing(args.out, args.out / "failing.png")
         if "mnist" in wanted and args.mnist:
             jobs = [(name, args.mnist, args.minutes, args.out) for name in IMAGES]
             results["mnist"] = list(pool.map(mnist, jobs))

@@ -123,12 +123,15 @@ class Journal:
 
 
 def rewrite_report(folder: Path) -> None:
-    """Writes report.html anew, for results that came after the run; without records of the run, leaves it alone."""
-    if not (folder / FACTS).exists():
+    """Writes report.html anew, for results that came after the run; without the log of a run, leaves it alone."""
+    if not (folder / "log.jsonl").exists():
         return
-    known = json.loads((folder / FACTS).read_text())
-    findings = [Finding(**finding) for finding in known["findings"]]
-    write_report(folder, read_log(folder / "log.jsonl"), known["facts"], findings)
+    try:
+        known = json.loads((folder / FACTS).read_text())
+        facts, findings = dict(known["facts"]), [Finding(**finding) for finding in known["findings"]]
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: the report is poorer without it, no worse
+        facts, findings = {}, []
+    write_report(folder, read_log(folder / "log.jsonl"), facts, findings)
 
 
 def _tensorboard(folder: Path) -> Any:
