@@ -196,6 +196,9 @@ class Evaluator:
                     row = self.scorer.row()
                     judged = self._translate(row, way)
                     self._rows[name] = row.scores() | judged
+            else:
+                a, b = (f"{side.domain.channels} channels of {side.domain.dtype}" for side in (self.source, self.real))
+                self.scorer.notes.append(f"nothing to beat: the input has {a}, the result {b}, so neither can stand in")
         return self._rows
 
     def picture(self, model: Translator, evaluation: Evaluation) -> Image.Image:
