@@ -40,7 +40,7 @@ from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
 from img2img.training.loop import Run, train as run_training
-from img2img.training.validation import IMAGES as VALIDATION_IMAGES, OF_DOMAINS, OF_PAIRS
+from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 PATHS = ("a", "b", "ab", "data")
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
@@ -111,11 +111,11 @@ def train(
             _introduce(method, built, opened, folder)
     hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
     run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
-    run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+    trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
     if method_class.layout == "images":
         return Sampler(folder, train_config.device, train_config.precision)
     model = Translator(folder, train_config.device, train_config.precision)
-    if opened.heldout is not None and runtime.is_main:
+    if trained and opened.heldout is not None and runtime.is_main:
         _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
     return model
 
@@ -128,10 +128,14 @@ def options_of(method: type[Method]) -> tuple[type, ...]:
 
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
     """Scores a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
-    chosen = EvaluateOptions(limit=VALIDATION_IMAGES)
-    sides = Sides.of_opened(opened, paired, folder, chosen)
-    evaluator = Evaluator.for_model(model, sides, OF_PAIRS if paired else OF_DOMAINS, options=options)
-    keep(folder, evaluator, model, evaluator.of_model(model))
+    held = opened.heldout
+    assert held is not None
+    sides = Sides.held_out((held.a, held.b), held.config, paired, folder, EvaluateOptions(limit=VALIDATION_IMAGES))
+    evaluator = Evaluator.for_model(model, sides, options=options)
+    try:
+        keep(folder, evaluator, model, evaluator.of_model(model))
+    except OSError as error:
+        raise TrainingError(f"Trained, but {folder} does not take the evaluation: {error.strerror}.") from error
 
 
 def load(

@@ -41,8 +41,12 @@ class Classifier:
         images: real images (n, H, W) or (n, H, W, C).
         labels: of each, whole numbers from 0.
         epochs: passes over the images.
-        held_out: share of the images on which `accuracy` is measured.
+        held_out: share of the images of each class on which `accuracy` is measured.
         seed: of weights and order.
+
+    Attributes:
+        accuracy: on these, in [0, 1].
+        tested: how many they are.
     """
 
     def __init__(
@@ -53,13 +57,20 @@ class Classifier:
             raise DataError(f"A classifier needs images and a label for each, not {len(images)} and {len(labels)}.")
         self.scale = Scale.of(images, str(images.dtype))
         x, y = self._encode(images), torch.from_numpy(labels.astype(np.int64))
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
-        count = max(1, round(len(x) * held_out))
+        order = np.random.default_rng(seed).permutation(len(x))
+        apart = [
+            some[: max(1, round(len(some) * held_out))]
+            for k in np.unique(labels)
+            for some in [order[labels[order] == k]]
+        ]
+        test = np.concatenate(apart)
+        train = torch.from_numpy(order[~np.isin(order, test)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = _network(x.shape[1], int(y.max()) + 1)
-            self._train(x, y, order[count:], epochs)
-        self.accuracy = float((self.probabilities(x[order[:count]]).argmax(1) == y[order[:count]]).float().mean())
+            self._train(x, y, train, epochs)
+        self.tested = len(test)
+        self.accuracy = float((self.probabilities(x[test]).argmax(1) == y[test]).float().mean())
 
     def _encode(self, images: Array) -> Tensor:
         return torch.stack([self.scale.encode(x if x.ndim == 3 else x[..., None]) for x in np.asarray(images)])

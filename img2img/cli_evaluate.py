@@ -43,7 +43,8 @@ def evaluate(
     if metric == ["list"]:
         return _list_metrics()
     options = {k: v for k, v in options.items() if v is not None}
-    with stoppable("Stopped; nothing was written."), progress_bar("evaluating") as (advance, _):
+    _check(json)
+    with stoppable("Stopped."), progress_bar("evaluating") as (advance, _):
         if all:
             if model is None:
                 raise ConfigError("--all scores the checkpoints of a run; give its folder.")
@@ -62,7 +63,7 @@ def evaluate(
         typer.echo(f"json: {json}")
 
 
-@options_of(EvaluateOptions, MetricOptions)
+@options_of(EvaluateOptions, MetricOptions, LoadOptions)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
     metric: Metrics = None,
@@ -78,9 +79,12 @@ def compare(
     from img2img.evaluation.compare import compare as comparing
 
     options = {k: v for k, v in options.items() if v is not None}
-    with stoppable("Stopped; nothing was written."), progress_bar("comparing") as (advance, _):
+    _check(json)
+    with stoppable("Stopped."), progress_bar("comparing") as (advance, _):
         comparison = comparing(runs, metrics=metric or (), out=out, show=show, progress=advance, **options)
     print_rows(comparison.rows)
+    for note in comparison.protocol["notes"]:
+        typer.echo(note)
     for name, values in comparison.settings.items():
         typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
     typer.echo(f"page: {out}")
@@ -88,39 +92,40 @@ def compare(
         _write(json, comparison.to_json())
 
 
-def print_rows(rows: Mapping[str, Mapping[str, "Score"]]) -> None:
+def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
     """A line per metric, a column per row; the best of each line is bold."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from img2img.evaluation.evaluator import described
+    from img2img.evaluation.evaluator import described, rows_to_json
+    from img2img.training.remarks import best_rows
 
+    known = {name: described(name) for row in rows.values() for name in row}
     table = Table(box=None, pad_edge=False)
-    for title in ("", *rows, "better", "range"):
-        table.add_column(title, justify="left" if title in ("", "better", "range") else "right")
-    for name in dict.fromkeys(name for row in rows.values() for name in row):
-        words = described(name)
-        values = {title: row[name].value for title, row in rows.items() if name in row}
-        best = {"higher": max, "lower": min}.get(words["better"], lambda _: None)(values.values())
-        cells = [_cell(row.get(name), best if len(values) > 1 else None) for row in rows.values()]
+    for title in ("", *map(escape, rows), "better", "range"):
+        table.add_column(title, justify="left" if title in ("", "better", "range") else "right", no_wrap=True)
+    for name, words in known.items():
+        best = best_rows(name, rows_to_json(dict(rows)), known)
+        cells = [_cell(row.get(name), title in best) for title, row in rows.items()]
         table.add_row(escape(name), *cells, words["better"], words["range"])
     console = Console(highlight=False)
-    console.print(table, soft_wrap=True) if console.is_terminal else Console(highlight=False, width=200).print(table)
+    (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table)
 
 
-def _cell(score: "Score | None", best: float | None) -> str:
+def _cell(score: "Score | None", best: bool) -> str:
     if score is None:
         return "-"
     text = f"{score.value:.4g}" + (f" ± {score.std:.2g}" if score.std is not None else "")
-    return f"[bold]{text}[/bold]" if score.value == best else text
+    return f"[bold]{text}[/bold]" if best else text
 
 
 def _print_protocol(protocol: Mapping[str, Any]) -> None:
     kinds = "pairs" if protocol["paired"] else f"images, {protocol['real_images']} real ones of the target"
     typer.echo(f"n = {protocol['images']} {kinds}; size: {protocol['size']}; {protocol['seconds']:.0f} s")
     if "judge" in protocol:
-        typer.echo(f"the judge names {protocol['judge']['accuracy']:.1%} of real images it has not seen correctly")
+        judge = protocol["judge"]
+        typer.echo(f"the judge names {judge['accuracy']:.0%} of {judge['tested']} real images it has not seen rightly")
     for note in protocol["notes"]:
         typer.echo(note)
 
@@ -147,11 +152,18 @@ def _list_metrics() -> None:
     Console(highlight=False).print(table)
 
 
+def _check(path: Path | None) -> None:
+    from img2img.data.images import refuse_unwritable
+
+    if path is not None:
+        refuse_unwritable(path)
+
+
 def _write(path: Path, content: Any) -> None:
     from img2img.data.images import atomic
 
     with atomic(path) as temporary:
-        temporary.write_text(jsons.dumps(content, indent=1) + "\n")
+        temporary.write_text(jsons.dumps(content, indent=1, allow_nan=False) + "\n")
     typer.echo(f"json: {path}")
 
 

@@ -1,22 +1,25 @@
 """Evaluating: the right images, what a model has to beat, checkpoints, runs side by side, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import refused, write_images
 from PIL import Image
 
 import img2img
+from img2img.data.folders import Domain
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import best_of, evaluate, names_of, rank
-from img2img.evaluation.evaluator import MATCHED
+from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, _chunks
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides
+from img2img.evaluation.sides import Side, Sides
 from img2img.metrics.table import METRICS
 from img2img.training.remarks import MODEL, NOTHING
 from img2img.training.validation import kept_steps
@@ -175,12 +178,84 @@ def test_two_folders_of_16_bit(tmp_path):
     assert result.scores["l1"] == pytest.approx(expected, abs=1e-6)
 
 
+def side_of(images):
+    return Side.of(Domain.of("B", images), EvaluateOptions())
+
+
+def test_histogram_matching_sees_all_of_a_large_image():
+    image = np.full((1024, 1024, 1), 200, np.uint8)
+    image[:, ::256] = 0
+    quantiles = HistogramMatching(side_of([image] * 8)).quantiles[:, 0]
+    assert quantiles[20] == 200 and quantiles[0] == 0
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (512, 4))[..., None]
+    assert abs(HistogramMatching(side_of([ramp] * 20)).quantiles[512, 0] - 127.5) < 1
+
+
+def test_the_way_back_of_pairs(root, tmp_path):
+    data = dict(data=root / "pairs", generator="unet_32", out=tmp_path / "back", direction="b2a")
+    img2img.train("pix2pix", **(TINY | RHYTHM | data | {"steps": 4}))
+    own = evaluate(tmp_path / "back", metrics="l1,drift")
+    named = evaluate(tmp_path / "back", ab=str(root / "pairs" / "val"), metrics="l1,drift")
+    assert own.protocol["direction"] == "b2a"
+    for row, scores in own.rows.items():
+        assert {k: s.value for k, s in scores.items()} == pytest.approx(
+            {k: s.value for k, s in named.rows[row].items()}
+        )
+    log = [json.loads(line) for line in (tmp_path / "back" / "log.jsonl").read_text().splitlines()]
+    last = [row for row in log if row["kind"] == "validation"][-1]
+    assert own.scores["l1"] == pytest.approx(last["l1"], abs=0.002)  # results are rounded to pixel values
+
+
+def test_images_of_one_name_in_several_folders(root, tmp_path):
+    for part in ("train", "val"):
+        for sub in "xy":
+            shutil.copytree(root / "pairs" / part, tmp_path / "data" / part / sub)
+    run = tmp_path / "run"
+    img2img.train("pix2pix", data=tmp_path / "data", out=run, generator="unet_32", steps=1, **TINY)
+    result = evaluate(run, metrics="l1")
+    assert len(result.per_image["l1"]) == 8 and {"x/000.png", "y/000.png"} <= set(result.per_image["l1"])
+
+
+def test_identity_asks_on_the_scale_of_the_input(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 1000, (4, 32, 32), np.uint16), rng.integers(5000, 60000, (4, 32, 32), np.uint16)
+    out = tmp_path / "run"
+    model = img2img.train("cyclegan", a=a, b=b, out=out, generator="resnet_3", steps=1, **TINY)
+    scale_in, scale_out = (getattr(model.spec(), name) for name in ("scale_in", "scale_out"))
+    for name, images in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    result = evaluate(out, a=str(tmp_path / "a"), b=str(tmp_path / "b"), metrics="identity")
+    x = torch.stack([scale_out.encode(image[..., None]) for image in b])
+    with torch.no_grad():
+        expected = float((model.network("a2b")(x) - x).abs().mean() / 2)
+    assert scale_in != scale_out and result.scores["identity"] == pytest.approx(expected, abs=1e-3)
+    assert "identity" not in result.per_image  # its images have other names than the inputs
+
+
+def test_results_are_json_for_everybody(root, tmp_path):
+    folder = str(root / "unpaired" / "testA")
+    result = evaluate(real=folder, fake=folder, paired=True, metrics="psnr")
+    assert result.scores["psnr"] == np.inf
+    result.save(tmp_path / "out.json")
+    saved = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    assert saved["rows"]["fake"]["psnr"]["value"] is None
+
+
+def test_memory_does_not_grow_with_the_size_of_images():
+    images = [np.zeros((900, 900, 3), np.uint8)] * 40
+    assert max(sum(x.size for x in chunk) for chunk in _chunks(images)) <= CHUNK_VALUES
+    assert [len(chunk) for chunk in _chunks([np.zeros((4000, 4000, 3), np.uint8)] * 2)] == [1, 1]
+    assert [len(chunk) for chunk in _chunks([np.zeros((8, 8, 3), np.uint8)] * 20)] == [16, 4]
+
+
 def test_histogram_matching_gives_the_other_sides_values():
     rng = np.random.default_rng(0)
     real = [rng.gamma(2, 20, (40, 40, 2)).clip(0, 255).astype(np.uint8) for _ in range(3)]
     image = rng.integers(0, 256, (50, 50, 2), dtype=np.uint8)
     kept = image.copy()
-    out = HistogramMatching(real)(image)
+    out = HistogramMatching(side_of(real))(image)
     assert out.dtype == np.uint8 and out.shape == image.shape and (image == kept).all()
     levels = np.linspace(0.02, 0.98, 25)
     for c in range(2):
@@ -198,7 +273,7 @@ def test_judge(root, tmp_path, runs):
     result = evaluate(runs / "cyc", metrics="structure", judge=str(tmp_path / "judge"))
     assert result.rows[NOTHING]["judge[upright]"].value > 0.9  # A is upright
     assert sum(result.rows[MODEL][f"judge[{name}]"].value for name in judge.classes) == pytest.approx(1)
-    assert result.protocol["judge"] == {"classes": judge.classes, "accuracy": judge.accuracy}
+    assert result.protocol["judge"] == {"classes": judge.classes, "accuracy": judge.accuracy, "tested": 8}
 
 
 def test_every_checkpoint(runs):
@@ -287,12 +362,43 @@ class TestDuringTraining:
         assert "--select METRIC" in sentence("cyclegan", "unpaired", patience=2)
         assert "Did you mean 'ssim'" in sentence("pix2pix", "pairs", metrics="sim", generator="unet_32")
         assert "--keep" in sentence("pix2pix", "pairs", keep=-1, generator="unet_32")
+        assert "names none" in sentence("pix2pix", "pairs", metrics="", generator="unet_32")
+        assert "both directions" in sentence("pix2pix", "pairs", select="cycle", generator="unet_32")
+
+    def test_images_too_small_for_a_metric_are_refused_at_once(self, root, tmp_path):
+        options = TINY | dict(steps=2, out=tmp_path / "no", data=root / "pairs", generator="unet_32", metrics="ms_ssim")
+        assert "176" in refused(DataError, img2img.train, "pix2pix", **options)
+
+    def test_a_finished_run_keeps_its_evaluation(self, root, tmp_path):
+        options = TINY | dict(steps=1, out=tmp_path / "run", data=root / "pairs", generator="unet_32")
+        img2img.train("pix2pix", **options)
+        evaluate(tmp_path / "run", metrics="psnr")
+        before = (tmp_path / "run" / "evaluation.json").read_bytes()
+        img2img.train("pix2pix", **options)
+        assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
 
 
 class TestRefused:
     def test_names(self):
         assert "Did you mean 'psnr'" in refused(ConfigError, names_of, "psn")
         assert names_of(["l1,ssim", "l1", " kid"]) == ("l1", "ssim", "kid")
+
+    def test_what_a_run_held_out_is_taken_as_it_was(self, runs):
+        assert "taken as in training" in refused(ConfigError, evaluate, runs / "p2p", size=64)
+
+    def test_data_that_have_changed(self, root, tmp_path):
+        data, run = tmp_path / "data", tmp_path / "run"
+        shutil.copytree(root / "pairs" / "train", data)
+        options = TINY | dict(ab=data, out=run, generator="unet_32", steps=1, val_fraction=0.34)
+        img2img.train("pix2pix", **options)
+        evaluate(run, metrics="l1")
+        for i in range(3):
+            shutil.copy(data / "000.png", data / f"more{i}.png")
+        assert "have changed" in refused(DataError, evaluate, run)
+
+    def test_what_a_model_cannot_be_asked(self, runs):
+        for function in (evaluate, rank):
+            assert "both directions" in refused(ConfigError, function, runs / "p2p", metrics="l1,cycle")
 
     def test_places(self, runs, root, tmp_path):
         p2p = runs / "p2p"
@@ -338,10 +444,14 @@ class TestRefused:
 
     def test_judges(self, root, tmp_path):
         assert "at least two" in refused(DataError, Judge, write_images(tmp_path / "one", 3, (32, 32), 1))
+        for name in ("few", "many"):
+            stripes(tmp_path / "judge" / name, 3 if name == "few" else 12, True, 1)
+        assert "few has 3" in refused(DataError, Judge, tmp_path / "judge")
         assert "no folder" in refused(DataError, Judge, tmp_path / "nowhere")
 
     def test_comparisons(self, runs):
         assert "at least two" in refused(ConfigError, compare, [runs / "p2p"])
+        assert "each of them once" in refused(ConfigError, compare, [runs / "p2p", runs / "p2p"])
 
 
 class TestCommands:
@@ -373,6 +483,13 @@ class TestCommands:
     def test_list(self, command_line):
         code, out, _ = command_line("evaluate", "--metric", "list")
         assert code == 0 and all(name in out for name in METRICS)
+
+    def test_where_nothing_can_be_written(self, command_line, runs, tmp_path):
+        for place in (tmp_path / "nowhere" / "out.json", tmp_path):
+            code, out, err = command_line("evaluate", runs / "p2p", "--json", place)
+            assert code == 2 and out == "" and err.count("\n") == 1
+        code, _, err = command_line("compare", runs / "p2p", runs / "cyc", "--out", tmp_path / "nowhere" / "page.html")
+        assert code == 2 and "nowhere" in err
 
     def test_mistakes_are_one_line(self, command_line, runs):
         code, out, err = command_line("evaluate", runs / "p2p", "--metric", "l2")

@@ -236,6 +236,16 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
         raise DataError(f"{shown(path)} cannot be written: {_first_line(error)}") from error
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises ConfigError if a file of this name cannot be written: known before the work rather than after it."""
+    if path.is_dir():
+        raise ConfigError(f"{shown(path)} is a folder; name a file to write.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {shown(path.parent)} to write {shown(Path(path.name))} into.")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"Nothing may be written into {shown(path.parent)}.")
+
+
 class atomic:  # noqa: N801 - used as a function: `with atomic(path) as temporary:`
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
 

@@ -172,22 +172,22 @@ class HeldOut(Dataset[dict[str, Tensor]]):
 
     def __init__(self, a: Domain, b: Domain, train: Translation) -> None:
         self.a, self.b, self.config, self.scales = a, b, train.config, train.scales
-        self.resized = PRESETS[train.config.augment].resize is not None
 
     def __len__(self) -> int:
         return max(len(self.a), len(self.b))
 
-    def cut(self, image: Array) -> Array:
-        """(H, W, C) to (size, size, C)."""
-        n = self.config.size
-        if self.resized:
-            return resize(image, n, n)
-        top, left = (image.shape[0] - n) // 2, (image.shape[1] - n) // 2
-        return image[top : top + n, left : left + n]
-
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        a, b = self.a.load(i % len(self.a)), self.b.load(i % len(self.b))
-        return {"a": self.scales["a"].encode(self.cut(a)), "b": self.scales["b"].encode(self.cut(b))}
+        a, b = (cut(domain.load(i % len(domain)), self.config) for domain in (self.a, self.b))
+        return {"a": self.scales["a"].encode(a), "b": self.scales["b"].encode(b)}
+
+
+def cut(image: Array, config: DataConfig) -> Array:
+    """A held-out image (H, W, C) at the training size, (size, size, C)."""
+    n = config.size
+    if PRESETS[config.augment].resize is not None:
+        return resize(image, n, n)
+    top, left = (image.shape[0] - n) // 2, (image.shape[1] - n) // 2
+    return image[top : top + n, left : left + n]
 
 
 @dataclass(frozen=True)

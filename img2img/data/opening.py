@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from img2img.data.collection import Images, ImagesConfig, open_images
+from img2img.data.folders import Domains
 from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
 
 
@@ -27,13 +28,18 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
+def in_words(domains: Domains) -> str:
+    """How many images there are to train on."""
+    a, b = domains
+    return f"{len(a)} images of A, {len(b)} of B"
+
+
 def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
     opened = open_data(config, paired, **arrays)
     train = Translation(*opened.train, config, paired, seed, shared)
     heldout = HeldOut(*opened.heldout, train) if opened.heldout else None
-    a, b = opened.train
     held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else ""
-    return Opened(train, heldout, f"{len(a)} images of A, {len(b)} of B", held, opened.notes)
+    return Opened(train, heldout, in_words(opened.train), held, opened.notes)
 
 
 def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:

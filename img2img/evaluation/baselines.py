@@ -1,12 +1,11 @@
 """What a model has to beat: doing nothing, and giving each image the brightness and colours of the other side."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from img2img.data.images import Array
+from img2img.evaluation.sides import Side
 
-PIXELS = 4096  # of an image that its side's histogram is made of
+PIXELS = 2**21  # of all images together, drawn at random, that the histogram of their side is made of
 LEVELS = np.linspace(0, 1, 1025)
 
 
@@ -14,11 +13,12 @@ class HistogramMatching:
     """Maps each channel of an image to the pooled values of the target side, rank by rank.
 
     Args:
-        real: images (H, W, C) of the target side.
+        real: the images of the target side.
     """
 
-    def __init__(self, real: Iterable[Array]) -> None:
-        picked = [_some(x.reshape(-1, x.shape[2])) for x in real]
+    def __init__(self, real: Side) -> None:
+        rng, each = np.random.default_rng(0), max(1, PIXELS // len(real))
+        picked = [_some(x.reshape(-1, x.shape[2]), each, rng) for x in real]
         self.quantiles = np.quantile(np.concatenate(picked).astype(np.float64), LEVELS, axis=0)  # (1025, C)
 
     def __call__(self, image: Array) -> Array:
@@ -33,5 +33,5 @@ class HistogramMatching:
         return out.astype(image.dtype)
 
 
-def _some(pixels: Array) -> Array:
-    return pixels[:: max(1, len(pixels) // PIXELS)]
+def _some(pixels: Array, count: int, rng: np.random.Generator) -> Array:
+    return pixels if len(pixels) <= count else pixels[rng.integers(len(pixels), size=count)]

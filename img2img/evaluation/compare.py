@@ -1,20 +1,22 @@
 """Several runs side by side: the same held-out images, their metrics, and the settings that differ."""
 
+import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from img2img.data.images import atomic
+from img2img.data.images import atomic, refuse_unwritable
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluate import names_of, sides_of
-from img2img.evaluation.evaluator import Evaluator, Progress, described, shrunk
+from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
 from img2img.evaluation.options import EvaluateOptions
+from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
@@ -39,7 +41,7 @@ class Comparison:
     protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        rows = {row: {name: s._asdict() for name, s in scores.items()} for row, scores in self.rows.items()}
+        rows = rows_to_json(self.rows)
         metrics = {name: described(name) for row in self.rows.values() for name in row}
         return {"protocol": self.protocol, "metrics": metrics, "rows": rows, "settings": self.settings}
 
@@ -67,11 +69,14 @@ def compare(
     Raises:
         ConfigError: if there are fewer than two, or they translate in different directions.
     """
-    check_names("comparing", options, EvaluateOptions, MetricOptions)
+    check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    if len(runs) < 2:
-        raise ConfigError("Comparing takes at least two runs.")
-    models = [Translator(Path(run)) for run in runs]
+    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
+        raise ConfigError("Comparing takes at least two runs, each of them once.")
+    if out is not None:
+        refuse_unwritable(Path(out))
+    models = [Translator(Path(run), **loading) for run in runs]
     titles = _titles([Path(run) for run in runs])
     directions = {title: model.direction for title, model in zip(titles, models, strict=True)}
     if len(set(directions.values())) > 1:
@@ -90,6 +95,7 @@ def compare(
         rows[title], protocol = result.rows[name], result.protocol
         progress(done, len(models))
     protocol = {k: v for k, v in protocol.items() if k not in ("model", "step", "seconds")}
+    protocol["notes"] += _cautions(titles, models, own)
     comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
     if out is not None:
         with atomic(Path(out)) as temporary:
@@ -105,14 +111,38 @@ def _titles(paths: Sequence[Path]) -> list[str]:
 
 def _differing(titles: Sequence[str], models: Sequence[Translator]) -> dict[str, dict[str, Any]]:
     """The settings in which the runs differ: of the whole run where its folder is known, else of the model alone."""
-    settings = []
-    for model in models:
-        folder = next((f for f in list(model.path.parents)[:2] if (f / "config.json").exists()), None)
-        saved = json.loads((folder / "config.json").read_text())["options"] if folder else model.card.config
-        settings.append({"method": model.card.method, "step": model.card.step, **saved})
+    settings = [
+        {"method": model.card.method, "step": model.card.step, **(_options_of(model) or model.card.config)}
+        for model in models
+    ]
     names = [n for n in dict.fromkeys(name for some in settings for name in some) if n not in OPERATIONAL]
     table = {n: {t: some.get(n) for t, some in zip(titles, settings, strict=True)} for n in names}
     return {n: values for n, values in table.items() if len({json.dumps(v) for v in values.values()}) > 1}
+
+
+def _options_of(model: Translator) -> dict[str, Any]:
+    """The options of the run whose folder, or models/, a model file lies in; empty where none is known."""
+    for folder in list(model.path.parents)[:2]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads((folder / "config.json").read_text())["options"])
+    return {}
+
+
+def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) -> list[str]:
+    """What makes the comparison unfair to some of the runs, or too kind to them."""
+    notes, size = [], models[0].card.size
+    for title, model in zip(titles[1:], models[1:], strict=True):
+        if own and model.card.size != size:
+            notes.append(
+                f"{title} was trained at {model.card.size} px and is judged at {size}, the size of {titles[0]}"
+            )
+    known = {title: _options_of(model) for title, model in zip(titles, models, strict=True)}
+    data = {
+        title: [some.get(name) for name in ("a", "b", "ab", "data", "val_fraction")] for title, some in known.items()
+    }
+    if any(where != data[titles[0]] for where in data.values()):
+        notes.append("the runs were not trained on the same data: see that none has trained on these images")
+    return notes
 
 
 def _sheet(evaluator: Evaluator, titles: Sequence[str], models: Sequence[Translator], show: int) -> bytes:

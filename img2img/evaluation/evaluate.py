@@ -10,9 +10,18 @@ from typing import Any
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, choose
-from img2img.evaluation.evaluator import OF_FOLDERS, OF_PAIRS, Evaluation, Evaluator, Progress, described
+from img2img.evaluation.evaluator import (
+    OF_FOLDERS,
+    OF_PAIRS,
+    Evaluation,
+    Evaluator,
+    Progress,
+    computable,
+    described,
+    rows_to_json,
+)
 from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides, open_two
+from img2img.evaluation.sides import Sides, open_two, size_in_words
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator, model_file
 from img2img.methods import METHODS
@@ -21,6 +30,7 @@ from img2img.metrics.table import METRICS, Score, base_name
 from img2img.options import check_names, split
 from img2img.training.checkpoint import read_card
 from img2img.training.journal import rewrite_report
+from img2img.training.remarks import MODEL
 
 RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
 
@@ -54,9 +64,11 @@ def evaluate(
         _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
         real, fake = open_two(chosen)
         scale = Scale.of(real, real.domain.dtype)
-        size = f"{chosen.size}, resized" if chosen.size else "as they are"
-        names = names or (OF_PAIRS if chosen.paired else OF_FOLDERS)
-        return Evaluator(fake, real, chosen.paired, (scale, scale), size, names, **choices).of_folder(progress)
+        if not names:
+            defaults = OF_PAIRS if chosen.paired else OF_FOLDERS
+            names = tuple(computable(defaults, min(len(real), len(fake)), of_metrics))
+        judged = Evaluator(fake, real, chosen.paired, (scale, scale), size_in_words(chosen), names, **choices)
+        return judged.of_folder(progress)
     _refuse(chosen, ("real", "fake"), "are for judging without a model; with one give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, loading)
     run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
@@ -64,7 +76,10 @@ def evaluate(
     evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen), names, **choices)
     result = evaluator.of_model(loaded, progress)
     if own and run is not None:
-        keep(run, evaluator, loaded, result)
+        try:
+            keep(run, evaluator, loaded, result)
+        except OSError as error:  # the scores are worth more than their place
+            result.protocol["notes"].append(f"not written into {run}: {error.strerror or error}")
     return result
 
 
@@ -85,20 +100,25 @@ class Ranking:
         best: the file that is best by it.
         scores: file, as named in the run folder -> its step and scores, in order of steps.
         rows: what a checkpoint has to beat.
+        protocol: what was compared, and how.
     """
 
     metric: str
     best: str
     scores: dict[str, tuple[int, dict[str, Score]]]
     rows: dict[str, dict[str, Score]]
+    protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        scores = {
-            name: {"step": step, **{k: s._asdict() for k, s in some.items()}}
-            for name, (step, some) in self.scores.items()
+        known = rows_to_json({name: some for name, (_, some) in self.scores.items()})
+        return {
+            "metric": self.metric,
+            "better": described(self.metric)["better"],
+            "best": self.best,
+            "scores": {name: {"step": step, **known[name]} for name, (step, _) in self.scores.items()},
+            "rows": rows_to_json(self.rows),
+            "protocol": self.protocol,
         }
-        better = described(self.metric)["better"]
-        return {"metric": self.metric, "better": better, "best": self.best, "scores": scores}
 
 
 def rank(
@@ -137,14 +157,17 @@ def rank(
         result = evaluator.of_model(_load(path, loading))
         scores[path.relative_to(folder).as_posix()] = (result.protocol["step"], next(iter(result.rows.values())))
         progress(done, len(files))
-    metric = next(iter(result.rows["model"]))
-    ranking = Ranking(
-        metric, best_of(metric, {n: s[metric].value for n, (_, s) in scores.items()}), scores, result.rows
-    )
+    metric = next(iter(result.rows[MODEL]))
+    best = best_of(metric, {name: some[metric].value for name, (_, some) in scores.items()})
+    protocol = {k: v for k, v in result.protocol.items() if k not in ("model", "step", "seconds")}
+    ranking = Ranking(metric, best, scores, evaluator.baselines(), protocol)
     if own:
-        with atomic(folder / RANKING) as temporary:
-            temporary.write_text(json.dumps(ranking.to_json(), indent=1) + "\n")
-        rewrite_report(folder)
+        try:
+            with atomic(folder / RANKING) as temporary:
+                temporary.write_text(json.dumps(ranking.to_json(), indent=1, allow_nan=False) + "\n")
+            rewrite_report(folder)
+        except OSError as error:
+            protocol["notes"].append(f"not written into {folder}: {error.strerror or error}")
     return ranking
 
 

@@ -1,9 +1,10 @@
 """Scores of models, and of what they have to beat, on the same held-out images."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from img2img.data.folders import Domain
 from img2img.data.images import Array, atomic
-from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError
 from img2img.evaluation.baselines import HistogramMatching
@@ -26,13 +27,13 @@ from img2img.metrics.scorer import MetricOptions, Row, Scorer
 from img2img.metrics.table import METRICS, Score, base_name
 from img2img.page import draw_grid
 from img2img.runtime import environment
-from img2img.training.remarks import MODEL, NOTHING
+from img2img.training.remarks import MATCHED, MODEL, NOTHING
 
-MATCHED, FAKE = "histogram matching", "fake"  # names of rows, beside those of `training.remarks`
+FAKE = "fake"  # name of a row, beside those of `training.remarks`
 OF_PAIRS = ("l1", "psnr", "ssim", "drift")
 OF_DOMAINS = ("kid", "drift", "structure", "cycle", "identity")
 OF_FOLDERS = ("kid", "precision", "recall", "density", "coverage", "drift")
-CHUNK = 16  # images in memory at once
+CHUNK, CHUNK_VALUES = 16, 3 * 2**22  # images, and values of them, in memory at once; one image at least
 SHOWN, SHOWN_EDGE = 3, 256  # best and worst images of the picture, and the largest edge they are shown with
 Progress = Callable[[int, int], None]
 
@@ -66,14 +67,27 @@ class Evaluation:
         return {
             "protocol": self.protocol,
             "metrics": {name: described(name) for name in names},
-            "rows": {row: {name: s._asdict() for name, s in scores.items()} for row, scores in self.rows.items()},
-            "per_image": self.per_image,
+            "rows": rows_to_json(self.rows),
+            "per_image": {k: {name: finite(x) for name, x in some.items()} for k, some in self.per_image.items()},
         }
 
     def save(self, path: Path) -> None:
         """Writes all of it as json, whole or not at all."""
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def rows_to_json(rows: dict[str, dict[str, Score]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Row -> metric -> value and deviation."""
+    return {
+        row: {name: {k: finite(x) for k, x in score._asdict().items()} for name, score in scores.items()}
+        for row, scores in rows.items()
+    }
+
+
+def finite(x: float | None) -> float | None:
+    """A number as json can hold it: None for infinity and for what is no number."""
+    return x if x is not None and math.isfinite(x) else None
 
 
 def described(name: str) -> dict[str, str]:
@@ -126,35 +140,52 @@ class Evaluator:
         self.names, self.options = tuple(names), options or MetricOptions()
         self.scorer = Scorer(self.names, self.options, real.domain.channels, device or torch.device("cpu"))
         self.judge = Judge(judge) if judge else None
-        self.scorer.prepare(lambda: _stacks(self.scale.encode(x) for x in self.real))
+        if self.judge and _kind(self.judge.domain) != _kind(real.domain):
+            raise DataError(f"The judge's images have {_kind(self.judge.domain)}, the results {_kind(real.domain)}.")
+        self.scorer.prepare(lambda: _stacks(self.real, self.scale.encode))
         self._rows: dict[str, dict[str, Score]] | None = None
 
     @classmethod
     def for_model(cls, model: Translator, sides: Sides, names: Sequence[str] = (), **choices: Any) -> "Evaluator":
-        """For models like this one, and its direction; by default with the metrics that suit the images."""
+        """For models like this one, and its direction.
+
+        Args:
+            names: of the metrics; by default those that suit the images and the model.
+            **choices: `options`, `judge`.
+
+        Raises:
+            ConfigError: if a metric that is named cannot be measured of such a model.
+            DataError: if the images are not of the kind that the model takes and gives.
+        """
         spec = model.spec()
         source = sides.sides[model.direction[0]].with_channels(spec.in_channels)
         real = sides.sides[model.direction[-1]].with_channels(spec.out_channels)
-        for side, channels, dtype in (
-            (source, spec.in_channels, spec.scale_in.dtype),
-            (real, spec.out_channels, spec.scale_out.dtype),
+        for side, wanted in (
+            (source, f"{spec.in_channels} channels of {spec.scale_in.dtype}"),
+            (real, f"{spec.out_channels} channels of {spec.scale_out.dtype}"),
         ):
-            if (side.domain.channels, side.domain.dtype) != (channels, dtype):
-                raise DataError(
-                    f"The images of {side.domain.title} have {side.domain.channels} channels of {side.domain.dtype}; "
-                    f"the model's have {channels} of {dtype}."
-                )
-        device = model.runtime.device
+            if _kind(side.domain) != wanted:
+                title = side.domain.title
+                raise DataError(f"The images of {title} have {_kind(side.domain)}; the model's have {wanted}.")
+        impossible = {}
+        if _turned(model.direction) not in model.directions:
+            impossible["cycle"] = f"needs a model of both directions, and this one has {', '.join(model.directions)}"
+        if _kind(source.domain) != _kind(real.domain):
+            impossible["identity"] = "translates images of the target side, which this model does not take"
+        if wrong := [name for name in names if name in impossible]:
+            raise ConfigError(f"{wrong[0]} {impossible[wrong[0]]}.")
+        if not names:
+            defaults = OF_PAIRS if sides.paired else OF_DOMAINS
+            fewest = min(len(source), len(real))
+            names = [name for name in computable(defaults, fewest, choices.get("options")) if name not in impossible]
         scales = (spec.scale_in, spec.scale_out)
-        names = names or (OF_PAIRS if sides.paired else OF_DOMAINS)
-        return cls(source, real, sides.paired, scales, sides.size, names, device=device, **choices)
+        return cls(source, real, sides.paired, scales, sides.size, names, device=model.runtime.device, **choices)
 
     def of_model(self, model: Translator, progress: Progress = _silent) -> Evaluation:
         """The scores of a model beside those of the baselines."""
         begin, direction = time.perf_counter(), model.direction
-        turned = f"{direction[-1]}2{direction[0]}"
-        back = model.towards(turned) if "cycle" in self.names and turned in model.directions else None
-        through = "identity" in self.names and self._same_kind
+        back = model.towards(_turned(direction)) if "cycle" in self.names else None
+        through = "identity" in self.names
         count = len(self.source)
         total = count + len(self.real) * through
         row = self.scorer.row()
@@ -162,11 +193,11 @@ class Evaluator:
         if through:
             done = count
             for reals in _chunks(self.real):
-                for some in _by_shape(real=self._encode(reals), identity=self._encode(model(reals))):
+                taken = reals if self.scale_in == self.scale else [self._as_input(x) for x in reals]
+                for some in _by_shape(real=self._encode(reals), identity=self._encode(model(taken))):
                     row.add(**some)
                 progress(done := done + len(reals), total)
-        names = [shown_name(self.source, i) for i in range(count)]
-        per_image = {k: dict(zip(names, v, strict=True)) for k, v in row.per_image.items() if len(v) == count}
+        per_image = self._per_image(row)
         protocol = {"direction": direction, "model": model.path.name, "step": model.card.step}
         rows = {MODEL: row.scores() | judged, **self.baselines()}
         return Evaluation(self._protocol(begin, **protocol), rows, per_image)
@@ -177,10 +208,8 @@ class Evaluator:
         if odd := [n for n in self.names if set(METRICS[n].on) - {"real", "fake"}]:
             raise ConfigError(f"{', '.join(odd)} needs a model and what goes into it; two folders have neither.")
         judged = self._translate(row, lambda images: images, None, lambda done: progress(done, len(self.source)))
-        names = [shown_name(self.source, i) for i in range(len(self.source))]
-        per_image = {k: dict(zip(names, v, strict=True)) for k, v in row.per_image.items()}
         rows = {FAKE: row.scores() | judged}
-        return Evaluation(self._protocol(begin), rows, per_image)
+        return Evaluation(self._protocol(begin), rows, self._per_image(row))
 
     def baselines(self) -> dict[str, dict[str, Score]]:
         """The scores of doing nothing and of matching histograms; none where the sides are of different kinds."""
@@ -197,7 +226,7 @@ class Evaluator:
                     judged = self._translate(row, way)
                     self._rows[name] = row.scores() | judged
             else:
-                a, b = (f"{side.domain.channels} channels of {side.domain.dtype}" for side in (self.source, self.real))
+                a, b = _kind(self.source.domain), _kind(self.real.domain)
                 self.scorer.notes.append(f"nothing to beat: the input has {a}, the result {b}, so neither can stand in")
         return self._rows
 
@@ -222,8 +251,16 @@ class Evaluator:
 
     @property
     def _same_kind(self) -> bool:
-        a, b = self.source.domain, self.real.domain
-        return (a.channels, a.dtype) == (b.channels, b.dtype)
+        return _kind(self.source.domain) == _kind(self.real.domain)
+
+    def _per_image(self, row: Row) -> dict[str, dict[str, float]]:
+        """The values of single results, by the name of what they were made of."""
+        of_results = {k: v for k, v in row.per_image.items() if "identity" not in METRICS[base_name(k)].on}
+        return {k: dict(zip(self.source.names, values, strict=True)) for k, values in of_results.items()}
+
+    def _as_input(self, real: Array) -> Array:
+        """An image of the target side as the generator of the other direction gives it: on the scale of its input."""
+        return self.scale_in.decode(self.scale.encode(real))
 
     def _encode(self, images: Iterable[Array]) -> list[Tensor]:
         return [self.scale.encode(x) for x in images]
@@ -264,30 +301,50 @@ class Evaluator:
     def _protocol(self, begin: float, **of_model: Any) -> dict[str, Any]:
         known = {"images": len(self.source), "real_images": len(self.real), "paired": self.paired, "size": self.size}
         if self.judge:
-            known["judge"] = {"classes": self.judge.classes, "accuracy": self.judge.accuracy}
-        known |= {"features": self.options.features, "notes": list(dict.fromkeys(self.scorer.notes))}
+            of_judge = {"accuracy": self.judge.accuracy, "tested": self.judge.tested}
+            known["judge"] = {"classes": self.judge.classes, **of_judge}
+        if any(METRICS[name].kind in ("features", "logits") for name in self.names):
+            known["features"] = self.options.features
+        known |= {"source": self.source.folder, "real": self.real.folder, "options": asdict(self.options)}
+        known["notes"] = list(dict.fromkeys(self.scorer.notes))
         return (
             known | of_model | {"img2img": environment()["img2img"], "seconds": round(time.perf_counter() - begin, 2)}
         )
 
 
-def shown_name(side: Side, i: int) -> str:
-    """The name of image i, without the folder."""
-    source = side.domain.sources[i]
-    return f"image {i}" if isinstance(source, np.ndarray) else shown(Path(source.path.name))
+def computable(names: Sequence[str], n: int, options: MetricOptions | None = None) -> list[str]:
+    """Those of `names` for which n images of each side are enough."""
+    least = {"kid": 2, "fid": 2} | dict.fromkeys(
+        ("precision", "recall", "density", "coverage"), (options or MetricOptions()).neighbours + 1
+    )
+    return [name for name in names if n >= least.get(name, 1)]
+
+
+def _kind(domain: Domain) -> str:
+    return f"{domain.channels} channels of {domain.dtype}"
+
+
+def _turned(direction: str) -> str:
+    return f"{direction[-1]}2{direction[0]}"
 
 
 def _chunks(images: Iterable[Array]) -> Iterator[list[Array]]:
-    rest = iter(images)
-    while chunk := list(islice(rest, CHUNK)):
+    """Images in their order, in lists that are small enough for the memory."""
+    chunk: list[Array] = []
+    for image in images:
+        if chunk and (len(chunk) == CHUNK or (len(chunk) + 1) * max(image.size, chunk[0].size) > CHUNK_VALUES):
+            yield chunk
+            chunk = []
+        chunk.append(image)
+    if chunk:
         yield chunk
 
 
-def _stacks(images: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Images in their order, in batches of neighbours of one shape."""
-    for _, same in groupby(images, lambda x: x.shape):
-        while batch := list(islice(same, CHUNK)):
-            yield torch.stack(batch)
+def _stacks(images: Iterable[Array], encode: Callable[[Array], Tensor]) -> Iterator[Tensor]:
+    """Encoded images in their order, in batches of neighbours of one shape."""
+    for chunk in _chunks(images):
+        for some in _by_shape(images=[encode(image) for image in chunk]):
+            yield some["images"]
 
 
 def _by_shape(**sets: list[Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -12,6 +12,7 @@ from img2img.errors import DataError
 
 EDGE = 64  # pixels that images are shrunk to
 EPOCHS = 8
+LEAST = 10  # images of a class
 
 
 class Judge:
@@ -22,10 +23,11 @@ class Judge:
 
     Attributes:
         classes: their names.
-        accuracy: of the judge on real images that it has not seen, in [0, 1].
+        accuracy: of the judge on real images that it has not seen, a tenth of each class, in [0, 1].
+        tested: how many these were.
 
     Raises:
-        DataError: if there are fewer than two classes, or the images do not go together.
+        DataError: if there are too few classes or images, or the images do not go together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,20 +36,17 @@ class Judge:
         self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         if len(self.classes) < 2:
             raise DataError(f"--judge needs a folder per class, at least two; {folder} holds {len(self.classes)}.")
+        counts = {name: len(scan(folder / name)) for name in self.classes}
+        if few := [f"{name} has {count}" for name, count in counts.items() if count < LEAST]:
+            raise DataError(f"--judge needs at least {LEAST} images of each class; in {folder} {', '.join(few)}.")
         headers = [(header, k) for k, name in enumerate(self.classes) for header in scan(folder / name)]
         self.domain = Domain.of("of the judge", [header for header, _ in headers])
         images = np.stack([resize(self.domain.load(i), EDGE, EDGE) for i in range(len(self.domain))])
         self.classifier = Classifier(images, [k for _, k in headers], epochs=EPOCHS)
-        self.accuracy = self.classifier.accuracy
+        self.accuracy, self.tested = self.classifier.accuracy, self.classifier.tested
 
     def counts(self, images: Sequence[Array]) -> Array:
         """How many of some images (H, W, C) it gives to each class, (classes,)."""
-        for image in images[:1]:
-            if (image.shape[2], str(image.dtype)) != (self.domain.channels, self.domain.dtype):
-                raise DataError(
-                    f"The judge's images have {self.domain.channels} channels of {self.domain.dtype}, the results "
-                    f"{image.shape[2]} of {image.dtype}."
-                )
         small = np.stack([resize(image, EDGE, EDGE) for image in images])
         shares = self.classifier.coverage(small).shares
         return np.asarray(shares) * len(images)

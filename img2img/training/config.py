@@ -43,6 +43,7 @@ OPERATIONAL = {
     "validate_every",
     "save_every",
     "keep",
+    "patience",
     "tensorboard",
     "cache_mb",
 }

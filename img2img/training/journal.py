@@ -67,7 +67,7 @@ class Journal:
         """Appends one line to the log, and shows it."""
         if not self.enabled:
             return
-        row = {"step": step, "epoch": epoch, "kind": kind, **{name: round(v, 6) for name, v in values.items()}}
+        row = {"step": step, "epoch": epoch, "kind": kind, **{name: float(f"{v:.7g}") for name, v in values.items()}}
         with self.log_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self.board is not None:
@@ -122,16 +122,19 @@ class Journal:
             self.board.close()
 
 
-def rewrite_report(folder: Path) -> None:
-    """Writes report.html anew, for results that came after the run; without the log of a run, leaves it alone."""
-    if not (folder / "log.jsonl").exists():
-        return
+def read_facts(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """What the report of a run says beyond its log; nothing where that is missing or damaged."""
     try:
         known = json.loads((folder / FACTS).read_text())
-        facts, findings = dict(known["facts"]), [Finding(**finding) for finding in known["findings"]]
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: the report is poorer without it, no worse
-        facts, findings = {}, []
-    write_report(folder, read_log(folder / "log.jsonl"), facts, findings)
+        return dict(known["facts"]), [Finding(**finding) for finding in known["findings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, []
+
+
+def rewrite_report(folder: Path) -> None:
+    """Writes report.html anew, for results that came after the run; without the log of a run, leaves it alone."""
+    if (folder / "log.jsonl").exists():
+        write_report(folder, read_log(folder / "log.jsonl"), *read_facts(folder))
 
 
 def _tensorboard(folder: Path) -> Any:

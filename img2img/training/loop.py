@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
-from img2img.errors import Interrupted, TrainingError
+from img2img.errors import DataError, Interrupted, TrainingError
 from img2img.metrics.scorer import MetricOptions
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
@@ -60,9 +60,12 @@ def train(
     runtime: Runtime,
     quiet: bool = False,
     metric_options: MetricOptions | None = None,
-) -> None:
+) -> bool:
     """Trains `method` to the end of its schedule, going on from `run.last` where that exists; or until held-out scores
     no longer improve.
+
+    Returns:
+        Whether there was anything left to do.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
@@ -105,7 +108,7 @@ def train(
             pin_memory=runtime.device.type == "cuda",
         )
     )
-    window = _Window()
+    window, ended = _Window(), dict[str, str]()
     try:
         with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
             for step in range(start + 1, schedule.steps + 1):
@@ -139,7 +142,7 @@ def train(
                 if step in kept and runtime.is_main:
                     progress.write_model(run.folder / "models" / f"{step:08d}.safetensors")
                 if validation is not None and (step % config.validate_every == 0 or last):
-                    scores = validation(ema)
+                    scores = _scored(validation, ema, step, progress)
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
                     progress.keep_best(validation.better(scores, progress.best))
                     progress.stale = runtime.largest(progress.stale)  # all processes stop at the same step
@@ -148,15 +151,16 @@ def train(
                             f"step {step}: {validation.select} has not improved in {progress.stale} scores; stopped. "
                             f"The best model is {run.folder / 'best.safetensors'}"
                         )
-                        last = True
+                        last, ended = True, {"ended": f"{validation.select} no longer improved"}
                 stop = _agree(stopped, runtime, step, config.log_every)
                 if save or last or stop:
                     progress.save()
-                    journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"})
+                    journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"} | ended)
                 if stop and not last:
                     raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
     finally:
         journal.close()
+    return progress.step > start
 
 
 class _Progress:
@@ -274,6 +278,15 @@ def _preview(method: Method, ema: Ema, samples: list[Batch], runtime: Runtime) -
                 columns[title].append(images.cpu())
     method.train()
     return {title: torch.cat(images) for title, images in columns.items()}
+
+
+def _scored(validation: Validation, ema: Ema, step: int, progress: _Progress) -> dict[str, float]:
+    try:
+        return validation(ema)
+    except DataError as error:  # of a generator whose output is no number any more
+        raise TrainingError(
+            f"The held-out images cannot be scored at step {step}; {progress.kept()}. {error}"
+        ) from error
 
 
 def _not_finite(what: str, step: int, progress: _Progress) -> str:

@@ -11,7 +11,7 @@ from img2img.training.diagnosis import MEANINGS, Finding
 
 DRIFTED = 0.05  # of the range from black to white: grey values have moved as a whole
 FALLEN_BEHIND = 0.05  # share of the best score by which the last one may be worse without a word
-MODEL, NOTHING = "model", "do nothing"  # names of rows of an evaluation
+MODEL, NOTHING, MATCHED = "model", "do nothing", "histogram matching"  # names of rows of an evaluation
 
 UNLEARNED = (
     "What to do: look at the samples and the losses below; train longer, on more images, or with a larger --width. "
@@ -77,6 +77,11 @@ def of_the_input(name: str) -> bool:
     return metric is not None and bool({"source", "identity"} & set(metric.on))
 
 
+def given(name: str, row: str) -> bool:
+    """Whether a way is best at a metric by definition, which is no merit."""
+    return (row == NOTHING and of_the_input(name)) or (row == MATCHED and name == "drift")
+
+
 def of_findings(findings: Sequence[Finding]) -> list[Remark]:
     """What the diagnosis has found, what goes on first."""
     remarks = []
@@ -95,7 +100,7 @@ def of_evaluation(evaluation: Row) -> list[Remark]:
     for other, scores in rows.items():
         if other == MODEL:
             continue
-        fair = [name for name in model if ahead(name, metrics) and not of_the_input(name)]
+        fair = [name for name in model if ahead(name, metrics) and not of_the_input(name) and not given(name, other)]
         compared = [name for name in fair if None not in _two(model, scores, name)]
         lost = [name for name in compared if not _beats(model, scores, name, metrics)]
         if not lost:
@@ -119,9 +124,12 @@ def of_evaluation(evaluation: Row) -> list[Remark]:
     return remarks
 
 
-def of_checkpoints(checkpoints: Row) -> list[Remark]:
+def of_checkpoints(checkpoints: Row, outdated: bool = False) -> list[Remark]:
     """Whether another checkpoint than the newest is the best of those that were scored."""
     scores, metric = checkpoints.get("scores", {}), checkpoints.get("metric", "")
+    if outdated:
+        text = "the checkpoints were scored before the run went on, and these scores say nothing of the newer ones."
+        return [Remark("note", text, "What to do: score them again with img2img evaluate --all.")]
     best = checkpoints.get("best")
     if best not in scores:
         return []
@@ -163,7 +171,7 @@ def best_rows(name: str, rows: Mapping[str, Row], metrics: Mapping[str, Row]) ->
     """The rows of an evaluation that have the best value of a metric, where that is a merit."""
     sign = ahead(name, metrics)
     known = {row: number(_value(scores, name)) for row, scores in rows.items()}
-    values = {r: x for r, x in known.items() if x is not None and not (r == NOTHING and of_the_input(name))}
+    values = {r: x for r, x in known.items() if x is not None and not given(name, r)}
     top = max((sign * x for x in values.values()), default=None)
     return {row for row, x in values.items() if sign and sign * x == top}
 

@@ -84,7 +84,7 @@ class _Run:
         path = self.folder / name
         try:
             record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if not isinstance(record, dict):
+            if not (isinstance(record, dict) and _shaped(record)):
                 raise ValueError
         except ValueError:
             self.unreadable.append(name)
@@ -104,7 +104,9 @@ class _Run:
         """The metric that chooses best.safetensors, by the name it has in the log."""
         options = self.config.get("options")
         said = str(options.get("select", "auto")) if isinstance(options, dict) else "auto"
-        wanted = "l1" if said == "auto" else said
+        measured = str(options.get("metrics", "auto")) if isinstance(options, dict) else "auto"
+        first = "l1" if measured == "auto" else measured.partition(",")[0].strip()
+        wanted = first if said == "auto" else said
         return next((name for name in remarks.metrics_of(self.scores) if name.partition("[")[0] == wanted), wanted)
 
     @property
@@ -126,14 +128,29 @@ class _Run:
 
         return bool(self.method) and self.method not in METHODS
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the run has gone on since its checkpoints were scored."""
+        steps = [entry.get("step", 0) for entry in self.checkpoints.get("scores", {}).values()]
+        return bool(steps) and max(steps) < self.progress[0]
+
     @cached_property
     def best_model(self) -> Path:
         """What to use: the checkpoint that scored best, where some were scored."""
         best = self.checkpoints.get("best")
-        if isinstance(best, str) and (self.folder / best).exists():
+        if isinstance(best, str) and (self.folder / best).exists() and not self.outdated:
             return self.folder / best
         chosen = self.folder / "best.safetensors"
         return chosen if chosen.exists() and remarks.of_scores(self.scores, self.select, "") else self.folder
+
+
+def _shaped(record: Mapping[str, Any]) -> bool:
+    """Whether the parts of a result are of the kind that the report reads; what is not there does no harm."""
+    tables = ("rows", "metrics", "protocol", "per_image", "scores", "options")
+    nested = ("rows", "metrics", "per_image", "scores")
+    return all(isinstance(record.get(name, {}), dict) for name in tables) and all(
+        isinstance(entry, dict) for name in nested for entry in record.get(name, {}).values()
+    )
 
 
 def write_report(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any], findings: Sequence[Finding] = ()) -> None:
@@ -179,7 +196,8 @@ def _head(run: _Run) -> str:
         state = "No step has been recorded yet."
     else:
         state = f"Step {step:,}" + (f" of {steps:,}" if steps else "")
-        state += " (done)" if step == steps else ""
+        ended = run.facts.get("ended")
+        state += f" (ended: {ended})" if ended else " (done)" if step == steps else ""
         if run.training:
             own = median(row.get("seconds_per_step", 0.0) for row in run.training)
             state += f" after {_duration(_seconds(run.training))}, {own:.3g} s per step"
@@ -208,9 +226,10 @@ def _duration(seconds: float) -> str:
 
 
 def _remarks(run: _Run) -> str:
+    of_checkpoints = remarks.of_checkpoints(run.checkpoints, run.outdated)
     own = [
         *remarks.of_evaluation(run.evaluation),
-        *(remarks.of_checkpoints(run.checkpoints) or remarks.of_scores(run.scores, run.select, "best.safetensors")),
+        *(of_checkpoints or remarks.of_scores(run.scores, run.select, "best.safetensors")),
         *(
             Remark("note", f"the file {name} cannot be read and is left out.", "What to do: make it again.")
             for name in run.unreadable
@@ -323,7 +342,7 @@ def _use(run: _Run) -> str:
         if held_out and (run.folder / "models").is_dir():
             commands["Score every checkpoint that was kept:"] = f"img2img evaluate {folder} --all"
     step, steps = run.progress
-    if run.method and (steps is None or step < steps):
+    if run.method and (steps is None or step < steps) and "ended" not in run.facts:
         commands["Go on with the training where it stopped:"] = f"img2img train {run.method} --out {folder} --resume"
     return "\n".join(f"<p>{_options(text)}</p>{_command(command)}" for text, command in commands.items())
 

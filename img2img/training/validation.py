@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from img2img.core.game import Method
-from img2img.data.layouts import HeldOut
+from img2img.data.folders import Domain
+from img2img.data.images import Array
+from img2img.data.layouts import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.scorer import MetricOptions, Scorer
 from img2img.metrics.table import METRICS
@@ -17,7 +20,7 @@ from img2img.training.ema import Ema
 
 IMAGES = 200  # of each side; the same ones every time
 BATCH = 4
-OF_PAIRS, OF_DOMAINS = ("l1", "psnr", "ssim"), ("drift", "structure", "cycle", "identity")
+QUICK = {True: ("l1", "psnr", "ssim"), False: ("drift", "structure", "cycle", "identity")}  # of pairs, and without
 
 
 class Validation:
@@ -36,23 +39,35 @@ class Validation:
     ) -> None:
         paired = method.layout == "pairs"
         names = [name.strip() for name in config.metrics.split(",") if name.strip()]
-        names = names if names != ["auto"] else list(OF_PAIRS if paired else OF_DOMAINS)
+        names = names if names != ["auto"] else list(QUICK[paired])
+        if not names:
+            raise ConfigError("--metrics names none; leave it out, or choose from " + ", ".join(METRICS) + ".")
         self.select = names[0] * paired if config.select == "auto" else config.select
         if self.select and self.select not in names:
             names.append(self.select)
+        (self.source, self.target, attribute), *others = method.generators.values()
+        self.generator = getattr(method, attribute)
+        back = next((other for source, _, other in others if source == self.target), None)
+        impossible = {} if back else {"cycle": "needs a method of both directions"}
+        if method.channels[self.source] != method.channels[self.target]:
+            impossible["identity"] = "needs domains with the same channels"
         for name in names:
             if choose("metric", name, METRICS).paired and not paired:
                 raise ConfigError(f"--metrics {name} compares with true answers, and this method learns without pairs.")
+        asked = {self.select} if config.metrics == "auto" else set(names)
+        if wrong := [name for name in names if name in asked and name in impossible]:
+            raise ConfigError(f"{wrong[0]} {impossible[wrong[0]]}.")
+        names = [name for name in names if name not in impossible]
         if config.patience and not self.select:
             raise ConfigError("--patience waits for a metric to improve; say which: --select METRIC.")
-        (self.source, self.target, attribute), *others = method.generators.values()
-        self.generator = getattr(method, attribute)
-        back = [other for source, _, other in others if source == self.target]
-        self.back = getattr(method, back[0]) if back and "cycle" in names else None
-        self.identity = "identity" in names and method.channels[self.source] == method.channels[self.target]
-        self.method, self.heldout, self.paired, self.runtime = method, heldout, paired, runtime
+        self.back = getattr(method, back) if back and "cycle" in names else None
+        self.identity = "identity" in names
+        self.method, self.paired, self.runtime = method, paired, runtime
+        self.scales, self.images = heldout.scales, {"a": _some(heldout, heldout.a), "b": _some(heldout, heldout.b)}
         self.scorer = Scorer(names, options, method.channels[self.target], runtime.device)
-        self.scorer.prepare(lambda: (batch[self.target] for batch in self._batches()))
+        self.scorer.prepare(lambda: self._batches(self.target))
+        first = next(self._batches(self.target))  # images too small for a metric are refused now
+        self.scorer.row().add(**dict.fromkeys({kind for name in names for kind in METRICS[name].on}, first))
 
     @torch.no_grad()
     def __call__(self, ema: Ema) -> dict[str, float]:
@@ -60,16 +75,16 @@ class Validation:
         row = self.scorer.row()
         self.method.eval()
         with ema.applied():
-            for batch in self._batches():
-                source, real = batch[self.source], batch[self.target]
+            answers = self._batches(self.target) if self.paired else None
+            for source in self._batches(self.source):
                 images = {"source": source, "fake": self.generator(source)}
-                if self.paired:
-                    images["real"] = real
+                if answers is not None:
+                    images["real"] = next(answers)
                 if self.back is not None:
                     images["cycled"] = self.back(images["fake"])
                 row.add(**images)
-                if self.identity:
-                    row.add(real=real, identity=self.generator(real))
+            for real in self._batches(self.target) if self.identity else ():
+                row.add(real=real, identity=self.generator(real))
         self.method.train()
         return {name: score.value for name, score in row.scores().items()}
 
@@ -83,11 +98,17 @@ class Validation:
         higher = METRICS[self.select].higher_is_better
         return score if best is None or (score > best if higher else score < best) else None
 
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        count = min(len(self.heldout), IMAGES)
-        for i in range(0, count, BATCH):
-            samples = [self.heldout[k] for k in range(i, min(i + BATCH, count))]
-            yield self.runtime.to_device({name: torch.stack([s[name] for s in samples]) for name in samples[0]})
+    def _batches(self, domain: str) -> Iterator[Tensor]:
+        images = self.images[domain]
+        for i in range(0, len(images), BATCH):
+            batch = self.scales[domain].encode_all(images[i : i + BATCH])
+            yield self.runtime.to_device({domain: batch})[domain]
+
+
+def _some(heldout: HeldOut, domain: Domain) -> Array:
+    """Held-out images, evenly chosen, (N, size, size, C): decoded once, as they come again and again."""
+    numbers = sorted({round(i) for i in np.linspace(0, len(domain) - 1, min(len(domain), IMAGES))})
+    return np.stack([cut(domain.load(i), heldout.config) for i in numbers])
 
 
 def kept_steps(steps: int, keep: int) -> Sequence[int]:
