@@ -159,16 +159,16 @@ def draw_toys(out, target):
 
 
 def draw_failing(out, target):
-    """Of each game that was made to fail: its last samples, and what its log shows."""
+    """Of each game that was made to fail and lived to save a model: its last samples, and what its log shows."""
     import img2img
     from img2img.training.journal import read_log
 
-    figure, axes = canvas(2, len(FAILING))
+    folders = {kind: out / f"failing_{kind.replace(' ', '_')}" for kind in FAILING}
+    folders = {kind: folder for kind, folder in folders.items() if (folder / "model.safetensors").exists()}
+    figure, axes = canvas(2, len(folders))
     data = img2img.modes.ring()
-    for (above, below), kind in zip(axes.T, FAILING, strict=True):
-        folder = out / f"failing_{kind.replace(' ', '_')}"
-        points = img2img.sample(folder, SAMPLES) if (folder / "model.safetensors").exists() else data.centres[:0]
-        scatter(above, data, points, kind)
+    for (above, below), (kind, folder) in zip(axes.T, folders.items(), strict=True):
+        scatter(above, data, img2img.sample(folder, SAMPLES), kind)
         rows = read_log(folder / "log.jsonl")
         for name in ("d_real", "d_fake", "diversity"):
             below.plot([r["step"] for r in rows], [r[name] for r in rows], label=name, linewidth=1)
@@ -187,8 +187,7 @@ def canvas(rows, columns):
 
 def scatter(axis, data, points, title):
     points = np.asarray(points, float).reshape(-1, 2)
-    distance = np.linalg.norm(points[:, None] - data.centres, axis=2).min(1) if len(points) else np.zeros(0)
-    good = distance <= 3 * data.std
+    good = np.linalg.norm(points[:, None] - data.centres, axis=2).min(1) <= 3 * data.std
     axis.scatter(*data.centres.T, s=60, facecolors="none", edgecolors="#bbb", linewidths=0.7)
     for some, colour in ((good, "#1f5fa8"), (~good, "#c23b22")):
         axis.scatter(*points[some].T, s=2, c=colour, linewidths=0)
