@@ -190,7 +190,8 @@ def test_a_discriminator_sees_its_own_domain_alone(pool):
     for own, other, judge, maker in (("b", "a", "d_b", "g_ab"), ("a", "b", "d_a", "g_ba")):
         real = [batch[own] for batch in given]
         sources = [batch[other] for batch in given]
-        fakes = [y for x, y in made[maker] if is_one_of(x, sources)]
+        pairs = [pair for x, y in made[maker] for pair in zip(x.split(1), y.split(1), strict=True)]
+        fakes = [y for x, y in pairs if is_one_of(x, sources)]
         assert len(seen[judge]) == 3 * len(given)
         assert all(is_one_of(x, real) or is_one_of(x, fakes) for x in seen[judge])
         assert sum(is_one_of(x, real) for x in seen[judge]) == len(given)

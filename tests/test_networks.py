@@ -19,6 +19,7 @@ from img2img.networks.layers import (
     InstanceNorm,
     ReflectPad,
     RunningBatchNorm,
+    each,
     init_weights,
     norm_layer,
 )
@@ -432,6 +433,19 @@ def test_reflect_pad_has_a_deterministic_twin(padding):
 
 
 # Mistakes.
+
+
+@pytest.mark.parametrize(("norm", "calls"), [("instance", 1), ("none", 1), ("batch", 2)])
+def test_each_takes_one_pass_where_no_norm_mixes_images(norm, calls):
+    torch.manual_seed(0)
+    network, seen = GENERATORS["resnet_3"](3, 3, width=4, norm=norm).train(), []
+    a, b = torch.randn(2, 2, 3, 16, 16)
+    expected = network(a), network(b)
+    network.register_forward_hook(lambda *_: seen.append(1))
+    for x, y in zip(each(network, a, b), expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    assert len(seen) == calls
+    assert [len(x) for x in each(network, a, b[:1])] == [2, 1]
 
 
 def test_unknown_norm():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from img2img.core.game import Batch, Method, Scalars
 from img2img.core.referee import Adversarial, Objective, Referee, learning_rates
 from img2img.errors import ConfigError
+from img2img.networks.layers import each
 from img2img.translation import options as o
 from img2img.translation.pool import ImagePool
 
@@ -83,13 +84,16 @@ class CycleGAN(Method):
         c, referee, batch = self.config, self.referee, next(batches)
         a, b = batch["a"], batch["b"]
 
-        fake_b, fake_a = self.g_ab(a), self.g_ba(b)
+        if c.lambda_identity:  # each generator also gets an image that is to stay as it is
+            (fake_b, same_b), (fake_a, same_a) = each(self.g_ab, a, b), each(self.g_ba, b, a)
+        else:
+            fake_b, fake_a = self.g_ab(a), self.g_ba(b)
         adversarial = referee.fool(self.d_b, fake_b, b) + referee.fool(self.d_a, fake_a, a)
         cycle = F.l1_loss(self.g_ba(fake_b), a) + F.l1_loss(self.g_ab(fake_a), b)
         loss = adversarial + c.lambda_cycle * cycle
         scalars = {"g_gan": adversarial, "cycle": cycle}
         if c.lambda_identity:
-            identity = F.l1_loss(self.g_ba(a), a) + F.l1_loss(self.g_ab(b), b)
+            identity = F.l1_loss(same_a, a) + F.l1_loss(same_b, b)
             loss = loss + c.lambda_cycle * c.lambda_identity * identity
             scalars["identity"] = identity
         self.update("G", loss)
