@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -60,7 +60,7 @@ class Runtime:
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}{processes}"
 
-    def prepare(self, network: nn.Module, compile: bool = False) -> None:
+    def prepare(self, network: nn.Module) -> None:
         """Moves `network` to the device and makes its forward pass run in this precision, in place.
 
         In bf16 the forward pass takes its input to channels_last and returns fp32, so that whatever follows (the
@@ -78,9 +78,6 @@ class Runtime:
                 return out.float()
 
             network.forward = forward_bf16
-        if compile:
-            torch._dynamo.config.suppress_errors = True  # a part that cannot be compiled runs eagerly, with a warning
-            network.compile()
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
@@ -178,6 +175,24 @@ def deterministic(enabled: bool) -> Any:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+_second_derivatives = 0
+
+
+@contextlib.contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Within the block networks can be differentiated twice: compiled parts, which cannot, run eagerly."""
+    global _second_derivatives
+    _second_derivatives += 1
+    try:
+        yield
+    finally:
+        _second_derivatives -= 1
+
+
+def needs_second_derivative() -> bool:
+    return _second_derivatives > 0
 
 
 def random_state() -> dict[str, Any]:

@@ -389,7 +389,17 @@ def test_report(command_line, plates, fitted, tmp_path):
 
 def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_line, plates, tmp_path):
     words = ["fit", plates, *DMSO, "--model", "local", "--run", tmp_path / "run", "--out", tmp_path / "eq"]
-    options = ["steps=2", "width=4", "d_width=4", "batch_size=2", "patch=32", "ema=0.5", "norm=none", "compile=false"]
+    options = [
+        "steps=2",
+        "width=4",
+        "d_width=4",
+        "batch_size=2",
+        "patch=32",
+        "ema=0.5",
+        "norm=none",
+        "compile=off",
+        "deterministic=false",
+    ]
     words += [word for option in options for word in ("--train", option)]
     code, out, err = command_line("equalize", *words)
     assert (code, err) == (0, "")
@@ -402,7 +412,8 @@ def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_lin
     training = BatchEqualizer.load(tmp_path / "eq").training
     assert training == {"steps": 2, "width": 4, "d_width": 4, "batch_size": 2, "patch": 32, "ema": 0.5} | {
         "norm": "none",
-        "compile": False,
+        "compile": "off",
+        "deterministic": False,
     }
     assert (tmp_path / "run" / "report.html").exists()
 
@@ -425,7 +436,10 @@ FITS = {
     "train without value": (["--model", "local", "--train", "steps"], "--train takes NAME=VALUE"),
     "unknown training": (["--model", "local", "--train", "stesp=2"], "Did you mean 'steps'"),
     "kind of training": (["--model", "local", "--train", "steps=many"], "--train steps is of type int"),
-    "flag of training": (["--model", "local", "--train", "compile=perhaps"], "--train compile is of type bool"),
+    "flag of training": (
+        ["--model", "local", "--train", "deterministic=perhaps"],
+        "--train deterministic is of type bool",
+    ),
 }
 
 

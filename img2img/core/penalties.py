@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from img2img.runtime import second_derivatives
+
 Critic = Callable[[Tensor], Tensor]
 
 
@@ -17,7 +19,9 @@ def slopes(critic: Critic, x: Tensor) -> Tensor:
         x: images (N, ...).
     """
     x = x.detach().requires_grad_()
-    score = critic(x).reshape(len(x), -1).mean(1).sum()  # sum over images: each gradient stays its own image's
+    with second_derivatives():
+        logits = critic(x)
+    score = logits.reshape(len(x), -1).mean(1).sum()  # sum over images: each gradient stays its own image's
     gradient: Tensor
     (gradient,) = torch.autograd.grad(score, x, create_graph=True)
     slope: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)

@@ -29,7 +29,10 @@ def eager(network: nn.Module, runtime: Runtime, compile: bool = False) -> Forwar
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.to(torch.bfloat16)  # once, and not at every call
-    runtime.prepare(network, compile)
+    runtime.prepare(network)
+    if compile:
+        torch._dynamo.config.suppress_errors = True  # a part that cannot be compiled runs eagerly, with a warning
+        network.compile()
     return network
 
 

@@ -36,7 +36,14 @@ ADVERSARIAL: dict[str, type[Method]] = {"local": Local, "stargan": StarGAN, "cyc
 
 # What a CPU does in minutes. `patch` is the side of the training patches in pixels. A training batch holds a patch of
 # each batch at least, so where there are many, `batch_size` is their number.
-COMMON: dict[str, Any] = {"workers": 0, "precision": "fp32", "log_every": 20, "sample_every": 500, "save_every": 500}
+COMMON: dict[str, Any] = {
+    "workers": 0,
+    "precision": "fp32",
+    "compile": "off",
+    "log_every": 20,
+    "sample_every": 500,
+    "save_every": 500,
+}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "local": COMMON | {"steps": 800, "batch_size": 12, "patch": 48, "ema": 0.99},
     "stargan": COMMON

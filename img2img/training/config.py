@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, choose
 from img2img.runtime import PRECISIONS
+
+COMPILE = {"auto": None, "on": True, "off": False}
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class TrainConfig:
     deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
     precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
-    compile: Annotated[bool, "Compile the networks: slow to start, faster in long runs."] = False
+    compile: Annotated[str, "Compile the networks: auto (where a run is long enough to repay it), on or off."] = "auto"
+    checkpoint_activations: Annotated[
+        bool, "Generators: compute activations again on the way back. Less memory, a third more time."
+    ] = False
     workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
     log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
     sample_every: Annotated[int, "Steps between sample grids."] = 500
@@ -37,6 +42,7 @@ class TrainConfig:
 # Options that leave the result as it is: a resumed run may change them.
 OPERATIONAL = {
     "device",
+    "checkpoint_activations",
     "workers",
     "log_every",
     "sample_every",
@@ -89,6 +95,7 @@ def check(config: TrainConfig, decay: float) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
     if config.steps < 0 or (config.steps == 0 and config.epochs < 1):
         raise ConfigError("A run needs --steps or --epochs of at least 1.")
+    choose("choice of --compile", config.compile, COMPILE)
     for name in ("keep", "patience"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} must not be negative, but is {getattr(config, name)}.")

@@ -17,10 +17,12 @@ from torch.utils.data import Dataset
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
-from img2img.errors import DataError, Interrupted, TrainingError
+from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
 from img2img.metrics.scorer import MetricOptions
+from img2img.networks.regions import checkpoint_parts
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
+from img2img.training.compiling import Compiling
 from img2img.training.config import Schedule, TrainConfig
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
@@ -73,11 +75,15 @@ def train(
     """
     schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
     method.accumulate, method.clip = config.accumulate, config.clip
-    for network in method.networks().values():
-        runtime.prepare(network, config.compile)
+    networks = list(method.networks().values())
+    for network in networks:
+        runtime.prepare(network)
+    compiling = Compiling(config.compile, networks, runtime)
+    if config.checkpoint_activations and not checkpoint_parts(networks):
+        raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
     method.train()
     ema = Ema([getattr(method, attribute) for _, _, attribute in method.generators.values()], config.ema)
-    progress = _Progress(method, ema, schedule, run, runtime)
+    progress = _Progress(method, ema, schedule, run, runtime, compiling)
     kept = kept_steps(schedule.steps, config.keep)
     validation = None
     if heldout is not None:
@@ -88,7 +94,11 @@ def train(
     start = progress.step
     journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
-    journal.say(f"{runtime.describe()}; {schedule.steps} steps{done}")
+    path = ", ".join(
+        [runtime.describe(), *compiling.words(), *["activations recomputed"] * config.checkpoint_activations]
+    )
+    journal.say(f"{path}; {schedule.steps} steps{done}")
+    compiling.begin(journal.say)
     for note in validation.scorer.notes if validation else ():
         journal.say(note)
     source = heldout if heldout is not None else data
@@ -119,10 +129,11 @@ def train(
                 last = step == schedule.steps
                 due = step % config.log_every == 0 or last
                 method.watch = due
-                for _ in range(config.accumulate):
-                    scalars = method.step(batches)
-                    window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
-                    method.gradient_norms = {}
+                with compiling.deciding(method.draws_until(schedule.steps) / method.draws_until(1)):
+                    for _ in range(config.accumulate):
+                        scalars = method.step(batches)
+                        window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
+                        method.gradient_norms = {}
                 ema.update()
                 progress.step = step
                 if due:
@@ -166,8 +177,11 @@ def train(
 class _Progress:
     """How far a run is, and its way to and from the disk."""
 
-    def __init__(self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime) -> None:
+    def __init__(
+        self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiling: Compiling
+    ) -> None:
         self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
+        self.compiling = compiling
         self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
         self.step = 0
         self.saved_step = 0
@@ -201,6 +215,7 @@ class _Progress:
                 "step": self.step,
                 "best": self.best,
                 "stale": self.stale,
+                "compiled": self.compiling.decided,
                 "method": self.method.state_dict(),
                 "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
                 "ema": self.ema.state_dict(),
@@ -214,6 +229,7 @@ class _Progress:
         state = load_resume(self.run.last)
         self.step = self.saved_step = state["step"]
         self.best, self.stale = state["best"], state.get("stale", 0)
+        self.compiling.decided = state.get("compiled", self.compiling.decided)
         self.method.load_state_dict(state["method"])
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -336,5 +352,5 @@ def _explained(run: Run, progress: _Progress) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
-        ways = "--batch-size 1 with --accumulate, a smaller --size, or a smaller --width"
+        ways = "--batch-size 1 with --accumulate, --checkpoint-activations, a smaller --size, or a smaller --width"
         raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error
