@@ -1,0 +1,458 @@
+"""Training steps per second and memory, against a plain eager fp32 loop of the same networks and the device's ceiling.
+
+    python benchmarks/train.py [--only cyclegan_b1 ... data] [--rounds 3] [--steps N] [--size N] [--device cuda]
+
+Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch
+16 as well. Per row, in turn within each round and each in a process of its own: `plain`, an explicit loop in fp32 and
+NCHW with PyTorch's own layers and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours
+fp32`, where that differs; `ours compiled` with `--compile` or on CUDA; `ours checkpointed` with `--checkpoint`; and on
+CUDA `ours deterministic`. A ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product
+of the device, in the same run; the work is what the plain step multiplies, forward and backward, counted by PyTorch
+(multiply-add = 2). `data` is what the loader gives alone, on generated JPEGs. An image is one sample: a pair, or one of
+each domain. Batches wait on the device, memory on a CPU is that of the whole process. On a CPU few steps are timed, of
+CycleGAN without any before them. Writes results.json, with what a `Gain` of img2img/training/compiling.py needs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from translate import ceiling, make_images
+
+# method, size in pixels, batch, options, steps that count on a CPU, steps before them.
+ROWS = {
+    "cyclegan_b1": ("cyclegan", 256, 1, {"generator": "resnet_9"}, 2, 0),
+    "cyclegan_b4": ("cyclegan", 256, 4, {"generator": "resnet_9"}, 1, 0),
+    "pix2pix_b1": ("pix2pix", 256, 1, {}, 4, 1),
+    "pix2pix_b4": ("pix2pix", 256, 4, {}, 3, 1),
+    "dcgan_b64": ("dcgan", 64, 64, {}, 6, 2),
+}
+CUDA_ROWS = {
+    "cyclegan_b16": ("cyclegan", 256, 16, {"generator": "resnet_9"}, 2, 0),
+    "pix2pix_b16": ("pix2pix", 256, 16, {}, 2, 0),
+}
+CUDA_STEPS, CUDA_WARMUP = 40, 10
+COMPILED_WARMUP = 3  # the first step compiles
+
+
+def build(method, size, options):
+    """A fresh method and the domains of a batch."""
+    from img2img.methods import METHODS
+
+    cls = METHODS[method]
+    config = cls.resolve(cls.Config(**options), size)
+    names = ["image"] if cls.layout == "images" else ["a", "b"]
+    return cls(config, dict.fromkeys(names, 3)), names
+
+
+def batch_of(names, batch, size, device):
+    import torch
+
+    return {name: torch.rand(batch, 3, size, size, device=device) * 2 - 1 for name in names}
+
+
+def make_plain(network):
+    """The same network, weights included, of PyTorch's own layers."""
+    from torch import nn
+
+    from img2img.networks import layers
+
+    for name, child in network.named_children():
+        if isinstance(child, layers.InstanceNorm):
+            setattr(network, name, nn.InstanceNorm2d(child.channels))
+        elif isinstance(child, layers.BatchNorm):
+            own = nn.BatchNorm2d(child.channels, eps=child.eps)
+            own.weight, own.bias = child.weight, child.bias
+            setattr(network, name, own)
+        elif isinstance(child, layers.ReflectPad):
+            setattr(network, name, nn.ReflectionPad2d(child.padding))
+        else:
+            for plain in (nn.Conv2d, nn.ConvTranspose2d):
+                if isinstance(child, plain):
+                    child.__class__ = plain
+            make_plain(child)
+    return network
+
+
+# The three loops, as people write them.
+
+
+def plain_cyclegan(method, a, b):
+    """lsgan, cycle 10, identity 5, pools of 50, one Adam for both generators and one for both discriminators."""
+    import torch
+    from torch import nn
+
+    g_ab, g_ba, d_a, d_b = (make_plain(network) for network in (method.g_ab, method.g_ba, method.d_a, method.d_b))
+    g_parameters, d_parameters = [*g_ab.parameters(), *g_ba.parameters()], [*d_a.parameters(), *d_b.parameters()]
+    adam_g = torch.optim.Adam(g_parameters, 2e-4, betas=(0.5, 0.999))
+    adam_d = torch.optim.Adam(d_parameters, 2e-4, betas=(0.5, 0.999))
+    l1, mse = nn.L1Loss(), nn.MSELoss()
+    pools = {"a": [], "b": []}
+
+    def from_pool(pool, images):
+        out = []
+        for image in images.detach():
+            if len(pool) < 50:
+                pool.append(image.clone())
+                out.append(image)
+            elif random.random() < 0.5:
+                i = random.randrange(50)
+                out.append(pool[i])
+                pool[i] = image.clone()
+            else:
+                out.append(image)
+        return torch.stack(out)
+
+    def judged(logits, real):
+        return mse(logits, torch.ones_like(logits) if real else torch.zeros_like(logits))
+
+    def step():
+        fake_b, fake_a = g_ab(a), g_ba(b)
+        for p in d_parameters:
+            p.requires_grad_(False)
+        adam_g.zero_grad()
+        loss = judged(d_b(fake_b), True) + judged(d_a(fake_a), True)
+        loss = loss + 10 * (l1(g_ba(fake_b), a) + l1(g_ab(fake_a), b))
+        loss = loss + 5 * (l1(g_ba(a), a) + l1(g_ab(b), b))
+        loss.backward()
+        adam_g.step()
+        for p in d_parameters:
+            p.requires_grad_(True)
+        adam_d.zero_grad()
+        for d, real, fake, pool in ((d_a, a, fake_a, pools["a"]), (d_b, b, fake_b, pools["b"])):
+            ((judged(d(real), True) + judged(d(from_pool(pool, fake)), False)) * 0.5).backward()
+        adam_d.step()
+
+    return step
+
+
+def plain_pix2pix(method, a, b):
+    """Cross-entropy and 100 times L1."""
+    import torch
+    from torch import nn
+
+    g, d = make_plain(method.g), make_plain(method.d)
+    adam_g = torch.optim.Adam(g.parameters(), 2e-4, betas=(0.5, 0.999))
+    adam_d = torch.optim.Adam(d.parameters(), 2e-4, betas=(0.5, 0.999))
+    l1, bce = nn.L1Loss(), nn.BCEWithLogitsLoss()
+
+    def judged(logits, real):
+        return bce(logits, torch.ones_like(logits) if real else torch.zeros_like(logits))
+
+    def step():
+        fake = g(a)
+        d.requires_grad_(True)
+        adam_d.zero_grad()
+        fake_logits, real_logits = d(torch.cat([a, fake.detach()], 1)), d(torch.cat([a, b], 1))
+        ((judged(fake_logits, False) + judged(real_logits, True)) * 0.5).backward()
+        adam_d.step()
+        d.requires_grad_(False)
+        adam_g.zero_grad()
+        (judged(d(torch.cat([a, fake], 1)), True) + 100 * l1(fake, b)).backward()
+        adam_g.step()
+
+    return step
+
+
+def plain_dcgan(method, x):
+    """Cross-entropy; D moves on real and on generated images, then G. Each move draws its own noise, as ours does."""
+    import torch
+    from torch import nn
+
+    g, d, n = make_plain(method.g), make_plain(method.d), len(x)
+    adam_g = torch.optim.Adam(g.parameters(), 2e-4, betas=(0.5, 0.999))
+    adam_d = torch.optim.Adam(d.parameters(), 2e-4, betas=(0.5, 0.999))
+    bce = nn.BCEWithLogitsLoss()
+    ones, zeros = torch.ones(n, 1, device=x.device), torch.zeros(n, 1, device=x.device)
+
+    def noise():
+        return torch.rand(n, method.config.latent, 1, 1, device=x.device) * 2 - 1
+
+    def step():
+        with torch.no_grad():
+            fake = g(noise())
+        adam_d.zero_grad()
+        (bce(d(x), ones) + bce(d(fake), zeros)).backward()
+        adam_d.step()
+        d.requires_grad_(False)
+        adam_g.zero_grad()
+        bce(d(g(noise())), ones).backward()
+        adam_g.step()
+        d.requires_grad_(True)
+
+    return step
+
+
+PLAIN = {"cyclegan": plain_cyclegan, "pix2pix": plain_pix2pix, "dcgan": plain_dcgan}
+
+
+def our_step(method, batch, device, kind):
+    """What `img2img train` does between two lines of its log."""
+    import torch
+
+    from img2img.networks.regions import checkpoint_parts, compile_parts
+    from img2img.runtime import Runtime
+
+    runtime = Runtime.start(device, "fp32" if kind == "ours fp32" else "auto")
+    if kind == "ours deterministic":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    networks = method.networks().values()
+    for network in networks:
+        runtime.prepare(network)
+    if kind == "ours compiled":
+        compile_parts(networks, lambda error: sys.exit(f"compiling failed: {error}"))
+    if kind == "ours checkpointed":
+        checkpoint_parts(networks)
+    method.to(runtime.device).train()
+    method.watch = False
+
+    def step():
+        method.step(iter([batch] * method.draws))
+
+    return step, runtime.describe()
+
+
+def flops(method, size, batch, options):
+    """What one plain step multiplies, forward and backward, without computing it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        built, names = build(method, size, options)
+        step = PLAIN[method](built.train(), *batch_of(names, batch, size, "meta").values())
+        with FlopCounterMode(display=False) as counter:
+            step()
+    return counter.get_total_flops()
+
+
+def time_steps(kind, method, size, batch, options, steps, warmup, device):
+    """Seconds of each step, and the peak of memory: of the device, or of this whole process."""
+    import torch
+
+    torch.manual_seed(0)
+    random.seed(0)
+    built, names = build(method, size, options)
+    images = batch_of(names, batch, size, device)
+    if kind == "plain":
+        built.to(device).train()
+        step, what = PLAIN[method](built, *images.values()), f"{device}, fp32"
+    else:
+        step, what = our_step(built, images, device, kind)
+    chunk = 10 if device == "cuda" else 1  # steps between two waits for the device, of which training has none
+
+    def timed(count):
+        begin = time.perf_counter()
+        for _ in range(count):
+            step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / count
+
+    first = timed(1)
+    if warmup > 1:
+        timed(warmup - 1)
+    times = [] if warmup else [first]
+    while len(times) * chunk < steps:
+        times.append(timed(chunk))
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:  # kilobytes; on macOS bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": times, "first": first, "peak_mib": peak / 2**20, "what": what}
+
+
+def in_own_process(*words):
+    with tempfile.TemporaryDirectory() as nothing_compiled_yet:
+        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": nothing_compiled_yet}
+        done = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def kinds_of(method, args):
+    import torch
+
+    from img2img.runtime import pick_precision
+
+    kinds = ["plain", "ours"]
+    if pick_precision("auto", torch.device(args.device)) is not torch.float32:
+        kinds.append("ours fp32")
+    if args.compile or args.device == "cuda":
+        kinds.append("ours compiled")
+    if args.checkpoint and method != "dcgan":  # whose generator has running averages
+        kinds.append("ours checkpointed")
+    if args.device == "cuda":
+        kinds.append("ours deterministic")
+    return kinds
+
+
+def measure(name, row, args, top):
+    """All kinds of one row, in turn."""
+    method, size, batch, options, steps, warmup = row
+    if args.device == "cuda":
+        steps, warmup = CUDA_STEPS, CUDA_WARMUP
+    size, steps = args.size or size, args.steps or steps
+    work = flops(method, size, batch, options)
+    runs = {kind: [] for kind in kinds_of(method, args)}
+    for _ in range(args.rounds):
+        for kind in runs:
+            ahead = max(warmup, COMPILED_WARMUP) if kind == "ours compiled" else warmup
+            spec = json.dumps([kind, method, size, batch, options, steps, ahead, args.device])
+            runs[kind].append(in_own_process("--one", spec))
+            median = statistics.median(runs[kind][-1]["seconds"])
+            print(f"{name:12} {kind:18} {median:8.3f} s per step", file=sys.stderr, flush=True)
+    result = {"method": method, "size": size, "batch": batch, "steps": steps, "warmup": warmup, "tflop": work / 1e12}
+    plain = [statistics.median(run["seconds"]) for run in runs["plain"]]
+    for kind, those in runs.items():
+        seconds = [statistics.median(run["seconds"]) for run in those]
+        median = statistics.median(seconds)
+        ratios = sorted(p / s for p, s in zip(plain, seconds, strict=True))
+        result[kind] = {
+            "computed": those[0]["what"],
+            "s_per_step": median,
+            "images_per_s": batch / median,
+            "ratio_to_plain": statistics.median(ratios),
+            "ratios": ratios,
+            "share_of_ceiling": work / median / 1e12 / max(top.values()),
+            "peak_mib": statistics.median(run["peak_mib"] for run in those),
+            "first_step_s": statistics.median(run["first"] for run in those),
+        }
+    if "ours compiled" in result:  # what a `Gain` of img2img/training/compiling.py holds
+        eager, compiled = result["ours"]["s_per_step"], result["ours compiled"]["s_per_step"]
+        result["compiling"] = {
+            "costs_s": result["ours compiled"]["first_step_s"] - compiled,
+            "saves_s_per_tflop": (eager - compiled) / (work / 1e12),
+        }
+    return result
+
+
+def measure_data(name, row, folder, args, trained):
+    """Images/s that the loader gives alone, from memory and from the disk, after decoding what is kept."""
+    method, size, batch = row[0], args.size or row[1], row[2]
+    source = folder / f"images_{size}"
+    if not source.exists():
+        for part in ("a", "b"):
+            make_images(source / part, args.images, size)
+    result = {}
+    for kept in (True, False):
+        spec = json.dumps([method, size, batch, str(source), kept, args.device])
+        result["cached" if kept else "from disk"] = in_own_process("--load", spec)["images_per_s"]
+    if trained:
+        rate = trained["ours"]["images_per_s"]
+        result["ratio_to_training"] = {kind: x / rate for kind, x in result.items()}
+    print(f"{name:12} data: {result}", file=sys.stderr, flush=True)
+    return result
+
+
+def load_only(method, size, batch, source, kept, device, seconds=5.0):
+    """Takes batches for some seconds, as training does but for what it does with them."""
+    import torch
+
+    from img2img.data.opening import LAYOUTS
+    from img2img.data.stream import auto_workers, stream
+    from img2img.methods import METHODS
+
+    layout = METHODS[method].layout
+    options = {"size": size, "cache_mb": 4096 if kept else 0}
+    options |= {"data": f"{source}/a"} if layout == "images" else {"a": f"{source}/a", "b": f"{source}/b"}
+    workers = auto_workers(torch.device(device))
+    opened = LAYOUTS[layout].open(LAYOUTS[layout].Config(**options), layout == "pairs", 0, workers > 0)
+    batches = stream(opened.train, 0, 10**6, batch, workers=workers, pin_memory=device == "cuda")
+    for _ in range(2):
+        next(batches)
+    begin, taken = time.perf_counter(), 0
+    while (wall := time.perf_counter() - begin) < seconds or not taken:
+        next(batches)
+        taken += batch
+    return {"images_per_s": taken / wall}
+
+
+def table(results):
+    head = "row", "kind", "computed", "s/step", "images/s", "ratio", "of ceiling", "peak MiB"
+    lines = [head]
+    for name, row in results["steps"].items():
+        for kind, x in row.items():
+            if "s_per_step" in (x if isinstance(x, dict) else ()):
+                numbers = (f"{x['s_per_step']:.3f}", f"{x['images_per_s']:.2f}", f"{x['ratio_to_plain']:.2f}")
+                lines.append(
+                    (name, kind, x["computed"], *numbers, f"{x['share_of_ceiling']:.0%}", f"{x['peak_mib']:.0f}")
+                )
+    text = "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], ("---",) * len(head), *lines[1:]))
+    for name, row in results["data"].items():
+        more = row.get("ratio_to_training", {})
+        said = (
+            f"{k} {x:.0f} images/s" + (f", {more[k]:.0f} times the training" if more else "")
+            for k, x in row.items()
+            if k in ("cached", "from disk")
+        )
+        text += f"\ndata of {name}: {'; '.join(said)}"
+    return text
+
+
+def main():
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", help="rows; `data` for the loader of the rows named")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="steps that count; 0: few on a CPU, 40 on CUDA")
+    parser.add_argument("--size", type=int, default=0, help="pixels; 0: the rows' own")
+    parser.add_argument("--images", type=int, default=64, help="JPEGs per domain for the data rows")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compiled rows on a CPU as well")
+    parser.add_argument("--checkpoint", action="store_true", help="rows with --checkpoint-activations as well")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_train"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(time_steps(*json.loads(args.one))))
+        return
+    if args.load:
+        print(json.dumps(load_only(*json.loads(args.load))))
+        return
+
+    rows = ROWS | (CUDA_ROWS if args.device == "cuda" else {})
+    wanted = set(args.only or [*rows, "data"])
+    if unknown := wanted - {*rows, "data"}:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(rows)} and data")
+    timed = {name: row for name, row in rows.items() if name in wanted}
+    args.out.mkdir(parents=True, exist_ok=True)
+    top = ceiling(device=args.device)
+    results = {
+        "command": " ".join(sys.argv),
+        "hardware": torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "load_before": os.getloadavg()[0],
+        "rounds": args.rounds,
+        "ceiling_tflops": top,
+        "steps": {},
+        "data": {},
+    }
+    print(f"matrix product: fp32 {top['fp32']:.3f}, bf16 {top['bf16']:.3f} TFLOP/s", file=sys.stderr, flush=True)
+    for name, row in timed.items():
+        results["steps"][name] = measure(name, row, args, top)
+    if "data" in wanted:
+        with tempfile.TemporaryDirectory(dir=args.out) as folder:
+            for name, row in (timed or rows).items():
+                results["data"][name] = measure_data(name, row, Path(folder), args, results["steps"].get(name))
+    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
