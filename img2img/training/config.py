@@ -25,7 +25,7 @@ class TrainConfig:
     precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
     compile: Annotated[str, "Compile the networks: auto (where a run is long enough to repay it), on or off."] = "auto"
     checkpoint_activations: Annotated[
-        bool, "Generators: compute activations again on the way back. Less memory, a third more time."
+        bool, "Generators: compute activations again on the way back. Less memory, about a quarter more time."
     ] = False
     workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
     log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
