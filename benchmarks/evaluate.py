@@ -71,7 +71,7 @@ def watched(job):
     import img2img
     from img2img.metrics import scorer as scoring
 
-    spent = {"network": 0.0, "functions": 0.0, "scoring": 0.0}
+    spent = {"network": 0.0, "functions": 0.0, "scoring": 0.0, "reading": 0.0}
     rss = []
 
     def timed(kind, fn):
@@ -88,7 +88,21 @@ def watched(job):
     scoring.METRICS.update(
         {n: m._replace(fn=timed("functions", m.fn)) for n, m in scoring.METRICS.items() if m.kind == "features"}
     )
-    for cls, name in ((scoring.Scorer, "prepare"), (scoring.Row, "add"), (scoring.Row, "scores")):
+    prepare = scoring.Scorer.prepare
+
+    def prepared(scorer, real):  # reading the images is not the metrics' work
+        def passes():
+            images = iter(real())
+            while (batch := reading(images)) is not None:
+                yield batch
+
+        reading = timed("reading", lambda images: next(images, None))
+        before = spent["reading"]
+        timed("scoring", prepare)(scorer, passes)
+        spent["scoring"] -= spent["reading"] - before
+
+    scoring.Scorer.prepare = prepared
+    for cls, name in ((scoring.Row, "add"), (scoring.Row, "scores")):
         setattr(cls, name, timed("scoring", getattr(cls, name)))
 
     def progress(done, total):
