@@ -55,7 +55,18 @@ TABLES = {
 NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
 COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
 # Of torchrun, scripts/check and the benchmarks.
-FOREIGN_OPTIONS = {"nproc-per-node", "fix", "large", "model", "only", "seeds", "adversarial", "mnist", "minutes"}
+FOREIGN_OPTIONS = {
+    "nproc-per-node",
+    "fix",
+    "large",
+    "model",
+    "only",
+    "seeds",
+    "adversarial",
+    "mnist",
+    "minutes",
+    "inception",
+}
 
 TINY: dict[str, Any] = {
     "steps": 2,
