@@ -96,7 +96,8 @@ def described(name: str) -> dict[str, str]:
         return {"better": "", "range": "0 to 1", "text": "share of the images that the judge gives to this class"}
     metric = METRICS[base_name(name)]
     better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
-    return {"better": better, "range": metric.range, "text": metric.text}
+    text = f"The same of label {name[4:-1]} alone." if name.startswith("iou[") else metric.text
+    return {"better": better, "range": metric.range, "text": text}
 
 
 class Evaluator:
