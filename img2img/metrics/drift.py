@@ -13,9 +13,11 @@ class Moments:
 
     def add(self, images: Tensor) -> None:
         """Images (N, C, H, W) in [-1, 1]."""
-        x = (images.cpu().double() + 1) / 2
-        self.count += x.numel() // x.shape[1]
-        self.sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        n = images.numel() // images.shape[1]
+        x = images.sum((0, 2, 3), dtype=torch.float64).cpu()
+        square = torch.linalg.vector_norm(images, dim=(0, 2, 3), dtype=torch.float64).square().cpu()
+        self.count += n
+        self.sums += torch.stack([(x + n) / 2, (square + 2 * x + n) / 4])  # of (x + 1) / 2 and of its square
 
     def mean_and_std(self) -> Tensor:
         """(2, C)."""
