@@ -197,7 +197,7 @@ def inception(tmp_path_factory):
 
 def test_inception_is_that_of_torch_fidelity(inception, pair):
     path, network = inception
-    scorer = Scorer(["fid", "inception_score"], MetricOptions(features_weights=str(path)))
+    scorer = Scorer(["fid", "inception_score"], MetricOptions(features="inception", features_weights=str(path)))
     features, logits = scorer.features(pair[0])
     pixels = ((pair[0] + 1) / 2 * 255).round().to(torch.uint8)
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_inception_is_that_of_torch_fidelity(inception, pair):
 @pytest.mark.slow
 def test_scores_of_inception_have_the_plain_names(inception):
     names = ["fid", "kid", "inception_score"]
-    scorer = Scorer(names, MetricOptions(features_weights=str(inception[0])))
+    scorer = Scorer(names, MetricOptions(features="inception", features_weights=str(inception[0])))
     images = smooth(20, 32)
     scorer.prepare(lambda: images.split(10))
     row = scorer.row()
@@ -222,17 +222,20 @@ def test_scores_of_inception_have_the_plain_names(inception):
 
 
 def test_inception_mistakes(tmp_path, evil, monkeypatch):
-    text = refused(ModelFileError, Scorer, ["fid"])
+    inception = MetricOptions(features="inception")
+    text = refused(ModelFileError, Scorer, ["fid"], inception)
     assert "weights-inception-2015-12-05-6726825d.pth" in text
     assert "--features-weights" in text and "--features encoder" in text
-    assert "sees RGB, and the images have 2 channels" in refused(ConfigError, Scorer, ["kid"], None, 2)
-    options = MetricOptions(features_weights=str(evil))
+    assert "sees RGB, and the images have 2 channels" in refused(ConfigError, Scorer, ["kid"], inception, 2)
+    options = MetricOptions(features="inception", features_weights=str(evil))
     assert "could run code and is not loaded" in refused(ModelFileError, Scorer, ["fid"], options)
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "w.pth")
-    options = MetricOptions(features_weights=str(tmp_path / "w.pth"))
+    options = MetricOptions(features="inception", features_weights=str(tmp_path / "w.pth"))
     assert "does not hold the weights of torch-fidelity" in refused(ModelFileError, Scorer, ["fid"], options)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'img2img[metrics]'" in refused(ConfigError, Scorer, ["fid"])
+    assert "pip install 'img2img[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
+    lonely = MetricOptions(features_weights=str(tmp_path / "w.pth"))
+    assert "name it, as in --features inception" in refused(ConfigError, Scorer, ["fid"], lonely)
 
 
 # Programs

@@ -57,6 +57,8 @@ class Scorer:
             least = 2 if name == "subset_size" else 1
             if getattr(self.options, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}.")
+        if self.options.features_weights is not None and self.options.features == ENCODER:
+            raise ConfigError("--features-weights are of a network: name it, as in --features inception.")
         self.keys = {name: name for name in self.metrics}
         self.fns = {name: self._with_network(metric) for name, metric in self.metrics.items()}
         if "lpips" in self.keys:
