@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from img2img.inference.sampling import Sampler, write_samples
 from img2img.inference.translator import Translator
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
-from img2img.options import check_names, split
+from img2img.options import check_names, given, split
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
@@ -240,7 +240,7 @@ def translate_folder(
 def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
-    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    loading = given(options, LoadOptions)
     if not isinstance(model, Translator):
         return load(model, **loading)
     direction = loading.pop("direction", None)

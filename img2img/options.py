@@ -17,6 +17,11 @@ def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
         choose(f"option of {what}", name, names)
 
 
+def given(options: dict[str, Any], group: type) -> dict[str, Any]:
+    """Those of `options` that are fields of `group`."""
+    return {f.name: options[f.name] for f in fields(group) if f.name in options}
+
+
 def split(options: dict[str, Any], *groups: type) -> list[Any]:
     """An instance of each dataclass of options, made of those of `options` that are its own."""
-    return [group(**{f.name: options[f.name] for f in fields(group) if f.name in options}) for group in groups]
+    return [group(**given(options, group)) for group in groups]

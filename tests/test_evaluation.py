@@ -15,12 +15,12 @@ from img2img.data.folders import Domain
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
-from img2img.evaluation.evaluate import best_of, evaluate, names_of, rank
+from img2img.evaluation.evaluate import best_of, evaluate, rank
 from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, _chunks
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Side, Sides
-from img2img.metrics.table import METRICS
+from img2img.metrics.table import METRICS, names_of
 from img2img.training.remarks import MODEL, NOTHING
 from img2img.training.validation import kept_steps
 

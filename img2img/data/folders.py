@@ -76,6 +76,10 @@ class Domain:
             array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
         return array if array.shape[2] == self.channels else np.repeat(array, self.channels, axis=2)
 
+    def evenly(self, count: int) -> "Domain":
+        """At most `count` of the images, evenly chosen."""
+        return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
+
     def select(self, indices: Sequence[int]) -> "Domain":
         return replace(self, sources=tuple(self.sources[i] for i in indices))
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import numpy as np
 
 from img2img.data.images import atomic, refuse_unwritable
 from img2img.errors import ConfigError
-from img2img.evaluation.evaluate import names_of, sides_of
+from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
 from img2img.evaluation.options import EvaluateOptions
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
-from img2img.options import check_names, split
+from img2img.metrics.table import names_of
+from img2img.options import check_names, given, split
 from img2img.page import captioned, draw_grid, lightened, page, table
 from img2img.training.config import OPERATIONAL
 from img2img.training.result import meanings, protocol, scores_table
@@ -71,7 +72,7 @@ def compare(
     """
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    loading = given(options, LoadOptions)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:

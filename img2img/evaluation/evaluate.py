@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, choose
+from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
     OF_PAIRS,
@@ -26,8 +26,8 @@ from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.scorer import MetricOptions
-from img2img.metrics.table import METRICS, Score, base_name
-from img2img.options import check_names, split
+from img2img.metrics.table import METRICS, Score, base_name, names_of
+from img2img.options import check_names, given, split
 from img2img.training.checkpoint import read_card
 from img2img.training.journal import rewrite_report
 from img2img.training.remarks import MODEL
@@ -57,7 +57,7 @@ def evaluate(
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    loading = given(options, LoadOptions)
     names = names_of(metrics)
     choices: dict[str, Any] = {"options": of_metrics, "judge": Path(chosen.judge) if chosen.judge else None}
     if model is None:
@@ -130,7 +130,7 @@ def rank(
 ) -> Ranking:
     """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
 
-    The best one is best by the first metric. The result goes into the run's folder and report.
+    The best one is best by the first metric. What comes of its own images goes into the run's folder and report.
 
     Args:
         run: the folder of a run.
@@ -140,7 +140,7 @@ def rank(
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = {f.name: options[f.name] for f in fields(LoadOptions) if f.name in options}
+    loading = given(options, LoadOptions)
     folder = Path(run)
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
@@ -175,19 +175,6 @@ def best_of(metric: str, values: dict[str, float]) -> str:
     """The name with the best value; numbers that are none lose."""
     sign = -1 if METRICS[base_name(metric)].higher_is_better else 1
     return min(values, key=lambda name: math.inf if math.isnan(values[name]) else sign * values[name])
-
-
-def names_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """Names from a list, or from text with commas.
-
-    Raises:
-        ConfigError: if there is no such metric.
-    """
-    given = [metrics] if isinstance(metrics, str) else metrics
-    names = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
-    for name in names:
-        choose("metric", name, METRICS)
-    return names
 
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:

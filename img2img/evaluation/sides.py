@@ -39,8 +39,7 @@ class Side:
     @classmethod
     def of(cls, domain: Domain, options: EvaluateOptions, cut: Callable[[Array], Array] | None = None) -> "Side":
         """Evenly chosen images, as many as the options say, resized unless `cut` says otherwise."""
-        count = min(options.limit or len(domain), len(domain))
-        chosen = domain.select([round(i) for i in np.linspace(0, len(domain) - 1, count)])
+        chosen = domain.evenly(options.limit or len(domain))
         resized = (lambda x: resize(x, options.size, options.size)) if options.size else (lambda x: x)
         return cls(chosen, cut or resized)
 

@@ -1,8 +1,9 @@
 """Metrics by name. To add one: its function, and one entry here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from img2img.errors import choose
 from img2img.metrics import frechet, inception_score, kernel
 from img2img.metrics.drift import drift
 from img2img.metrics.labels import mean_iou, pixel_accuracy
@@ -113,3 +114,16 @@ def base_name(key: str) -> str:
     """The name in `METRICS` of a key of `Row.scores`: "kid[encoder]" is of kid, "iou[3]" of mean_iou."""
     name = key.partition("[")[0]
     return "mean_iou" if name == "iou" else name
+
+
+def names_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """Names from a list, or from text with commas.
+
+    Raises:
+        ConfigError: if there is no such metric.
+    """
+    given = [metrics] if isinstance(metrics, str) else metrics
+    names = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
+    for name in names:
+        choose("metric", name, METRICS)
+    return names

@@ -13,12 +13,12 @@ from img2img.data.images import Array
 from img2img.data.layouts import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.scorer import MetricOptions, Scorer
-from img2img.metrics.table import METRICS
+from img2img.metrics.table import METRICS, base_name, names_of
 from img2img.runtime import Runtime
 from img2img.training.config import TrainConfig
 from img2img.training.ema import Ema
 
-IMAGES = 200  # of each side; the same ones every time
+IMAGES = 200  # of each side, evenly chosen; the same ones every time
 BATCH = 4
 QUICK = {True: ("l1", "psnr", "ssim"), False: ("drift", "structure", "cycle", "identity")}  # of pairs, and without
 
@@ -38,8 +38,7 @@ class Validation:
         self, method: Method, heldout: HeldOut, config: TrainConfig, options: MetricOptions, runtime: Runtime
     ) -> None:
         paired = method.layout == "pairs"
-        names = [name.strip() for name in config.metrics.split(",") if name.strip()]
-        names = names if names != ["auto"] else list(QUICK[paired])
+        names = list(QUICK[paired] if config.metrics == "auto" else names_of(config.metrics))
         if not names:
             raise ConfigError("--metrics names none; leave it out, or choose from " + ", ".join(METRICS) + ".")
         self.select = names[0] * paired if config.select == "auto" else config.select
@@ -92,7 +91,7 @@ class Validation:
         """The deciding score, if it is better than the best so far."""
         if not self.select:
             return None
-        score = next(value for name, value in scores.items() if name.partition("[")[0] == self.select)
+        score = next(value for name, value in scores.items() if base_name(name) == self.select)
         if math.isnan(score):
             return None
         higher = METRICS[self.select].higher_is_better
@@ -106,9 +105,9 @@ class Validation:
 
 
 def _some(heldout: HeldOut, domain: Domain) -> Array:
-    """Held-out images, evenly chosen, (N, size, size, C): decoded once, as they come again and again."""
-    numbers = sorted({round(i) for i in np.linspace(0, len(domain) - 1, min(len(domain), IMAGES))})
-    return np.stack([cut(domain.load(i), heldout.config) for i in numbers])
+    """Held-out images, (N, size, size, C): decoded once, as they come again and again."""
+    chosen = domain.evenly(IMAGES)
+    return np.stack([cut(chosen.load(i), heldout.config) for i in range(len(chosen))])
 
 
 def kept_steps(steps: int, keep: int) -> Sequence[int]:
