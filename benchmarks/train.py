@@ -1,19 +1,20 @@
 """Training steps per second and memory, against a plain eager fp32 loop of the same networks and the device's ceiling.
 
-    python benchmarks/train.py [--only cyclegan_b1 ... data] [--rounds 3] [--steps N] [--size N] [--device cuda]
+    python benchmarks/train.py [--only cyclegan_b1 ... data] [--rounds N] [--size N] [--device cuda]
 
 Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch
-16 as well. Per row, in turn within each round and each in a process of its own: `plain`, an explicit loop in fp32 and
-NCHW with PyTorch's own layers and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours
-fp32`, where that differs; `ours compiled` with `--compile` or on CUDA; `ours checkpointed` with `--checkpoint`; and on
-CUDA `ours deterministic`. A ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product
+16 as well. Per row, each in a process of its own: `plain`, an explicit loop in fp32 and NCHW with PyTorch's own layers
+and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, where that differs; `ours
+compiled` with `--compile` or on CUDA; `ours checkpointed` with `--checkpoint`; and on CUDA `ours deterministic`. In each
+round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them; a
+ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product
 of the device, in the same run; the work is what the plain step multiplies, forward and backward, counted by PyTorch
 (multiply-add = 2). `data` is what the loader gives alone, on generated JPEGs. An image is one sample: a pair, or one of
-each domain. Batches wait on the device, memory on a CPU is that of the whole process. On a CPU few steps are timed, of
-CycleGAN without any before them. Writes results.json, with what a `Gain` of img2img/training/compiling.py needs.
+each domain. Batches wait on the device, memory on a CPU is that of the whole process. Writes results.json, with what a `Gain` of img2img/training/compiling.py needs.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -28,20 +29,19 @@ from pathlib import Path
 
 from translate import ceiling, make_images
 
-# method, size in pixels, batch, options, steps that count on a CPU, steps before them.
+# method, size in pixels, batch, options, rounds on a CPU, steps before them.
 ROWS = {
-    "cyclegan_b1": ("cyclegan", 256, 1, {"generator": "resnet_9"}, 2, 0),
-    "cyclegan_b4": ("cyclegan", 256, 4, {"generator": "resnet_9"}, 1, 0),
-    "pix2pix_b1": ("pix2pix", 256, 1, {}, 4, 1),
-    "pix2pix_b4": ("pix2pix", 256, 4, {}, 3, 1),
-    "dcgan_b64": ("dcgan", 64, 64, {}, 6, 2),
+    "cyclegan_b1": ("cyclegan", 256, 1, {"generator": "resnet_9"}, 4, 1),
+    "cyclegan_b4": ("cyclegan", 256, 4, {"generator": "resnet_9"}, 2, 1),
+    "pix2pix_b1": ("pix2pix", 256, 1, {}, 10, 2),
+    "pix2pix_b4": ("pix2pix", 256, 4, {}, 6, 2),
+    "dcgan_b64": ("dcgan", 64, 64, {}, 12, 2),
 }
 CUDA_ROWS = {
-    "cyclegan_b16": ("cyclegan", 256, 16, {"generator": "resnet_9"}, 2, 0),
-    "pix2pix_b16": ("pix2pix", 256, 16, {}, 2, 0),
+    "cyclegan_b16": ("cyclegan", 256, 16, {"generator": "resnet_9"}, 2, 1),
+    "pix2pix_b16": ("pix2pix", 256, 16, {}, 2, 1),
 }
-CUDA_STEPS, CUDA_WARMUP = 40, 10
-COMPILED_WARMUP = 3  # the first step compiles
+CUDA_ROUNDS = 5
 
 
 def build(method, size, options):
@@ -60,8 +60,9 @@ def batch_of(names, batch, size, device):
     return {name: torch.rand(batch, 3, size, size, device=device) * 2 - 1 for name in names}
 
 
-def make_plain(network):
-    """The same network, weights included, of PyTorch's own layers."""
+def make_plain(network, batch_norm=True):
+    """The same network, weights included, of PyTorch's own layers; without `batch_norm`, these norms stay, which call
+    PyTorch's own function."""
     from torch import nn
 
     from img2img.networks import layers
@@ -69,7 +70,7 @@ def make_plain(network):
     for name, child in network.named_children():
         if isinstance(child, layers.InstanceNorm):
             setattr(network, name, nn.InstanceNorm2d(child.channels))
-        elif isinstance(child, layers.BatchNorm):
+        elif batch_norm and isinstance(child, layers.BatchNorm):
             own = nn.BatchNorm2d(child.channels, eps=child.eps)
             own.weight, own.bias = child.weight, child.bias
             setattr(network, name, own)
@@ -79,7 +80,7 @@ def make_plain(network):
             for plain in (nn.Conv2d, nn.ConvTranspose2d):
                 if isinstance(child, plain):
                     child.__class__ = plain
-            make_plain(child)
+            make_plain(child, batch_norm)
     return network
 
 
@@ -235,8 +236,9 @@ def flops(method, size, batch, options):
     return counter.get_total_flops()
 
 
-def time_steps(kind, method, size, batch, options, steps, warmup, device):
-    """Seconds of each step, and the peak of memory: of the device, or of this whole process."""
+def serve(kind, method, size, batch, options, chunk, device):
+    """For each line of standard input: `chunk` steps, and a line of json with the seconds of one and the peak of
+    memory, of the device or of this whole process."""
     import torch
 
     torch.manual_seed(0)
@@ -248,36 +250,55 @@ def time_steps(kind, method, size, batch, options, steps, warmup, device):
         step, what = PLAIN[method](built, *images.values()), f"{device}, fp32"
     else:
         step, what = our_step(built, images, device, kind)
-    chunk = 10 if device == "cuda" else 1  # steps between two waits for the device, of which training has none
-
-    def timed(count):
+    for _ in sys.stdin:
         begin = time.perf_counter()
-        for _ in range(count):
+        for _ in range(chunk):
             step()
         if device == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - begin) / count
-
-    first = timed(1)
-    if warmup > 1:
-        timed(warmup - 1)
-    times = [] if warmup else [first]
-    while len(times) * chunk < steps:
-        times.append(timed(chunk))
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:  # kilobytes; on macOS bytes
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": times, "first": first, "peak_mib": peak / 2**20, "what": what}
+        seconds = (time.perf_counter() - begin) / chunk
+        if device == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        else:  # kilobytes; on macOS bytes
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(json.dumps({"seconds": seconds, "peak_mib": peak / 2**20, "what": what}), flush=True)
 
 
-def in_own_process(*words):
-    with tempfile.TemporaryDirectory() as nothing_compiled_yet:
-        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": nothing_compiled_yet}
-        done = subprocess.run([sys.executable, __file__, *map(str, words)], capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+class Worker:
+    """A process of this file that waits between its answers; `with` ends it."""
+
+    def __init__(self, *words):
+        self.folder = tempfile.TemporaryDirectory()  # nothing is compiled yet
+        self.errors = Path(self.folder.name) / "errors"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, *map(str, words)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self.folder.name},
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.stdin.close()
+        if self.process.wait() and not any(error):
+            raise SystemExit(self.errors.read_text())
+        self.folder.cleanup()
+
+    def ask(self):
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended; the next line says why
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(self.errors.read_text())
+        return json.loads(line)
 
 
 def kinds_of(method, args):
@@ -298,24 +319,32 @@ def kinds_of(method, args):
 
 
 def measure(name, row, args, top):
-    """All kinds of one row, in turn."""
-    method, size, batch, options, steps, warmup = row
-    if args.device == "cuda":
-        steps, warmup = CUDA_STEPS, CUDA_WARMUP
-    size, steps = args.size or size, args.steps or steps
+    """All kinds of one row, a step of each in turn."""
+    method, size, batch, options, rounds, warmup = row
+    chunk = 1
+    if args.device == "cuda":  # steps between two waits for the device, of which training has none
+        rounds, warmup, chunk = CUDA_ROUNDS, 1, 10
+    size, rounds = args.size or size, args.rounds or rounds
+    kinds = kinds_of(method, args)
     work = flops(method, size, batch, options)
-    runs = {kind: [] for kind in kinds_of(method, args)}
-    for _ in range(args.rounds):
-        for kind in runs:
-            ahead = max(warmup, COMPILED_WARMUP) if kind == "ours compiled" else warmup
-            spec = json.dumps([kind, method, size, batch, options, steps, ahead, args.device])
-            runs[kind].append(in_own_process("--one", spec))
-            median = statistics.median(runs[kind][-1]["seconds"])
-            print(f"{name:12} {kind:18} {median:8.3f} s per step", file=sys.stderr, flush=True)
-    result = {"method": method, "size": size, "batch": batch, "steps": steps, "warmup": warmup, "tflop": work / 1e12}
-    plain = [statistics.median(run["seconds"]) for run in runs["plain"]]
-    for kind, those in runs.items():
-        seconds = [statistics.median(run["seconds"]) for run in those]
+    first, answers = {}, {kind: [] for kind in kinds}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for kind in kinds:
+            spec = json.dumps([kind, method, size, batch, options, chunk, args.device])
+            workers[kind] = stack.enter_context(Worker("--serve", spec))
+            first[kind] = workers[kind].ask()["seconds"] * chunk  # what it has to make first, and compile
+            for _ in range(max(warmup - 1, 1 if kind == "ours compiled" else 0)):
+                workers[kind].ask()
+        for _ in range(rounds):
+            for kind, worker in workers.items():
+                answers[kind].append(worker.ask())
+            words = ", ".join(f"{kind} {those[-1]['seconds']:.3f}" for kind, those in answers.items())
+            print(f"{name:12} seconds per step: {words}", file=sys.stderr, flush=True)
+    result = {"method": method, "size": size, "batch": batch, "rounds": rounds, "tflop": work / 1e12}
+    plain = [answer["seconds"] for answer in answers["plain"]]
+    for kind, those in answers.items():
+        seconds = [answer["seconds"] for answer in those]
         median = statistics.median(seconds)
         ratios = sorted(p / s for p, s in zip(plain, seconds, strict=True))
         result[kind] = {
@@ -325,14 +354,14 @@ def measure(name, row, args, top):
             "ratio_to_plain": statistics.median(ratios),
             "ratios": ratios,
             "share_of_ceiling": work / median / 1e12 / max(top.values()),
-            "peak_mib": statistics.median(run["peak_mib"] for run in those),
-            "first_step_s": statistics.median(run["first"] for run in those),
+            "peak_mib": those[-1]["peak_mib"],
+            "first_step_s": first[kind],
         }
     if "ours compiled" in result:  # what a `Gain` of img2img/training/compiling.py holds
-        eager, compiled = result["ours"]["s_per_step"], result["ours compiled"]["s_per_step"]
+        eager, compiled = result["ours"], result["ours compiled"]
         result["compiling"] = {
-            "costs_s": result["ours compiled"]["first_step_s"] - compiled,
-            "saves_s_per_tflop": (eager - compiled) / (work / 1e12),
+            "costs_s": compiled["first_step_s"] - eager["first_step_s"],
+            "saves_s_per_tflop": (eager["s_per_step"] - compiled["s_per_step"]) / (work / 1e12),
         }
     return result
 
@@ -347,7 +376,8 @@ def measure_data(name, row, folder, args, trained):
     result = {}
     for kept in (True, False):
         spec = json.dumps([method, size, batch, str(source), kept, args.device])
-        result["cached" if kept else "from disk"] = in_own_process("--load", spec)["images_per_s"]
+        with Worker("--load", spec) as worker:
+            result["cached" if kept else "from disk"] = worker.ask()["images_per_s"]
     if trained:
         rate = trained["ours"]["images_per_s"]
         result["ratio_to_training"] = {kind: x / rate for kind, x in result.items()}
@@ -405,19 +435,18 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="rows; `data` for the loader of the rows named")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="steps that count; 0: few on a CPU, 40 on CUDA")
+    parser.add_argument("--rounds", type=int, default=0, help="0: each row's own number, which fits its speed")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0: the rows' own")
     parser.add_argument("--images", type=int, default=64, help="JPEGs per domain for the data rows")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compiled rows on a CPU as well")
     parser.add_argument("--checkpoint", action="store_true", help="rows with --checkpoint-activations as well")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_train"))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(time_steps(*json.loads(args.one))))
+    if args.serve:
+        serve(*json.loads(args.serve))
         return
     if args.load:
         print(json.dumps(load_only(*json.loads(args.load))))
@@ -438,7 +467,6 @@ def main():
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "load_before": os.getloadavg()[0],
-        "rounds": args.rounds,
         "ceiling_tflops": top,
         "steps": {},
         "data": {},
