@@ -5,12 +5,13 @@
 Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch
 16 as well. Per row, each in a process of its own: `plain`, an explicit loop in fp32 and NCHW with PyTorch's own layers
 and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, where that differs; `ours
-compiled` with `--compile` or on CUDA; `ours checkpointed` with `--checkpoint`; and on CUDA `ours deterministic`. In each
-round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them; a
-ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product
-of the device, in the same run; the work is what the plain step multiplies, forward and backward, counted by PyTorch
-(multiply-add = 2). `data` is what the loader gives alone, on generated JPEGs. An image is one sample: a pair, or one of
-each domain. Batches wait on the device, memory on a CPU is that of the whole process. Writes results.json, with what a `Gain` of img2img/training/compiling.py needs.
+compiled` with --compile or on CUDA; `ours checkpointed` with --checkpoint; and on CUDA `ours deterministic`. In each
+round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them;
+a ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product of the device, in the same
+run; the work is what the plain step multiplies, forward and backward, counted by PyTorch (multiply-add = 2). An image
+is one sample: a pair, or one of each domain. Batches wait on the device; memory on a CPU is that of the whole process.
+
+`data` is what the loader gives alone, on generated JPEGs. Writes results.json.
 """
 
 import argparse
@@ -267,7 +268,7 @@ def serve(kind, method, size, batch, options, chunk, device):
 class Worker:
     """A process of this file that waits between its answers; `with` ends it."""
 
-    def __init__(self, *words):
+    def __init__(self, *words, **environment):
         self.folder = tempfile.TemporaryDirectory()  # nothing is compiled yet
         self.errors = Path(self.folder.name) / "errors"
         with self.errors.open("w") as errors:
@@ -277,24 +278,29 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self.folder.name},
+                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self.folder.name} | environment,
             )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         if self.process.wait() and not any(error):
             raise SystemExit(self.errors.read_text())
         self.folder.cleanup()
 
     def ask(self):
-        try:
+        self.begin()
+        return self.answer()
+
+    def begin(self):
+        with contextlib.suppress(BrokenPipeError):  # it ended; its answer says why
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it ended; the next line says why
+
+    def answer(self):
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(self.errors.read_text())

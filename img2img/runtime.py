@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -205,18 +205,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-
-
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over all processes, in one flat exchange."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for p, mean in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        p.grad = mean.view_as(p)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -1,5 +1,6 @@
 """The adversarial game: players that each own networks and an optimizer, and take turns."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -7,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from img2img.averaging import averaged_gradients
 from img2img.core.referee import Referee
-from img2img.runtime import average_gradients
 
 Batch = dict[str, Tensor]
 Scalars = dict[str, Tensor]
@@ -106,11 +107,12 @@ class Method(nn.Module):
         The backward pass ends at the player's own parameters, so no other player receives a gradient.
         """
         parameters = self.parameters_of(player)
-        (loss / self.accumulate).backward(inputs=parameters)  # type: ignore[no-untyped-call]
         self._updates[player] += 1
-        if self._updates[player] % self.accumulate:
+        complete = self._updates[player] % self.accumulate == 0
+        with averaged_gradients(parameters) if complete else contextlib.nullcontext():
+            (loss / self.accumulate).backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        if not complete:
             return
-        average_gradients(parameters)
         if self.watch or self.clip:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             self.gradient_norms[player] = norm
