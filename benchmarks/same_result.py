@@ -41,7 +41,7 @@ ROWS = {
     "cyclegan": ("horse2zebra", {"generator": "resnet_6", "width": 24, "d_width": 24}, "kid[encoder]"),
     "gan": ("mnist", {"width": 256, "d_width": 256, "batch_size": 64}, "kid[encoder]"),
     "dcgan": ("mnist", NARROW, "kid[encoder]"),
-    "wgan": ("mnist", NARROW, "kid[encoder]"),
+    "wgan": ("mnist", NARROW | {"n_critic": 2}, "kid[encoder]"),
     "wgan_gp": ("mnist", NARROW | {"n_critic": 2}, "kid[encoder]"),
 }
 KINDS = ["plain", "fp32", "bf16", "compiled"]

@@ -363,12 +363,6 @@ def measure(name, row, args, top):
             "peak_mib": those[-1]["peak_mib"],
             "first_step_s": first[kind],
         }
-    if "ours compiled" in result:  # what a `Gain` of img2img/training/compiling.py holds
-        eager, compiled = result["ours"], result["ours compiled"]
-        result["compiling"] = {
-            "costs_s": compiled["first_step_s"] - eager["first_step_s"],
-            "saves_s_per_tflop": (eager["s_per_step"] - compiled["s_per_step"]) / (work / 1e12),
-        }
     return result
 
 

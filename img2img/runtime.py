@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +60,25 @@ class Runtime:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}{processes}"
+
+    @torch.no_grad()
+    def gain(self) -> float:
+        """How many times as fast as in fp32 a convolution of a residual block is here: measured, in a moment."""
+
+        def seconds(dtype: torch.dtype) -> float:
+            layout = torch.channels_last if dtype is torch.bfloat16 else torch.contiguous_format
+            x = torch.ones(16 if self.device.type == "cuda" else 1, 256, 32, 32, device=self.device, dtype=dtype)
+            x, weight = x.contiguous(memory_format=layout), x.new_ones(256, 256, 3, 3)
+            times = []
+            for _ in range(4):  # the first one chooses how
+                begin = time.perf_counter()
+                nn.functional.conv2d(x, weight)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                times.append(time.perf_counter() - begin)
+            return min(times)
+
+        return seconds(torch.float32) / seconds(self.dtype)
 
     def prepare(self, network: nn.Module) -> None:
         """Moves `network` to the device and makes its forward pass run in this precision, in place.

@@ -12,12 +12,13 @@ from img2img.core.penalties import gradient_penalty
 from img2img.errors import ConfigError, Interrupted
 from img2img.networks import DISCRIMINATORS, GENERATORS, regions
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
-from img2img.networks.regions import Work, checkpoint_parts, compile_parts
+from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.networks.resnet import ResidualBlock
 from img2img.runtime import Runtime
 from img2img.training import compiling
 from img2img.training.checkpoint import load_resume
-from img2img.training.compiling import Gain
+from img2img.training.compiling import Compiling
+from img2img.training.config import TrainConfig
 
 NETWORKS = {
     "resnet_3": lambda: GENERATORS["resnet_3"](3, 3, width=4, dropout=0.5),
@@ -198,12 +199,12 @@ def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path): 
 )
 def test_a_compiled_run_goes_on_bit_equal(choice, backend, options, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(regions, "BACKEND", backend)
-    monkeypatch.setattr(compiling, "GAINS", {("cpu", "fp32"): Gain(costs=1e-9, saves=1.0)})
-    config = options["cyclegan"] | RHYTHM | {"steps": 6, "compile": choice, "dropout": 0.3}
+    worthwhile(monkeypatch)
+    config = options["cyclegan"] | RHYTHM | {"steps": 16, "compile": choice, "dropout": 0.3}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     img2img.train("cyclegan", out=whole, **config)
     with monkeypatch.context() as patch:
-        at_step(patch, "cyclegan", 3, terminate)
+        at_step(patch, "cyclegan", 13, terminate)
         with pytest.raises(Interrupted):
             img2img.train("cyclegan", out=parts, **config)
     assert load_resume(parts / "last.pt")["compiled"] is True
@@ -216,7 +217,7 @@ def test_the_line_at_the_start_says_what_was_chosen(options, tmp_path, capsys): 
     for how, line in (
         ({"compile": "off"}, "cpu, fp32; 1 steps"),
         ({"compile": "on", "checkpoint_activations": True}, "cpu, fp32, compiled blocks, activations recomputed; 1"),
-        ({"precision": "bf16"}, "cpu, bf16, channels_last; 1 steps"),
+        ({"precision": "bf16"}, "cpu, bf16, channels_last, expected "),
     ):
         img2img.train("cyclegan", out=tmp_path / str(len(line)), **loud | how)
         assert line in capsys.readouterr().err
@@ -235,11 +236,65 @@ def test_a_run_says_that_compiling_failed(options, tmp_path, capsys, monkeypatch
     assert state["step"] == 4 and state["compiled"] is False
 
 
-def test_auto_compiles_what_repays_it(monkeypatch):
-    monkeypatch.setattr(compiling, "GAINS", {("cpu", "fp32"): Gain(costs=30, saves=2.0)})
-    cpu = Runtime(torch.device("cpu"), torch.float32)
-    assert not compiling.repays(cpu, 149) and compiling.repays(cpu, 150)
-    assert not compiling.repays(Runtime(torch.device("cpu"), torch.bfloat16), 1e9)  # nobody has measured it
+def worthwhile(monkeypatch):
+    """Every run tries to compile, and keeps it."""
+    for name, value in (("WORTH", 0), ("FASTER", 0.0), ("NEVER", set()), ("ROUNDS", (3, 3))):
+        monkeypatch.setattr(compiling, name, value)
+
+
+class Clock:
+    """A run of steps that take a second, or `compiled` seconds when compiled."""
+
+    def __init__(self, monkeypatch, compiled, dtype=torch.bfloat16, **config):
+        self.seconds, self.said, self.on, self.compiled = 0.0, [], False, compiled
+        monkeypatch.setattr(Compiling, "_now", lambda _: self.seconds)
+        monkeypatch.setattr(compiling, "compile_parts", self.compile)
+        self.compiling = Compiling(TrainConfig(**config), [], Runtime(torch.device("cpu"), dtype))
+        self.compiling.begin(self.said.append)
+
+    def compile(self, networks, failed):
+        self.on, self.failed = True, failed
+        return lambda on: setattr(self, "on", on)
+
+    def run(self, steps, more=0):
+        for i in range(steps):
+            with self.compiling.step(1, more + steps - i - 1):
+                self.seconds += self.compiled if self.on else 1
+        return self.compiling.decided
+
+
+def test_auto_keeps_what_is_faster(monkeypatch):
+    clock = Clock(monkeypatch, compiled=0.5)
+    assert clock.run(5000) is True and clock.on
+    assert clock.said == ["Compiling the networks to see whether that is faster",
+                          "Compiled, steps are 2.00 times as fast: kept"]  # fmt: skip
+    assert 5000 / 2 < clock.seconds < 5000 / 2 + 10
+
+
+@pytest.mark.parametrize("compiled", [0.96, 1.5])
+def test_auto_drops_what_is_not(compiled, monkeypatch):
+    clock = Clock(monkeypatch, compiled)
+    assert clock.run(5000) is False and not clock.on
+    assert "not kept" in clock.said[-1] and clock.seconds < 5000 + 10
+
+
+def test_auto_does_not_try_in_short_runs_nor_where_it_never_paid(monkeypatch):
+    for clock in (
+        Clock(monkeypatch, 0.5),
+        Clock(monkeypatch, 0.5, torch.float32),
+        Clock(monkeypatch, 0.5, deterministic=True),
+    ):
+        steps = 3000 if clock.compiling.decided is None else 5000
+        assert clock.run(steps) is False and clock.seconds == steps and not clock.said
+
+
+def test_a_trial_that_cannot_compile_goes_on_without(monkeypatch):
+    clock = Clock(monkeypatch, compiled=0.5)
+    assert clock.run(4, more=5000) is None
+    clock.failed(RuntimeError("no compiler"))
+    clock.compiled = 1
+    assert clock.run(5000) is False
+    assert clock.said[1:] == ["Compiling failed, and the run goes on without: no compiler"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("compile", "yes"), ("compile", True)])
@@ -252,18 +307,6 @@ def test_methods_without_such_generators_cannot_be_checkpointed(unpaired, tmp_pa
     config = dict(size=32, width=4, d_width=4, steps=1, device="cpu", quiet=True, checkpoint_activations=True)
     with pytest.raises(ConfigError, match="for the generators resnet and unet"):
         img2img.train("dcgan", data=unpaired[0], out=tmp_path / "run", **config)
-
-
-def test_work_of_a_step_is_what_pytorch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    network, x = GENERATORS["unet_32"](3, 3, width=4), torch.randn(2, 3, 32, 32)
-    with Work([network]) as work, FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x)
-    assert work.flop == counter.get_total_flops()
-    with Work([network]) as work:
-        network(x)
-    assert work.flop == 3 * counter.get_total_flops()
 
 
 def test_a_residual_block_is_a_part_of_its_own():

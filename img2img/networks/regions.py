@@ -3,7 +3,6 @@
 A part is a residual block, or a run of layers between two of them: a level of a U-Net, a whole discriminator.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import groupby
@@ -63,28 +62,29 @@ class Compiled:
     def __init__(self, module: nn.Module, going: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
         self.module, self.going, self.failed = module, going, failed
         self.tried: set[Any] = set()
-        self.fast: Part = partial(_compiled(type(module).forward, BACKEND), module)
 
     def choose(self, x: Tensor) -> Part:
         """What to call with `x`: the compiled part where it can be had."""
         if not self.going() or needs_second_derivative():
             return self.module
-        kind = (x.shape, x.stride(), x.dtype, x.requires_grad, torch.is_autocast_enabled(x.device.type))
+        autocast = torch.is_autocast_enabled(x.device.type)
+        fast: Part = partial(_compiled(type(self.module).forward, BACKEND, x.is_cpu and not autocast), self.module)
+        kind = (x.shape, x.stride(), x.dtype, x.requires_grad, autocast)
         if kind not in self.tried:
             try:
-                self._try(x)
+                self._try(fast, x)
             except Exception as error:  # whatever the compiler cannot do
                 self.failed(error)
                 return self.module
             self.tried.add(kind)
-        return self.fast
+        return fast
 
-    def _try(self, x: Tensor) -> None:
+    def _try(self, fast: Part, x: Tensor) -> None:
         """Once forward and back, which leaves no trace: neither in gradients nor in buffers nor in random states."""
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             x = x.detach().requires_grad_(x.requires_grad)
-            out = self.fast(x)
+            out = fast(x)
             wanted = [p for p in (x, *self.module.parameters()) if p.requires_grad]
             torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
         with torch.no_grad():
@@ -93,26 +93,39 @@ class Compiled:
 
 
 @cache
-def _compiled(forward: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
-    """The `forward` of a class. Of all its modules that are built alike, PyTorch compiles one."""
-    return torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)
+def _compiled(forward: Callable[..., Tensor], backend: str, keep_layout: bool) -> Callable[..., Tensor]:
+    """The `forward` of a class. Of all its modules that are built alike, PyTorch compiles one.
+
+    It would take all convolutions of a CPU to channels_last, which in fp32 makes them slower: `keep_layout`.
+    """
+    options: dict[str, Any] | None = {"layout_optimization": False} if keep_layout and backend == "inductor" else None
+    return torch.compile(forward, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 
-def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], None]) -> None:
+def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], None]) -> Callable[[bool], None]:
     """Compiles `networks` for training, in place; after the first failure, of which `failed` is told, all run eagerly.
 
     Passes without gradients (samples, held-out scores) are not compiled.
+
+    Returns:
+        A switch: whether passes from now on are compiled.
     """
     torch._dynamo.config.recompile_limit = VARIANTS
     failures: list[Exception] = []
+    wanted = True
 
     def fail(error: Exception) -> None:
         failures.append(error)
         failed(error)
 
+    def turn(on: bool) -> None:
+        nonlocal wanted
+        wanted = on
+
     for sequence in (s for network in networks for s in _sequences(network)):
         parts = Parts.of(sequence)
-        parts.compiled = [Compiled(module, lambda: not failures, fail) for module in parts.modules]
+        parts.compiled = [Compiled(module, lambda: wanted and not failures, fail) for module in parts.modules]
+    return turn
 
 
 def checkpoint_parts(networks: Iterable[nn.Module]) -> int:
@@ -141,32 +154,3 @@ def _split(sequence: nn.Sequential) -> Iterator[nn.Module]:
     for alone, group in groupby(sequence, lambda layer: isinstance(layer, ResidualBlock)):
         layers = list(group)
         yield from layers if alone else [Stack(*layers)]
-
-
-class Work:
-    """Counts what convolutions and linear layers of `networks` multiply within the block, in `flop`.
-
-    A multiply-add counts as 2, and a pass with gradients as 3 without.
-    """
-
-    def __init__(self, networks: Iterable[nn.Module]) -> None:
-        self.layers = [
-            m for n in networks for m in n.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-        ]
-        self.flop = 0
-
-    def __enter__(self) -> "Work":
-        self.hooks = [layer.register_forward_hook(self._count) for layer in self.layers]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _count(self, layer: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        if isinstance(layer, nn.Linear):
-            products = out.numel() * layer.in_features
-        else:  # a transposed convolution multiplies at each pixel of its input, others at each of their output
-            pixels = (inputs[0] if layer.transposed else out)[:, 0].numel()
-            products = pixels * layer.in_channels * layer.out_channels * math.prod(layer.kernel_size) // layer.groups
-        self.flop += 2 * products * (3 if torch.is_grad_enabled() else 1)

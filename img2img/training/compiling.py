@@ -1,57 +1,49 @@
-"""Whether a run compiles its networks: what that costs, what it saves, and the rule."""
+"""Whether a run compiles its networks: tried where the run is long, kept where it is faster."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import math
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import torch
 from torch import nn
 
-from img2img.networks.regions import Work, compile_parts
+from img2img.networks.regions import compile_parts
 from img2img.runtime import Runtime
-from img2img.training.config import COMPILE
+from img2img.training.config import COMPILE, TrainConfig
 
-REPAID = 10  # compiling may cost a tenth of what it saves over the whole run
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Seconds that compiling takes, and seconds that it saves for each TFLOP of training."""
-
-    costs: float
-    saves: float
-
-
-# By device and precision. Where there is no entry, "auto" does not compile: nobody has measured that it pays.
-# A CPU without bf16 units (AVX2, torch 2.14, one thread): CycleGAN compiled was 0.86 times as fast at 64 px and 1.13
-# times at 128, one round each, after 75 to 115 s of compiling: not sure enough.
-GAINS: dict[tuple[str, str], Gain] = {}
-
-
-def repays(runtime: Runtime, tflop: float) -> bool:
-    """Whether compiling is repaid `REPAID` times by a run of so many TFLOP."""
-    gain = GAINS.get((runtime.device.type, "bf16" if runtime.dtype is torch.bfloat16 else "fp32"))
-    return gain is not None and tflop * gain.saves >= REPAID * gain.costs
+WORTH = 3600.0  # seconds that a run still has to take: compiling takes one or two minutes
+FASTER = 1.05  # compiled steps that are not faster by this are not kept
+ROUNDS = 3, 50  # at least and at most so many steps of each kind; two seconds of them are enough
+WARM_UP = 2  # steps that are not timed: they choose kernels, or compile
+# Where it has been measured that compiling does not pay, it is not tried (docs/benchmarks.md, "Training").
+NEVER = {("cpu", torch.float32)}
 
 
 class Compiling:
-    """Compiles a run's networks from its first step on, or after it, or not at all.
+    """Compiles a run's networks from its first step on, or not at all, or where that turns out to be faster.
 
-    With "auto" the first step is counted, and what the whole run will multiply decides. That depends on the options
-    and the machine alone, not on how long a step took, so equal runs go the same way; and the decision is saved with
-    the run, so that a resumed one does.
+    With "auto", a run of which more than `WORTH` seconds are left after its first steps tries it: steps that are
+    compiled and steps that are not take turns, so that a machine that others use as well slows both, and the medians
+    decide. The training is the same either way, up to rounding; so a run that must be bit-equal to others
+    (`deterministic`) does not try. The decision is saved with the run, and a resumed one follows it.
 
     Attributes:
-        decided: whether networks are compiled; None before the first step of an "auto".
+        decided: whether networks are compiled; None while an "auto" has not decided.
     """
 
-    def __init__(self, choice: str, networks: Iterable[nn.Module], runtime: Runtime) -> None:
-        self.decided: bool | None = COMPILE[choice]
+    def __init__(self, config: TrainConfig, networks: Iterable[nn.Module], runtime: Runtime) -> None:
         self.networks, self.runtime = list(networks), runtime
+        self.decided: bool | None = COMPILE[config.compile]
+        if self.decided is None and (config.deterministic or (runtime.device.type, runtime.dtype) in NEVER):
+            self.decided = False
         self.say: Callable[[str], None] = print
+        self._broken = False
+        self._trial = self._try()
 
     def words(self) -> list[str]:
-        """For the line at the start of a run; with an "auto" that compiles, another follows the first step."""
+        """For the line at the start of a run; what an "auto" finds is said later."""
         layout = ["channels_last"] if self.runtime.dtype is torch.bfloat16 else []
         return [*layout, "compiled blocks"] if self.decided else layout
 
@@ -59,23 +51,60 @@ class Compiling:
         self.say = say
         if self.decided:
             compile_parts(self.networks, self._failed)
+        elif self.decided is None:
+            next(self._trial)
 
     @contextlib.contextmanager
-    def deciding(self, times: float) -> Iterator[None]:
-        """Around each step; a run does the work of the first one `times` over."""
+    def step(self, work: float, left: float) -> Iterator[None]:
+        """Around each step, which does `work`; so much is `left` after it, in the same unit."""
         if self.decided is not None:
             yield
             return
-        with Work(self.networks) as work:
+        begin = self._now()
+        yield
+        with contextlib.suppress(StopIteration):
+            self._trial.send(((self._now() - begin) / work, left))
+
+    def _try(self) -> Generator[None, tuple[float, float]]:
+        """Receives the seconds of each step per work, and the work that is left, until it has decided."""
+        for _ in range(WARM_UP):
             yield
-        tflop = work.flop * times / 1e12
-        self.decided = repays(self.runtime, tflop)
-        if self.decided:
-            self.say(f"compiling the networks, which {tflop:.3g} TFLOP of training repay")
-            compile_parts(self.networks, self._failed)
+        seconds, left = yield
+        seconds = self._agreed(seconds)
+        if seconds * left < WORTH:
+            self.decided = False
+            return
+        self.say("Compiling the networks to see whether that is faster")
+        compiled = compile_parts(self.networks, self._failed)
+        for _ in range(WARM_UP):
+            yield
+        rounds = min(max(math.ceil(2 / seconds), ROUNDS[0]), ROUNDS[1])
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(rounds):
+            for how in times:
+                compiled(how)
+                seconds, left = yield
+                times[how].append(seconds)
+        gain = statistics.median(times[False]) / statistics.median(times[True])
+        gain = self._agreed(0.0 if self._broken else gain)
+        self.decided = gain >= FASTER
+        compiled(self.decided)
+        if not self._broken:
+            kept = "kept" if self.decided else f"not kept, which takes {FASTER}"
+            self.say(f"Compiled, steps are {gain:.2f} times as fast: {kept}")
+
+    def _agreed(self, value: float) -> float:
+        """The mean over all processes, which must decide alike."""
+        return float(statistics.mean(self.runtime.gather(value)))
+
+    def _now(self) -> float:
+        if self.runtime.device.type == "cuda":
+            torch.cuda.synchronize(self.runtime.device)
+        return time.perf_counter()
 
     def _failed(self, error: Exception) -> None:
-        self.decided = False
+        self._broken = True
+        self.decided = self.decided and False  # a trial goes on to its end, where the other processes wait
         error = getattr(error, "inner_exception", error)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.say(f"Compiling failed, and the run goes on without: {reason}")

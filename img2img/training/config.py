@@ -23,7 +23,7 @@ class TrainConfig:
     deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
     precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
-    compile: Annotated[str, "Compile the networks: auto (where a run is long enough to repay it), on or off."] = "auto"
+    compile: Annotated[str, "Compile the networks: auto (long runs try it, and keep it if faster), on or off."] = "auto"
     checkpoint_activations: Annotated[
         bool, "Generators: compute activations again on the way back. Less memory, about a quarter more time."
     ] = False

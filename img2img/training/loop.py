@@ -78,7 +78,7 @@ def train(
     networks = list(method.networks().values())
     for network in networks:
         runtime.prepare(network)
-    compiling = Compiling(config.compile, networks, runtime)
+    compiling = Compiling(config, networks, runtime)
     if config.checkpoint_activations and not checkpoint_parts(networks):
         raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
     method.train()
@@ -94,10 +94,10 @@ def train(
     start = progress.step
     journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
-    path = ", ".join(
-        [runtime.describe(), *compiling.words(), *["activations recomputed"] * config.checkpoint_activations]
-    )
-    journal.say(f"{path}; {schedule.steps} steps{done}")
+    path = [runtime.describe(), *compiling.words(), *["activations recomputed"] * config.checkpoint_activations]
+    if runtime.dtype is torch.bfloat16:
+        path.append(f"expected {runtime.gain():.1f}x fp32")
+    journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
     compiling.begin(journal.say)
     for note in validation.scorer.notes if validation else ():
         journal.say(note)
@@ -129,7 +129,8 @@ def train(
                 last = step == schedule.steps
                 due = step % config.log_every == 0 or last
                 method.watch = due
-                with compiling.deciding(method.draws_until(schedule.steps) / method.draws_until(1)):
+                drawn = method.draws_until(step)
+                with compiling.step(drawn - method.draws_until(step - 1), method.draws_until(schedule.steps) - drawn):
                     for _ in range(config.accumulate):
                         scalars = method.step(batches)
                         window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
@@ -137,7 +138,7 @@ def train(
                 ema.update()
                 progress.step = step
                 if due:
-                    drawn = method.draws_until(step) - method.draws_until(max(step - config.log_every, 0))
+                    drawn -= method.draws_until(max(step - config.log_every, 0))
                     values = window.close(
                         config.log_every,
                         config.batch_size * config.accumulate * runtime.world_size * drawn / config.log_every,
