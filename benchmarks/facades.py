@@ -3,7 +3,7 @@
     python benchmarks/facades.py DATA [--out DIR] [--steps 4000] [--only ratio|steps|minutes]
 
 DATA holds `train` and `val` of side-by-side photos and label maps. Three rows: the time of a training step as a ratio
-to a plain eager fp32 loop of the same networks (each in a process of its own, in turn); the score after `--steps`
+to a plain eager fp32 loop of the same networks (benchmarks/train.py); the score after `--steps`
 steps; and the score after as many steps as fit into the time the plain loop needs for `--steps`. Writes results.json.
 """
 
@@ -11,13 +11,13 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from train import in_turn
 
 SIZE = 128
 GENERATOR = "unet_128"
@@ -48,70 +48,15 @@ def score(model, folder):
     return {"pixel_accuracy": right.sum() / confusion.sum(), "mean_iou": float(np.nanmean(right / union))}
 
 
-def time_steps(kind, count=20, warmup=5):
-    """Seconds per training step on one fixed pair: "ours", or "plain" in fp32 with PyTorch's own layers."""
-    import torch
-    import torch.nn.functional as F
-
-    from img2img.networks import layers
-    from img2img.runtime import Runtime
-    from img2img.translation.pix2pix import Pix2Pix, Pix2PixConfig
-
-    if kind == "plain":
-        layers.MATMUL_PIXELS = 0
-    torch.manual_seed(0)
-    method = Pix2Pix(Pix2PixConfig(generator=GENERATOR), {"a": 3, "b": 3}).train()
-    batch = {"a": torch.rand(1, 3, SIZE, SIZE) * 2 - 1, "b": torch.rand(1, 3, SIZE, SIZE) * 2 - 1}
-    if kind == "ours":
-        runtime = Runtime.start()
-        for network in method.networks().values():
-            runtime.prepare(network)
-        batch = runtime.to_device(batch)
-
-        def step():
-            method.step(iter([batch]))
-    else:
-        g, d = method.g, method.d
-        adam_g = torch.optim.Adam(g.parameters(), 2e-4, betas=(0.5, 0.999))
-        adam_d = torch.optim.Adam(d.parameters(), 2e-4, betas=(0.5, 0.999))
-        a, b = batch["a"], batch["b"]
-
-        def step():
-            fake = g(a)
-            d.requires_grad_(True)
-            adam_d.zero_grad()
-            real_logits, fake_logits = d(torch.cat([a, b], 1)), d(torch.cat([a, fake.detach()], 1))
-            ((F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2).backward()
-            adam_d.step()
-            d.requires_grad_(False)
-            adam_g.zero_grad()
-            (F.softplus(-d(torch.cat([a, fake], 1))).mean() + 100 * F.l1_loss(fake, b)).backward()
-            adam_g.step()
-
-    times = []
-    for _ in range(warmup + count):
-        begin = time.perf_counter()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[warmup:])
-
-
-def measure_ratio(rounds=3):
-    """Median of plain / ours over pairs of processes run one after the other."""
-    rows = []
-    for _ in range(rounds):
-        row = {}
-        for kind in ("plain", "ours"):
-            command = [sys.executable, __file__, "-", "--time", kind]
-            row[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        rows.append(row)
-        print(f"seconds per step: plain {row['plain']:.3f}, ours {row['ours']:.3f}", flush=True)
+def measure_ratio():
+    """Median of plain / ours over steps that take turns."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _, answers = in_turn("facades", ("pix2pix", SIZE, 1, {"generator": GENERATOR}, 20, 5), ["plain", "ours"], device)
+    plain, ours = ([answer["seconds"] for answer in those] for those in answers.values())
     return {
-        "plain_s": statistics.median(row["plain"] for row in rows),
-        "ours_s": statistics.median(row["ours"] for row in rows),
-        "ratio": statistics.median(row["plain"] / row["ours"] for row in rows),
+        "plain_s": statistics.median(plain),
+        "ours_s": statistics.median(ours),
+        "ratio": statistics.median(p / o for p, o in zip(plain, ours, strict=True)),
     }
 
 
@@ -129,11 +74,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_facades"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--only", choices=["ratio", "steps", "minutes"])
-    parser.add_argument("--time", choices=["plain", "ours"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.time:
-        print(time_steps(args.time))
-        return
     args.out.mkdir(parents=True, exist_ok=True)
     results_file = args.out / "results.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {}

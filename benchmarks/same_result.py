@@ -1,6 +1,6 @@
 """Does the fast path train to the same result? Held-out scores of every method, in plain fp32 and as we compute.
 
-    python benchmarks/same_result.py DATA [--only pix2pix ...] [--kinds fp32 bf16 compiled] [--seeds 3] [--jobs 2]
+    python benchmarks/same_result.py DATA [--only pix2pix ...] [--kinds fp32 bf16 compiled] [--jobs 2] [--device cuda]
 
 DATA holds `facades` (train and val, for pix2pix), `horse2zebra` (trainA, trainB, testA, testB) and `mnist` (its idx
 files, for the unconditional methods), all used at 64 px with narrow networks, `STEPS` steps each. Kinds: `plain`, with
@@ -32,7 +32,7 @@ from train import make_plain
 STEPS = 2000
 COMMON = {
     "size": 64, "steps": STEPS, "log_every": 100, "sample_every": 10**6, "save_every": 10**6, "validate_every": 10**6,
-    "keep": 0, "workers": 0, "device": "cpu", "quiet": True,
+    "keep": 0, "workers": 0, "quiet": True,
 }  # fmt: skip
 NARROW = {"width": 16, "d_width": 16, "batch_size": 16, "lr": 5e-4}
 # method -> data, options, held-out score.
@@ -62,15 +62,15 @@ class SimulatedBf16(TorchFunctionMode):
             return func(*rounded, **kwargs).bfloat16()
 
 
-def train_one(kind, method, seed, data, out):
+def train_one(kind, method, seed, data, out, device):
     """One run, and its score on held-out images."""
     import img2img
     from img2img.runtime import Runtime, multiplies_bf16
 
     folder, options, metric = ROWS[method]
     options = COMMON | options | {"seed": seed, "compile": "on" if kind == "compiled" else "off"}
-    options["precision"] = "bf16" if kind == "bf16" else "fp32"
-    simulated = kind == "bf16" and not multiplies_bf16(torch.device("cpu"))
+    options |= {"precision": "bf16" if kind == "bf16" else "fp32", "device": device}
+    simulated = kind == "bf16" and not multiplies_bf16(torch.device(device))
     if kind == "plain":
         Runtime.prepare = lambda self, network: make_plain(network.to(self.device), batch_norm=False)
     with SimulatedBf16() if simulated else contextlib.nullcontext():
@@ -136,12 +136,13 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fast-seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_same_result"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         kind, method, seed = json.loads(args.one)
-        print(json.dumps(train_one(kind, method, seed, args.data, args.out / f"{method}_{kind}_{seed}")))
+        print(json.dumps(train_one(kind, method, seed, args.data, args.out / f"{method}_{kind}_{seed}", args.device)))
         return
     if any(ROWS[method][0] == "mnist" for method in args.only):
         write(unseen_digits(args.data / "mnist"), args.out / "digits")
@@ -157,7 +158,8 @@ def main():
     ]
 
     def run(job):
-        command = [sys.executable, __file__, str(args.data), "--out", str(args.out), "--one", json.dumps(job)]
+        command = [sys.executable, __file__, str(args.data), "--out", str(args.out), "--device", args.device]
+        command += ["--one", json.dumps(job)]
         ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         if ended.returncode:
             print(f"{job} failed: {ended.stderr[-2000:]}", file=sys.stderr, flush=True)

@@ -324,20 +324,18 @@ def kinds_of(method, args):
     return kinds
 
 
-def measure(name, row, args, top):
-    """All kinds of one row, a step of each in turn."""
+def in_turn(name, row, kinds, device, chunk=1):
+    """`chunk` steps of each kind, one kind after the other, round by round.
+
+    Returns:
+        kind -> seconds of its first steps, and kind -> the answers of `serve` that count.
+    """
     method, size, batch, options, rounds, warmup = row
-    chunk = 1
-    if args.device == "cuda":  # steps between two waits for the device, of which training has none
-        rounds, warmup, chunk = CUDA_ROUNDS, 1, 10
-    size, rounds = args.size or size, args.rounds or rounds
-    kinds = kinds_of(method, args)
-    work = flops(method, size, batch, options)
     first, answers = {}, {kind: [] for kind in kinds}
     with contextlib.ExitStack() as stack:
         workers = {}
         for kind in kinds:
-            spec = json.dumps([kind, method, size, batch, options, chunk, args.device])
+            spec = json.dumps([kind, method, size, batch, options, chunk, device])
             workers[kind] = stack.enter_context(Worker("--serve", spec))
             first[kind] = workers[kind].ask()["seconds"] * chunk  # what it has to make first, and compile
             for _ in range(max(warmup - 1, 1 if kind == "ours compiled" else 0)):
@@ -347,6 +345,19 @@ def measure(name, row, args, top):
                 answers[kind].append(worker.ask())
             words = ", ".join(f"{kind} {those[-1]['seconds']:.3f}" for kind, those in answers.items())
             print(f"{name:12} seconds per step: {words}", file=sys.stderr, flush=True)
+    return first, answers
+
+
+def measure(name, row, args, top):
+    """All kinds of one row."""
+    method, size, batch, options, rounds, warmup = row
+    chunk = 1
+    if args.device == "cuda":  # steps between two waits for the device, of which training has none
+        rounds, warmup, chunk = CUDA_ROUNDS, 1, 10
+    size, rounds = args.size or size, args.rounds or rounds
+    row = method, size, batch, options, rounds, warmup
+    first, answers = in_turn(name, row, kinds_of(method, args), args.device, chunk)
+    work = flops(method, size, batch, options)
     result = {"method": method, "size": size, "batch": batch, "rounds": rounds, "tflop": work / 1e12}
     plain = [answer["seconds"] for answer in answers["plain"]]
     for kind, those in answers.items():

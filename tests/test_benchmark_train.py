@@ -1,6 +1,8 @@
-"""The benchmark of training compares with the same training."""
+"""The benchmarks of training compare with the same training, and simulate bf16 as hardware multiplies it."""
 
+import contextlib
 import copy
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,15 +12,18 @@ import torch
 from img2img.methods import METHODS
 
 
-@pytest.fixture(scope="module")
-def benchmark_module():
+def imported(name):
     folder = str(Path(__file__).parents[1] / "benchmarks")
     sys.path.insert(0, folder)
     try:
-        import train
+        return importlib.import_module(name)
     finally:
         sys.path.remove(folder)
-    return train
+
+
+@pytest.fixture(scope="module")
+def benchmark_module():
+    return imported("train")
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "pix2pix", "dcgan"])
@@ -50,3 +55,35 @@ def test_the_plain_loop_is_the_same_training(name, benchmark_module, monkeypatch
 def test_rows_of_the_benchmark_exist(benchmark_module):
     for method, *_ in (benchmark_module.ROWS | benchmark_module.CUDA_ROWS).values():
         assert method in METHODS
+
+
+def bf16_pass(layer, x, how):
+    """Output and gradients of one pass within autocast."""
+    layer, x = copy.deepcopy(layer), x.clone().requires_grad_()
+    with how, torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.float().square().sum().backward()
+    assert y.dtype is torch.bfloat16
+    return [y.float(), x.grad, *(p.grad for p in layer.parameters())]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Conv2d(8, 16, 3), (2, 8, 9, 9)),
+        (torch.nn.ConvTranspose2d(8, 4, 4, 2, 1), (2, 8, 5, 5)),
+        (torch.nn.Linear(32, 8), (4, 32)),
+    ],
+)
+def test_simulated_bf16_rounds_as_bf16_does(layer, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    simulated = bf16_pass(layer, x, imported("same_result").SimulatedBf16())
+    for got, wanted in zip(simulated, bf16_pass(layer, x, contextlib.nullcontext()), strict=True):
+        step = 2.0**-8 * wanted.abs().max()  # of the largest values, half of a step of bf16
+        assert (got - wanted).abs().max() <= 2 * step
+        assert torch.equal(got, got.bfloat16().float())
+
+
+def test_rows_of_same_result_are_the_methods():
+    assert set(imported("same_result").ROWS) == set(METHODS)

@@ -65,7 +65,7 @@ class Compiling:
         with contextlib.suppress(StopIteration):
             self._trial.send(((self._now() - begin) / work, left))
 
-    def _try(self) -> Generator[None, tuple[float, float]]:
+    def _try(self) -> Generator[None, tuple[float, float], None]:
         """Receives the seconds of each step per work, and the work that is left, until it has decided."""
         for _ in range(WARM_UP):
             yield
