@@ -2,10 +2,10 @@
 
     python benchmarks/train_memory.py [--only cyclegan pix2pix dcgan] [--size N] [--device cuda] [--check BATCH]
 
-Two steps of batches 1 and 2 are run, each in a process of its own; what a step keeps grows with pixels and batch alike,
-so that the rest of the table follows from a line through these two. --check runs the batches it is given, to see that
-it does. Memory on a CPU is that of the whole process in fp32; on CUDA what PyTorch has allocated, with the defaults.
-Writes results.json.
+Two steps of a small and of a large batch are run, each in a process of its own; what a step keeps grows with pixels and
+batch alike, so that the rest of the table follows from a line through these two. --check runs the batches it is given,
+to see that it does. Memory on a CPU is that of the whole process in fp32; on CUDA what PyTorch has allocated, with the
+defaults. Writes results.json.
 """
 
 import argparse
@@ -17,7 +17,12 @@ from train import ROWS, Worker
 
 SIZES = [64, 128, 256, 512, 1024]
 MEMORIES = [4, 8, 24]  # GB of 10^9 bytes
-METHODS = {"cyclegan": "cyclegan_b1", "pix2pix": "pix2pix_b1", "dcgan": "dcgan_b64"}
+# method -> row of benchmarks/train.py, batches that are run.
+METHODS = {
+    "cyclegan": ("cyclegan_b1", (1, 2)),
+    "pix2pix": ("pix2pix_b1", (4, 16)),
+    "dcgan": ("dcgan_b64", (64, 256)),
+}
 
 
 def peak(kind, method, size, batch, options, device):
@@ -28,9 +33,9 @@ def peak(kind, method, size, batch, options, device):
 
 
 def measure(kind, method, args):
-    _, size, _, options, *_ = ROWS[METHODS[method]]
+    row, batches = METHODS[method]
+    _, size, _, options, *_ = ROWS[row]
     size = args.size or size
-    batches = (1, 2) if method != "dcgan" else (64, 128)
     few, many = (peak(kind, method, size, batch, options, args.device) for batch in batches)
     each = (many - few) / (batches[1] - batches[0]) / size**2  # GB per pixel of each image
     rest = few - batches[0] * each * size**2
