@@ -91,7 +91,7 @@ def judge(run, data, metric):
     name = metric.split("[")[0]
     if data.name != "mnist":
         return img2img.evaluate(run, metrics=[name], device="cpu").scores[metric]
-    fake = write(img2img.Sampler(run, device="cpu")(SAMPLES, 1), run / "samples")
+    fake = write(img2img.Sampler(run, device="cpu")(SAMPLES, 1), run / "drawn")
     return img2img.evaluate(real=run.parent / "digits", fake=fake, metrics=[name], device="cpu").scores[metric]
 
 

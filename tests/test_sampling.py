@@ -51,7 +51,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samplers(models):
-    return {name: Sampler(folder, **CPU) for name, folder in models.items()}
+    return {name: Sampler(str(folder), **CPU) for name, folder in models.items()}
 
 
 def assert_same(name, a, b):

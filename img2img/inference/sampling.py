@@ -32,7 +32,7 @@ class Sampler:
         card: the header of the model file.
     """
 
-    def __init__(self, path: Path, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto") -> None:
         self.path = model_file(path)
         self.card = read_card(self.path)
         if DRAWS not in self.card.directions:

@@ -285,12 +285,13 @@ def _crop(padded: Tensor, array: Array) -> Tensor:
     return padded[:, top : top + height, left : left + width]
 
 
-def model_file(path: Path) -> Path:
+def model_file(path: str | Path) -> Path:
     """The model file that `path` is, or that the run folder `path` holds.
 
     Raises:
         ModelFileError: if there is none.
     """
+    path = Path(path)
     if path.is_dir():
         found = path / "model.safetensors"
         if not found.exists():

@@ -70,7 +70,7 @@ def export_model(
         ConfigError: if the model has no such direction, the format no such network, a package is missing, or `out`
             exists or cannot be written.
     """
-    path, out = model_file(Path(model)), Path(out)
+    path, out = model_file(model), Path(out)
     name = _format_of(out) if format == "auto" else format
     chosen, card = choose("format", name, FORMATS), read_card(path)
     direction = direction or next(iter(card.directions))

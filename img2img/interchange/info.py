@@ -19,7 +19,7 @@ def model_info(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelFileError: if there is no readable model.
     """
-    file = model_file(Path(path))
+    file = model_file(path)
     card = read_card(file)
     parameters = dict.fromkeys(card.directions, 0)
     with safe_open(file, framework="pt") as tensors:
