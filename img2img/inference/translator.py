@@ -43,7 +43,7 @@ class Translator:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         device: str = "auto",
         precision: str = "auto",
         direction: str | None = None,
