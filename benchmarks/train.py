@@ -6,7 +6,8 @@ Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGA
 16 as well. Per row, each in a process of its own: `plain`, an explicit loop in fp32 and NCHW with PyTorch's own layers
 and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, where that differs; `ours
 compiled` with --compile or on CUDA; `ours checkpointed` with --checkpoint; and on CUDA `ours deterministic`. In each
-round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them;
+round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them
+(batches too large for all at once begin anew each time);
 a ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product of the device, in the same
 run; the work is what the plain step multiplies, forward and backward, counted by PyTorch (multiply-add = 2). An image
 is one sample: a pair, or one of each domain. Batches wait on the device; memory on a CPU is that of the whole process.
@@ -43,6 +44,7 @@ CUDA_ROWS = {
     "pix2pix_b16": ("pix2pix", 256, 16, {}, 2, 1),
 }
 CUDA_ROUNDS = 5
+HUGE = {"cyclegan_b4"}  # on a CPU: 12 GB for each kind, too much for all of them at once
 
 
 def build(method, size, options):
@@ -288,7 +290,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         if self.process.wait() and not any(error):
-            raise SystemExit(self.errors.read_text())
+            raise SystemExit(self.why())
         self.folder.cleanup()
 
     def ask(self):
@@ -303,8 +305,12 @@ class Worker:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(self.errors.read_text())
+            raise SystemExit(self.why())
         return json.loads(line)
+
+    def why(self):
+        """What the process said before it ended; nothing, if it was killed for its memory."""
+        return self.errors.read_text() or f"{self.process.args} ended with {self.process.wait()}"
 
 
 def kinds_of(method, args):
@@ -331,18 +337,23 @@ def in_turn(name, row, kinds, device, chunk=1):
         kind -> seconds of its first steps, and kind -> the answers of `serve` that count.
     """
     method, size, batch, options, rounds, warmup = row
+    specs = {kind: json.dumps([kind, method, size, batch, options, chunk, device]) for kind in kinds}
     first, answers = {}, {kind: [] for kind in kinds}
+
+    def begun(kind, stack):
+        """A process of a kind after its first steps, in which it makes what it needs, and compiles."""
+        worker = stack.enter_context(Worker("--serve", specs[kind]))
+        first[kind] = worker.ask()["seconds"] * chunk
+        for _ in range(max(warmup - 1, 1 if kind == "ours compiled" else 0)):
+            worker.ask()
+        return worker
+
     with contextlib.ExitStack() as stack:
-        workers = {}
-        for kind in kinds:
-            spec = json.dumps([kind, method, size, batch, options, chunk, device])
-            workers[kind] = stack.enter_context(Worker("--serve", spec))
-            first[kind] = workers[kind].ask()["seconds"] * chunk  # what it has to make first, and compile
-            for _ in range(max(warmup - 1, 1 if kind == "ours compiled" else 0)):
-                workers[kind].ask()
+        waiting = {} if name in HUGE and device == "cpu" else {kind: begun(kind, stack) for kind in kinds}
         for _ in range(rounds):
-            for kind, worker in workers.items():
-                answers[kind].append(worker.ask())
+            for kind in kinds:
+                with contextlib.ExitStack() as alone:
+                    answers[kind].append((waiting[kind] if waiting else begun(kind, alone)).ask())
             words = ", ".join(f"{kind} {those[-1]['seconds']:.3f}" for kind, those in answers.items())
             print(f"{name:12} seconds per step: {words}", file=sys.stderr, flush=True)
     return first, answers
@@ -469,6 +480,10 @@ def main():
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(rows)} and data")
     timed = {name: row for name, row in rows.items() if name in wanted}
     args.out.mkdir(parents=True, exist_ok=True)
+
+    def save(results):
+        (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
     top = ceiling(device=args.device)
     results = {
         "command": " ".join(sys.argv),
@@ -485,11 +500,12 @@ def main():
     print(f"matrix product: fp32 {top['fp32']:.3f}, bf16 {top['bf16']:.3f} TFLOP/s", file=sys.stderr, flush=True)
     for name, row in timed.items():
         results["steps"][name] = measure(name, row, args, top)
+        save(results)
     if "data" in wanted:
         with tempfile.TemporaryDirectory(dir=args.out) as folder:
             for name, row in (timed or rows).items():
                 results["data"][name] = measure_data(name, row, Path(folder), args, results["steps"].get(name))
-    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    save(results)
     print(table(results))
 
 
