@@ -27,6 +27,10 @@ class InstanceNorm(nn.Module):
         return torch.group_norm(x, self.channels)  # unlike F.group_norm, takes a single pixel
 
 
+def _several_processes() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015) as pix2pix uses it: with the statistics at hand, at test time as well.
 
@@ -45,21 +49,24 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return torch.group_norm(x, self.channels, self.weight, self.bias, self.eps)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            return self._across_processes(x)
+        if _several_processes():
+            return self._across_processes(x)[0]
         if x.numel() == x.shape[1]:  # one value per channel: batch_norm refuses it, its limit is the bias
             return self.bias.to(x.dtype).view(1, -1, 1, 1).expand_as(x)
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
-    def _across_processes(self, x: Tensor) -> Tensor:
+    def _across_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalised `x`, and mean and variance (C) over the batches of all processes."""
         from torch.distributed.nn.functional import all_reduce  # differentiable: the gradient is summed as well
 
-        moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-        total: Tensor = all_reduce(moments)  # type: ignore[no-untyped-call]
+        x32 = x.float()
+        var, mean = torch.var_mean(x32, (0, 2, 3), correction=0)
+        total: Tensor = all_reduce(torch.stack([mean, var + mean**2]))  # type: ignore[no-untyped-call]
         mean, square = (total / dist.get_world_size()).unbind()
-        scale = self.weight * (square - mean**2).clamp_min(0).add(self.eps).rsqrt()
+        var = (square - mean**2).clamp_min(0)
+        scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        return (x.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
+        return torch.addcmul(shift.view(1, -1, 1, 1), x32, scale.view(1, -1, 1, 1)).to(x.dtype), mean, var
 
 
 class RunningBatchNorm(BatchNorm):
@@ -79,19 +86,16 @@ class RunningBatchNorm(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        several = dist.is_initialized() and dist.get_world_size() > 1
-        if x.numel() > x.shape[1] and not several:  # the norm has the moments at hand
+        if _several_processes():
+            out, mean, var = self._across_processes(x)
+        elif x.numel() == x.shape[1]:  # one value per channel
+            out, mean, var = super().forward(x), x.float().flatten(), torch.zeros_like(self.running_var)
+        else:  # the norm has the moments at hand; its variance is an estimate for all data
             mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
             out = F.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-            self._average(mean, var * (1 - x.shape[1] / x.numel()))  # var is an estimate for all data
-            return out
-        with torch.no_grad():
-            moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-            if several:
-                dist.all_reduce(moments)
-                moments /= dist.get_world_size()
-        self._average(moments[0], (moments[1] - moments[0] ** 2).clamp_min(0))
-        return super().forward(x)
+            var = var * (1 - x.shape[1] / x.numel())
+        self._average(mean, var)
+        return out
 
     @torch.no_grad()
     def _average(self, mean: Tensor, var: Tensor) -> None:
