@@ -6,11 +6,11 @@ Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGA
 16 as well. Per row, each in a process of its own: `plain`, an explicit loop in fp32 and NCHW with PyTorch's own layers
 and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, where that differs; `ours
 compiled` with --compile or on CUDA; `ours checkpointed` with --checkpoint; and on CUDA `ours deterministic`. In each
-round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them
-(batches too large for all at once begin anew each time);
-a ratio is the median over rounds of plain / ours. The ceiling is the largest matrix product of the device, in the same
-run; the work is what the plain step multiplies, forward and backward, counted by PyTorch (multiply-add = 2). An image
-is one sample: a pair, or one of each domain. Batches wait on the device; memory on a CPU is that of the whole process.
+round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them;
+batches too large for all at once begin anew each time. A ratio is the median over rounds of plain / ours. The ceiling
+is the largest matrix product of the device, in the same run; the work is what the plain step multiplies, forward and
+backward, counted by PyTorch (multiply-add = 2). An image is one sample: a pair, or one of each domain. Batches wait on
+the device; memory on a CPU is that of the whole process.
 
 `data` is what the loader gives alone, on generated JPEGs. Writes results.json.
 """

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from img2img.runtime import several_processes
+
 BUCKET_BYTES = 25 * 2**20
 
 
@@ -19,7 +21,7 @@ def averaged_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     bucket as soon as it is complete and those before it have gone (Li et al. 2020, "PyTorch Distributed", section 3.2).
     What gets no gradient counts as zero.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not several_processes():
         yield
         return
     buckets = list(_buckets(parameters))

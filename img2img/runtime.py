@@ -61,6 +61,12 @@ class Runtime:
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}{processes}"
 
+    def now(self) -> float:
+        """Seconds of a clock, when the device has done what it was given."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
     @torch.no_grad()
     def gain(self) -> float:
         """How many times as fast as in fp32 a convolution of a residual block is here: measured, in a moment."""
@@ -71,11 +77,9 @@ class Runtime:
             x, weight = x.contiguous(memory_format=layout), x.new_ones(256, 256, 3, 3)
             times = []
             for _ in range(4):  # the first one chooses how
-                begin = time.perf_counter()
+                begin = self.now()
                 nn.functional.conv2d(x, weight)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                times.append(time.perf_counter() - begin)
+                times.append(self.now() - begin)
             return min(times)
 
         return seconds(torch.float32) / seconds(self.dtype)
@@ -117,6 +121,11 @@ class Runtime:
         values = torch.tensor(value, device=self.device)
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values.item())
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def pick_device(name: str) -> torch.device:

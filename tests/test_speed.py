@@ -247,7 +247,7 @@ class Clock:
 
     def __init__(self, monkeypatch, compiled, dtype=torch.bfloat16, **config):
         self.seconds, self.said, self.on, self.compiled = 0.0, [], False, compiled
-        monkeypatch.setattr(Compiling, "_now", lambda _: self.seconds)
+        monkeypatch.setattr(Runtime, "now", lambda _: self.seconds)
         monkeypatch.setattr(compiling, "compile_parts", self.compile)
         self.compiling = Compiling(TrainConfig(**config), [], Runtime(torch.device("cpu"), dtype))
         self.compiling.begin(self.said.append)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from img2img.errors import choose
+from img2img.runtime import several_processes
 
 
 class InstanceNorm(nn.Module):
@@ -25,10 +26,6 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.channels)  # unlike F.group_norm, takes a single pixel
-
-
-def _several_processes() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 class BatchNorm(nn.Module):
@@ -49,7 +46,7 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return torch.group_norm(x, self.channels, self.weight, self.bias, self.eps)
-        if _several_processes():
+        if several_processes():
             return self._across_processes(x)[0]
         if x.numel() == x.shape[1]:  # one value per channel: batch_norm refuses it, its limit is the bias
             return self.bias.to(x.dtype).view(1, -1, 1, 1).expand_as(x)
@@ -86,7 +83,7 @@ class RunningBatchNorm(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        if _several_processes():
+        if several_processes():
             out, mean, var = self._across_processes(x)
         elif x.numel() == x.shape[1]:  # one value per channel
             out, mean, var = super().forward(x), x.float().flatten(), torch.zeros_like(self.running_var)

@@ -61,23 +61,23 @@ class Compiled:
 
     def __init__(self, module: nn.Module, going: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
         self.module, self.going, self.failed = module, going, failed
-        self.tried: set[Any] = set()
+        self.fast: dict[Any, Part] = {}  # by the kind of input
 
     def choose(self, x: Tensor) -> Part:
         """What to call with `x`: the compiled part where it can be had."""
         if not self.going() or needs_second_derivative():
             return self.module
         autocast = torch.is_autocast_enabled(x.device.type)
-        fast: Part = partial(_compiled(type(self.module).forward, BACKEND, x.is_cpu and not autocast), self.module)
         kind = (x.shape, x.stride(), x.dtype, x.requires_grad, autocast)
-        if kind not in self.tried:
+        if kind not in self.fast:
+            fast = partial(_compiled(type(self.module).forward, BACKEND, x.is_cpu and not autocast), self.module)
             try:
                 self._try(fast, x)
             except Exception as error:  # whatever the compiler cannot do
                 self.failed(error)
                 return self.module
-            self.tried.add(kind)
-        return fast
+            self.fast[kind] = fast
+        return self.fast[kind]
 
     def _try(self, fast: Part, x: Tensor) -> None:
         """Once forward and back, which leaves no trace: neither in gradients nor in buffers nor in random states."""

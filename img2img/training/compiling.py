@@ -3,7 +3,6 @@
 import contextlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import torch
@@ -60,10 +59,10 @@ class Compiling:
         if self.decided is not None:
             yield
             return
-        begin = self._now()
+        begin = self.runtime.now()
         yield
         with contextlib.suppress(StopIteration):
-            self._trial.send(((self._now() - begin) / work, left))
+            self._trial.send(((self.runtime.now() - begin) / work, left))
 
     def _try(self) -> Generator[None, tuple[float, float], None]:
         """Receives the seconds of each step per work, and the work that is left, until it has decided."""
@@ -97,14 +96,10 @@ class Compiling:
         """The mean over all processes, which must decide alike."""
         return float(statistics.mean(self.runtime.gather(value)))
 
-    def _now(self) -> float:
-        if self.runtime.device.type == "cuda":
-            torch.cuda.synchronize(self.runtime.device)
-        return time.perf_counter()
-
     def _failed(self, error: Exception) -> None:
         self._broken = True
-        self.decided = self.decided and False  # a trial goes on to its end, where the other processes wait
+        if self.decided:  # a trial goes on to its end, where the other processes wait
+            self.decided = False
         error = getattr(error, "inner_exception", error)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.say(f"Compiling failed, and the run goes on without: {reason}")
