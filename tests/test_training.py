@@ -365,6 +365,7 @@ def test_two_processes_equal_one(name, options, tmp_path):
             [sys.executable, *prefix, *arguments], env=ENV, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
+        assert "FutureWarning" not in done.stderr
         states.append(load_resume(out / "last.pt"))
     one, two = (state["method"] for state in states)
     assert len(states[0]["ranks"]) == 1 and len(states[1]["ranks"]) == 2
