@@ -1,11 +1,15 @@
 """Translating a folder of 256 JPEGs of 256x256: images/s of the whole process, against a plain loop and the ceiling.
 
     python benchmarks/translate.py [--images 256] [--rounds 1] [--model resnet_9 unet_256] [--size 256] [--out DIR]
+        [--compiling]
 
 Per network, in turn within each round: `plain`, a loop as people write it (PIL open, fp32 eager at batch 1, PIL save),
 on the same weights; `ours`, the command `img2img translate` with its defaults; `ours fp32`, the same with
 `--precision fp32`. Each is a process of its own, its start included. The ceiling is the largest matrix product of the
 device, measured in the same run, divided by what the network multiplies per image. Writes results.json.
+
+With `--compiling` instead: how long the first batch takes when compiled; then compiled batches and others by turns,
+`--rounds` of each, and how many times as fast the compiled ones are.
 """
 
 import argparse
@@ -130,6 +134,28 @@ def measure(generator, folder, args):
     return {"images_per_s": rate, "ratio_to_plain": ratios, "computed": computed}
 
 
+def compile_and_compare(generator, folder, args):
+    """Seconds of the first compiled batch, and how many times as fast as others the later ones are."""
+    import img2img
+    from img2img.inference.options import TranslateOptions
+
+    model, source = folder / f"{generator}.safetensors", folder / "images"
+    make_model(model, generator)
+    images = [np.asarray(Image.open(path)) for path in sorted(source.iterdir())]
+    translators = {name: img2img.load(model, backend=name) for name in ("eager", "compile")}
+    batch = translators["eager"].batch_size(images[0].shape[:2], TranslateOptions())
+    seconds = {name: [] for name in translators}
+    for _ in range(args.rounds + 1):
+        for name, translator in translators.items():
+            begin = time.perf_counter()
+            translator(images[:batch])
+            seconds[name].append(time.perf_counter() - begin)
+    ratios = [a / b for a, b in zip(seconds["eager"][1:], seconds["compile"][1:], strict=True)]
+    row = {"computed": translators["eager"].describe(), "batch": batch, "first_batch_s": seconds["compile"][0]}
+    row |= {"gain": statistics.median(ratios), "gains": sorted(ratios)}
+    return row | {"eager_s_per_batch": statistics.median(seconds["eager"][1:])}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
@@ -137,6 +163,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", nargs="+", default=["resnet_9", "unet_256"], choices=list(GFLOP))
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_translate"))
+    parser.add_argument("--compiling", action="store_true", help="measure what compiling costs and gains instead")
     parser.add_argument("--plain", nargs=3, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
@@ -150,6 +177,9 @@ def main():
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         make_images(Path(folder) / "images", args.images, args.size)
         for generator in args.model:
+            if args.compiling:
+                results[generator] = compile_and_compare(generator, Path(folder), args)
+                continue
             row = measure(generator, Path(folder), args)
             per_image = GFLOP[generator] / 1000 * (args.size / 256) ** 2
             row["share_of_bf16_ceiling"] = row["images_per_s"]["ours"] * per_image / top["bf16"]

@@ -15,7 +15,7 @@ ROOT = Path(img2img.__file__).parent
 ROWS = [
     ["errors"],
     ["runtime", "page", "options"],
-    ["averaging"],
+    ["averaging", "compiling"],
     ["networks", "core.objectives", "core.penalties", "core.diffaugment", "data"],
     ["core.referee"],
     ["core.game"],

@@ -66,6 +66,9 @@ FOREIGN_OPTIONS = {
     "mnist",
     "minutes",
     "inception",
+    "compiling",
+    "images",
+    "rounds",
 }
 
 TINY: dict[str, Any] = {

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
+from img2img import compiling
 from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
+from img2img.inference import backends
 from img2img.inference.options import TranslateOptions
 
 TINY = {
@@ -389,6 +391,75 @@ def test_compiled_draws_the_same(folder):
     expected = img2img.load(folder, device="cpu", precision="fp32")(pixels())
     model = img2img.load(folder, device="cpu", precision="fp32", backend="compile")
     assert close(model(pixels()), expected) and model.describe() == "cpu, fp32, compile"
+
+
+def test_a_network_that_cannot_be_compiled(folder, monkeypatch):
+    monkeypatch.setattr(backends, "COMPILER", no_compiler)
+    model = img2img.load(folder, device="cpu", backend="compile")
+    with pytest.raises(ConfigError, match="--backend compile does not work here: there is no C\\+\\+ compiler"):
+        model(pixels())
+
+
+def no_compiler(graph, inputs):
+    raise RuntimeError("there is no C++ compiler\nand more")
+
+
+def another_network(graph, inputs):
+    return lambda *inputs: [x + 0.1 for x in graph(*inputs)]
+
+
+@pytest.fixture
+def long_job(monkeypatch, tmp_path):
+    """A folder that takes long enough for trying to compile, to which any gain is one."""
+    for name, value in (("WORTH", 0), ("FASTER", 0.01), ("ROUNDS", (3, 3))):
+        monkeypatch.setattr(compiling, name, value)
+    for i in range(16):
+        write_image(tmp_path / "in" / f"{i:02}.png", Picture(pixels(32, 32 if i < 12 else 48, seed=i)))
+    yield tmp_path / "in"
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "found"),
+    [
+        ("aot_eager", r"Compiled, batches are \d+\.\d\d times as fast: kept"),
+        (no_compiler, "Compiling failed, and the run goes on without: there is no C\\+\\+ compiler"),
+        (another_network, "Compiling failed, and the run goes on without: results were 12.75/255 away"),
+    ],
+)
+def test_a_long_job_tries_to_compile(folder, long_job, compiler, found, monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "COMPILER", compiler)
+    model = img2img.load(folder, device="cpu")
+    img2img.translate(model, long_job, tmp_path / "out", batch_size=1)
+    assert model.notes[0] == "Compiling the networks to see whether that is faster"
+    assert len(model.notes) == 2 and re.fullmatch(found, model.notes[1])
+    plain = img2img.load(folder, device="cpu", backend="eager")
+    for path in long_job.iterdir():
+        assert close(read_image(tmp_path / "out" / path.name).array, plain(read_image(path).array))
+
+
+def test_what_is_not_compiled_unasked(folder, grey_folder, long_job, monkeypatch, tmp_path):
+    """Neither what was asked for precisely, nor 16 bits, nor a few arrays, nor a job of minutes."""
+    monkeypatch.setattr(backends, "COMPILER", no_compiler)
+    greys = tmp_path / "greys"
+    for i in range(12):
+        write_image(greys / f"{i}.png", Picture(pixels(channels=1, dtype="uint16", seed=i)))
+    jobs = [
+        (folder, {"precision": "fp32"}, long_job),
+        (folder, {"backend": "eager"}, long_job),
+        (grey_folder, {}, greys),
+    ]
+    for i, (run, options, source) in enumerate(jobs):
+        model = img2img.load(run, device="cpu", **options)
+        img2img.translate(model, source, tmp_path / f"out{i}", batch_size=1)
+        assert model.notes == []
+    model = img2img.load(folder, device="cpu")
+    model([pixels(seed=i) for i in range(12)], batch_size=1)
+    assert model.notes == []
+    monkeypatch.setattr(compiling, "WORTH", 3600)
+    model = img2img.load(folder, device="cpu")
+    img2img.translate(model, long_job, tmp_path / "out", batch_size=1)
+    assert model.notes == []
 
 
 def test_unknown_backend(folder):

@@ -8,6 +8,8 @@ from test_training import RHYTHM, assert_equal, at_step, images, log_of, options
 from torch import nn
 
 import img2img
+from img2img import compiling
+from img2img.compiling import Compiling
 from img2img.core.penalties import gradient_penalty
 from img2img.errors import ConfigError, Interrupted
 from img2img.networks import DISCRIMINATORS, GENERATORS, regions
@@ -15,9 +17,8 @@ from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.networks.resnet import ResidualBlock
 from img2img.runtime import Runtime
-from img2img.training import compiling
+from img2img.training import loop
 from img2img.training.checkpoint import load_resume
-from img2img.training.compiling import Compiling
 from img2img.training.config import TrainConfig
 
 NETWORKS = {
@@ -238,8 +239,9 @@ def test_a_run_says_that_compiling_failed(options, tmp_path, capsys, monkeypatch
 
 def worthwhile(monkeypatch):
     """Every run tries to compile, and keeps it."""
-    for name, value in (("WORTH", 0), ("FASTER", 0.0), ("NEVER", set()), ("ROUNDS", (3, 3))):
+    for name, value in (("WORTH", 0), ("FASTER", 0.0), ("ROUNDS", (3, 3))):
         monkeypatch.setattr(compiling, name, value)
+    monkeypatch.setattr(loop, "NOT_COMPILED", set())
 
 
 class Clock:
@@ -248,11 +250,11 @@ class Clock:
     def __init__(self, monkeypatch, compiled, dtype=torch.bfloat16, **config):
         self.seconds, self.said, self.on, self.compiled = 0.0, [], False, compiled
         monkeypatch.setattr(Runtime, "now", lambda _: self.seconds)
-        monkeypatch.setattr(compiling, "compile_parts", self.compile)
-        self.compiling = Compiling(TrainConfig(**config), [], Runtime(torch.device("cpu"), dtype))
+        runtime = Runtime(torch.device("cpu"), dtype)
+        self.compiling = Compiling(loop._compiled(TrainConfig(**config), runtime), self.compile, runtime)
         self.compiling.begin(self.said.append)
 
-    def compile(self, networks, failed):
+    def compile(self, failed):
         self.on, self.failed = True, failed
         return lambda on: setattr(self, "on", on)
 

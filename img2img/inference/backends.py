@@ -3,37 +3,106 @@
 """
 
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from img2img.compiling import Compiling, reason
 from img2img.errors import ConfigError, choose
 from img2img.networks.layers import traceable
 from img2img.runtime import Runtime, has_amx
 
 Forward = Callable[[Tensor], Tensor]
 
+COMPILER = "inductor"
 TOLERANCE = 2 * 2 / 255  # root mean square, two grey levels of 255 in the range from -1 to 1
 PAYS_FROM = 64 * 256 * 256  # pixels in a job from which on another backend repays its preparation
 
 
-def eager(network: nn.Module, runtime: Runtime, compile: bool = False) -> Forward:
+def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
     """PyTorch, operation by operation."""
     if runtime.dtype is torch.bfloat16:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.to(torch.bfloat16)  # once, and not at every call
     runtime.prepare(network)
-    if compile:
-        torch._dynamo.config.suppress_errors = True  # a part that cannot be compiled runs eagerly, with a warning
-        network.compile()
     return network
+
+
+def compiled(network: nn.Module, runtime: Runtime) -> Forward:
+    """PyTorch, compiled."""
+    program = torch.compile(eager(network, runtime), backend=COMPILER)
+
+    def forward(x: Tensor) -> Tensor:
+        try:
+            out: Tensor = program(x)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ConfigError(f"--backend compile does not work here: {reason(error)}") from error
+        return out
+
+    return forward
+
+
+class Tried:
+    """A network that is compiled in the course of a long job, if that is faster and draws nearly the same.
+
+    Args:
+        network: as `eager` returns it.
+        runtime: device and precision.
+        pixels: how many are to come.
+        tolerance: root mean square by which compiled outputs may differ from the others.
+        say: gets what was found.
+    """
+
+    def __init__(
+        self, network: Forward, runtime: Runtime, pixels: int, tolerance: float, say: Callable[[str], Any]
+    ) -> None:
+        self.network, self.left, self.tolerance = network, pixels / 1e6, tolerance
+        self.forward = network
+        self.lock = threading.Lock()
+        self.compiling = Compiling(None, self._turn_on, runtime, "batches")
+        self.compiling.begin(say)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.compiling.decided is not None:
+            return self.forward(x)
+        with self.lock:
+            work = x.shape[0] * x.shape[2] * x.shape[3] / 1e6
+            self.left -= work
+            with self.compiling.step(work, self.left):
+                return self.forward(x)
+
+    def _turn_on(self, failed: Callable[[Exception], None]) -> Callable[[bool], None]:
+        program, checked = torch.compile(self.network, backend=COMPILER), False
+
+        def forward(x: Tensor) -> Tensor:
+            nonlocal checked
+            try:
+                out: Tensor = program(x)
+                if not checked and (error := difference(out, self.network(x))) > self.tolerance:
+                    raise ArithmeticError(f"results were {error * 255 / 2:.2f}/255 away")
+                checked = True
+            except Exception as error:  # whatever the compiler cannot do
+                if is_out_of_memory(error):
+                    raise
+                failed(error)
+                turn(False)
+                out = self.network(x)
+            return out
+
+        def turn(on: bool) -> None:
+            self.forward = forward if on else self.network
+
+        turn(True)
+        return turn
 
 
 def openvino(network: nn.Module, runtime: Runtime) -> Forward:
@@ -63,7 +132,7 @@ def openvino(network: nn.Module, runtime: Runtime) -> Forward:
 
 BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
     "eager": eager,
-    "compile": partial(eager, compile=True),
+    "compile": compiled,
     "openvino": openvino,
 }
 
@@ -76,6 +145,7 @@ def prepare(
     sample: Tensor,
     pixels: int,
     reload: Callable[[], nn.Module],
+    say: Callable[[str], Any],
 ) -> tuple[Forward, str]:
     """The fastest way to run `network` that is close enough to fp32, and a few words on it.
 
@@ -83,11 +153,20 @@ def prepare(
         network: on the CPU, as loaded; it may be changed in place.
         runtime: device and precision.
         backend: a name of `BACKENDS`, or "auto".
-        may_change: whether precision may become fp32 where bf16 is not close enough.
+        may_change: whether results may differ by rounding: fp32 takes over where bf16 is not close enough, and a long
+            job tries to compile.
         sample: a small batch of the images to come.
         pixels: how many pixels are to come, for choosing what repays its preparation.
         reload: gives `network` as it was.
+        say: gets what is found out while the job goes on.
     """
+
+    tries = backend == "auto" and may_change
+
+    def improved(forward: Forward, runtime: Runtime, error: float = 0.0) -> Forward:
+        eagerly = tries and isinstance(forward, nn.Module)
+        return Tried(forward, runtime, pixels, TOLERANCE - error, say) if eagerly else forward
+
     names = candidates(runtime, pixels) if backend == "auto" else [backend]
     checked = (runtime.dtype is torch.bfloat16 and may_change) or (backend == "auto" and names[0] != "eager")
     sample = sample.to(runtime.device)
@@ -96,12 +175,13 @@ def prepare(
         forward = choose("backend", name, BACKENDS)(network, runtime)
         label = f"{runtime.describe()}{f', {name}' if name != 'eager' else ''}"
         if reference is None:
-            return forward, label
+            return improved(forward, runtime), label
         error = difference(forward(sample).cpu(), reference)
         if error <= TOLERANCE:
-            return forward, f"{label}, {error * 255 / 2:.2f}/255 from fp32"
+            return improved(forward, runtime, error), f"{label}, {error * 255 / 2:.2f}/255 from fp32"
     fp32 = replace(runtime, dtype=torch.float32)
-    return eager(reload(), fp32), f"{fp32.describe()}, because bf16 was {error * 255 / 2:.2f}/255 away"
+    label = f"{fp32.describe()}, because bf16 was {error * 255 / 2:.2f}/255 away"
+    return improved(eager(reload(), fp32), fp32), label
 
 
 def candidates(runtime: Runtime, pixels: int) -> list[str]:

@@ -167,7 +167,7 @@ class _Engine:
     def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
         self.translator, self.options, self.files, self.plan = translator, options, files, plan
         self.direction = translator.direction
-        self.total, self.done = len(plan.sources), 0
+        self.total, self.todo, self.done = len(plan.sources), 0, 0
         self.depth = LOOK_AHEAD
         self.writing: deque[tuple[_Job, Future[None]]] = deque()
 
@@ -177,6 +177,7 @@ class _Engine:
         try:
             todo: deque[Path] = deque()
             yield from self._sort_out(todo)
+            self.todo = len(todo)
             yield from self._translate(readers, writers, todo)
         finally:
             readers.shutdown(cancel_futures=True)
@@ -249,7 +250,7 @@ class _Engine:
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
         if not self.translator.expected_pixels:
-            self.translator.expected_pixels = array.size // array.shape[-1] * self.total
+            self.translator.expected_pixels = array.size // array.shape[-1] * self.todo
         job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
         job.outside = scale.outside(array) / array.size
 

@@ -57,9 +57,10 @@ class Translator:
                 f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
             )
         spec = self.card.directions.get(self.direction)
-        self._may_change = precision == "auto"
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
-        if precision == "auto" and spec is not None and {spec.scale_in.dtype, spec.scale_out.dtype} != {"uint8"}:
+        eight_bit = spec is not None and {spec.scale_in.dtype, spec.scale_out.dtype} == {"uint8"}
+        self._may_change = precision == "auto" and eight_bit  # by rounding
+        if precision == "auto" and not eight_bit:
             precision = "fp32"
         self.runtime = Runtime.start(device, precision)
         choose("backend", backend, dict.fromkeys(BACKENDS))
@@ -266,6 +267,7 @@ class Translator:
                     self.spec(direction).scale_in.encode(padded[rows, columns])[None],
                     self.expected_pixels,
                     lambda: load_generator(self.path, self.card, direction),
+                    self.notes.append,
                 )
             return self._ways[direction, in_tiles][0]
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,21 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from img2img.compiling import Compiling
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
 from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
 from img2img.metrics.scorer import MetricOptions
-from img2img.networks.regions import checkpoint_parts
+from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
-from img2img.training.compiling import Compiling
-from img2img.training.config import Schedule, TrainConfig
+from img2img.training.config import COMPILE, Schedule, TrainConfig
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
 from img2img.training.validation import Validation, kept_steps
 
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
+# Where it has been measured that compiled steps are not faster, "auto" does not try (docs/benchmarks.md, "Training").
+NOT_COMPILED = {("cpu", torch.float32)}
 
 
 class Samples(Protocol):
@@ -78,7 +81,7 @@ def train(
     networks = list(method.networks().values())
     for network in networks:
         runtime.prepare(network)
-    compiling = Compiling(config, networks, runtime)
+    compiling = Compiling(_compiled(config, runtime), partial(compile_parts, networks), runtime)
     if config.checkpoint_activations and not checkpoint_parts(networks):
         raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
     method.train()
@@ -94,9 +97,10 @@ def train(
     start = progress.step
     journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
-    path = [runtime.describe(), *compiling.words(), *["activations recomputed"] * config.checkpoint_activations]
-    if runtime.dtype is torch.bfloat16:
-        path.append(f"expected {runtime.gain():.1f}x fp32")
+    bf16 = runtime.dtype is torch.bfloat16
+    path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * bool(compiling.decided)]
+    path += ["activations recomputed"] * config.checkpoint_activations
+    path += [f"expected {runtime.gain():.1f}x fp32"] if bf16 else []
     journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
     compiling.begin(journal.say)
     for note in validation.scorer.notes if validation else ():
@@ -277,6 +281,12 @@ class _Window:
         seconds = (now - self.since) / steps
         self.sums, self.counts, self.since = {}, Counter(), now
         return means | {"seconds_per_step": seconds, "images_per_s": images_per_step / seconds}
+
+
+def _compiled(config: TrainConfig, runtime: Runtime) -> bool | None:
+    """Whether networks are compiled; None to find out. Runs that must be bit-equal to others do not try."""
+    settled = config.deterministic or (runtime.device.type, runtime.dtype) in NOT_COMPILED
+    return False if config.compile == "auto" and settled else COMPILE[config.compile]
 
 
 def _extra_state(method: Method) -> dict[str, Any]:
