@@ -35,11 +35,12 @@ COMMON = {
     "keep": 0, "workers": 0, "quiet": True,
 }  # fmt: skip
 NARROW = {"width": 16, "d_width": 16, "batch_size": 16, "lr": 5e-4}
+MLPS = {"width": 256, "d_width": 256, "batch_size": 64, "penalty": "r1", "lambda_gp": 10.0}  # without R1: noise
 # method -> data, options, held-out score.
 ROWS = {
     "pix2pix": ("facades", {"width": 32, "d_width": 32}, "l1"),
     "cyclegan": ("horse2zebra", {"generator": "resnet_6", "width": 24, "d_width": 24}, "kid[encoder]"),
-    "gan": ("mnist", {"width": 256, "d_width": 256, "batch_size": 64}, "kid[encoder]"),
+    "gan": ("mnist", MLPS, "kid[encoder]"),
     "dcgan": ("mnist", NARROW, "kid[encoder]"),
     "wgan": ("mnist", NARROW | {"n_critic": 2}, "kid[encoder]"),
     "wgan_gp": ("mnist", NARROW | {"n_critic": 2}, "kid[encoder]"),
