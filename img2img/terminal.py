@@ -54,13 +54,14 @@ def progress_bar(what: str) -> Iterator[tuple[Callable[[int, int], None], Callab
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     console = Console(stderr=True, highlight=False)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda done, total: None, say
+        return
     columns = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield (
-            lambda done, total: bar.update(task, completed=done, total=total),
-            partial(console.print, markup=False, soft_wrap=True),
-        )
+        yield lambda done, total: bar.update(task, completed=done, total=total), say
 
 
 @contextmanager

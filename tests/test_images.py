@@ -374,7 +374,10 @@ def test_every_kind_of_every_format_is_upright(tmp_path, mode, suffix, orientati
 def test_few_bits_span_the_eight(tmp_path, bits):
     values, path = np.arange(2**bits, dtype=np.uint8)[None].repeat(4, axis=0), tmp_path / "x.tif"
     stored = values.astype(bool) if bits == 1 else values
-    tifffile.imwrite(path, stored, bitspersample=bits, photometric="minisblack")
+    try:
+        tifffile.imwrite(path, stored, bitspersample=bits, photometric="minisblack")
+    except NotImplementedError:
+        pytest.skip("imagecodecs before 2026.3 cannot write such files")
     np.testing.assert_array_equal(agrees(path).array[0, :, 0], np.linspace(0, 255, 2**bits).astype(np.uint8))
 
 

@@ -18,6 +18,7 @@ from img2img.runtime import needs_second_derivative
 
 BACKEND = "inductor"
 VARIANTS = 64  # shapes and kinds of parts that are compiled; PyTorch's own limit is 8 for all of them together
+LIMIT = "recompile_limit", "cache_size_limit"  # what PyTorch calls it, and called it until 2.6
 
 Part = Callable[[Tensor], Tensor]
 
@@ -110,7 +111,7 @@ def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], N
     Returns:
         A switch: whether passes from now on are compiled.
     """
-    torch._dynamo.config.recompile_limit = VARIANTS
+    setattr(torch._dynamo.config, next(name for name in LIMIT if hasattr(torch._dynamo.config, name)), VARIANTS)
     failures: list[Exception] = []
     wanted = True
 
