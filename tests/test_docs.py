@@ -66,7 +66,9 @@ FOREIGN_OPTIONS = {
     "mnist",
     "minutes",
     "inception",
+    "check",
     "compiling",
+    "kinds",
     "images",
     "rounds",
 }

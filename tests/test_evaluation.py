@@ -85,8 +85,9 @@ def test_a_run_is_scored_on_what_it_held_out(runs, root):
         pair = np.asarray(Image.open(path))
         out = model(np.ascontiguousarray(pair[:, :SIZE]))
         errors[path.name] = float(np.abs(out.astype(float) - pair[:, SIZE:]).mean() / 255)
-    assert result.per_image["l1"] == pytest.approx(errors, abs=1e-6)
-    assert result.scores["l1"] == pytest.approx(np.mean(list(errors.values())), abs=1e-6)
+    level = 1.1 / (255 * SIZE * SIZE * 3)  # one pixel of an image, computed in another batch, may be rounded elsewhere
+    assert result.per_image["l1"] == pytest.approx(errors, abs=level)
+    assert result.scores["l1"] == pytest.approx(np.mean(list(errors.values())), abs=level)
     pair = [np.asarray(Image.open(p)).astype(float) for p in sorted((root / "pairs" / "val").iterdir())]
     nothing = np.mean([np.abs(x[:, :SIZE] - x[:, SIZE:]).mean() / 255 for x in pair])
     assert result.rows[NOTHING]["l1"].value == pytest.approx(nothing, abs=1e-6)
