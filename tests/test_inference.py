@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import subprocess
@@ -404,8 +405,9 @@ def no_compiler(graph, inputs):
     raise RuntimeError("there is no C++ compiler\nand more")
 
 
-def another_network(graph, inputs):
-    return lambda *inputs: [x + 0.1 for x in graph(*inputs)]
+def off_by(error):
+    """A compiler whose networks draw something else."""
+    return lambda graph, _: lambda *inputs: [x + error for x in graph(*inputs)]
 
 
 @pytest.fixture
@@ -424,7 +426,8 @@ def long_job(monkeypatch, tmp_path):
     [
         ("aot_eager", r"Compiled, batches are \d+\.\d\d times as fast: kept"),
         (no_compiler, "Compiling failed, and the run goes on without: there is no C\\+\\+ compiler"),
-        (another_network, "Compiling failed, and the run goes on without: results were 12.75/255 away"),
+        (off_by(0.1), "Compiling failed, and the run goes on without: results were 12.75/255 away"),
+        (off_by(math.nan), "Compiling failed, and the run goes on without: results were nan/255 away"),
     ],
 )
 def test_a_long_job_tries_to_compile(folder, long_job, compiler, found, monkeypatch, tmp_path):
