@@ -77,6 +77,7 @@ def bf16_pass(layer, x, how):
 )
 def test_simulated_bf16_rounds_as_bf16_does(layer, shape):
     torch.manual_seed(0)
+    layer.reset_parameters()
     x = torch.randn(shape)
     simulated = bf16_pass(layer, x, imported("same_result").SimulatedBf16())
     for got, wanted in zip(simulated, bf16_pass(layer, x, contextlib.nullcontext()), strict=True):
