@@ -69,6 +69,7 @@ FOREIGN_OPTIONS = {
     "check",
     "compiling",
     "kinds",
+    "fast-seeds",
     "images",
     "rounds",
 }

@@ -465,6 +465,15 @@ def test_what_is_not_compiled_unasked(folder, grey_folder, long_job, monkeypatch
     assert model.notes == []
 
 
+def test_a_job_is_as_long_as_what_is_left_to_do(folder, source, tmp_path):
+    model = img2img.load(folder, device="cpu")
+    img2img.translate(model, source / "alpha.png", tmp_path / "out")
+    assert model.expected_pixels == 30 * 30
+    model = img2img.load(folder, device="cpu")
+    img2img.translate(model, source, tmp_path / "out", ensemble=True)  # four of five; the first of them is 32x32
+    assert model.expected_pixels == 32 * 32 * 4 * 8
+
+
 def test_unknown_backend(folder):
     with pytest.raises(ConfigError, match=r"no backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")

@@ -18,7 +18,7 @@ from img2img.data.images import SUFFIXES, Array, Picture, atomic, find_images, r
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
-from img2img.inference.translator import Translator
+from img2img.inference.translator import VIEWS, Translator
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
@@ -250,7 +250,8 @@ class _Engine:
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
         if not self.translator.expected_pixels:
-            self.translator.expected_pixels = array.size // array.shape[-1] * self.todo
+            views = VIEWS if self.options.ensemble else 1
+            self.translator.expected_pixels = array.size // array.shape[-1] * self.todo * views
         job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
         job.outside = scale.outside(array) / array.size
 

@@ -21,6 +21,7 @@ from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
 DRAWS = "sample"  # the direction of models that draw from noise
+VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
 SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
 AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
@@ -200,7 +201,7 @@ class Translator:
                 signals = [torch.rot90(s, -turns, (1, 2)) for s in self.signals(views, direction, options)]
                 signals = [s.flip(2) if mirrored else s for s in signals]
                 totals = [a.add_(b) for a, b in zip(totals, signals, strict=True)] if totals else signals
-        return [scale.decode(total / 8) for total in totals]
+        return [scale.decode(total / VIEWS) for total in totals]
 
     @torch.inference_mode()
     def signals(self, arrays: Sequence[Array], direction: str, options: TranslateOptions) -> list[Tensor]:
