@@ -36,9 +36,10 @@ from img2img.inference.translator import Translator
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.options import check_names, given, split
+from img2img.records import read_record
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
+from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, check, flat
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
@@ -259,11 +260,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     if not path.exists():
         return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        raise ModelFileError(f"{path} is damaged; restore it, or train into another --out.") from None
-    return record
+    return read_record(RunRecord, path)
 
 
 def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -17,6 +17,16 @@ def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
         choose(f"option of {what}", name, names)
 
 
+def checked(group: type, options: dict[str, Any], where: str) -> Any:
+    """The dataclass `group` made of `options`, all of which must be its own.
+
+    Raises:
+        ConfigError: naming the first that is not, or whose value does not fit.
+    """
+    check_names(where, options, group)
+    return split(options, group)[0]
+
+
 def given(options: dict[str, Any], group: type) -> dict[str, Any]:
     """Those of `options` that are fields of `group`."""
     return {f.name: options[f.name] for f in fields(group) if f.name in options}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.images import atomic, refuse_unwritable
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
 from img2img.evaluation.options import EvaluateOptions
@@ -23,7 +23,8 @@ from img2img.metrics.score import Score
 from img2img.metrics.table import names_of
 from img2img.options import check_names, given, split
 from img2img.page import captioned, draw_grid, lightened, page, table
-from img2img.training.config import OPERATIONAL
+from img2img.records import read_record
+from img2img.training.config import OPERATIONAL, RunRecord
 from img2img.training.result import meanings, protocol, scores_table
 
 
@@ -124,8 +125,8 @@ def _differing(titles: Sequence[str], models: Sequence[Translator]) -> dict[str,
 def _options_of(model: Translator) -> dict[str, Any]:
     """The options of the run whose folder, or models/, a model file lies in; empty where none is known."""
     for folder in list(model.path.parents)[:2]:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return dict(json.loads((folder / "config.json").read_text())["options"])
+        with contextlib.suppress(ModelFileError):
+            return dict(read_record(RunRecord, folder / "config.json")["options"])
     return {}
 
 

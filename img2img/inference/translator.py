@@ -17,6 +17,7 @@ from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
 from img2img.inference.backends import Forward, is_out_of_memory, prepare
 from img2img.inference.options import BACKENDS, TranslateOptions
 from img2img.inference.tiling import Lazy, Memory, Span
+from img2img.options import checked
 from img2img.runtime import Runtime
 from img2img.training.checkpoint import Direction, load_generator, read_card
 
@@ -126,7 +127,7 @@ class Translator:
 
     def _translate(self, unpacked: Unpacked, direction: str | None, options: dict[str, Any]) -> Any:
         pages, pack = unpacked
-        settings, direction = TranslateOptions(**options), direction or self.direction
+        settings, direction = checked(TranslateOptions, options, "translating"), direction or self.direction
         fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
@@ -19,10 +20,11 @@ from img2img.methods import METHODS
 from img2img.networks.layers import BatchNorm
 from img2img.networks.unet import UNet
 from img2img.runtime import environment
-from img2img.training.checkpoint import Direction, ModelCard, as_os_error, save_model
+from img2img.training.checkpoint import PRECISIONS_OF_WEIGHTS, Direction, ModelCard, as_os_error, save_model
 
 SCALE = Scale(0, 255, "uint8")  # what the published code feeds its networks
 WRAPPERS = ("state_dict", "netG")
+DEEPEST = 4  # wrappers around the weights
 PREFIXES = re.compile(r"(module\.|_orig_mod\.)+")  # of DataParallel and of torch.compile
 SHALLOWEST = 5  # levels of the smallest U-Net the published code builds
 RUNNING: dict[str, Callable[[Tensor], Tensor]] = {  # a batch norm's averages, as they are before any training
@@ -122,19 +124,35 @@ def read_generator(path: Path) -> Generator:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, in fp32, without wrappers, prefixes and running averages."""
     content = _load(path)
-    while isinstance(content, Mapping) and (inner := [key for key in WRAPPERS if key in content]):
-        content = content[inner[0]]
+    for _ in range(DEEPEST):
+        if isinstance(content, Mapping) and (inner := [key for key in WRAPPERS if key in content]):
+            content = content[inner[0]]
     if not (isinstance(content, Mapping) and content and all(isinstance(x, Tensor) for x in content.values())):
         raise ModelFileError(
             f"{path} is not a dict of tensors, neither itself nor below {' or '.join(WRAPPERS)}. "
             "Save the generator's state_dict() alone."
         )
     weights = {PREFIXES.sub("", str(name), count=1): x for name, x in content.items()}
-    weights = {name: x.float() for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
+    weights = {name: x for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
+    if odd := next((name for name, x in weights.items() if not _is_plain(x)), None):
+        raise ModelFileError(f"{path} holds {shown(Path(odd))}, which is no plain array of fractions, as weights are.")
+    weights = {name: x.float() for name, x in weights.items()}
     broken = next((name for name, x in weights.items() if not x.isfinite().all()), None)
     if broken:
         raise ModelFileError(f"{path} has infinite or missing numbers in {broken}; its training had broken down.")
     return weights
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Tell dense fractions, all of them in the file, from what else a file may hold in a few bytes."""
+    dense = type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and x.device.type == "cpu"
+    return (
+        dense
+        and not x.is_nested
+        and not x.is_quantized
+        and x.dtype in PRECISIONS_OF_WEIGHTS
+        and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
+    )
 
 
 def _load(path: Path) -> Any:
@@ -148,7 +166,9 @@ def _load(path: Path) -> Any:
             f"{path} holds more than tensors, which could execute code, or is damaged. "
             "Save the generator's state_dict() alone."
         ) from error
-    except Exception as error:
+    except PermissionError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # torch raises whatever it likes on damaged input
         raise ModelFileError(f"{path} is damaged or not a file of torch.save.") from error
 
 

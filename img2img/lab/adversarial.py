@@ -8,7 +8,7 @@ import json
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
 from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.lab.patches import Patches, Sides
+from img2img.records import read_record
 from img2img.runtime import Runtime, environment, pick_device
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check
@@ -263,13 +264,25 @@ def _checksum(images: Sequence[Array], batch_index: Sequence[int]) -> int:
     return value
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What the config.json of a training holds."""
+
+    model: str
+    names: list[str]
+    target: str
+    seed: int
+    options: dict[str, Any]
+    images: str
+
+
 def _start_folder(folder: Path, record: dict[str, Any]) -> None:
     """Writes config.json; refuses a folder that holds another run."""
     path = folder / "config.json"
     if (folder / "last.pt").exists() and path.exists():
         settings = [
             {**r, "options": {k: v for k, v in r["options"].items() if k not in OPERATIONAL}}
-            for r in (json.loads(path.read_text()), record)
+            for r in (read_record(_Record, path), record)
         ]
         differing = [k for k in record if settings[0].get(k) != settings[1].get(k)]
         if differing:

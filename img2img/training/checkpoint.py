@@ -6,19 +6,26 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval, Len
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from img2img.data.images import atomic
+from img2img.data.picture import shown
 from img2img.data.scale import Scale
-from img2img.errors import ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
+from img2img.options import checked
+from img2img.records import from_json
 
 FORMAT = 1
+Channels = Annotated[int, Interval(ge=1, le=65536)]  # with noise as the input, its length
+Value = str | bool | int | float | None  # of an option
+PRECISIONS_OF_WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
@@ -57,8 +64,8 @@ def load_resume(path: Path) -> dict[str, Any]:
 class Direction:
     """One way a model translates: channels and pixel values of what goes in and what comes out."""
 
-    in_channels: int
-    out_channels: int
+    in_channels: Channels
+    out_channels: Channels
     scale_in: Scale
     scale_out: Scale
 
@@ -72,13 +79,21 @@ class ModelCard:
     """
 
     method: str
-    config: dict[str, Any]
-    directions: dict[str, Direction]
-    size: int
-    step: int
+    config: dict[str, Value]
+    directions: Annotated[dict[str, Direction], Len(1)]
+    size: Annotated[int, Interval(ge=1, le=2**24)]
+    step: Annotated[int, Ge(0)]
     version: str
     format: int = FORMAT
     source: str = ""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What every version of a model file says of itself."""
+
+    format: int
+    version: str
 
 
 def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]]) -> None:
@@ -107,21 +122,20 @@ def read_card(path: Path) -> ModelCard:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
+            names = list(file.keys())
+    except PermissionError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path} is damaged or not a safetensors file.") from error
     if metadata is None:
         raise ModelFileError(f"{path} holds tensors, but was not written by img2img.")
-    try:
-        header = json.loads(metadata)
-        if header["format"] <= FORMAT:
-            directions = {
-                name: Direction(d["in_channels"], d["out_channels"], Scale(**d["scale_in"]), Scale(**d["scale_out"]))
-                for name, d in header.pop("directions").items()
-            }
-            return ModelCard(directions=directions, **header)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"The header of {path} is damaged, or of a version this one does not know.") from error
-    raise ModelFileError(f"{path} was written by img2img {header['version']}; this one cannot read it. Upgrade.")
+    where = f"The header of {path}"
+    if (written := from_json(_Format, metadata, where)).format > FORMAT:
+        raise ModelFileError(f"{path} was written by img2img {written.version}; this one cannot read it. Upgrade.")
+    card = from_json(ModelCard, metadata, where)
+    if strange := [name for name in names if name.partition(".")[0] not in card.directions]:
+        raise ModelFileError(f"{path} holds {shown(Path(strange[0]))}, which none of its directions has.")
+    return card
 
 
 def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Module:
@@ -129,14 +143,17 @@ def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Modu
     spec = choose("direction in this model", direction, card.directions)
     method = choose("method", card.method, METHODS)
     try:
-        config = method.Config(**card.config)
-    except TypeError as error:
-        raise ModelFileError(f"{path} was written by img2img {card.version}, whose options this one lacks.") from error
+        config = checked(method.Config, card.config, "this method")
+    except ConfigError as error:
+        raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     with torch.device("meta"):  # without memory: the weights of the file take its place
         network = method.build_generator(config, spec.in_channels, spec.out_channels)
     with safe_open(path, framework="pt") as file:
         prefix, names = f"{direction}.", list(file.keys())
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+    if odd := [name for name, x in weights.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
+        raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {shown(Path(odd[0]))}; weights are fractions.")
+    weights = {name: x.float() for name, x in weights.items()}
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

@@ -56,6 +56,15 @@ OPERATIONAL = {
 
 
 @dataclass(frozen=True)
+class RunRecord:
+    """What the config.json of every run holds."""
+
+    method: str
+    options: dict[str, str | bool | int | float | None]
+    processes: int = 1
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Length of a run, and the learning rate along it."""
 

@@ -36,6 +36,10 @@ class Finding:
     start: int
     end: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in MEANINGS:
+            raise ValueError(f"no such finding: {self.kind!r}")
+
     @property
     def text(self) -> str:
         """What it means, and what to try."""

@@ -3,17 +3,19 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from img2img.data.images import atomic
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, ModelFileError
 from img2img.page import draw_grid
+from img2img.records import from_json, read_text
 from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.report import write_report
 
@@ -122,13 +124,21 @@ class Journal:
             self.board.close()
 
 
+@dataclass
+class _Facts:
+    """The content of report.json."""
+
+    facts: dict[str, Any]
+    findings: list[Finding]
+
+
 def read_facts(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """What the report of a run says beyond its log; nothing where that is missing or damaged."""
     try:
-        known = json.loads((folder / FACTS).read_text())
-        return dict(known["facts"]), [Finding(**finding) for finding in known["findings"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = from_json(_Facts, read_text(folder / FACTS), FACTS)
+    except ModelFileError:
         return {}, []
+    return known.facts, known.findings
 
 
 def rewrite_report(folder: Path) -> None:
@@ -146,11 +156,28 @@ def _tensorboard(folder: Path) -> Any:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """Return the records of a log; a last line that a kill cut short is left out.
+
+    Raises:
+        ModelFileError: naming the line that is no record.
+    """
+    lines = read_text(path).decode(errors="replace").splitlines() if path.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            from_json(_Record, line, f"Line {number} of {path}")
+        except ModelFileError:
+            if number == len(lines):
+                break
+            raise
+        rows.append(json.loads(line))
     return rows
+
+
+@dataclass
+class _Record:
+    """What every line of a log has; its other values are numbers by name."""
+
+    step: Annotated[int, Ge(0)]
+    epoch: Annotated[int, Ge(0)]
+    kind: Literal["train", "validation"]

@@ -1,6 +1,5 @@
 """report.html: a run in one self-contained page that can be mailed."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,9 @@ from statistics import median
 from typing import Any
 
 from img2img.data.images import atomic
+from img2img.errors import ModelFileError
 from img2img.page import captioned, page, table
+from img2img.records import read_record
 from img2img.training import remarks
 from img2img.training.curves import Panel, draw_panel, stacked, training_panels
 from img2img.training.diagnosis import Finding
@@ -83,13 +84,10 @@ class _Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if not (isinstance(record, dict) and _shaped(record)):
-                raise ValueError
-        except ValueError:
+            return read_record(_Result, path) if path.exists() else {}
+        except ModelFileError:
             self.unreadable.append(name)
             return {}
-        return record
 
     @cached_property
     def progress(self) -> tuple[int, int | None]:
@@ -144,13 +142,25 @@ class _Run:
         return chosen if chosen.exists() and remarks.of_scores(self.scores, self.select, "") else self.folder
 
 
-def _shaped(record: Mapping[str, Any]) -> bool:
-    """Whether the parts of a result are of the kind that the report reads; what is not there does no harm."""
-    tables = ("rows", "metrics", "protocol", "per_image", "scores", "options")
-    nested = ("rows", "metrics", "per_image", "scores")
-    return all(isinstance(record.get(name, {}), dict) for name in tables) and all(
-        isinstance(entry, dict) for name in nested for entry in record.get(name, {}).values()
-    )
+Table = dict[str, dict[str, Any]]
+
+
+@dataclass
+class _Checkpoint:
+    step: int
+
+
+@dataclass
+class _Result:
+    """The parts of a result, or of a run's config, that the report reads; what is not there does no harm."""
+
+    rows: Table = field(default_factory=dict)
+    metrics: Table = field(default_factory=dict)
+    per_image: Table = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, _Checkpoint] = field(default_factory=dict)
+    best: str | None = None
 
 
 def write_report(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any], findings: Sequence[Finding] = ()) -> None:
