@@ -8,7 +8,13 @@ Entry = TypeVar("Entry")
 
 
 class Img2ImgError(Exception):
-    """Base of all errors a user can cause. The command line prints it as one line and exits with 2."""
+    """Base of all errors a user can cause. The command line prints it as one line and exits with 2.
+
+    Whatever characters a name in it has, a message is one line that a terminal prints and does not obey.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class ConfigError(Img2ImgError):

@@ -172,7 +172,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def _learn(
         self, images: Any, names: Sequence[str] | None, batch: Any, control: Any, group: Any, label: Any
     ) -> None:
-        model = self._checked_parameters()
+        model = self.check_parameters()
         self.model_ = self.model
         self.network_: dict[str, Any] | None = None
         n = len(images)
@@ -227,7 +227,12 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             assert target is not None
             self._train(model, kept, number, target)
 
-    def _checked_parameters(self) -> Model:
+    def check_parameters(self) -> Model:
+        """Return the model; refuse parameters that make no sense.
+
+        Raises:
+            ConfigError: naming the parameter and the range it must lie in.
+        """
         model = choose("model", self.model, MODELS)
         choose("way with unseen batches", self.unseen, {"error": 0, "passthrough": 0})
         choose("type of output", self.out_dtype, {"same": 0, "float32": 0})

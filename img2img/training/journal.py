@@ -20,6 +20,7 @@ from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.report import write_report
 
 FACTS = "report.json"
+Row = dict[str, int | float | Literal["train", "validation"]]  # a record of the log
 PLAIN_SECONDS = 20.0  # between lines where there is no terminal to draw a live one
 
 
@@ -166,11 +167,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             from_json(_Record, line, f"Line {number} of {path}")
+            row = from_json(Row, line, f"Line {number} of {path}")
         except ModelFileError:
             if number == len(lines):
                 break
             raise
-        rows.append(json.loads(line))
+        rows.append(row)
     return rows
 
 

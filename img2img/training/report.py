@@ -151,16 +151,27 @@ class _Checkpoint:
 
 
 @dataclass
+class _Protocol:
+    step: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class _Result:
     """The parts of a result, or of a run's config, that the report reads; what is not there does no harm."""
 
     rows: Table = field(default_factory=dict)
     metrics: Table = field(default_factory=dict)
     per_image: Table = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: _Protocol = field(default_factory=_Protocol)
     options: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, _Checkpoint] = field(default_factory=dict)
     best: str | None = None
+
+
+def _seconds(row: Row) -> float:
+    """Return the seconds of a step; 0 where a record has none."""
+    return remarks.number(row.get("seconds_per_step")) or 0.0
 
 
 def write_report(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any], findings: Sequence[Finding] = ()) -> None:
@@ -209,7 +220,7 @@ def _head(run: _Run) -> str:
         ended = run.facts.get("ended")
         state += f" (ended: {ended})" if ended else " (done)" if step == steps else ""
         if run.training:
-            own = median(row.get("seconds_per_step", 0.0) for row in run.training)
+            own = median(_seconds(row) for row in run.training)
             state += f" after {_duration(_seconds(run.training))}, {own:.3g} s per step"
         state += "."
     images, held = run.facts.get("training images"), run.facts.get("held-out images", "none")
@@ -223,7 +234,7 @@ def _seconds(rows: Sequence[Row]) -> float:
     """What training took, from the means that each record holds of the steps before it."""
     before, seconds = 0, 0.0
     for row in rows:
-        seconds += (row["step"] - before) * row.get("seconds_per_step", 0.0)
+        seconds += (row["step"] - before) * _seconds(row)
         before = row["step"]
     return seconds
 
