@@ -17,7 +17,7 @@ from img2img.data.images import atomic
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.errors import ConfigError, TrainingError, choose
 from img2img.evaluation.evaluate import keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions

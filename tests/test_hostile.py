@@ -1,4 +1,4 @@
-"""Files that somebody else has made: every door answers with one sentence, whatever a file holds, and executes nothing."""
+"""Files that somebody else has made: whatever they hold, every door answers with one sentence."""
 
 import copy
 import hashlib
@@ -262,7 +262,7 @@ class TestEqualizers:
         assert unsound(record, use) == []
 
     def test_weights_of_other_shapes(self, saved):
-        folder, images = saved
+        folder, _ = saved
         config, content = (folder / "config.json"), (folder / "weights.safetensors")
         with safe_open(content, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

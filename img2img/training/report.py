@@ -169,7 +169,7 @@ class _Result:
     best: str | None = None
 
 
-def _seconds(row: Row) -> float:
+def _per_step(row: Row) -> float:
     """Return the seconds of a step; 0 where a record has none."""
     return remarks.number(row.get("seconds_per_step")) or 0.0
 
@@ -220,7 +220,7 @@ def _head(run: _Run) -> str:
         ended = run.facts.get("ended")
         state += f" (ended: {ended})" if ended else " (done)" if step == steps else ""
         if run.training:
-            own = median(_seconds(row) for row in run.training)
+            own = median(_per_step(row) for row in run.training)
             state += f" after {_duration(_seconds(run.training))}, {own:.3g} s per step"
         state += "."
     images, held = run.facts.get("training images"), run.facts.get("held-out images", "none")
@@ -234,7 +234,7 @@ def _seconds(rows: Sequence[Row]) -> float:
     """What training took, from the means that each record holds of the steps before it."""
     before, seconds = 0, 0.0
     for row in rows:
-        seconds += (row["step"] - before) * _seconds(row)
+        seconds += (row["step"] - before) * _per_step(row)
         before = row["step"]
     return seconds
 
