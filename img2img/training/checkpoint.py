@@ -55,7 +55,9 @@ def load_resume(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except PermissionError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # torch raises whatever it likes on damaged input
         raise ModelFileError(f"{path} cannot be resumed from: it is damaged or not a checkpoint of img2img.") from error
     return state
 
