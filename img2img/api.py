@@ -218,7 +218,7 @@ def translate(
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
-        write_report(Path(files.report), model, summary)  # that it can be written should not turn out at the end
+        engine.refuse_report(Path(files.report))  # rather than at the end
     for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
         summary.add(outcome)
         summary.seconds = time.perf_counter() - begin
