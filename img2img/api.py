@@ -1,10 +1,12 @@
 """What people import: `train`, `load`, `translate`. The command line calls the same functions."""
 
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +15,11 @@ from typing import Any
 import torch
 
 from img2img.core.game import Method
-from img2img.data.images import atomic
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose
-from img2img.evaluation.evaluate import keep
+from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides
@@ -40,6 +41,8 @@ from img2img.records import read_record
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, check, flat
+from img2img.training.folder import begun, has_results, refuse_foreign
+from img2img.training.journal import read_facts, rewrite_report
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
@@ -48,7 +51,13 @@ NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from no
 
 
 def train(
-    method: str, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False, **options: Any
+    method: str,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **options: Any,
 ) -> Translator | Sampler:
     """Trains a method on folders of images, or on arrays, and returns the trained model.
 
@@ -58,6 +67,8 @@ def train(
         method: "cyclegan" or "pix2pix"; or of those that draw from noise "gan", "dcgan", "wgan" or "wgan_gp".
         out: the run folder; by default `checkpoints/METHOD_NAMES-OF-THE-DATA`.
         resume: demand a run to go on from. Options left out are then taken from it, the data included.
+        overwrite: begin a new run, whatever `out` holds. Files with the names of a run's are removed or replaced, and
+            nothing else.
         quiet: no progress on the screen.
         **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
             which for the methods that draw from noise is a folder, an idx file or arrays; and every option of
@@ -75,14 +86,17 @@ def train(
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
     if wrong := [name for name in arrays if name not in layout.arrays]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
-    options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
 
     folder = Path(out) if out is not None else _default_folder(method, options)
-    saved = _read_config(folder)
+    saved = None if overwrite else _read_config(folder)
+    refuse_foreign(folder, overwrite)
     if resume:
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = saved["options"] | options
+    options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
     if data_config.size < layout.smallest:
         raise ConfigError(f"--size must be at least {layout.smallest}, not {data_config.size}.")
@@ -96,8 +110,7 @@ def train(
         "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
-    if saved is not None and (folder / "last.pt").exists():
-        _refuse_other_config(folder, saved, record)
+    _refuse_folder(folder, record, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, **arrays)
@@ -106,19 +119,31 @@ def train(
     if method_class.layout != "images":
         _refuse_wrong_size(built, data_config.size)
 
-    if runtime.is_main:
-        _start_folder(folder, record)
-        if not quiet:
-            _introduce(method, built, opened, folder)
-    hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
-    run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
-    trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
-    if method_class.layout == "images":
-        return Sampler(folder, train_config.device, train_config.precision)
-    model = Translator(folder, train_config.device, train_config.precision)
-    if trained and opened.heldout is not None and runtime.is_main:
-        _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
-    return model
+    def entry() -> dict[str, Any]:
+        _refuse_folder(folder, record, overwrite)
+        data = {"data": _identities(opened)}
+        if not overwrite and has_results(folder):
+            _refuse_other_data(folder, data["data"], opened.counts)
+        return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
+
+    with ExitStack() as held:
+        if runtime.is_main:
+            note = held.enter_context(begun(folder, entry, overwrite))
+            if not quiet:
+                _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
+        runtime.gather(None)  # last.pt is what the run begins with, for every process
+        hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
+        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
+        trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+        if method_class.layout == "images":
+            return Sampler(folder, train_config.device, train_config.precision)
+        model = Translator(folder, train_config.device, train_config.precision)
+        if opened.heldout is not None and runtime.is_main:
+            if trained or not _is_evaluated(folder, model):
+                _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
+            else:  # it may lack the evaluation, if a kill came between
+                rewrite_report(folder)
+        return model
 
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
@@ -137,6 +162,15 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
         keep(folder, evaluator, model, evaluator.of_model(model))
     except OSError as error:
         raise TrainingError(f"Trained, but {folder} does not take the evaluation: {error.strerror}.") from error
+
+
+def _is_evaluated(folder: Path, model: Translator) -> bool:
+    """Whether the evaluation of the newest model is there; a kill may have come before it."""
+    try:
+        step = json.loads((folder / RESULT).read_text())["protocol"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return step == model.card.step and (folder / PICTURE).is_file()
 
 
 def load(
@@ -219,7 +253,7 @@ def translate(
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
-        write_report(Path(files.report), model, summary)  # that it can be written should not turn out at the end
+        engine.refuse_report(Path(files.report))  # rather than at the end
     for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
         summary.add(outcome)
         summary.seconds = time.perf_counter() - begin
@@ -268,14 +302,20 @@ def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, 
 
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         fixed = {k: v for k, v in record["options"].items() if k not in OPERATIONAL}
-        return {"method": record["method"], "processes": record["processes"], **fixed}
+        return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
+
+    def same(name: str) -> bool:
+        a, b = old.get(name), new.get(name)
+        if name in PATHS and a and b:  # moved data are told by what is in them
+            return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
+        return bool(a == b)
 
     old, new = settings(saved), settings(wanted)
-    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
+    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if not same(k)]
     if differing:
         raise ConfigError(
             f"{folder} holds a run with other options: {'; '.join(differing)}. "
-            "Give the same options to go on with it, or another --out for a new run."
+            "Give the same options to go on with it, or another --out for a new run, or --overwrite to begin it anew."
         )
 
 
@@ -297,17 +337,59 @@ def _refuse_wrong_size(method: Method, size: int) -> None:
         )
 
 
-def _start_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Makes the run folder and writes config.json, or says why it cannot."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_by_a_kill in folder.glob(".*.part*"):
-            left_by_a_kill.unlink()
-        entry = record | {"command": shlex.join(sys.argv), "environment": environment()}
-        with atomic(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(entry, indent=2) + "\n")
-    except OSError as error:
-        raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
+def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that is not free for this run, whether new or to go on with."""
+    options = record["options"]
+    for name in PATHS:
+        if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
+    refuse_foreign(folder, overwrite)
+    saved = None if overwrite else _read_config(folder)
+    if saved is not None and has_results(folder):
+        _refuse_other_config(folder, saved, record)
+
+
+def _identities(opened: Opened) -> dict[str, dict[str, Any]]:
+    """What tells the data from others, by domain."""
+    known = {domain.title: domain.identity() for domain in opened.train.domains.values()}
+    held = opened.heldout
+    return known | {f"held-out {d.title}": d.identity() for d in ((held.a, held.b) if held is not None else ())}
+
+
+def _refuse_other_data(folder: Path, data: dict[str, dict[str, Any]], counts: str) -> None:
+    """A run goes on with the images it was started with, or not at all."""
+    old = (_read_config(folder) or {}).get("data")
+    if old is None:  # of a version that kept only the counts
+        known = read_facts(folder)[0].get("training images", counts)
+        differing = [f"there were {known}, now {counts}"] if known != counts else []
+    else:
+        differing = [words for title in old | data if (words := _difference(title, old.get(title), data.get(title)))]
+    if differing:
+        raise ConfigError(
+            f"The images of {folder} have changed since it began: {'; '.join(differing)}. Put them back as they were "
+            "to go on, or give another --out for a new run."
+        )
+
+
+def _difference(title: str, old: Any, new: Any) -> str:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{title} is {'gone' if new is None else 'new'}" if old != new else ""
+    changed = [name for name in new if old.get(name) != new[name]]
+    for name in ("images", "kind"):
+        if name in changed:
+            return f"{title} had {old.get(name)}{' images' * (name == 'images')}, now {new[name]}"
+    return f"{title} has files of other {' and '.join(changed)}" if changed else ""
+
+
+def _absolute(place: str | Path | None) -> str | None:
+    """A folder or file by its absolute path, so that a run is not bound to where it was started."""
+    return os.path.abspath(place) if place else None  # noqa: PTH100 - a link stays a link
+
+
+def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
+    around = [options[name] for name in PATHS if options.get(name)]
+    found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
+    return f"The run folder lies inside {found}; pictures in it are not trained on." if found else ""
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
@@ -335,12 +417,12 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
     }
 
 
-def _introduce(method: str, built: Method, opened: Opened, folder: Path) -> None:
+def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
     from rich.console import Console
 
     say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
-    for note in opened.notes:
-        say(note)
+    for line in (*opened.notes, *filter(None, [note])):
+        say(line)
     held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""
     say(f"{method}: {opened.counts}{held}; run folder {folder}")
     if not opened.train.cached:

@@ -213,12 +213,15 @@ def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callab
         resume: Annotated[
             bool, typer.Option("--resume", help="Demand a stopped run to go on with; its options are kept.")
         ] = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Begin a new run, whatever --out holds, and replace its files.")
+        ] = False,
         **options: Any,
     ) -> None:
         import img2img.api
 
         given = {name: value for name, value in options.items() if _is_given(ctx, name)}
-        model = img2img.api.train(method, out=out, resume=resume, **given)
+        model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **given)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")

@@ -117,8 +117,9 @@ def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
         raise ConfigError(f"{out} is a file; give a folder for the equalizer.")
     if run is not None and run.resolve() == out.resolve():
         raise ConfigError(f"--run and --out are both {out}, and both hold a config.json; give two folders.")
-    if (out / "config.json").exists() and not overwrite:
-        raise ConfigError(f"{out} holds a config.json already; give another --out, or replace it with --overwrite.")
+    for name in ("config.json", "weights.safetensors"):
+        if (out / name).exists() and not overwrite:
+            raise ConfigError(f"{out} holds a {name} already; give another --out, or replace it with --overwrite.")
 
 
 @contextmanager
@@ -196,11 +197,13 @@ def _report(
     **options: Any,
 ) -> None:
     """Judge an equalizer on images that it was not fitted on, beside what a lab would use instead."""
+    from img2img.data.images import holds_keys, refuse_unwritable
     from img2img.lab.equalizer import BatchEqualizer, LabWarning
+    from img2img.page import is_page
 
-    for path in filter(None, (out, json)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path} cannot be written: give the name of a file in a folder that exists.")
+    refuse_unwritable(out, is_page)
+    if json:
+        refuse_unwritable(json, holds_keys("verdict", "gates"))
     equalizer = BatchEqualizer.load(eq)
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei

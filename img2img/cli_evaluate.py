@@ -153,17 +153,16 @@ def _list_metrics() -> None:
 
 
 def _check(path: Path | None) -> None:
-    from img2img.data.images import refuse_unwritable
+    from img2img.data.images import holds_keys, refuse_unwritable
 
     if path is not None:
-        refuse_unwritable(path)
+        refuse_unwritable(path, holds_keys("protocol", "rows"))
 
 
 def _write(path: Path, content: Any) -> None:
-    from img2img.data.images import atomic
+    from img2img.data.images import write_text
 
-    with atomic(path) as temporary:
-        temporary.write_text(jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, jsons.dumps(content, indent=1, allow_nan=False) + "\n")
     typer.echo(f"json: {path}")
 
 

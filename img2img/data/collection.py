@@ -43,6 +43,7 @@ class Images(Dataset[dict[str, Tensor]]):
         factor = choose("augmentation", config.augment, PRESETS).resize
         side = None if factor is None else round(config.size * factor)
         self.store = Store(domain, side, shared_budget(config.cache_mb, shared), shared)
+        self.domains = {"image": domain}
         self.channels = {"image": domain.channels}
         self.scales = {"image": Scale.of((self.store[i] for i in range(len(domain))), domain.dtype)}
         self._augment: Augment | None = None

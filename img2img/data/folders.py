@@ -1,5 +1,8 @@
 """Finding the images of a data set, checking that they go together, and pairing them."""
 
+import hashlib
+import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +79,25 @@ class Domain:
             array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
         return array if array.shape[2] == self.channels else np.repeat(array, self.channels, axis=2)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others: number, kind, names below their folder, and sizes, by checksum."""
+        paths = [source.path for source in self.sources if isinstance(source, Header)]
+        folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+        names, sizes = hashlib.sha256(), hashlib.sha256(self.half.encode())
+        for source in self.sources:
+            if isinstance(source, Header):
+                names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
+                kind = source.width, source.height, source.channels, source.path.stat().st_size
+            else:
+                kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
+            sizes.update(repr(kind).encode())
+        return {
+            "images": len(self),
+            "kind": f"{self.channels} channels of {self.dtype}",
+            "names": names.hexdigest()[:16],
+            "sizes": sizes.hexdigest()[:16],
+        }
+
     def evenly(self, count: int) -> "Domain":
         """At most `count` of the images, evenly chosen."""
         return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
@@ -114,6 +136,9 @@ def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains 
         a, b = given["a"], given["b"]
         if a.resolve() == b.resolve():
             raise DataError(f"--a and --b are the same folder, {a}; give two different ones.")
+        for inner, outer in ((a, b), (b, a)):
+            if inner.resolve().is_relative_to(outer.resolve()):
+                raise DataError(f"{inner} lies inside {outer}, so both domains would hold its images; give two apart.")
         heldout_a, heldout_b = _beside(a), _beside(b)
         heldout = None
         if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.images import atomic, refuse_unwritable
+from img2img.data.images import refuse_unwritable, write_text
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
@@ -22,7 +22,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
 from img2img.metrics.table import names_of
 from img2img.options import check_names, given, split
-from img2img.page import captioned, draw_grid, lightened, page, table
+from img2img.page import captioned, draw_grid, is_page, lightened, page, table
 from img2img.records import read_record
 from img2img.training.config import OPERATIONAL, RunRecord
 from img2img.training.result import meanings, protocol, scores_table
@@ -77,7 +77,7 @@ def compare(
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:
-        refuse_unwritable(Path(out))
+        refuse_unwritable(Path(out), is_page)
     models = [Translator(Path(run), **loading) for run in runs]
     titles = _titles([Path(run) for run in runs])
     directions = {title: model.direction for title, model in zip(titles, models, strict=True)}
@@ -100,8 +100,7 @@ def compare(
     protocol["notes"] += _cautions(titles, models, own)
     comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
     if out is not None:
-        with atomic(Path(out)) as temporary:
-            temporary.write_text(_page(comparison, _sheet(evaluator, titles, models, show)), encoding="utf-8")
+        write_text(Path(out), _page(comparison, _sheet(evaluator, titles, models, show)))
     return comparison
 
 

@@ -85,9 +85,9 @@ def evaluate(
 
 def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation) -> None:
     """Writes a result into the folder of its run, with the best and worst images, and into the report."""
-    result.save(run / RESULT)
     with atomic(run / PICTURE) as temporary:
         evaluator.picture(model, result).save(temporary, format="png")
+    result.save(run / RESULT)
     rewrite_report(run)
 
 
@@ -145,7 +145,7 @@ def rank(
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
     newest = model_file(folder)
-    found = [*(folder / "models").glob("*.safetensors"), *folder.glob("best.safetensors"), newest]
+    found = [*(folder / "models").glob("[!.]*.safetensors"), *folder.glob("best.safetensors"), newest]
     files = sorted(found, key=lambda path: (read_card(path).step, path.name))
     own = not (chosen.a or chosen.b or chosen.ab)
     first = _load(newest, loading)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.folders import Domain
-from img2img.data.images import Array, atomic
+from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError
 from img2img.evaluation.baselines import HistogramMatching
@@ -73,8 +73,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes all of it as json, whole or not at all."""
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def rows_to_json(rows: dict[str, dict[str, Score]]) -> dict[str, dict[str, dict[str, float | None]]]:

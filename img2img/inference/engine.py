@@ -3,18 +3,27 @@
 import errno
 import json
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from img2img.data.images import SUFFIXES, Array, Picture, atomic, find_images, read_image, write_image
+from img2img.data.images import (
+    SUFFIXES,
+    Array,
+    Picture,
+    find_images,
+    holds_keys,
+    read_image,
+    refuse_unwritable,
+    remove_stale,
+    write_image,
+    write_text,
+)
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
@@ -22,7 +31,6 @@ from img2img.inference.translator import VIEWS, Translator
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
-STALE = 3600  # seconds after which a temporary file is what a killed run left
 
 
 Status = Literal["translated", "skipped", "failed"]
@@ -195,7 +203,7 @@ class _Engine:
             job = _Job(source, self.plan.target(source))
             if job.target.parent not in folders:
                 folders.add(job.target.parent)
-                _remove_stale(job.target.parent)
+                remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
                 yield self._outcome(job, "failed", f"{source}: its result would be that of {first}, {job.target}.")
@@ -302,12 +310,13 @@ def _with_name(path: Path, reason: str) -> str:
     return text.replace("\n", "\\n")
 
 
-def _remove_stale(folder: Path) -> None:
-    """Removes the temporary files that a killed run left."""
-    for path in folder.glob(".*.part.*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+def refuse_report(path: Path) -> None:
+    """Raises ConfigError if the report cannot be written there, or is a file that is no report of translating."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error
+    refuse_unwritable(path, holds_keys("model", "computed", "translated"))
 
 
 def write_report(path: Path, translator: Translator, summary: Summary) -> None:
@@ -319,8 +328,6 @@ def write_report(path: Path, translator: Translator, summary: Summary) -> None:
     facts = {"model": str(translator.path), "direction": translator.direction, "computed": translator.describe()}
     report = facts | summary.to_json() | {"notes": translator.notes}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        write_text(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from img2img.core.unconditional import draw_noise
-from img2img.data.images import FORMATS, Array, Picture, atomic, write_image
-from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
+from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.inference.options import SampleOptions
 from img2img.inference.translator import DRAWS, model_file
 from img2img.methods import METHODS
@@ -112,26 +112,44 @@ def write_samples(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
     source = json.dumps({"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}) + "\n"
-    others = (out / SOURCE).exists() and (out / SOURCE).read_text() != source
+    begun = (out / SOURCE).exists()
+    others = begun and (out / SOURCE).read_text() != source
     if others and not options.overwrite:
         raise ConfigError(f"{out} holds images of another model or seed; give another --out, or --overwrite them.")
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
+    wanted = [*paths, *(out / name for name in _names_of_sheets(options))]
+    if not begun and not options.overwrite and (foreign := next((path for path in wanted if path.exists()), None)):
+        raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
     missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for stale in out.glob("[0-9]*.*") if others else ():
-            if stale.stem.isdecimal() and stale.suffix in FORMATS:
+        remove_stale(out)
+        for stale in out.glob("[0-9]*.*") if others and _is_ours(out / SOURCE) else ():
+            if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
                 stale.unlink()
+        if others or not begun:  # before the images, so that a stopped call knows whose they are
+            with atomic(out / SOURCE) as temporary:
+                temporary.write_text(source)
         for done, image in enumerate(model._draw(missing, options.seed, options.batch_size), start=1):
-            write_image(paths[missing[done - 1]], Picture(image))
-            if done == 1:
-                with atomic(out / SOURCE) as temporary:
-                    temporary.write_text(source)
+            try:
+                write_image(paths[missing[done - 1]], Picture(image))
+            except DataError:  # a format that cannot hold them: the folder stays free for another
+                if done == 1 and not begun:
+                    (out / SOURCE).unlink()
+                raise
             progress(n - len(missing) + done, n)
         pictures = _pictures(model, n, out, options)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
     return Written(len(missing), n - len(missing), pictures)
+
+
+def _is_ours(source: Path) -> bool:
+    return holds_keys("model", "seed")(source.read_bytes())
+
+
+def _names_of_sheets(options: SampleOptions) -> list[str]:
+    return ["grid.png"] * bool(options.grid) + ["walk.png"] * bool(options.interpolate)
 
 
 def _suffix(model: Sampler, format: str) -> str:

@@ -4,11 +4,11 @@ Images here are float32 (C, H, W), scaled so that what the equalizer was fitted 
 """
 
 import contextlib
-import json
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from img2img.core.game import Method
-from img2img.data.images import Array, atomic
+from img2img.data.images import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
 from img2img.inference.tiling import Lazy, Memory, Span
@@ -28,6 +28,7 @@ from img2img.records import read_record
 from img2img.runtime import Runtime, environment, pick_device
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check
+from img2img.training.folder import begun, has_results, refuse_foreign
 from img2img.training.loop import Run, Samples, train
 from img2img.translation.cyclegan import CycleGAN
 from img2img.translation.local import Local
@@ -121,7 +122,7 @@ def train_generator(
         method = method_class(config, dict.fromkeys(("a", "b") if model == "cyclegan" else ("image",), channels))
         _refuse_small_patches(method, chosen["patch"])
         if runtime.is_main:
-            _start_folder(folder, record)
+            stack.enter_context(begun(folder, partial(_entry, folder, record)))
         facts = {"method": model, "batches": ", ".join(names)} | {k: record[k] for k in ("target", "images", "seed")}
         facts |= {"foreground in common": f"{patches.overlap:.0%}"}
         facts |= {"options": ", ".join(f"{k} {v}" for k, v in chosen.items())}
@@ -276,10 +277,11 @@ class _Record:
     images: str
 
 
-def _start_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Writes config.json; refuses a folder that holds another run."""
+def _entry(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json; refuses a folder that holds another run, or something else."""
+    refuse_foreign(folder, None)
     path = folder / "config.json"
-    if (folder / "last.pt").exists() and path.exists():
+    if path.exists() and has_results(folder):
         settings = [
             {**r, "options": {k: v for k, v in r["options"].items() if k not in OPERATIONAL}}
             for r in (read_record(_Record, path), record)
@@ -287,9 +289,7 @@ def _start_folder(folder: Path, record: dict[str, Any]) -> None:
         differing = [k for k in record if settings[0].get(k) != settings[1].get(k)]
         if differing:
             raise ConfigError(f"{folder} holds a run of other {', '.join(differing)}. Use another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(record | {"environment": environment()}, indent=2) + "\n")
+    return record | {"environment": environment()}
 
 
 def _card_of(method: Method, model: str, channels: int, patch: int) -> Callable[[int], ModelCard]:

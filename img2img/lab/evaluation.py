@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from img2img.data.images import atomic
+from img2img.data.images import write_text
 from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab import probes, report, verdict
@@ -161,8 +161,7 @@ class Evaluation:
 
 
 def _write(path: str | Path, text: str) -> None:
-    with atomic(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(path), text)
 
 
 def evaluate(

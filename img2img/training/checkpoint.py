@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Interval, Len
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from img2img.data.images import atomic
@@ -34,8 +34,8 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: if the disk is full or fails; what was there before stays.
     """
-    with as_os_error(path), atomic(path) as temporary:
-        torch.save(state, temporary)
+    with as_os_error(path), atomic(path, durable=True) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)  # a file without a name, as torch writes names into it
 
 
 @contextlib.contextmanager
@@ -109,8 +109,8 @@ def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]
         for direction, state in weights.items()
         for name, x in state.items()
     }
-    with as_os_error(path), atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"img2img": json.dumps(asdict(card))})
+    with as_os_error(path), atomic(path, durable=True) as temporary:
+        temporary.write_bytes(save(tensors, metadata={"img2img": json.dumps(asdict(card))}))
 
 
 def read_card(path: Path) -> ModelCard:

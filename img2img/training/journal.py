@@ -17,6 +17,7 @@ from img2img.errors import ConfigError, ModelFileError
 from img2img.page import draw_grid
 from img2img.records import from_json, read_text
 from img2img.training.diagnosis import Diagnosis, Finding
+from img2img.training.folder import logged_steps, remove_samples
 from img2img.training.report import write_report
 
 FACTS = "report.json"
@@ -47,14 +48,12 @@ class Journal:
             return
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self.log_file = folder / "log.jsonl"
+        remove_samples(folder, start, max(logged_steps(folder), default=0))
         kept = [r for r in read_log(self.log_file) if r["step"] <= start]
         with atomic(self.log_file) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
         for row in (row for row in kept if row["kind"] == "train"):
             self.diagnosis.see(row["step"], row)
-        for sample in (folder / "samples").glob("*.png"):
-            if int(sample.stem) > start:
-                sample.unlink()
         if tensorboard:
             self.board = _tensorboard(folder)
         if self.console.is_terminal and not quiet:
@@ -112,6 +111,12 @@ class Journal:
                 known = {"facts": dict(facts), "findings": [asdict(finding) for finding in self.diagnosis.findings]}
                 temporary.write_text(json.dumps(known, indent=1) + "\n")
             write_report(self.folder, read_log(self.log_file), facts, self.diagnosis.findings)
+
+    def complete(self, facts: Mapping[str, Any]) -> None:
+        """Reports a run that has nothing left to do, if a kill prevented that at its end."""
+        known = read_facts(self.folder)[0]
+        if any(known.get(name) != facts.get(name) for name in ("steps", "ended")):
+            self.report(facts)
 
     def failed(self, step: int, facts: Mapping[str, Any]) -> None:
         """Notes in the report that numbers are not finite any more."""

@@ -19,11 +19,11 @@ from img2img.compiling import Compiling
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import auto_workers, stream
-from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
+from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.metrics.scorer import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
-from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
+from img2img.training.checkpoint import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.training.config import COMPILE, Schedule, TrainConfig
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
@@ -122,7 +122,8 @@ def train(
             pin_memory=runtime.device.type == "cuda",
         )
     )
-    window, ended = _Window(), dict[str, str]()
+    window, ended = progress.window, dict[str, str]()
+    window.since = time.perf_counter()
     try:
         with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
             for step in range(start + 1, schedule.steps + 1):
@@ -140,13 +141,10 @@ def train(
                         window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
                         method.gradient_norms = {}
                 ema.update()
-                progress.step = step
+                progress.step, window.steps = step, window.steps + 1
                 if due:
-                    drawn -= method.draws_until(max(step - config.log_every, 0))
-                    values = window.close(
-                        config.log_every,
-                        config.batch_size * config.accumulate * runtime.world_size * drawn / config.log_every,
-                    )
+                    drawn -= method.draws_until(step - window.steps)
+                    values = window.close(config.batch_size * config.accumulate * runtime.world_size * drawn)
                     if not all(map(math.isfinite, values.values())):
                         journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
                     _refuse_non_finite(values, step, progress)
@@ -162,21 +160,31 @@ def train(
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
                     progress.keep_best(validation.better(scores, progress.best))
                     progress.stale = runtime.largest(progress.stale)  # all processes stop at the same step
+                    ended = _ended(progress, validation, config)
                     if progress.stale >= config.patience > 0:
                         journal.say(
                             f"step {step}: {validation.select} has not improved in {progress.stale} scores; stopped. "
                             f"The best model is {run.folder / 'best.safetensors'}"
                         )
-                        last, ended = True, {"ended": f"{validation.select} no longer improved"}
+                        last = True
                 stop = _agree(stopped, runtime, step, config.log_every)
                 if save or last or stop:
                     progress.save()
                     journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"} | ended)
                 if stop and not last:
                     raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
+            if progress.step == start > 0 and runtime.is_main:
+                ended = _ended(progress, validation, config)
+                journal.complete(run.facts | {"steps": f"{start} of {schedule.steps}"} | ended)
     finally:
         journal.close()
     return progress.step > start
+
+
+def _ended(progress: "_Progress", validation: Validation | None, config: TrainConfig) -> dict[str, str]:
+    """Why a run is over before its last step, for the report."""
+    over = validation is not None and progress.stale >= config.patience > 0
+    return {"ended": f"{validation.select} no longer improved"} if over and validation else {}
 
 
 class _Progress:
@@ -193,6 +201,7 @@ class _Progress:
         self.best: float | None = None
         self.stale = 0  # held-out scores since the best one
         self.saved_at = time.monotonic()
+        self.window = _Window()
 
     def set_lr(self, step: int) -> None:
         factor = self.schedule.lr_factor(step)
@@ -209,13 +218,12 @@ class _Progress:
         return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
 
     def save(self) -> None:
-        """Writes model.safetensors and last.pt, unless a weight is not finite: then the last good ones stay."""
+        """Writes last.pt, then model.safetensors, unless a weight is not finite: then the last good ones stay."""
         if not all_finite(self.method.parameters()):
             raise TrainingError(_not_finite("a weight", self.step, self))
-        own = {"random": random_state(), "extra": _extra_state(self.method)}
+        own = {"random": random_state(), "extra": _extra_state(self.method), "window": self.window.state_dict()}
         ranks = self.runtime.gather(own)
         if self.runtime.is_main:
-            self.write_model(self.run.folder / "model.safetensors")
             state = {
                 "step": self.step,
                 "best": self.best,
@@ -227,11 +235,31 @@ class _Progress:
                 "ranks": ranks,
             }
             save_resume(self.run.last, state)
+            self.write_model(self.run.folder / "model.safetensors")
         self.runtime.gather(None)  # nobody goes on before the files are there
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def load(self) -> None:
+        """Goes on from last.pt, and writes model.safetensors if a kill prevented that.
+
+        Raises:
+            ModelFileError: if last.pt is damaged, or of a run with other networks.
+        """
         state = load_resume(self.run.last)
+        try:
+            self._restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            raise ModelFileError(
+                f"{self.run.last} does not fit the run that config.json beside it describes; restore both, or train "
+                "into another folder."
+            ) from error
+        newest = self.run.folder / "model.safetensors"
+        if self.runtime.is_main and not _is_of_step(newest, self.step):
+            self.write_model(newest)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step = self.saved_step = state["step"]
         self.best, self.stale = state["best"], state.get("stale", 0)
         self.compiling.decided = state.get("compiled", self.compiling.decided)
@@ -241,6 +269,7 @@ class _Progress:
         self.ema.load_state_dict(state["ema"])
         own = state["ranks"][self.runtime.rank]
         self.method.load_state_dict(own["extra"], strict=False)
+        self.window.load_state_dict(own.get("window", {}), self.runtime.device)
         set_random_state(own["random"])
         for network in self.method.networks().values():
             network.to(self.runtime.device)
@@ -263,9 +292,14 @@ class _Progress:
 
 
 class _Window:
-    """Means of the scalars over the steps since the last record, added up on the device."""
+    """Means of the scalars over the steps since the last record, added up on the device.
+
+    Attributes:
+        steps: how many of them this process has taken, since the time `since`.
+    """
 
     def __init__(self) -> None:
+        self.steps = 0
         self.sums: dict[str, Tensor] = {}
         self.counts: Counter[str] = Counter()
         self.since = time.perf_counter()
@@ -275,12 +309,26 @@ class _Window:
         for name, x in scalars.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
 
-    def close(self, steps: int, images_per_step: float) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {name: x.cpu() for name, x in self.sums.items()}, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: x.to(device) for name, x in state.get("sums", {}).items()}
+        self.counts = Counter(state.get("counts", {}))
+
+    def close(self, images: float) -> dict[str, float]:
         means = {name: float(x) / self.counts[name] for name, x in self.sums.items()}  # waits for the device
         now = time.perf_counter()
-        seconds = (now - self.since) / steps
-        self.sums, self.counts, self.since = {}, Counter(), now
-        return means | {"seconds_per_step": seconds, "images_per_s": images_per_step / seconds}
+        seconds, steps = now - self.since, self.steps
+        self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
+        return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
+
+
+def _is_of_step(path: Path, step: int) -> bool:
+    try:
+        return read_card(path).step == step
+    except ModelFileError:
+        return False
 
 
 def _compiled(config: TrainConfig, runtime: Runtime) -> bool | None:

@@ -17,6 +17,7 @@ from img2img.records import read_record
 from img2img.training import remarks
 from img2img.training.curves import Panel, draw_panel, stacked, training_panels
 from img2img.training.diagnosis import Finding
+from img2img.training.folder import NUMBERED
 from img2img.training.remarks import Remark, Row, shown
 from img2img.training.result import pictured, result, score
 
@@ -325,7 +326,11 @@ def _figures(panels: Sequence[tuple[Panel, bytes]]) -> str:
 
 
 def _samples(run: _Run) -> str:
-    every = sorted(path for path in (run.folder / "samples").glob("*.png") if path.stem.isdecimal())
+    every = sorted(
+        path
+        for path in (run.folder / "samples").glob("*.png")
+        if NUMBERED.fullmatch(path.name) and not path.is_symlink()
+    )
     if not every:
         return ""
     count = min(len(every), SHOWN_SAMPLES)
