@@ -26,6 +26,7 @@ from img2img.evaluation.sides import Sides
 from img2img.inference import engine
 from img2img.inference.engine import Outcome, Summary, write_report
 from img2img.inference.options import (
+    Count,
     FolderOptions,
     LoadOptions,
     SampleLoadOptions,
@@ -36,12 +37,13 @@ from img2img.inference.sampling import Sampler, write_samples
 from img2img.inference.translator import Translator
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
-from img2img.options import check_names, given, split
+from img2img.options import check_names, given, option, refuse_idle, split
 from img2img.records import read_record
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, check, flat
+from img2img.training.config import OPERATIONAL, RunRecord, flat
 from img2img.training.folder import begun, has_results, refuse_foreign
+from img2img.training.groups import groups_of
 from img2img.training.journal import read_facts, rewrite_report
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
@@ -83,6 +85,7 @@ def train(
     method_class = choose("method", method, METHODS)
     layout, groups = LAYOUTS[method_class.layout], options_of(method_class)
     check_names(method, options, *groups)
+    asked = set(options)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
     if wrong := [name for name in arrays if name not in layout.arrays]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
@@ -98,11 +101,9 @@ def train(
         options = saved["options"] | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
-    if data_config.size < layout.smallest:
-        raise ConfigError(f"--size must be at least {layout.smallest}, not {data_config.size}.")
+    refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     method_config = method_class.resolve(method_config, data_config.size)
-    check(train_config, method_config.decay)
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     record = {
@@ -148,8 +149,7 @@ def train(
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
     """The dataclasses that hold the options of training a method."""
-    translates = method.layout != "images"
-    return (LAYOUTS[method.layout].Config, TrainConfig, method.Config, *(MetricOptions,) * translates)
+    return groups_of(method.Config)
 
 
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
@@ -195,7 +195,8 @@ def load(
         ModelFileError: if there is no readable model.
         ConfigError: if the model has no such direction.
     """
-    return Translator(Path(path), device, precision, direction, backend)
+    chosen = LoadOptions(direction, device, precision, backend)
+    return Translator(Path(path), chosen.device, chosen.precision, chosen.direction, chosen.backend)
 
 
 def sample(
@@ -223,7 +224,8 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
-    loading = {k: options.pop(k) for k in ("device", "precision") if k in options}
+    loading = given(options, SampleLoadOptions)
+    n = option("n", Count).taken(n)
     if not isinstance(model, Sampler):
         model = Sampler(Path(model), **loading)
     elif loading:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from img2img.errors import ConfigError
-from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.inference.options import LoadOptions
 from img2img.metrics.options import MetricOptions
-from img2img.terminal import options_of, progress_bar, stoppable
+from img2img.terminal import Command, options_of, progress_bar, stoppable
 
 if TYPE_CHECKING:
     from img2img.metrics.score import Score
@@ -68,7 +68,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
     metric: Metrics = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
-    show: Annotated[int, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
+    show: Annotated[Show, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
     json: Json = None,
     **options: Any,
 ) -> None:
@@ -169,4 +169,4 @@ def _write(path: Path, content: Any) -> None:
 def add_judging(app: typer.Typer, commands: Sequence[Any] = (evaluate, compare)) -> None:
     """Adds the commands to the command line."""
     for command in commands:
-        app.command()(command)
+        app.command(cls=Command)(command)

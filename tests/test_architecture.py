@@ -13,10 +13,10 @@ ROOT = Path(img2img.__file__).parent
 
 # Rows of section 3 of the design, from the top: a module imports from rows above its own, and from its own part.
 ROWS = [
-    ["errors"],
+    ["errors", "outline"],
     ["runtime", "page", "options", "records"],
     ["averaging", "compiling"],
-    ["networks", "core.objectives", "core.penalties", "core.diffaugment", "data"],
+    ["networks", "core.objectives", "core.penalties", "core.diffaugment", "core.options", "data"],
     ["core.referee"],
     ["core.game"],
     ["core.unconditional"],

@@ -5,7 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,29 +15,11 @@ from torch.utils.data import Dataset
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, refuse_small
 from img2img.data.images import Array, resize
+from img2img.data.options import DataConfig as DataConfig
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError, choose
+from img2img.errors import ConfigError, DataError
 
 WARPED = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images to train on, and how they are cut."""
-
-    a: Annotated[str | None, "Folder of domain A."] = None
-    b: Annotated[str | None, "Folder of domain B; for pairs, partners have the names of those in A."] = None
-    ab: Annotated[str | None, "Folder of side-by-side pairs: left half A, right half B."] = None
-    data: Annotated[
-        str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."
-    ] = None
-    direction: Annotated[str, "For pairs: a2b, or b2a to learn the other way round."] = "a2b"
-    size: Annotated[int, "Side of the square the networks are trained on, in pixels."] = 256
-    augment: Annotated[str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + "."] = "standard"
-    val_fraction: Annotated[
-        float, "Share of the images held out, where the data have no held-out part of their own."
-    ] = 0.0
-    cache_mb: Annotated[int, "Decoded images are kept in memory when they fit into this many megabytes."] = 4096
 
 
 class Store:
@@ -122,7 +104,7 @@ class Translation(Dataset[dict[str, Tensor]]):
         self.config, self.paired, self.seed = config, paired, seed
         self.domains = {"a": a, "b": b}
         self.channels = {"a": a.channels, "b": b.channels}
-        factor = choose("augmentation", config.augment, PRESETS).resize
+        factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
         budget = shared_budget(config.cache_mb, shared)
         store_a = Store(a, side, budget, shared)
@@ -206,18 +188,13 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         ConfigError: if the options do not say where the images are.
         DataError: if images are missing, unreadable, or do not fit together.
     """
-    if not 0 <= config.val_fraction < 1:
-        raise ConfigError(f"--val-fraction is a share from 0 up to 1, not {config.val_fraction}.")
-    preset = choose("augmentation", config.augment, PRESETS)
-    choose("direction", config.direction, {"a2b": 0, "b2a": 0})
+    preset = PRESETS[config.augment]
     if a is not None or b is not None:
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
         train, heldout = find(places, paired)
-    if config.direction == "b2a":
-        if not paired:
-            raise ConfigError("--direction is for pairs; without them both directions are learned at once.")
+    if paired and config.direction == "b2a":
         train, heldout = train[::-1], heldout and heldout[::-1]
     notes = []
     for domain in train:

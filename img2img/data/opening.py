@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from img2img.data.collection import Images, ImagesConfig, open_images
+from img2img.data.collection import Images, open_images
 from img2img.data.folders import Domains
-from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
+from img2img.data.layouts import HeldOut, Translation, open_data
+from img2img.data.options import CONFIGS, DataConfig, ImagesConfig
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,15 @@ def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **
 
 
 class Layout(NamedTuple):
-    """How to open the data, from which options, the smallest images that make sense, and what may be arrays."""
+    """How to open the data, from which options, and what may be arrays."""
 
     Config: Any
     open: Callable[..., Opened]
-    smallest: int
     arrays: tuple[str, ...]
 
 
 LAYOUTS = {
-    "pairs": Layout(DataConfig, _open_domains, 16, ("a", "b")),
-    "unpaired": Layout(DataConfig, _open_domains, 16, ("a", "b")),
-    "images": Layout(ImagesConfig, _open_images, 1, ("data",)),
+    "pairs": Layout(CONFIGS["pairs"], _open_domains, ("a", "b")),
+    "unpaired": Layout(CONFIGS["unpaired"], _open_domains, ("a", "b")),
+    "images": Layout(CONFIGS["images"], _open_images, ("data",)),
 }

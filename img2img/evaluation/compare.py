@@ -15,13 +15,13 @@ from img2img.data.images import refuse_unwritable, write_text
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
-from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
 from img2img.metrics.table import names_of
-from img2img.options import check_names, given, split
+from img2img.options import check_names, given, option, split
 from img2img.page import captioned, draw_grid, is_page, lightened, page, table
 from img2img.records import read_record
 from img2img.training.config import OPERATIONAL, RunRecord
@@ -74,6 +74,7 @@ def compare(
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
+    show = option("show", Show).taken(show)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:

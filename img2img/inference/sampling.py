@@ -107,8 +107,6 @@ def write_samples(
         ConfigError: if what is there is of another model or seed.
     """
     suffix = _suffix(model, options.format)
-    if n < 1:
-        raise ConfigError(f"--n is at least 1, not {n}.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
     source = json.dumps({"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}) + "\n"

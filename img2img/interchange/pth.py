@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.data.options import Size
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
@@ -19,6 +20,7 @@ from img2img.interchange.target import new_file
 from img2img.methods import METHODS
 from img2img.networks.layers import BatchNorm
 from img2img.networks.unet import UNet
+from img2img.options import option
 from img2img.runtime import environment
 from img2img.training.checkpoint import PRECISIONS_OF_WEIGHTS, Direction, ModelCard, as_os_error, save_model
 
@@ -66,8 +68,7 @@ def import_model(
     choose("direction", direction, dict.fromkeys(("a2b", "b2a")))
     if b2a is not None and direction == "b2a":
         raise ConfigError("--b2a gives the way back of an a2b model; leave --direction out.")
-    if size < 1:
-        raise ConfigError(f"--size must be at least 1, not {size}.")
+    size = option("size", Size).taken(size)
     files = {direction: Path(path)} | ({"b2a": Path(b2a)} if b2a is not None else {})
     found = {name: read_generator(file) for name, file in files.items()}
     first, last = found[direction], list(found.values())[-1]

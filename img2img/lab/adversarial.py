@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
 from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.lab.patches import Patches, Sides
+from img2img.options import Option, Within, option, options_in
 from img2img.records import read_record
 from img2img.runtime import Runtime, environment, pick_device
 from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, TrainConfig, check
+from img2img.training.config import OPERATIONAL, TrainConfig
 from img2img.training.folder import begun, has_results, refuse_foreign
 from img2img.training.loop import Run, Samples, train
 from img2img.translation.cyclegan import CycleGAN
@@ -57,6 +58,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"discriminator": "patch_34", "d_width": 16},
 }
 GIVEN = {"batches", "reference", "seed", "device", "epochs"}  # known from the data, or arguments of their own
+UNUSED = {"metrics", "select", "patience", "validate_every"}  # no patches are held out
+PATCH = Annotated[int, "Side of the training patches in pixels.", Within(1, 2**14)]
 
 
 def train_generator(
@@ -96,15 +99,11 @@ def train_generator(
     """
     method_class = choose("adversarial model", model, ADVERSARIAL)
     chosen = _options(model, options)
-    if model != "cyclegan" and "batch_size" not in (options or {}):
+    if model != "cyclegan" and not (options or {}).get("batch_size"):
         chosen["batch_size"] = max(chosen["batch_size"], len(names))
     _check_batches(model, names, batch_index, chosen)
     config = _config(model, chosen, len(names), target)
     training = TrainConfig(seed=seed, device=device, **_those_of(TrainConfig, chosen))
-    try:
-        check(training, config.decay)
-    except TypeError as error:
-        raise ConfigError(f"An option of the training has a value of another type than its default: {error}.") from None
     patches = Patches(images, batch_index, chosen["patch"], seed)
     data: Samples = Sides(patches, target) if model == "cyclegan" else patches
     channels = len(images[0])
@@ -218,12 +217,16 @@ def _overlapping(network: nn.Module, image: Tensor, tile: int, radius: int, devi
 
 def _options(model: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults of `model` with `options` in their place."""
+    known = options_of(model)
+    taken = {name: choose(f"option of {model}", name, known).taken(value) for name, value in (options or {}).items()}
+    return DEFAULTS[model] | {name: value for name, value in taken.items() if (name, value) != ("batch_size", 0)}
+
+
+def options_of(model: str) -> dict[str, Option]:
+    """Return the options of training `model`, by name."""
     config = choose("adversarial model", model, ADVERSARIAL).Config
-    names = {f.name: None for group in (config, TrainConfig) for f in fields(group)}
-    names = {"patch": None} | {name: None for name in names if name not in GIVEN}
-    for name in options or {}:
-        choose(f"option of {model}", name, names)
-    return DEFAULTS[model] | dict(options or {})
+    known = {"patch": option("patch", PATCH), **options_in(config), **options_in(TrainConfig)}
+    return {name: one for name, one in known.items() if name not in GIVEN | UNUSED}
 
 
 def _those_of(group: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, UnknownBatchError, choose
-from img2img.lab import adversarial, checks, design, probes, quality
+from img2img.lab import adversarial, checks, design, options as o, probes, quality
 from img2img.lab.arrays import Stack, unpack
 from img2img.lab.baselines import Statistics, applicable
 from img2img.lab.correction import Correction, Origin
@@ -22,6 +22,7 @@ from img2img.lab.design import fingerprint
 from img2img.lab.evaluation import Evaluation, evaluate
 from img2img.lab.features import image_features
 from img2img.lab.moving import MODELS, Model, Mover
+from img2img.options import arguments_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     Args:
         model: "tone", a monotone curve per batch and channel; "tone+field", and a smooth illumination field;
             "local" and "local+field", and a small bounded network, trained adversarially; "stargan", one generator
-            for all batches; "cyclegan", for two batches. The networks make up pixel values: judge them by `evaluate`.
+            for all batches; "cyclegan", for two batches. The networks make up pixel values: judge them by
+            `img2img equalize report`.
         target: the batch that the others are moved to; "medoid", the one nearest to the others; or, for "tone" and
             "tone+field", "mean" of all.
         axes: of the images, one letter each: N images, C channels, Y rows, X columns. Lists have no N.
@@ -79,21 +81,21 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = "tone",
+        model: o.Model = "tone",
         target: str = "medoid",
-        axes: str = checks.ORDER,
+        axes: str = o.ORDER,
         channels: Sequence[str] | None = None,
-        max_change: float = 0.10,
-        unseen: str = "error",
+        max_change: o.MaxChange = 0.10,
+        unseen: o.Unseen = "error",
         out_dtype: str = "same",
-        min_images: int = 8,
-        max_images: int = 200,
+        min_images: o.MinImages = 8,
+        max_images: o.MaxImages = 200,
         allow_confounded: bool = False,
         training: Mapping[str, Any] | None = None,
         run: str | Path | None = None,
-        random_state: int = 0,
-        device: str = "cpu",
-        n_jobs: int = 1,
+        random_state: o.Seed = 0,
+        device: o.Device = "cpu",
+        n_jobs: o.Jobs = 1,
     ) -> None:
         self.model, self.target, self.axes, self.channels = model, target, axes, channels
         self.max_change, self.unseen, self.out_dtype = max_change, unseen, out_dtype
@@ -233,21 +235,17 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         Raises:
             ConfigError: naming the parameter and the range it must lie in.
         """
+        for name, argument in arguments_of(BatchEqualizer.__init__).items():
+            setattr(self, name, argument.taken(getattr(self, name)))
         model = choose("model", self.model, MODELS)
-        choose("way with unseen batches", self.unseen, {"error": 0, "passthrough": 0})
         choose("type of output", self.out_dtype, {"same": 0, "float32": 0})
         if self.target == "mean" and model.network:
             raise ConfigError(
                 f"The target 'mean' is for tone and tone+field: the mean of what {self.model} makes would be blurred. "
                 "Name a batch, or 'medoid'."
             )
-        if not 0 < self.max_change <= 1:
-            raise ConfigError(f"max_change is a share of the range, above 0 and at most 1, not {self.max_change}.")
-        checks.threads(self.n_jobs)
-        if self.min_images < 2 or self.max_images < self.min_images:
-            raise ConfigError(
-                f"min_images is at least 2 and at most max_images; they are {self.min_images} and {self.max_images}."
-            )
+        if self.max_images < self.min_images:
+            raise ConfigError(f"max_images, {self.max_images}, is less than min_images, {self.min_images}.")
         return model
 
     def _refuse_target(self, batches: list[str]) -> None:

@@ -53,10 +53,6 @@ class Scorer:
         self.real_features: Tensor | None = None
         self.real_moments: Moments | None = None
         self.kinds = {metric.kind for metric in self.metrics.values()}
-        for name in ("subsets", "subset_size", "neighbours"):
-            least = 2 if name == "subset_size" else 1
-            if getattr(self.options, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}.")
         if self.options.features_weights is not None and self.options.features == ENCODER:
             raise ConfigError("--features-weights are of a network: name it, as in --features inception.")
         self.keys = {name: name for name in self.metrics}
