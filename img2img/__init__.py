@@ -72,6 +72,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         if error.name in _LAB:
-            way = "pip install 'img2img[lab]'"
-            raise ImportError(f"img2img.{name} needs {error.name}. Install it with: {way}") from error
+            from img2img.errors import needs
+
+            raise ImportError(needs(f"img2img.{name}", error.name, "lab")) from error
         raise
