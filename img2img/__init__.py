@@ -63,6 +63,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"img2img.{name}")
@@ -72,7 +76,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         if error.name in _LAB:
-            from img2img.errors import needs
-
-            raise ImportError(needs(f"img2img.{name}", error.name, "lab")) from error
+            sentence = import_module("img2img.errors").needs(f"img2img.{name}", error.name, "lab")
+            raise ImportError(sentence) from error
         raise

@@ -17,7 +17,7 @@ from img2img.data.images import atomic
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.errors import ConfigError, ModelFileError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
@@ -32,12 +32,12 @@ from img2img.inference.options import (
     TranslateOptions,
 )
 from img2img.inference.sampling import Sampler, write_samples
-from img2img.inference.translator import Translator
+from img2img.inference.translator import DRAWS, Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.options import check_names, given, split
 from img2img.runtime import Runtime, environment
-from img2img.training.checkpoint import Direction, ModelCard
+from img2img.training.checkpoint import Direction, ModelCard, read_card
 from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
@@ -63,7 +63,7 @@ def train(
             `img2img train METHOD --help`, with underscores.
 
     Returns:
-        What `img2img.load(out)` returns; of a method that draws from noise, a `Sampler`.
+        What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -145,22 +145,55 @@ def load(
     precision: str = "auto",
     direction: str | None = None,
     backend: str = "auto",
-) -> Translator:
-    """Opens a model file, or the newest model of a run folder, for use. Executes nothing of the file.
+) -> Translator | Any:
+    """Opens a model file, the newest model of a run folder, or a saved equalizer; executes nothing of it.
 
     Args:
-        path: a `.safetensors` file of img2img, or a run folder.
+        path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
             first image comes out close enough to fp32.
         direction: the direction to translate in; by default the model's first.
         backend: what runs the network: "auto", "eager", "compile" or "openvino".
 
+    Returns:
+        A `Translator`; a `Sampler` of a model that draws from noise, or a `BatchEqualizer`, which type checkers cannot
+        see from a path: write `img2img.Sampler(path)` or `img2img.BatchEqualizer.load(path)` for them.
+
     Raises:
         ModelFileError: if there is no readable model.
-        ConfigError: if the model has no such direction.
+        ConfigError: if the model has no such direction, or options are not for its kind.
     """
-    return Translator(Path(path), device, precision, direction, backend)
+    of_networks = {"direction": direction, "backend": None if backend == "auto" else backend}
+    if _holds_equalizer(path):
+        rounding = {"precision": None if precision == "auto" else precision}
+        _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
+        return _load_equalizer(Path(path), device)
+    if DRAWS in read_card(model_file(path)).directions:
+        _refuse_given(of_networks, f"{path} draws from noise, and has none")
+        return Sampler(path, device, precision)
+    return Translator(path, device, precision, direction, backend)
+
+
+def _holds_equalizer(path: str | Path) -> bool:
+    """Whether `path` is a folder that `BatchEqualizer.save` wrote."""
+    if not isinstance(path, str | Path):
+        return False
+    return (Path(path) / "weights.safetensors").is_file() and not (Path(path) / "model.safetensors").exists()
+
+
+def _load_equalizer(folder: Path, device: str) -> Any:
+    try:
+        from img2img.lab.equalizer import BatchEqualizer
+    except ModuleNotFoundError as error:
+        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+    equalizer = BatchEqualizer.load(folder)
+    return equalizer if device == "auto" else equalizer.set_params(device=device)
+
+
+def _refuse_given(options: dict[str, Any], why: str) -> None:
+    if stray := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{', '.join(stray)}: {why}; leave it out.")
 
 
 def sample(
@@ -190,7 +223,7 @@ def sample(
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
     loading = {k: options.pop(k) for k in ("device", "precision") if k in options}
     if not isinstance(model, Sampler):
-        model = Sampler(Path(model), **loading)
+        model = Sampler(model, **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     (chosen,) = split(options, SampleOptions)
@@ -242,7 +275,7 @@ def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Trans
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
     loading = given(options, LoadOptions)
     if not isinstance(model, Translator):
-        return load(model, **loading)
+        return Translator(model, **loading)
     direction = loading.pop("direction", None)
     if loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")

@@ -62,6 +62,11 @@ class Interrupted(Img2ImgError):
         self.signal = signal
 
 
+def counted(n: int, one: str, several: str) -> str:
+    """Return "1 image is" or "2 images are", of `one` "image is" and `several` "images are"."""
+    return f"{n} {one if n == 1 else several}"
+
+
 def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     """Look `name` up in `table`; an unknown name is answered with the nearest one and the whole list.
 

@@ -179,7 +179,7 @@ def best_of(metric: str, values: dict[str, float]) -> str:
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
     if not isinstance(model, Translator):
-        return Translator(Path(model), **loading)
+        return Translator(model, **loading)
     if other := {k: v for k, v in loading.items() if k != "direction"}:
         raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model

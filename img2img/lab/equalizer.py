@@ -1,5 +1,6 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, InputError, UnknownBatchError, choose
+from img2img.errors import ConfigError, InputError, UnknownBatchError, choose, counted
 from img2img.lab import adversarial, checks, design, probes, quality
 from img2img.lab.arrays import Stack, unpack
 from img2img.lab.baselines import Statistics, applicable
@@ -256,7 +257,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def _note(self, sentence: str) -> None:
         self.notes_.append(sentence)
-        warnings.warn(sentence, LabWarning, stacklevel=4)
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith("img2img."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(sentence, LabWarning, stacklevel=level)  # it shows the line of the caller, not one of ours
 
     def _train(self, model: Model, images: Sequence[Array], number: Array, target: int) -> None:
         assert model.network is not None
@@ -562,9 +566,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         channel = self._channel(nuclei)
         groups = None if group is None else checks.check_group(group, n)
         if seen := sorted(set(groups or []) & set(self.groups_)):
-            raise InputError(
-                f"{len(seen)} groups were part of the fit ({', '.join(seen[:5])}); judge on images of other groups."
-            )
+            were = counted(len(seen), "group was", "groups were")
+            raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
         labels = None if label is None else checks.check_batch(label, n, "label")
         controls = None if control is None else checks.check_mask(control, n).tolist()
         notes = list(self.notes_)
@@ -576,7 +579,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             checks.check_image_finite(image, stack.called(i), self.channels_)
         seen_images = {*self.fingerprints_}.intersection(map(fingerprint, images))
         if seen_images:
-            raise InputError(f"{len(seen_images)} of the images were part of the fit; judge on others.")
+            were = counted(len(seen_images), "of the images was", "of the images were")
+            raise InputError(f"{were} part of the fit; judge on others.")
         batches = [batches[i] for i in chosen]
         groups, labels, controls, masks, truth = (
             None if given is None else [given[i] for i in chosen] for given in (groups, labels, controls, masks, truth)
