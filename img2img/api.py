@@ -4,19 +4,21 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 
+from img2img import keywords
 from img2img.core.game import Method
-from img2img.data.images import atomic
+from img2img.data.images import Array, atomic
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
+from img2img.docstrings import documented
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import keep
 from img2img.evaluation.evaluator import Evaluator
@@ -31,7 +33,7 @@ from img2img.inference.options import (
     SampleOptions,
     TranslateOptions,
 )
-from img2img.inference.sampling import Sampler, write_samples
+from img2img.inference.sampling import Sampler, Written, write_samples
 from img2img.inference.translator import DRAWS, Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
@@ -46,6 +48,19 @@ PATHS = ("a", "b", "ab", "data")
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
 
+def options_of(method: type[Method]) -> tuple[type, ...]:
+    """The dataclasses that hold the options of training a method."""
+    translates = method.layout != "images"
+    return (LAYOUTS[method.layout].Config, TrainConfig, method.Config, *(MetricOptions,) * translates)
+
+
+@overload
+def train(method: keywords.TranslationMethod, **options: Unpack[keywords.TranslationTraining]) -> Translator: ...
+@overload
+def train(method: keywords.SamplingMethod, **options: Unpack[keywords.SamplingTraining]) -> Sampler: ...
+@overload
+def train(method: str, **options: Unpack[keywords.Training]) -> Translator | Sampler: ...
+@documented(**{name: options_of(method) for name, method in METHODS.items()})
 def train(
     method: str, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False, **options: Any
 ) -> Translator | Sampler:
@@ -59,8 +74,7 @@ def train(
         resume: demand a run to go on from. Options left out are then taken from it, the data included.
         quiet: no progress on the screen.
         **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
-            which for the methods that draw from noise is a folder, an idx file or arrays; and every option of
-            `img2img train METHOD --help`, with underscores.
+            which for the methods that draw from noise is a folder, an idx file or arrays; and the options below.
 
     Returns:
         What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
@@ -118,12 +132,6 @@ def train(
     if trained and opened.heldout is not None and runtime.is_main:
         _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
     return model
-
-
-def options_of(method: type[Method]) -> tuple[type, ...]:
-    """The dataclasses that hold the options of training a method."""
-    translates = method.layout != "images"
-    return (LAYOUTS[method.layout].Config, TrainConfig, method.Config, *(MetricOptions,) * translates)
 
 
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
@@ -196,6 +204,25 @@ def _refuse_given(options: dict[str, Any], why: str) -> None:
         raise ConfigError(f"{', '.join(stray)}: {why}; leave it out.")
 
 
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: None = None,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Array: ...
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: str | Path,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Written: ...
+@documented(SampleLoadOptions, SampleOptions)
 def sample(
     model: str | Path | Sampler,
     n: int = 64,
@@ -212,7 +239,7 @@ def sample(
         out: a folder to write them into, one file each; those that are there already are kept. None: they are
             returned.
         progress: called with the images written, and all there are.
-        **options: as in `img2img sample --help`, with underscores.
+        **options: see Options below.
 
     Returns:
         The images, (n, H, W, C) in the type of the training images; or with `out`, a `Written` with its counts.
@@ -232,20 +259,21 @@ def sample(
     return write_samples(model, n, Path(out), chosen, progress)
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
     out: str | Path,
     *,
     progress: Callable[[Outcome], None] = lambda outcome: None,
-    **options: Any,
+    **options: Unpack[keywords.Translating],
 ) -> Summary:
     """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats.
 
     Args:
         model: a model, or the path of one.
         progress: called with what happened to each file.
-        **options: as in `img2img translate --help`, with underscores.
+        **options: see Options below.
     """
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
@@ -261,8 +289,9 @@ def translate(
     return summary
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate_folder(
-    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Any
+    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
     model = _model_for(model, options)
@@ -270,7 +299,7 @@ def translate_folder(
     return engine.translate_folder(model, Path(source), Path(out), going, files)
 
 
-def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
+def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
     loading = given(options, LoadOptions)

@@ -1,12 +1,13 @@
 """Options as dataclasses: a call's keywords checked against them, and made into instances."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from img2img.errors import choose
 
 
-def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
+def check_names(what: str, options: Mapping[str, Any], *groups: type) -> None:
     """Refuses options that none of `groups` has.
 
     Raises:
@@ -17,11 +18,11 @@ def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
         choose(f"option of {what}", name, names)
 
 
-def given(options: dict[str, Any], group: type) -> dict[str, Any]:
+def given(options: Mapping[str, Any], group: type) -> dict[str, Any]:
     """Those of `options` that are fields of `group`."""
     return {f.name: options[f.name] for f in fields(group) if f.name in options}
 
 
-def split(options: dict[str, Any], *groups: type) -> list[Any]:
+def split(options: Mapping[str, Any], *groups: type) -> list[Any]:
     """An instance of each dataclass of options, made of those of `options` that are its own."""
     return [group(**given(options, group)) for group in groups]

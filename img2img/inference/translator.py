@@ -5,12 +5,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
+from img2img import keywords
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
@@ -27,6 +29,7 @@ AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
 BATCH_PIXELS = {"cpu": 4 * 256 * 256}  # translated at once; other devices take `BATCH_PIXELS_ELSEWHERE`
 BATCH_PIXELS_ELSEWHERE = 32 * 256 * 256
+Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of the kind that went in
 SAMPLE_EDGE = 256  # of the piece of the first image on which precision and backend are checked
 
 
@@ -132,6 +135,51 @@ class Translator:
         ways = [self._ways[key][1] for key in ((direction, False), (direction, True)) if key in self._ways]
         return ways[0] if ways else self.runtime.describe()
 
+    @overload
+    def __call__(
+        self,
+        images: Kind,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Kind: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Kind] | tuple[Kind, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Kind]: ...
+    @overload
+    def __call__(
+        self,
+        images: str | Path,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        images: list[str] | list[Path] | tuple[str | Path, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Array]: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Any]: ...
     def __call__(
         self, images: Any, direction: str | None = None, *, channel_axis: int | None = None, **options: Any
     ) -> Any:

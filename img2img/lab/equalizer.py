@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from sklearn import exceptions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Kind = TypeVar("Kind")  # of images: what comes out is of the kind that went in
 PROBED = 8  # images on which it is seen whether a network does anything
 IDLE = 1e-4  # mean change, as a share of the range, below which it does not
 
@@ -300,6 +301,36 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     # Applying
 
+    @overload
+    def transform(
+        self,
+        X: Array,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Array: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Kind: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[True],
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> "tuple[Kind, pd.DataFrame]": ...
     def transform(
         self,
         X: Any,
@@ -361,6 +392,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
         return stack.pack(results), pd.DataFrame(list(rows))
 
+    @overload
+    def fit_transform(self, X: Array, y: Any = None, *, batch: Any, **others: Any) -> Array: ...
+    @overload
+    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any, **others: Any) -> Kind: ...
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any, **others: Any) -> Any:
         """`fit`, then `transform` of the same images; `others` are those of `fit`."""
         return self.fit(X, y, batch=batch, **others).transform(X, batch=batch)
