@@ -5,20 +5,23 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 
+from img2img import keywords
 from img2img.core.game import Method
+from img2img.data.images import Array
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, TrainingError, choose
+from img2img.docstrings import documented
+from img2img.errors import ConfigError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
@@ -33,14 +36,14 @@ from img2img.inference.options import (
     SampleOptions,
     TranslateOptions,
 )
-from img2img.inference.sampling import Sampler, write_samples
-from img2img.inference.translator import Translator
+from img2img.inference.sampling import Sampler, Written, write_samples
+from img2img.inference.translator import DRAWS, Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.options import check_names, given, option, refuse_idle, split
 from img2img.records import read_record
 from img2img.runtime import Runtime, environment
-from img2img.training.checkpoint import Direction, ModelCard
+from img2img.training.checkpoint import Direction, ModelCard, read_card
 from img2img.training.config import OPERATIONAL, RunRecord, flat
 from img2img.training.folder import begun, has_results, refuse_foreign
 from img2img.training.groups import groups_of
@@ -52,6 +55,18 @@ PATHS = ("a", "b", "ab", "data")
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
 
+def options_of(method: type[Method]) -> tuple[type, ...]:
+    """The dataclasses that hold the options of training a method."""
+    return groups_of(method.Config)
+
+
+@overload
+def train(method: keywords.TranslationMethod, **options: Unpack[keywords.TranslationTraining]) -> Translator: ...
+@overload
+def train(method: keywords.SamplingMethod, **options: Unpack[keywords.SamplingTraining]) -> Sampler: ...
+@overload
+def train(method: str, **options: Unpack[keywords.Training]) -> Translator | Sampler: ...
+@documented(**{name: options_of(method) for name, method in METHODS.items()})
 def train(
     method: str,
     *,
@@ -73,11 +88,10 @@ def train(
             nothing else.
         quiet: no progress on the screen.
         **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
-            which for the methods that draw from noise is a folder, an idx file or arrays; and every option of
-            `img2img train METHOD --help`, with underscores.
+            which for the methods that draw from noise is a folder, an idx file or arrays; and the options below.
 
     Returns:
-        What `img2img.load(out)` returns; of a method that draws from noise, a `Sampler`.
+        What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -147,11 +161,6 @@ def train(
         return model
 
 
-def options_of(method: type[Method]) -> tuple[type, ...]:
-    """The dataclasses that hold the options of training a method."""
-    return groups_of(method.Config)
-
-
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
     """Scores a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
     held = opened.heldout
@@ -180,25 +189,78 @@ def load(
     precision: str = "auto",
     direction: str | None = None,
     backend: str = "auto",
-) -> Translator:
-    """Opens a model file, or the newest model of a run folder, for use. Executes nothing of the file.
+) -> Translator | Any:
+    """Opens a model file, the newest model of a run folder, or a saved equalizer; executes nothing of it.
 
     Args:
-        path: a `.safetensors` file of img2img, or a run folder.
+        path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
             first image comes out close enough to fp32.
         direction: the direction to translate in; by default the model's first.
         backend: what runs the network: "auto", "eager", "compile" or "openvino".
 
+    Returns:
+        A `Translator`; a `Sampler` of a model that draws from noise, or a `BatchEqualizer`, which type checkers cannot
+        see from a path: write `img2img.Sampler(path)` or `img2img.BatchEqualizer.load(path)` for them.
+
     Raises:
         ModelFileError: if there is no readable model.
-        ConfigError: if the model has no such direction.
+        ConfigError: if the model has no such direction, or options are not for its kind.
     """
     chosen = LoadOptions(direction, device, precision, backend)
-    return Translator(Path(path), chosen.device, chosen.precision, chosen.direction, chosen.backend)
+    device, precision, direction, backend = chosen.device, chosen.precision, chosen.direction, chosen.backend
+    of_networks = {"direction": direction, "backend": None if backend == "auto" else backend}
+    if _holds_equalizer(path):
+        rounding = {"precision": None if precision == "auto" else precision}
+        _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
+        return _load_equalizer(Path(path), device)
+    if DRAWS in read_card(model_file(path)).directions:
+        _refuse_given(of_networks, f"{path} draws from noise, and has none")
+        return Sampler(path, device, precision)
+    return Translator(path, device, precision, direction, backend)
 
 
+def _holds_equalizer(path: str | Path) -> bool:
+    """Whether `path` is a folder that `BatchEqualizer.save` wrote."""
+    if not isinstance(path, str | Path):
+        return False
+    return (Path(path) / "weights.safetensors").is_file() and not (Path(path) / "model.safetensors").exists()
+
+
+def _load_equalizer(folder: Path, device: str) -> Any:
+    try:
+        from img2img.lab.equalizer import BatchEqualizer
+    except ModuleNotFoundError as error:
+        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+    equalizer = BatchEqualizer.load(folder)
+    return equalizer if device == "auto" else equalizer.set_params(device=device)
+
+
+def _refuse_given(options: dict[str, Any], why: str) -> None:
+    if stray := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{', '.join(stray)}: {why}; leave it out.")
+
+
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: None = None,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Array: ...
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: str | Path,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Written: ...
+@documented(SampleLoadOptions, SampleOptions)
 def sample(
     model: str | Path | Sampler,
     n: int = 64,
@@ -215,7 +277,7 @@ def sample(
         out: a folder to write them into, one file each; those that are there already are kept. None: they are
             returned.
         progress: called with the images written, and all there are.
-        **options: as in `img2img sample --help`, with underscores.
+        **options: see Options below.
 
     Returns:
         The images, (n, H, W, C) in the type of the training images; or with `out`, a `Written` with its counts.
@@ -227,7 +289,7 @@ def sample(
     loading = given(options, SampleLoadOptions)
     n = option("n", Count).taken(n)
     if not isinstance(model, Sampler):
-        model = Sampler(Path(model), **loading)
+        model = Sampler(model, **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     (chosen,) = split(options, SampleOptions)
@@ -236,20 +298,21 @@ def sample(
     return write_samples(model, n, Path(out), chosen, progress)
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
     out: str | Path,
     *,
     progress: Callable[[Outcome], None] = lambda outcome: None,
-    **options: Any,
+    **options: Unpack[keywords.Translating],
 ) -> Summary:
     """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats.
 
     Args:
         model: a model, or the path of one.
         progress: called with what happened to each file.
-        **options: as in `img2img translate --help`, with underscores.
+        **options: see Options below.
     """
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
@@ -265,8 +328,9 @@ def translate(
     return summary
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate_folder(
-    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Any
+    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
     model = _model_for(model, options)
@@ -274,12 +338,12 @@ def translate_folder(
     return engine.translate_folder(model, Path(source), Path(out), going, files)
 
 
-def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
+def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
     loading = given(options, LoadOptions)
     if not isinstance(model, Translator):
-        return load(model, **loading)
+        return Translator(model, **loading)
     direction = loading.pop("direction", None)
     if loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")

@@ -91,9 +91,10 @@ def translate(
     go on; the exit code is then 1. Started again, the command does only what is missing.
     """
     import img2img.api
+    from img2img.inference.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
-    loaded = img2img.api.load(model, **loading)
+    loaded = Translator(model, **loading)
     with stoppable("Stopped. The same command does what is missing."), progress_bar(loaded.direction) as (advance, say):
 
         def progress(outcome: "Outcome") -> None:

@@ -214,7 +214,7 @@ class Options:
         yield from ()
 
 
-def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
+def check_names(what: str, options: Mapping[str, Any], *groups: type) -> None:
     """Refuses options that none of `groups` has.
 
     Raises:
@@ -254,11 +254,11 @@ def refuse_idle(what: str, options: Collection[str], config: Options) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect here: it is for {needs}. Leave it out.")
 
 
-def given(options: dict[str, Any], group: type) -> dict[str, Any]:
+def given(options: Mapping[str, Any], group: type) -> dict[str, Any]:
     """Those of `options` that are fields of `group`, in the types that these declare."""
     return {name: known.taken(options[name]) for name, known in options_in(group).items() if name in options}
 
 
-def split(options: dict[str, Any], *groups: type) -> list[Any]:
+def split(options: Mapping[str, Any], *groups: type) -> list[Any]:
     """An instance of each dataclass of options, made of those of `options` that are its own."""
     return [group(**{name: options[name] for name in options_in(group) if name in options}) for group in groups]

@@ -510,5 +510,5 @@ main()
 """
     done = python("-c", code)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("img2img: ") and "pip install 'img2img[lab]'" in done.stderr
+    assert done.stderr.startswith("img2img: ") and "pip install 'img2img-gan[lab]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -144,7 +144,7 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     folder = write_images(tmp_path / "images", 3, (4, 4), seed=0)
     Image.fromarray(grey()[0]).save(folder / "grey.png")
     opened = LAYOUTS["images"].open(ImagesConfig(data=str(folder), size=4), False, 0, False)
-    assert opened.notes == ("1 grey images are read as colour.",)
+    assert opened.notes == ("1 grey image is read as colour.",)
     assert opened.train.channels == {"image": 3} and opened.counts == "4 images"
     assert opened.heldout is None and opened.held == ""
 
@@ -197,7 +197,7 @@ def test_where_the_images_are(tmp_path):
 @pytest.mark.parametrize(
     ("augment", "data", "kind", "answer"),
     [
-        ("dihedral", grey(size=4), DataError, "5 images of domain data are smaller than the 8 px crop"),
+        ("dihedral", grey(size=4), DataError, "Domain data has 5 images smaller than the 8 px crop"),
         ("strong", np.zeros((3, 8, 8), np.uint32), DataError, "which --augment strong cannot warp"),
         ("flipp", grey(), ConfigError, "There is no augmentation 'flipp'. Did you mean 'flip'?"),
     ],

@@ -233,7 +233,7 @@ def test_inception_mistakes(tmp_path, evil, monkeypatch):
     options = MetricOptions(features="inception", features_weights=str(tmp_path / "w.pth"))
     assert "does not hold the weights of torch-fidelity" in refused(ModelFileError, Scorer, ["fid"], options)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'img2img[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
+    assert "pip install 'img2img-gan[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
     lonely = MetricOptions(features_weights=str(tmp_path / "w.pth"))
     assert "name it, as in --features inception" in refused(ConfigError, Scorer, ["fid"], lonely)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from img2img.data.images import Array, Header, find_images, read_header, read_image
 from img2img.data.picture import DTYPES, shown
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, counted
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 LISTED = 5  # names shown of a longer list of culprits
@@ -231,8 +231,8 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
     lonely = [shown(side[stem].path) for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
     if lonely:
         raise DataError(
-            f"{len(lonely)} images have no partner of the same name in the other folder: {_list(lonely)}. "
-            "Pairs are matched by file name without suffix; complete or remove them."
+            f"{counted(len(lonely), 'image has', 'images have')} no partner of the same name in the other folder: "
+            f"{_list(lonely)}. Pairs are matched by file name without suffix; complete or remove them."
         )
     names = sorted(stems[0])
     return pair_up([stems[0][n] for n in names], [stems[1][n] for n in names], True)
@@ -296,6 +296,6 @@ def refuse_small(domain: Domain, size: int) -> None:
     small = [f"{domain.name(i)} ({w}x{h})" for i in range(len(domain)) for h, w in [domain.size(i)] if min(h, w) < size]
     if small:
         raise DataError(
-            f"{len(small)} images of domain {domain.title} are smaller than the {size} px crop: {_list(small)}. "
-            "Use a smaller --size, or an --augment that resizes."
+            f"Domain {domain.title} has {counted(len(small), 'image', 'images')} smaller than the {size} px crop: "
+            f"{_list(small)}. Use a smaller --size, or an --augment that resizes."
         )

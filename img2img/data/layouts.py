@@ -17,7 +17,7 @@ from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair
 from img2img.data.images import Array, resize
 from img2img.data.options import DataConfig as DataConfig
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, counted
 
 WARPED = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
 
@@ -199,7 +199,8 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
     notes = []
     for domain in train:
         if domain.grey_files:
-            notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")
+            one, several = (f"grey {what} of domain {domain.title}" for what in ("image", "images"))
+            notes.append(f"{counted(domain.grey_files, f'{one} is', f'{several} are')} read as colour.")
     if heldout:
         heldout = alike(heldout[0], train[0]), alike(heldout[1], train[1])
     if config.val_fraction and heldout:

@@ -8,6 +8,7 @@ from img2img.data.collection import Images, open_images
 from img2img.data.folders import Domains
 from img2img.data.layouts import HeldOut, Translation, open_data
 from img2img.data.options import CONFIGS, DataConfig, ImagesConfig
+from img2img.errors import counted
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **a
 
 def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
     domain = open_images(config, **arrays)
-    notes = (f"{domain.grey_files} grey images are read as colour.",) if domain.grey_files else ()
+    greys = counted(domain.grey_files, "grey image is", "grey images are")
+    notes = (f"{greys} read as colour.",) if domain.grey_files else ()
     return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
 
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from img2img import keywords
 from img2img.data.images import refuse_unwritable, write_text
+from img2img.docstrings import documented
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
@@ -48,6 +50,7 @@ class Comparison:
         return {"protocol": self.protocol, "metrics": metrics, "rows": rows, "settings": self.settings}
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def compare(
     runs: Sequence[str | Path],
     *,
@@ -55,7 +58,7 @@ def compare(
     out: str | Path | None = None,
     show: int = 6,
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Comparison:
     """Scores several models on the same held-out images, and shows their translations side by side.
 
@@ -66,7 +69,7 @@ def compare(
         out: the HTML page to write; None: none.
         show: how many images the page shows.
         progress: called with the models done, and all there are.
-        **options: as in `img2img compare --help`, with underscores.
+        **options: see Options below.
 
     Raises:
         ConfigError: if there are fewer than two, or they translate in different directions.

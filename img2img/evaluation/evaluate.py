@@ -5,10 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from img2img import keywords
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
+from img2img.docstrings import documented
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
@@ -35,12 +37,13 @@ from img2img.training.remarks import MODEL
 RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def evaluate(
     model: str | Path | Translator | None = None,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Evaluation:
     """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
 
@@ -50,7 +53,7 @@ def evaluate(
             name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the images done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -121,12 +124,13 @@ class Ranking:
         }
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def rank(
     run: str | Path,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Ranking:
     """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
 
@@ -136,7 +140,7 @@ def rank(
         run: the folder of a run.
         metrics: their names; by default those that suit the images.
         progress: called with the checkpoints done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
@@ -179,7 +183,7 @@ def best_of(metric: str, values: dict[str, float]) -> str:
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
     if not isinstance(model, Translator):
-        return Translator(Path(model), **loading)
+        return Translator(model, **loading)
     if other := {k: v for k, v in loading.items() if k != "direction"}:
         raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from img2img.data.folders import Domain
 from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, needs
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.sides import Side, Sides
@@ -28,6 +28,10 @@ from img2img.metrics.table import METRICS, Score, base_name
 from img2img.page import draw_grid
 from img2img.runtime import environment
 from img2img.training.remarks import MATCHED, MODEL, NOTHING
+from img2img.training.result import scores_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FAKE = "fake"  # name of a row, beside those of `training.remarks`
 OF_PAIRS = ("l1", "psnr", "ssim", "drift")
@@ -62,6 +66,18 @@ class Evaluation:
         """The values of the first row."""
         return {name: score.value for name, score in next(iter(self.rows.values())).items()}
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
+        return f"Evaluation({self.protocol.get('images', '?')} images, {next(iter(self.rows))}: {scores})"
+
+    def _repr_html_(self) -> str:
+        known = self.to_json()
+        return scores_table(known["rows"], known["metrics"])
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a row for the model and for each baseline, a column for each metric, and one for its deviation."""
+        return rows_to_frame(self.rows)
+
     def to_json(self) -> dict[str, Any]:
         names = dict.fromkeys(name for row in self.rows.values() for name in row)
         return {
@@ -74,6 +90,23 @@ class Evaluation:
     def save(self, path: Path) -> None:
         """Writes all of it as json, whole or not at all."""
         write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def rows_to_frame(rows: dict[str, dict[str, Score]]) -> "pd.DataFrame":
+    """Return the values, and as METRIC_std the deviations of the metrics that have one, in a line for each row.
+
+    Raises:
+        ConfigError: if pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ConfigError(needs("to_frame", "pandas", "lab")) from error
+    cells: dict[str, dict[str, float]] = {row: {} for row in rows}
+    for row, scores in rows.items():
+        for name, score in scores.items():
+            cells[row] |= {name: score.value} | ({} if score.std is None else {f"{name}_std": score.std})
+    return pd.DataFrame.from_dict(cells, orient="index").astype(float).rename_axis("row")
 
 
 def rows_to_json(rows: dict[str, dict[str, Score]]) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -31,6 +31,7 @@ from img2img.inference.translator import VIEWS, Translator
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
+SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
 
 Status = Literal["translated", "skipped", "failed"]
@@ -71,6 +72,12 @@ class Summary:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     outside: list[tuple[Path, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        counts = f"{self.translated} translated, {self.skipped} skipped, {len(self.failed)} failed"
+        reasons = [f"\n  {reason}" for _, reason in self.failed[:SHOWN_FAILURES]]  # each names its file
+        more = f"\n  and {len(self.failed) - SHOWN_FAILURES} more" if len(self.failed) > SHOWN_FAILURES else ""
+        return f"Summary({counts}, {self.seconds:.1f} s){''.join(reasons)}{more}"
 
     def add(self, outcome: Outcome) -> None:
         if outcome.status == "failed":

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from img2img.core.unconditional import draw_noise
 from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.inference.options import SampleOptions
-from img2img.inference.translator import DRAWS, model_file
+from img2img.inference.translator import DRAWS, in_words, model_file
 from img2img.methods import METHODS
 from img2img.page import draw_grid
 from img2img.runtime import Runtime
-from img2img.training.checkpoint import load_generator, read_card
+from img2img.training.checkpoint import content_of, load_generator, read_card
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8
@@ -28,12 +29,15 @@ SOURCE = "samples.json"  # in a folder of images: the model and the seed that th
 class Sampler:
     """Draws images with the generator of a model file. Image i of a seed is always the same, whatever else is drawn.
 
+    It can be pickled and copied, as a `Translator` can.
+
     Attributes:
         card: the header of the model file.
     """
 
     def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto") -> None:
         self.path = model_file(path)
+        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
         self.card = read_card(self.path)
         if DRAWS not in self.card.directions:
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
@@ -41,10 +45,29 @@ class Sampler:
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
         if precision == "auto" and self.spec.scale_out.dtype != "uint8":
             precision = "fp32"
+        self._wanted = device, precision
         self.runtime = Runtime.start(device, precision)
         self.network = load_generator(self.path, self.card, DRAWS)
         self.config = METHODS[self.card.method].Config(**self.card.config)
         self.runtime.prepare(self.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        content = self._content or content_of(self.path, self._loaded)
+        return self.__dict__ | {"network": None, "runtime": None, "_content": content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        runtime = Runtime.start(*state["_wanted"])
+        network = load_generator(state["path"], state["card"], DRAWS, state["_content"])
+        runtime.prepare(network)
+        self.__dict__.update(state | {"runtime": runtime, "network": network})
+
+    def __repr__(self) -> str:
+        return in_words(self, f"{self.spec.scale_out.dtype} x{self.spec.out_channels}")
+
+    def to(self, device: str | torch.device) -> "Sampler":
+        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
+        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        return self
 
     def __call__(self, n: int, seed: int = 0, *, start: int = 0, batch_size: int = 64) -> Array:
         """Images number `start` to `start` + `n` of a seed.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose, needs
 from img2img.inference.translator import DRAWS, model_file
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
@@ -130,9 +130,7 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"Export to ONNX needs the package {name.partition('.')[0]}. Install it with pip install 'img2img[onnx]'."
-        ) from error
+        raise ConfigError(needs("Export to ONNX", name.partition(".")[0], "onnx")) from error
 
 
 def _write_onnx(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:

@@ -1,11 +1,12 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from sklearn import exceptions
@@ -13,7 +14,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, InputError, UnknownBatchError, choose
+from img2img.errors import ConfigError, InputError, UnknownBatchError, choose, counted
 from img2img.lab import adversarial, checks, design, options as o, probes, quality
 from img2img.lab.arrays import Stack, unpack
 from img2img.lab.baselines import Statistics, applicable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Kind = TypeVar("Kind")  # of images: what comes out is of the kind that went in
 PROBED = 8  # images on which it is seen whether a network does anything
 IDLE = 1e-4  # mean change, as a share of the range, below which it does not
 
@@ -259,7 +261,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def _note(self, sentence: str) -> None:
         self.notes_.append(sentence)
-        warnings.warn(sentence, LabWarning, stacklevel=4)
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith("img2img."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(sentence, LabWarning, stacklevel=level)  # it shows the line of the caller, not one of ours
 
     def _train(self, model: Model, images: Sequence[Array], number: Array, target: int) -> None:
         assert model.network is not None
@@ -299,6 +304,36 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     # Applying
 
+    @overload
+    def transform(
+        self,
+        X: Array,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Array: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Kind: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[True],
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> "tuple[Kind, pd.DataFrame]": ...
     def transform(
         self,
         X: Any,
@@ -360,6 +395,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
         return stack.pack(results), pd.DataFrame(list(rows))
 
+    @overload
+    def fit_transform(self, X: Array, y: Any = None, *, batch: Any, **others: Any) -> Array: ...
+    @overload
+    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any, **others: Any) -> Kind: ...
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any, **others: Any) -> Any:
         """`fit`, then `transform` of the same images; `others` are those of `fit`."""
         return self.fit(X, y, batch=batch, **others).transform(X, batch=batch)
@@ -565,9 +604,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         channel = self._channel(nuclei)
         groups = None if group is None else checks.check_group(group, n)
         if seen := sorted(set(groups or []) & set(self.groups_)):
-            raise InputError(
-                f"{len(seen)} groups were part of the fit ({', '.join(seen[:5])}); judge on images of other groups."
-            )
+            were = counted(len(seen), "group was", "groups were")
+            raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
         labels = None if label is None else checks.check_batch(label, n, "label")
         controls = None if control is None else checks.check_mask(control, n).tolist()
         notes = list(self.notes_)
@@ -579,7 +617,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             checks.check_image_finite(image, stack.called(i), self.channels_)
         seen_images = {*self.fingerprints_}.intersection(map(fingerprint, images))
         if seen_images:
-            raise InputError(f"{len(seen_images)} of the images were part of the fit; judge on others.")
+            were = counted(len(seen_images), "of the images was", "of the images were")
+            raise InputError(f"{were} part of the fit; judge on others.")
         batches = [batches[i] for i in chosen]
         groups, labels, controls, masks, truth = (
             None if given is None else [given[i] for i in chosen] for given in (groups, labels, controls, masks, truth)

@@ -11,7 +11,7 @@ import io
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, needs
 from img2img.metrics.features import Run
 from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
@@ -32,9 +32,7 @@ def open_inception(weights: str | None, channels: int, device: torch.device) -> 
             "published one but compares models of one data set."
         )
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(
-            "Inception comes with torch-fidelity: pip install 'img2img[metrics]', or use --features encoder."
-        )
+        raise ConfigError(needs("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
     library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     url, option = library.URL_INCEPTION_V3, "--features-weights"
     path = find_weights("Inception", weights, url, option, ", or use --features encoder, which needs none")

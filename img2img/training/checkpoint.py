@@ -3,15 +3,17 @@
 import contextlib
 import errno
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Interval, Len
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load as load_tensors, save
 from torch import Tensor
 
 from img2img.data.images import atomic
@@ -140,8 +142,38 @@ def read_card(path: Path) -> ModelCard:
     return card
 
 
-def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Module:
-    """Builds the generator of one direction, from the file alone, in evaluation mode on the CPU."""
+@contextlib.contextmanager
+def _tensors(path: Path, content: bytes) -> Iterator[Any]:
+    """Opens the tensors of a model file, or of its `content`."""
+    if not content:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    else:
+        tensors = load_tensors(content)
+        yield SimpleNamespace(keys=tensors.keys, get_tensor=tensors.__getitem__)
+
+
+def content_of(path: Path, loaded: os.stat_result) -> bytes:
+    """Return the bytes of the model file `path`, to pickle it.
+
+    Args:
+        path: the file.
+        loaded: its state when the model was loaded.
+
+    Raises:
+        ModelFileError: if it has changed since, or is gone: what is there is then not the model in memory.
+    """
+    try:
+        content, found = path.read_bytes(), path.stat()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read to pickle the model: {error.strerror}.") from error
+    if (found.st_mtime_ns, found.st_size) != (loaded.st_mtime_ns, loaded.st_size):
+        raise ModelFileError(f"{path} has changed since it was loaded; load it again, then pickle the model.")
+    return content
+
+
+def load_generator(path: Path, card: ModelCard, direction: str, content: bytes = b"") -> torch.nn.Module:
+    """Builds the generator of one direction from its file, or the `content` of it, in evaluation mode on the CPU."""
     spec = choose("direction in this model", direction, card.directions)
     method = choose("method", card.method, METHODS)
     try:
@@ -150,7 +182,7 @@ def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Modu
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     with torch.device("meta"):  # without memory: the weights of the file take its place
         network = method.build_generator(config, spec.in_channels, spec.out_channels)
-    with safe_open(path, framework="pt") as file:
+    with _tensors(path, content) as file:
         prefix, names = f"{direction}.", list(file.keys())
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     if odd := [name for name, x in weights.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from img2img.data.images import atomic
-from img2img.errors import ConfigError, ModelFileError
+from img2img.errors import ConfigError, ModelFileError, needs
 from img2img.page import draw_grid
 from img2img.records import from_json, read_text
 from img2img.training.diagnosis import Diagnosis, Finding
@@ -157,7 +157,7 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard.") from None
+        raise ConfigError(needs("--tensorboard", "tensorboard", "tensorboard")) from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 
