@@ -133,7 +133,7 @@ def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) ->
     """What makes the comparison unfair to some of the runs, or too kind to them."""
     notes, size = [], models[0].card.size
     for title, model in zip(titles[1:], models[1:], strict=True):
-        if own and model.card.size != size:
+        if own and model.card.size and model.card.size != size:
             notes.append(
                 f"{title} was trained at {model.card.size} px and is judged at {size}, the size of {titles[0]}"
             )

@@ -68,6 +68,7 @@ class ModelCard:
     """The header of a model file: all that is needed to use its weights.
 
     Attributes:
+        size: height and width of the training images; 0 if not known, as of some imported models.
         source: where the weights are from, if not from a training of `img2img`.
     """
 
@@ -108,7 +109,7 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged or not a safetensors file.") from error
+        raise ModelFileError(f"{path} {_other_than_ours(path)}.") from error
     if metadata is None:
         raise ModelFileError(f"{path} holds tensors, but was not written by img2img.")
     try:
@@ -122,6 +123,14 @@ def read_card(path: Path) -> ModelCard:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"The header of {path} is damaged, or of a version this one does not know.") from error
     raise ModelFileError(f"{path} was written by img2img {header['version']}; this one cannot read it. Upgrade.")
+
+
+def _other_than_ours(path: Path) -> str:
+    """What is wrong with a file that is not safetensors, in words."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(4)[:2] in (b"PK", b"\x80\x02"):  # what torch.save writes today, and wrote until 1.6
+            return "is a file of torch.save; to use weights of the pix2pix and CycleGAN code, first run img2img import"
+    return "is damaged or not a safetensors file"
 
 
 def load_generator(path: Path, card: ModelCard, direction: str) -> torch.nn.Module:
