@@ -117,6 +117,10 @@ def test_two_domains(runs):
     assert nothing["structure"].value == pytest.approx(1)
     assert result.protocol["images"] == 5 and result.protocol["real_images"] == 6 and not result.protocol["paired"]
     assert any("subsets of 5" in note for note in result.protocol["notes"])
+    assert any("encoder: " in note and "no absolute meaning" in note for note in result.protocol["notes"])
+    metrics = result.to_json()["metrics"]
+    assert "no absolute meaning" in metrics["kid[encoder]"]["text"] and "relative" in metrics["kid[encoder]"]["range"]
+    assert "no absolute meaning" not in metrics["drift"]["text"] and "relative" not in metrics["drift"]["range"]
 
 
 def test_direction(runs):

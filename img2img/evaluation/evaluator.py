@@ -23,6 +23,7 @@ from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.sides import Side, Sides
 from img2img.inference.translator import Translator
+from img2img.metrics.features import ENCODER
 from img2img.metrics.scorer import MetricOptions, Row, Scorer
 from img2img.metrics.table import METRICS, Score, base_name
 from img2img.page import draw_grid
@@ -33,6 +34,7 @@ FAKE = "fake"  # name of a row, beside those of `training.remarks`
 OF_PAIRS = ("l1", "psnr", "ssim", "drift")
 OF_DOMAINS = ("kid", "drift", "structure", "cycle", "identity")
 OF_FOLDERS = ("kid", "precision", "recall", "density", "coverage", "drift")
+RELATIVE = "It compares results on these real images, and has no absolute meaning."
 CHUNK, CHUNK_VALUES = 16, 3 * 2**22  # images, and values of them, in memory at once; one image at least
 SHOWN, SHOWN_EDGE = 3, 256  # best and worst images of the picture, and the largest edge they are shown with
 Progress = Callable[[int, int], None]
@@ -97,6 +99,8 @@ def described(name: str) -> dict[str, str]:
     metric = METRICS[base_name(name)]
     better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
     text = f"The same of label {name[4:-1]} alone." if name.startswith("iou[") else metric.text
+    if name.endswith(f"[{ENCODER}]"):
+        return {"better": better, "range": f"{metric.range}, relative", "text": f"{text} {RELATIVE}"}
     return {"better": better, "range": metric.range, "text": text}
 
 
