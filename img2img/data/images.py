@@ -99,13 +99,17 @@ FORMATS = {
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
 }
 SUFFIXES = tuple(FORMATS)
+SHEETS = {
+    "samples.json": ("grid.png", "walk.png")
+}  # beside this file of `sample`, these are no samples but views of some
 
 
 def find_images(folder: Path) -> list[Path]:
     """Every image below `folder`, at any depth, in the order of their names.
 
-    Hidden files and folders are left out. Links to folders are followed, but not back into a folder they lie in.
-    Whatever else has the suffix of an image is listed, broken links too: reading them says what is wrong.
+    Hidden files and folders are left out, and so are the sheets that `sample` writes beside its images. Links to
+    folders are followed, but not back into a folder they lie in. Whatever else has the suffix of an image is listed,
+    broken links too: reading them says what is wrong.
 
     Raises:
         DataError: if the folder is missing, cannot be listed, or holds no image.
@@ -123,10 +127,11 @@ def find_images(folder: Path) -> list[Path]:
             return
         with os.scandir(where) as listing:
             entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name)
+        sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
         for entry in entries:
             if entry.is_dir():
                 walk(where / entry.name, parents | {identity})
-            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS:
+            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS and entry.name not in sheets:
                 found.append(where / entry.name)
 
     try:

@@ -1,6 +1,7 @@
 """The options of evaluating, each declared once; imports nothing heavy, so that help is quick."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from img2img.errors import ConfigError
@@ -19,9 +20,21 @@ class EvaluateOptions:
     size: Annotated[int, "Resize all images to this square first; 0: as they are."] = 0
     limit: Annotated[int, "Use this many images of each side, evenly chosen; 0: all."] = 0
     judge: Annotated[str | None, "Folder with a folder of real images per class: a judge that names results."] = None
+    labels: Annotated[
+        str | None,
+        "With --judge: CSV file with the columns file and label, the classes of the inputs, to ask whether results "
+        "keep them; without it, inputs in a folder per class have the names of these.",
+    ] = None
 
     def __post_init__(self) -> None:
+        if self.labels is not None and self.judge is None:
+            raise ConfigError("--labels are what the judge has to find again: give --judge DIR as well.")
         if self.size < 0 or 0 < self.size < 16:
             raise ConfigError(f"--size is at least 16 pixels, or 0, not {self.size}.")
         if self.limit < 0:
             raise ConfigError(f"--limit must not be negative, but is {self.limit}.")
+
+    @property
+    def judging(self) -> dict[str, Path | None]:
+        """The files of the judge, as an `Evaluator` takes them."""
+        return {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels")}
