@@ -155,7 +155,15 @@ def import_(
         Path | None, typer.Option(help="The generator of the way back, as latest_net_G_B.pth; FILE.pth is then a2b.")
     ] = None,
     direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
-    size: Annotated[Size, typer.Option(help="Size of the training images, for the record: the file has none.")] = 256,
+    size: Annotated[
+        Size | None, typer.Option(help="Size of the training images, for the record: the file does not tell it.")
+    ] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a ResNet's blocks: reflect or replicate, which the file does not tell; by default reflect."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model file if it exists.")] = False,
 ) -> None:
     """Make a model of weights of the published pix2pix and CycleGAN code.
@@ -165,7 +173,11 @@ def import_(
     from img2img.interchange.info import model_info, print_info
     from img2img.interchange.pth import import_model
 
-    print_info(model_info(import_model(file, out, b2a=b2a, direction=direction, size=size, overwrite=overwrite)))
+    print_info(
+        model_info(
+            import_model(file, out, b2a=b2a, direction=direction, size=size, padding=padding, overwrite=overwrite)
+        )
+    )
 
 
 @app.command(cls=Command, rich_help_panel=OTHER)
@@ -188,6 +200,8 @@ def export(
     shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
     typer.echo(f"{made.format}, {made.direction}: {made.path}")
     typer.echo(f"largest difference from the model, of -1 to 1: {made.difference:.2g}, with inputs of {shapes}")
+    for note in made.notes:
+        typer.echo(f"note: {note}")
 
 
 @app.command(cls=Command, rich_help_panel=OTHER)

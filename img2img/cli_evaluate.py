@@ -39,6 +39,7 @@ def evaluate(
     --real and --fake. `--metric list` shows all metrics.
     """
     from img2img.evaluation import evaluate as judging
+    from img2img.training.remarks import of_structure
 
     if metric == ["list"]:
         return _list_metrics()
@@ -58,6 +59,8 @@ def evaluate(
         return
     print_rows(result.rows)
     _print_protocol(result.protocol)
+    for remark in of_structure(result.to_json()):
+        typer.echo(f"{remark.text} {remark.ways}")
     if json:
         result.save(json)
         typer.echo(f"json: {json}")
@@ -126,6 +129,8 @@ def _print_protocol(protocol: Mapping[str, Any]) -> None:
     if "judge" in protocol:
         judge = protocol["judge"]
         typer.echo(f"the judge names {judge['accuracy']:.0%} of {judge['tested']} real images it has not seen rightly")
+        if judge["labelled"]:
+            typer.echo(f"class_kept: of {judge['labelled']} inputs whose class is known")
     for note in protocol["notes"]:
         typer.echo(note)
 

@@ -109,13 +109,15 @@ FORMATS = {
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
 }
 SUFFIXES = tuple(FORMATS)
+# Beside this file of `sample`, these pictures are no samples but views of some.
+SHEETS = {"samples.json": ("grid.png", "walk.png")}
 
 
 def find_images(folder: Path) -> list[Path]:
     """Every image below `folder`, at any depth, in the order of their names.
 
-    Hidden files and folders are left out, and so are the folders of runs, whose pictures are results. Links to folders
-    are followed, but not back into a folder they lie in.
+    Hidden files and folders are left out, and so are the folders of runs, whose pictures are results, and the sheets
+    that `sample` writes beside its images. Links to folders are followed, but not back into a folder they lie in.
     Whatever else has the suffix of an image is listed, broken links too: reading them says what is wrong.
 
     Raises:
@@ -138,10 +140,11 @@ def find_images(folder: Path) -> list[Path]:
             if where == folder:
                 raise DataError(f"{shown(folder)} is the folder of a run; give a folder of images.")
             return
+        sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
         for entry in entries:
             if entry.is_dir():
                 walk(where / entry.name, parents | {identity})
-            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS:
+            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS and entry.name not in sheets:
                 found.append(where / entry.name)
 
     try:

@@ -27,7 +27,7 @@ from img2img.options import check_names, given, option, split
 from img2img.page import captioned, draw_grid, is_page, lightened, page, table
 from img2img.records import read_record
 from img2img.training.config import OPERATIONAL, RunRecord
-from img2img.training.result import meanings, protocol, scores_table
+from img2img.training.result import BOLD, meanings, protocol, scores_table
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ def compare(
         raise ConfigError(f"The runs translate in different directions: {directions}. Compare those of one direction.")
     first = Path(runs[0])
     own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab)
-    judge = Path(chosen.judge) if chosen.judge else None
     sides = sides_of(models[0], first if own else None, chosen)
-    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, judge=judge)
+    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, **chosen.judging)
     rows, protocol = {}, {}
     for done, (title, model) in enumerate(zip(titles, models, strict=True), 1):
         if model.spec() != models[0].spec():
@@ -137,7 +136,7 @@ def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) ->
     """What makes the comparison unfair to some of the runs, or too kind to them."""
     notes, size = [], models[0].card.size
     for title, model in zip(titles[1:], models[1:], strict=True):
-        if own and model.card.size != size:
+        if own and model.card.size and model.card.size != size:
             notes.append(
                 f"{title} was trained at {model.card.size} px and is judged at {size}, the size of {titles[0]}"
             )
@@ -171,7 +170,7 @@ def _page(comparison: Comparison, sheet: bytes) -> str:
         captioned(lightened(sheet), "The same held-out images.", "Inputs, and the results of each run"),
         "<h2>Scores</h2>",
         scores_table(known["rows"], known["metrics"]),
-        f"<p>Bold: the best of a line. {escape(protocol(known))}</p>",
+        f"<p>{BOLD} {escape(protocol(known))}</p>",
         meanings(known["metrics"]),
         "<h2>Settings that differ</h2>",
         table(lines, ["option", *map(escape, runs)], "Settings that differ") if lines else "<p>None.</p>",

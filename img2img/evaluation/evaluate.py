@@ -62,7 +62,7 @@ def evaluate(
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     names = names_of(metrics)
-    choices: dict[str, Any] = {"options": of_metrics, "judge": Path(chosen.judge) if chosen.judge else None}
+    choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
         real, fake = open_two(chosen)
@@ -154,8 +154,7 @@ def rank(
     own = not (chosen.a or chosen.b or chosen.ab)
     first = _load(newest, loading)
     sides = sides_of(first, folder if own else None, chosen)
-    judge = Path(chosen.judge) if chosen.judge else None
-    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, judge=judge)
+    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, **chosen.judging)
     scores: dict[str, tuple[int, dict[str, Score]]] = {}
     for done, path in enumerate(files, 1):
         result = evaluator.of_model(_load(path, loading))

@@ -18,6 +18,7 @@ from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab import probes, report, verdict
 from img2img.lab.measures import IDENTITY, Case, Row, batch_left, features_only, measure_case, prepare
+from img2img.lab.verdict import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,13 +126,19 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """One sentence on the judged method."""
-        return verdict.verdict(self)
+        return verdict.judgement(self)[1]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the verdict is good news: "pass", "warn" or "fail"."""
+        return verdict.judgement(self)[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON."""
         names = ("judged", "reference", "cramers_v", "confounded", "counts", "gates", "gate_texts", "rows", "settings")
         return {
             "verdict": self.verdict,
+            "outcome": self.outcome,
             "banner": verdict.BANNER,
             **{name: getattr(self, name) for name in names},
             "passed": {method: self.passed(method) for method in self.rows},

@@ -12,12 +12,13 @@ class MetricOptions(Options):
 
     features: Annotated[
         str,
-        "What FID, KID and the like compare: inception, encoder (fitted to the real images; any channels), a "
-        "classifier of torchvision, or a .pt (TorchScript), .pt2 or .onnx file: a program, which you must trust.",
-        Choice(("inception", "encoder"), complete=False),
+        "What FID, KID and the like compare: inception, inception_clean (resized with antialiasing, as by clean-fid), "
+        "encoder (fitted to the real images; any channels), a classifier of torchvision, or a .pt (TorchScript), .pt2 "
+        "or .onnx file: a program, which you must trust.",
+        Choice(("inception", "inception_clean", "encoder"), complete=False),
     ] = "encoder"
     features_weights: Annotated[
-        str | None, "File of weights of inception or the classifier; else torch's cache; nothing is downloaded."
+        str | None, "File of weights of Inception or the classifier; else torch's cache; nothing is downloaded."
     ] = None
     lpips_net: Annotated[str, "Backbone of LPIPS: alex, vgg or squeeze.", Choice(("alex", "vgg", "squeeze"))] = "alex"
     lpips_weights: Annotated[

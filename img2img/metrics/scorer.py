@@ -235,9 +235,12 @@ class Row:
             sets = [torch.cat(self._logits)]
         else:
             sets = [_prepared(name, scorer.real_features), torch.cat(self._features)]
-        if metric.too_few is not None:
-            note = metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
-            scorer.notes += [f"{key}: {note}"] * (note != "" and f"{key}: {note}" not in scorer.notes)
+        few = "" if metric.too_few is None else metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
+        for note in (
+            f"{key}: {few}" * bool(few),
+            f"{scorer.options.features}: {scorer.network.note}" * bool(scorer.network.note),
+        ):
+            scorer.notes += [note] * (note != "" and note not in scorer.notes)
         choices = {option: getattr(scorer.options, option) for option in metric.options}
         return {key: metric.fn(*sets, **choices)}
 

@@ -79,13 +79,14 @@ class ModelCard:
     """The header of a model file: all that is needed to use its weights.
 
     Attributes:
+        size: height and width of the training images; 0 if not known, as of some imported models.
         source: where the weights are from, if not from a training of `img2img`.
     """
 
     method: str
     config: dict[str, Value]
     directions: Annotated[dict[str, Direction], Len(1)]
-    size: Annotated[int, Interval(ge=1, le=2**24)]
+    size: Annotated[int, Interval(ge=0, le=2**24)]  # 0: not known
     step: Annotated[int, Ge(0)]
     version: str
     format: int = FORMAT
@@ -130,7 +131,7 @@ def read_card(path: Path) -> ModelCard:
     except PermissionError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged or not a safetensors file.") from error
+        raise ModelFileError(f"{path} {_other_than_ours(path)}.") from error
     if metadata is None:
         raise ModelFileError(f"{path} holds tensors, but was not written by img2img.")
     where = f"The header of {path}"
@@ -170,6 +171,14 @@ def content_of(path: Path, loaded: os.stat_result) -> bytes:
     if (found.st_mtime_ns, found.st_size) != (loaded.st_mtime_ns, loaded.st_size):
         raise ModelFileError(f"{path} has changed since it was loaded; load it again, then pickle the model.")
     return content
+
+
+def _other_than_ours(path: Path) -> str:
+    """What is wrong with a file that is not safetensors, in words."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(4)[:2] in (b"PK", b"\x80\x02"):  # what torch.save writes today, and wrote until 1.6
+            return "is a file of torch.save; to use weights of the pix2pix and CycleGAN code, first run img2img import"
+    return "is damaged or not a safetensors file"
 
 
 def load_generator(path: Path, card: ModelCard, direction: str, content: bytes = b"") -> torch.nn.Module:
