@@ -1,4 +1,4 @@
-"""How games fail: what is seen in the records of a run, said in words, with the options that help.
+"""How games fail: what is seen in the records of a run, said in words.
 
 Signs are taken over the last `WINDOW` records, so that one odd record is no alarm; thresholds are those that tell
 games which were made to fail from games that learn (`benchmarks/modes.py`, docs/gan.md).
@@ -30,17 +30,26 @@ class Finding:
         kind: its name, one of `SIGNS`, or "not finite".
         start: the step at which it was seen first.
         end: the step at which it was not seen any more; None while it goes on.
+        ways: options that may help this run.
     """
 
     kind: str
     start: int
     end: int | None = None
+    ways: str = ""
+
+    @property
+    def meaning(self) -> str:
+        return f"{self.kind}: {MEANINGS[self.kind]}"
+
+    @property
+    def to_try(self) -> str:
+        return f"To try: {self.ways}." if self.ways else ""
 
     @property
     def text(self) -> str:
         """What it means, and what to try."""
-        means, ways = MEANINGS[self.kind]
-        return f"{self.kind}: {means} To try: {ways}."
+        return f"{self.meaning} {self.to_try}".rstrip()
 
     @property
     def when(self) -> str:
@@ -48,28 +57,11 @@ class Finding:
 
 
 MEANINGS = {
-    "discriminator winning": (
-        "the discriminator judges everything right, and the generator's gradient has vanished.",
-        "--penalty r1, --instance-noise 0.1, --d-lr a quarter of --lr, --spectral, --objective wasserstein; for few "
-        "images --diffaugment color,translation,cutout",
-    ),
-    "saturation": (
-        "the discriminator is so sure that its own loss is flat, and neither side learns.",
-        "--smooth 0.1, --penalty r1, --objective nonsaturating in place of minimax, lsgan or wasserstein, a smaller "
-        "--lr",
-    ),
-    "mode collapse": (
-        "generated images resemble each other far more than the data do.",
-        "--penalty r1 or gp, --objective wasserstein, a larger --batch-size, --n-critic 2 to 5, a smaller --lr",
-    ),
-    "oscillation": (
-        "generator and discriminator take turns at being right, and run in circles.",
-        "a smaller --lr, --beta1 0, --ema 0.999, --penalty r1",
-    ),
-    "not finite": (
-        "a loss or a weight is no longer a finite number.",
-        "a smaller --lr, --clip 1, --precision fp32, and not an f_ objective with an exponential",
-    ),
+    "discriminator winning": "the discriminator judges everything right, and the generator's gradient has vanished.",
+    "saturation": "the discriminator is so sure that its own loss is flat, and neither side learns.",
+    "mode collapse": "generated images resemble each other far more than the data do.",
+    "oscillation": "generator and discriminator take turns at being right, and run in circles.",
+    "not finite": "a loss or a weight is no longer a finite number.",
 }
 
 
@@ -118,12 +110,16 @@ SIGNS: dict[str, Callable[[Sequence[Row], Row, float], bool]] = {
 class Diagnosis:
     """Watches the records of a run of `steps` steps.
 
+    Args:
+        steps: of the whole run.
+        advise: what may help against a kind of failure, in words.
+
     Attributes:
         findings: all so far, in the order in which they were seen.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, advise: Callable[[str], str] = lambda kind: "") -> None:
+        self.steps, self.advise = steps, advise
         self.findings: list[Finding] = []
         self._first: list[Row] = []
         self._last: deque[Row] = deque(maxlen=WINDOW)
@@ -142,7 +138,7 @@ class Diagnosis:
         for kind, seen in SIGNS.items():
             there = seen(list(self._last), early, step / self.steps)
             if there and kind not in open_:
-                new.append(Finding(kind, step))
+                new.append(Finding(kind, step, ways=self.advise(kind)))
             elif not there and kind in open_:
                 open_[kind].end = step
         self.findings += new
