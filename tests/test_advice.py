@@ -23,7 +23,8 @@ CASES = [
     {}, {"smooth": 0.1}, {"penalty": "none"}, {"penalty": "r1"}, {"objective": "hinge"}, {"objective": "minimax"},
     {"objective": "f_kl", "clip": 1.0}, {"objective": "wasserstein", "penalty": "gp"}, {"norm": "batch"},
     {"norm": "instance"}, {"norm": "none"}, {"d_norm": "none"}, {"network": "mlp"}, {"n_critic": 4}, {"beta1": 0.0},
-    {"spectral": True, "instance_noise": 0.3}, {"diffaugment": "color", "ema": 0.9999}, {"d_lr": 1e-3}, {"accumulate": 4},
+    {"spectral": True, "instance_noise": 0.3}, {"diffaugment": "color", "ema": 0.9999}, {"d_lr": 1e-3},
+    {"accumulate": 4},
 ]  # fmt: skip
 
 
@@ -174,7 +175,10 @@ def test_a_long_run_is_told_how_to_be_shorter_by_options_that_are_accepted():
         method, _ = built(method_class, SMALL | options, size)
         return _shorten(method, config, size, training or TrainConfig(), Runtime(torch.device("cpu"), torch.float32))
 
-    quarter, half = "on this CPU; --size {} takes about a quarter of the time, --epochs 100 takes half of it.", "--epochs"
+    quarter, half = (
+        "on this CPU; --size {} takes about a quarter of the time, --epochs 100 takes half of it.",
+        "--epochs",
+    )
     assert told("cyclegan", 256) == quarter.format(128) and told("pix2pix", 256) == quarter.format(128)
     assert told("dcgan", 128) == quarter.format(64)
     for name, size, options in (
