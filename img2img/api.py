@@ -1,6 +1,8 @@
 """What people import: `train`, `load`, `translate`. The command line calls the same functions."""
 
+import contextlib
 import json
+import math
 import os
 import shlex
 import sys
@@ -40,11 +42,12 @@ from img2img.inference.sampling import Sampler, Written, write_samples
 from img2img.inference.translator import DRAWS, Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
+from img2img.networks import DISCRIMINATORS
 from img2img.options import check_names, given, option, refuse_idle, split
 from img2img.records import read_record
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard, read_card
-from img2img.training.config import OPERATIONAL, RunRecord, flat
+from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, flat
 from img2img.training.folder import begun, has_results, refuse_foreign
 from img2img.training.groups import groups_of
 from img2img.training.journal import read_facts, rewrite_report
@@ -52,6 +55,7 @@ from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 PATHS = ("a", "b", "ab", "data")
+SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
 
@@ -117,7 +121,7 @@ def train(
     data_config, train_config, method_config, *others = split(options, *groups)
     refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
-    method_config = method_class.resolve(method_config, data_config.size)
+    unresolved, method_config = method_config, method_class.resolve(method_config, data_config.size)
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     record = {
@@ -148,7 +152,8 @@ def train(
                 _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
-        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
+        shorten = _shorten(built, unresolved, data_config.size, train_config, runtime)
+        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         if method_class.layout == "images":
             return Sampler(folder, train_config.device, train_config.precision)
@@ -386,20 +391,26 @@ def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, 
 
 
 def _refuse_wrong_size(method: Method, size: int) -> None:
+    smallest = _smallest(method)
     for _, _, attribute in method.generators.values():
         multiple = getattr(method, attribute).multiple
         if size % multiple:
-            name = method.config.generator
-            nearest = max(round(size / multiple), 1) * multiple
+            nearest = max(round(size / multiple), math.ceil(smallest / multiple), 1) * multiple
+            usual = method.resolve(replace(method.config, generator="auto"), size)
+            fits = size >= smallest and size % _multiple(method, usual) == 0
+            other = f", or --generator {usual.generator}" if fits else ""
             raise ConfigError(
-                f"--size {size} does not suit {name}, which needs multiples of {multiple}. "
-                f"Use --size {nearest}, or --generator resnet_6."
+                f"--size {size} does not suit {method.config.generator}, which needs multiples of {multiple}. "
+                f"Use --size {nearest}{other}."
             )
-    smallest = max(getattr(network, "min_size", 1) for network in method.networks().values())
     if size < smallest:
+        multiple = max(getattr(method, attribute).multiple for _, _, attribute in method.generators.values())
+        with torch.device("meta"):
+            smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
+        fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
         raise ConfigError(
             f"The discriminator {method.config.discriminator} needs images of at least {smallest} px, not {size}. "
-            "Use a larger --size, or a --discriminator with a smaller receptive field."
+            f"Use --size {math.ceil(smallest / multiple) * multiple}, or --discriminator {fitting}."
         )
 
 
@@ -456,6 +467,32 @@ def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
     around = [options[name] for name in PATHS if options.get(name)]
     found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
     return f"The run folder lies inside {found}; pictures in it are not trained on." if found else ""
+
+
+def _smallest(method: Method) -> int:
+    """Side of the smallest images that all networks take."""
+    return max(getattr(network, "min_size", 1) for network in method.networks().values())
+
+
+def _multiple(method: Method | type[Method], config: Any) -> int:
+    """What the sides of images have to divide by for the generator of `config`."""
+    with torch.device("meta"):
+        multiple: int = method.build_generator(config, 1, 1).multiple  # type: ignore[assignment]
+    return multiple
+
+
+def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, runtime: Runtime) -> str:
+    """How to shorten a long run, in words; `config` is that of the method before it was fitted to `size`."""
+    ways, half = [], size // 2
+    with contextlib.suppress(ConfigError):
+        fits = half >= max(SMALLEST_HALF, _smallest(built)) and getattr(config, "network", "") != "mlp"
+        if fits and half % _multiple(built, built.resolve(config, half)) == 0:
+            ways.append(f"--size {half} takes about a quarter of the time")
+    name = "steps" if train_config.steps else "epochs"
+    if length := getattr(train_config, name) // 2:
+        ways.append(f"--{name} {length} takes half of it")
+    where = {"cpu": "on this CPU", "cuda": "on this GPU"}.get(runtime.device.type, "here")
+    return f"{where}; {', '.join(ways)}." if ways else ""
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -227,10 +228,13 @@ def demo(
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
 
-    result = img2img.demo.run(out, option("steps", Annotated[int | None, STEPS]).taken(steps) or img2img.demo.STEPS)
+    length = option("steps", Annotated[int | None, STEPS]).taken(steps) or img2img.demo.STEPS
+    result = img2img.demo.run(out, length, partial(typer.echo, err=True))
     for name, value in result.scores.items():
         typer.echo(f"score of {name}: {value:.2f}")
+    typer.echo("0 is the plain animal as it was, 1 its striped twin with the ground left alone; held-out animals, mean")
     typer.echo(f"before and after: {result.picture}")
+    typer.echo(f"open {result.report}")
 
 
 def _method_command(method: str, help: str) -> Callable[..., None]:

@@ -216,9 +216,13 @@ def _report(
     equalizer = BatchEqualizer.load(eq)
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
-    with stoppable("Stopped; nothing was written."), progress_bar("judging"), warnings.catch_warnings():
+    with (
+        stoppable("Stopped; nothing was written."),
+        progress_bar("judging", "methods") as (advance, _),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", LabWarning)  # they are notes of the report
-        evaluation = equalizer.evaluate_table(table, nuclei=nuclei, **options)
+        evaluation = equalizer.evaluate_table(table, nuclei=nuclei, progress=advance, **options)
     with _writing(out):
         evaluation.to_html(out)
     typer.echo(evaluation.to_text())

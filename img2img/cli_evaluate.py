@@ -45,7 +45,7 @@ def evaluate(
         return _list_metrics()
     options = {k: v for k, v in options.items() if v is not None}
     _check(json)
-    with stoppable("Stopped."), progress_bar("evaluating") as (advance, _):
+    with stoppable("Stopped."), progress_bar("evaluating", "models" if all else "img") as (advance, _):
         if all:
             if model is None:
                 raise ConfigError("--all scores the checkpoints of a run; give its folder.")
@@ -83,7 +83,7 @@ def compare(
 
     options = {k: v for k, v in options.items() if v is not None}
     _check(json)
-    with stoppable("Stopped."), progress_bar("comparing") as (advance, _):
+    with stoppable("Stopped."), progress_bar("comparing", "models") as (advance, _):
         comparison = comparing(runs, metrics=metric or (), out=out, show=show, progress=advance, **options)
     print_rows(comparison.rows)
     for note in comparison.protocol["notes"]:

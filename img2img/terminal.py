@@ -125,20 +125,19 @@ def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """A bar on stderr: functions that move it to so many of so many, and that print a line above it."""
+def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """Show progress on stderr: functions that move it to so many of so many, and that print a line above it."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    from img2img.progress import Meter
 
     console = Console(stderr=True, highlight=False)
     say = partial(console.print, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        yield lambda done, total: None, say
-        return
-    columns = (SpinnerColumn(), *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total), say
+    meter = Meter(console, what, say=say, unit=unit)
+    try:
+        yield meter.advance, say
+    finally:
+        meter.close()
 
 
 @contextmanager

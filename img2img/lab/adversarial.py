@@ -126,7 +126,8 @@ def train_generator(
         facts |= {"foreground in common": f"{patches.overlap:.0%}"}
         facts |= {"options": ", ".join(f"{k} {v}" for k, v in chosen.items())}
         hint = f"fit again with the same data and the folder {folder}"
-        run = Run(folder, _card_of(method, model, channels, chosen["patch"]), facts, hint)
+        card = _card_of(method, model, channels, chosen["patch"])
+        run = Run(folder, card, facts, hint, spelling="--train {name}={value}")
         try:
             train(method, data, None, training, run, runtime, quiet)
         except Interrupted as stop:

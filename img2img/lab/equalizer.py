@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -542,6 +542,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         truth: Any = None,
         nuclei: int | str = 0,
         dark: bool | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """Judges the equalizer on images that it was not fitted on, beside what a lab would use instead.
 
@@ -555,6 +556,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             truth: what the images should be, where that is known; as X.
             nuclei: the channel, by number or name, in which objects are segmented.
             dark: whether objects are dark; by default what `fit` found.
+            progress: called with the methods judged, and all there are.
 
         Raises:
             InputError: if the images do not fit, or a group was part of the fit.
@@ -562,7 +564,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         stack = unpack(X, self.axes, self.channels)
         known = None if truth is None else list(unpack(truth, self.axes, self.channels, "truth"))
-        return self._evaluate(stack, batch, label, control, group, masks, known, nuclei, dark)
+        return self._evaluate(stack, batch, label, control, group, masks, known, nuclei, dark, progress)
 
     def evaluate_table(
         self,
@@ -577,6 +579,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         nuclei: int | str = 0,
         dark: bool | None = None,
         where: str | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """As `evaluate`, on the images that a table names; `masks` is a column of label images."""
         from img2img.lab.tables import Manifest
@@ -584,7 +587,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         m = Manifest.open(table, root, batch=batch, control=control, group=group, label=label, where=where)
         objects = None if masks is None else m.masks(masks)
         groups = m.group if self.groups_ else None
-        return self._evaluate(m.images, m.batch, m.label, m.control, groups, objects, None, nuclei, dark)
+        return self._evaluate(m.images, m.batch, m.label, m.control, groups, objects, None, nuclei, dark, progress)
 
     def _evaluate(
         self,
@@ -597,6 +600,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         truth: Any,
         nuclei: Any,
         dark: Any,
+        progress: Callable[[int, int], None],
     ) -> Evaluation:
         self._refuse_unfitted()
         batches, n = checks.check_batch(batch, len(stack)), len(stack)
@@ -646,6 +650,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             nuclei=channel,
             dark=bool(self.correction_.signs[channel] < 0) if dark is None else dark,
             seed=self.random_state,
+            progress=progress,
         )
 
     def _toned(self, images: list[Array], batch: list[str]) -> list[Array]:

@@ -183,6 +183,7 @@ def evaluate(
     notes: Iterable[str] = (),
     fit: tuple[Sequence[Array], Sequence[str], Sequence[Array] | None] | None = None,
     fitted_on_controls: bool | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     **case: Any,
 ) -> Evaluation:
     """Measures several methods on the same images and passes judgement on one of them.
@@ -198,6 +199,7 @@ def evaluate(
         notes: sentences for the report.
         fit: images, batches and masks (or None) of the fit set; adds a row for normalising features instead of images.
         fitted_on_controls: whether the methods have seen controls only; by default, whether `control` is given.
+        progress: called with the methods measured, and all there are.
         **case: `group`, `control`, `label`, `masks`, `truth`, `nuclei`, `dark` and `seed`, as for `measure`.
 
     Raises:
@@ -207,7 +209,11 @@ def evaluate(
     choose("method", judged, outputs)
     subject = prepare(before, batch=batch, reference=reference, scale=scale, **case)
     methods = ({} if IDENTITY in outputs else {IDENTITY: before}) | dict(outputs)
-    rows = {name: measure_case(subject, images) for name, images in methods.items()}
+    progress(0, len(methods))
+    rows = {}
+    for done, (name, images) in enumerate(methods.items(), 1):
+        rows[name] = measure_case(subject, images)
+        progress(done, len(methods))
     rows[judged]["sham"] = sham
     masked = subject.masks is not None
     gates = {name: gates_of(row, rows[IDENTITY], masked) for name, row in rows.items()}

@@ -1,20 +1,19 @@
 """What a run tells: the live line, log.jsonl, curves, sample grids, TensorBoard where wanted."""
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from img2img.data.images import atomic
 from img2img.errors import ConfigError, ModelFileError, needs
 from img2img.page import draw_grid
+from img2img.progress import Meter, in_words
 from img2img.records import from_json, read_text
 from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.folder import logged_steps, remove_samples
@@ -22,7 +21,8 @@ from img2img.training.report import write_report
 
 FACTS = "report.json"
 Row = dict[str, int | float | Literal["train", "validation"]]  # a record of the log
-PLAIN_SECONDS = 20.0  # between lines where there is no terminal to draw a live one
+FIRST_SECONDS = 3.0  # before the first line where there is no terminal
+LONG = 3600.0  # seconds of a run, above which it is said how to shorten it
 
 
 class Journal:
@@ -32,18 +32,28 @@ class Journal:
         folder: the run folder.
         total: steps of the whole run.
         start: the step that training goes on from; later records of an earlier, killed process are dropped.
+        advise: what may help against a kind of failure, in words.
+        shorten: how to shorten a long run, in words.
     """
 
     def __init__(
-        self, folder: Path, total: int, start: int, enabled: bool = True, quiet: bool = False, tensorboard: bool = False
+        self,
+        folder: Path,
+        total: int,
+        start: int,
+        enabled: bool = True,
+        quiet: bool = False,
+        tensorboard: bool = False,
+        advise: Callable[[str], str] = lambda kind: "",
+        shorten: str = "",
     ) -> None:
-        self.folder, self.total, self.enabled = folder, total, enabled
+        self.folder, self.total, self.start, self.enabled, self.shorten = folder, total, start, enabled, shorten
         self.console = Console(stderr=True, quiet=quiet or not enabled, highlight=False)
-        self.live: Progress | None = None
-        self.task = TaskID(0)
-        self.printed = time.monotonic()
+        self.meter: Meter | None = None
+        self.settled = True
+        self.estimated = start > 0
         self.board: Any = None
-        self.diagnosis = Diagnosis(total)
+        self.diagnosis = Diagnosis(total, advise)
         if not enabled:
             return
         (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -56,11 +66,8 @@ class Journal:
             self.diagnosis.see(row["step"], row)
         if tensorboard:
             self.board = _tensorboard(folder)
-        if self.console.is_terminal and not quiet:
-            columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self.live = Progress(*columns, console=self.console, transient=True)
-            self.task = self.live.add_task("starting", total=total, completed=start)
-            self.live.start()
+        if not quiet:
+            self.meter = Meter(self.console, "train", total, start, lambda text: self.say(text), first=FIRST_SECONDS)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -80,23 +87,37 @@ class Journal:
             return
         for finding in self.diagnosis.see(step, row):
             self.say(f"step {step}: {finding.text}")
-        line = self._line(step, epoch, values)
-        if self.live is not None:
-            self.live.update(self.task, completed=step, description=line)
-        elif time.monotonic() - self.printed > PLAIN_SECONDS or step == self.total:
-            self.printed = time.monotonic()
-            left = (self.total - step) * values.get("seconds_per_step", 0.0)
-            self.say(f"{line}, {left / 60:.0f} min left")
+        if self.meter is not None:
+            self.meter.below = self._line(epoch, values)
 
-    def _line(self, step: int, epoch: int, values: Mapping[str, float]) -> str:
+    def advance(self, step: int, images: float, settled: bool = True) -> None:
+        """Shows that a step is done, which took so many images.
+
+        Args:
+            step: its number.
+            images: how many it took.
+            settled: whether later steps will take about as long; not so while compiling is tried.
+        """
+        if self.meter is None:
+            return
+        pace = self.meter.pace
+        if settled and not self.settled:
+            pace.restart()
+        self.settled = settled
+        self.meter.advance(step, work=images)
+        if pace.warm and settled and not self.estimated:
+            self.estimated = True
+            seconds = self.total * (pace.seconds or 0.0)
+            if seconds > LONG and self.shorten:
+                self.say(f"The whole run takes about {in_words(seconds)} {self.shorten}")
+
+    def _line(self, epoch: int, values: Mapping[str, float]) -> str:
         quiet = ("lr", "seconds_per_step", "images_per_s")
         shown = {k: v for k, v in values.items() if k not in quiet and not k.startswith("grad_")}
         accuracies = {k: v for k, v in shown.items() if k.endswith(("_real", "_fake"))}
         losses = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if k not in accuracies)
         right = " ".join(f"{k} {v:.0%}" for k, v in accuracies.items())
-        return (
-            f"step {step}/{self.total} epoch {epoch} {values['images_per_s']:.1f} images/s | {losses} | right: {right}"
-        )
+        return f"epoch {epoch} {losses}" + (f" | right: {right}" if right else "")
 
     def samples(self, step: int, columns: Mapping[str, Tensor]) -> None:
         """Writes a sample grid: a row per image, a column per title."""
@@ -120,12 +141,12 @@ class Journal:
 
     def failed(self, step: int, facts: Mapping[str, Any]) -> None:
         """Notes in the report that numbers are not finite any more."""
-        self.diagnosis.findings.append(Finding("not finite", step))
+        self.diagnosis.findings.append(Finding("not finite", step, ways=self.diagnosis.advise("not finite")))
         self.report(facts)
 
     def close(self) -> None:
-        if self.live is not None:
-            self.live.stop()
+        if self.meter is not None:
+            self.meter.close()
         if self.board is not None:
             self.board.close()
 

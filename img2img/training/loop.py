@@ -6,7 +6,7 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,8 +23,9 @@ from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, 
 from img2img.metrics.scorer import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
+from img2img.training.advice import SPELLING, remedies
 from img2img.training.checkpoint import ModelCard, load_resume, read_card, save_model, save_resume
-from img2img.training.config import COMPILE, Schedule, TrainConfig
+from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
 from img2img.training.validation import Validation, kept_steps
@@ -50,6 +51,8 @@ class Run:
     card: Callable[[int], ModelCard]  # the model file's header, at a step
     facts: dict[str, Any]  # for the report
     resume_hint: str
+    shorten: str = ""  # how to shorten a long run, in words
+    spelling: str = SPELLING  # of an option, in advice
 
     @property
     def last(self) -> Path:
@@ -95,12 +98,14 @@ def train(
     if run.last.exists():
         progress.load()
     start = progress.step
-    journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
+    progress.options = flat(method.config, replace(config, precision=runtime.precision))
+    journal = Journal(
+        run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard, progress.ways, run.shorten
+    )
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
     bf16 = runtime.dtype is torch.bfloat16
     path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * bool(compiling.decided)]
     path += ["activations recomputed"] * config.checkpoint_activations
-    path += [f"expected {runtime.gain():.1f}x fp32"] if bf16 else []
     journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
     compiling.begin(journal.say)
     for note in validation.scorer.notes if validation else ():
@@ -122,6 +127,7 @@ def train(
             pin_memory=runtime.device.type == "cuda",
         )
     )
+    per_batch = config.batch_size * config.accumulate * runtime.world_size
     window, ended = progress.window, dict[str, str]()
     window.since = time.perf_counter()
     try:
@@ -134,8 +140,8 @@ def train(
                 last = step == schedule.steps
                 due = step % config.log_every == 0 or last
                 method.watch = due
-                drawn = method.draws_until(step)
-                with compiling.step(drawn - method.draws_until(step - 1), method.draws_until(schedule.steps) - drawn):
+                before, drawn = method.draws_until(step - 1), method.draws_until(step)
+                with compiling.step(drawn - before, method.draws_until(schedule.steps) - drawn):
                     for _ in range(config.accumulate):
                         scalars = method.step(batches)
                         window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
@@ -144,12 +150,13 @@ def train(
                 progress.step, window.steps = step, window.steps + 1
                 if due:
                     drawn -= method.draws_until(step - window.steps)
-                    values = window.close(config.batch_size * config.accumulate * runtime.world_size * drawn)
+                    values = window.close(per_batch * drawn)
                     if not all(map(math.isfinite, values.values())):
                         journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
+                journal.advance(step, per_batch * (method.draws_until(step) - before), compiling.decided is not None)
                 save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
@@ -202,6 +209,11 @@ class _Progress:
         self.stale = 0  # held-out scores since the best one
         self.saved_at = time.monotonic()
         self.window = _Window()
+        self.options: dict[str, Any] = {}  # of the run
+
+    def ways(self, kind: str) -> str:
+        """What may help against a kind of failure, in words."""
+        return ", ".join(remedies(kind, self.options, self.run.spelling))
 
     def set_lr(self, step: int) -> None:
         factor = self.schedule.lr_factor(step)
@@ -365,8 +377,7 @@ def _scored(validation: Validation, ema: Ema, step: int, progress: _Progress) ->
 
 
 def _not_finite(what: str, step: int, progress: _Progress) -> str:
-    ways = "a smaller --lr, --clip 1, or --precision fp32"
-    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {ways}."
+    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {progress.ways('not finite')}."
 
 
 def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress) -> None:
@@ -411,5 +422,5 @@ def _explained(run: Run, progress: _Progress) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
-        ways = "--batch-size 1 with --accumulate, --checkpoint-activations, a smaller --size, or a smaller --width"
+        ways = f"{progress.ways('out of memory')}, or a smaller --size"
         raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error

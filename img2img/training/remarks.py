@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from img2img.metrics.table import METRICS
 from img2img.training.curves import NOT_CURVES
-from img2img.training.diagnosis import MEANINGS, Finding
+from img2img.training.diagnosis import Finding
 
 DRIFTED = 0.05  # of the range from black to white: grey values have moved as a whole
 # Correlation of the edges of inputs and results. CycleGAN of MNIST to USPS that kept 6 % of the digits had 0.16, one
@@ -95,9 +95,8 @@ def of_findings(findings: Sequence[Finding]) -> list[Remark]:
     """What the diagnosis has found, what goes on first."""
     remarks = []
     for finding in findings:
-        means, ways = MEANINGS[finding.kind]
         kind: Literal["wrong", "over"] = "over" if finding.end is not None else "wrong"
-        remarks.append(Remark(kind, f"{finding.kind}: {means}", f"To try: {ways}.", finding.when))
+        remarks.append(Remark(kind, finding.meaning, finding.to_try, finding.when))
     return sorted(remarks, key=lambda remark: remark.kind == "over")
 
 
