@@ -5,7 +5,6 @@ import inspect
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
@@ -47,6 +46,11 @@ def option(name: str, kind: Any, default: Any, flag: str, text: str) -> inspect.
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def printable(text: str) -> str:
+    """Return the text with what a terminal would obey, as escapes in the name of a file, written out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """A bar on stderr: functions that move it to so many of so many, and that print a line above it."""
@@ -54,7 +58,10 @@ def progress_bar(what: str) -> Iterator[tuple[Callable[[int, int], None], Callab
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     console = Console(stderr=True, highlight=False)
-    say = partial(console.print, markup=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(printable(text), markup=False, soft_wrap=True)
+
     if not console.is_terminal:
         yield lambda done, total: None, say
         return

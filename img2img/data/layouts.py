@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, refuse_small
+from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, passed_beside, refuse_small
 from img2img.data.images import Array, resize
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError, choose
@@ -219,7 +219,7 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         if not paired:
             raise ConfigError("--direction is for pairs; without them both directions are learned at once.")
         train, heldout = train[::-1], heldout and heldout[::-1]
-    notes = []
+    notes = list(passed_beside(*train, *(heldout or ())))
     for domain in train:
         if domain.grey_files:
             notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")

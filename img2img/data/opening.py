@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from img2img.data.collection import Images, ImagesConfig, open_images
-from img2img.data.folders import Domains
+from img2img.data.folders import Domains, passed_beside
 from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
 
 
@@ -45,6 +45,7 @@ def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **a
 def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
     domain = open_images(config, **arrays)
     notes = (f"{domain.grey_files} grey images are read as colour.",) if domain.grey_files else ()
+    notes = (*passed_beside(domain), *notes)
     return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
 
 

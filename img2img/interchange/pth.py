@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
@@ -133,7 +134,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     weights = {name: x.float() for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
     broken = next((name for name, x in weights.items() if not x.isfinite().all()), None)
     if broken:
-        raise ModelFileError(f"{path} has infinite or missing numbers in {broken}; its training had broken down.")
+        raise ModelFileError(
+            f"{path} has infinite or missing numbers in {shown(broken)}; its training had broken down."
+        )
     return weights
 
 
