@@ -1,6 +1,7 @@
 """The command line: parse, call the function a notebook would call, print."""
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ from img2img.inference.options import (
 from img2img.methods import CONFIGS, PLACES
 from img2img.options import option
 from img2img.outline import docstring
-from img2img.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
+from img2img.terminal import RUN, Command, Group, options_of, printable, progress_bar, stoppable
 from img2img.training.config import STEPS
 from img2img.training.groups import groups_of, headings_of
 
@@ -92,6 +93,7 @@ def translate(
     go on; the exit code is then 1. Started again, the command does only what is missing.
     """
     import img2img.api
+    from img2img.data.picture import shown
     from img2img.inference.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
@@ -107,7 +109,8 @@ def translate(
     for note in dict.fromkeys(loaded.notes):
         say(note)
     if summary.outside:
-        worst, share = max(summary.outside, key=lambda entry: entry[1])
+        file, share = max(summary.outside, key=lambda entry: entry[1])
+        worst = shown(file)
         say(
             f"{len(summary.outside)} files have values outside the range the model was trained on, which it cannot "
             f"follow; most of them {worst}, {share:.2%}."
@@ -115,7 +118,7 @@ def translate(
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
-    typer.echo(f"{summary.translated} images translated into {out} ({speed:.1f} images/s){skipped}{failed}")
+    typer.echo(f"{summary.translated} images translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
         typer.echo(f"computed with {loaded.describe()}")
     if summary.failed:
@@ -288,13 +291,16 @@ def main() -> None:
     """Runs the command line. A user's mistake is one line on stderr and exit code 2; anything else is a bug and shows
     its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         add_methods()
         add_equalizing(equalize)
         app()
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        typer.echo(printable(str(stop)), err=True)
         sys.exit(128 + stop.signal)
     except Img2ImgError as error:
-        typer.echo(f"img2img: {error}", err=True)
+        typer.echo(printable(f"img2img: {error}"), err=True)
         sys.exit(2)

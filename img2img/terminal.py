@@ -4,7 +4,7 @@ import inspect
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -124,6 +124,11 @@ def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
     return beginning
 
 
+def printable(text: str) -> str:
+    """Return the text with what a terminal would obey, as escapes in the name of a file, written out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 @contextmanager
 def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """Show progress on stderr: functions that move it to so many of so many, and that print a line above it."""
@@ -132,7 +137,10 @@ def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, 
     from img2img.progress import Meter
 
     console = Console(stderr=True, highlight=False)
-    say = partial(console.print, markup=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(printable(text), markup=False, soft_wrap=True)
+
     meter = Meter(console, what, say=say, unit=unit)
     try:
         yield meter.advance, say

@@ -62,6 +62,7 @@ def test_what_is_an_idx_file(tmp_path):
     assert not is_idx(tmp_path / "idx")
 
 
+PROMISES = r"is damaged: \d+ of \d+ bytes|says that it holds \d+ MiB, over 100 times its own size; unpack it first"
 DAMAGED = {
     "empty": (b"", "cannot be read as an idx file"),
     "two bytes": (b"\0\0", "cannot be read as an idx file"),
@@ -73,8 +74,8 @@ DAMAGED = {
     "16 bit": (header((5, 4, 4), 0x0B) + bytes(160), "is not an idx file of bytes or floats"),
     "no axes": (header(()), "is not an idx file of bytes or floats"),
     "five axes": (header((1, 1, 1, 1, 1)) + b"\0", "is not an idx file of bytes or floats"),
-    "promises too much": (header((60000, 4000, 4000)) + bytes(80), "says that it holds 894 GiB, more than are read"),
-    "promises beyond 64 bits": (header((2**32 - 1,) * 4), "says that it holds .* GiB, more than are read"),
+    "promises too much": (header((60000, 4000, 4000)) + bytes(80), PROMISES),
+    "promises beyond 64 bits": (header((2**32 - 1,) * 4), PROMISES),
 }
 
 

@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain, from_arrays, refuse_small, scan
 from img2img.data.idx import is_idx, read_idx
-from img2img.data.images import Array
+from img2img.data.images import Array, Header
 from img2img.data.layouts import Store, refuse_unwarpable, shared_budget
 from img2img.data.options import ImagesConfig as ImagesConfig
+from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError
 
@@ -76,6 +77,16 @@ class Images(Dataset[dict[str, Tensor]]):
         return self.__dict__ | {"_augment": None}
 
 
+def _scan(folder: Path) -> list[Header]:
+    try:
+        return scan(folder)
+    except DataError as error:
+        found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
+        if not found or "holds no image" not in str(error):
+            raise
+        raise DataError(f"{shown(folder)} holds no image but idx files; give one: --data {shown(found[0])}.") from error
+
+
 def open_images(config: ImagesConfig, data: Any = None) -> Domain:
     """Finds and checks the images that `config` names, or the arrays `data`.
 
@@ -88,16 +99,18 @@ def open_images(config: ImagesConfig, data: Any = None) -> Domain:
         raise ConfigError("Say where the images are: --data, a folder of images or an idx file.")
     path = Path(config.data or "")
     if data is not None:
-        sources = from_arrays("data", data)
+        sources: Sequence[Header | Array] = from_arrays("data", data)
     elif is_idx(path):
         images = read_idx(path)
         if images.ndim < 3:
-            raise DataError(f"{path} holds labels, not images; give the file of images, as train-images-idx3-ubyte.gz.")
+            raise DataError(
+                f"{shown(path)} holds labels, not images; give the file of images, as train-images-idx3-ubyte.gz."
+            )
         sources = from_arrays("data", images)
     elif path.is_dir():
-        sources = list(scan(path))
+        sources = _scan(path)
     else:
-        raise DataError(f"There is no folder, and no idx file, {path}.")
+        raise DataError(f"There is no folder, and no idx file, {shown(path)}.")
     if len(sources) < 2:
         raise DataError(f"A GAN needs at least two images to train on; there are {len(sources)}.")
     domain = Domain.of("data", sources)

@@ -25,6 +25,7 @@ import stat
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -55,18 +56,42 @@ STALE = 3600  # seconds after which a temporary file is what a killed process le
 
 Opened = AbstractContextManager[tuple[Header, Callable[[], Picture]]]
 
-# The first bytes of a file, and what opens it.
-CONTENT: dict[bytes, Callable[[Path], Opened]] = {
-    b"\x89PNG\r\n\x1a\n": partial(raster.opened, kind="png"),
-    b"\xff\xd8\xff": partial(raster.opened, kind="jpeg"),
-    b"RIFF": partial(raster.opened, kind="webp"),
-    b"BM": partial(raster.opened, kind="bmp"),
-    b"II*\0": tiff.opened,
-    b"MM\0*": tiff.opened,
-    b"II+\0": tiff.opened,
-    b"MM\0+": tiff.opened,
-    b"\x93NUMPY": npy.opened_npy,
-    b"PK": npy.opened_npz,
+# The first bytes of a file, what it is, and what opens it.
+CONTENT: dict[bytes, tuple[str, Callable[[Path], Opened]]] = {
+    b"\x89PNG\r\n\x1a\n": ("PNG", partial(raster.opened, kind="png")),
+    b"\xff\xd8\xff": ("JPEG", partial(raster.opened, kind="jpeg")),
+    rb"RIFF....WEBP": ("WebP", partial(raster.opened, kind="webp")),
+    b"BM": ("BMP", partial(raster.opened, kind="bmp")),
+    b"II\\*\0": ("TIFF", tiff.opened),
+    b"MM\0\\*": ("TIFF", tiff.opened),
+    b"II\\+\0": ("TIFF", tiff.opened),
+    b"MM\0\\+": ("TIFF", tiff.opened),
+    b"\x93NUMPY": ("npy", npy.opened_npy),
+    b"PK": ("npz", npy.opened_npz),
+}
+
+# What is often found under the suffix of an image, by the first bytes.
+OTHERS = {
+    b"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)": "HEIC",
+    b"....ftyp(avif|avis)": "AVIF",
+    b"....ftyp": "a film",
+    b"GIF8": "GIF",
+    b"\xff\n|\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xffO\xffQ|\0\0\0\x0cjP  ": "JPEG 2000",
+    b"8BPS": "Photoshop",
+    b"v/1\x01": "OpenEXR",
+    b"P[1-7]\\s": "PNM",
+    b"%PDF": "PDF",
+    b"\\s*<[!?a-zA-Z]": "HTML or XML",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
+
+# Words of the decoders that say more than that a file is damaged, and what they mean.
+MEANS = {
+    "truncated|cut short|end of (the )?(file|stream|data)|premature|not enough (image )?data|EOF|expected .* got": "is cut short.",
+    "unsupported|not supported|not implemented|requires the|precision|encrypted|password": (
+        "is of a kind of {kind} that img2img does not decode; save it as PNG or TIFF."
+    ),
 }
 
 
@@ -101,6 +126,8 @@ FORMATS = {
     ".png": Format("png", raster.write, ("uint8", "uint16"), alpha=True),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
+    ".jpe": _JPEG,
+    ".jfif": _JPEG,
     ".webp": Format("webp", raster.write, alpha=True, side=16383),
     ".bmp": Format("bmp", raster.write),
     ".tif": _TIFF,
@@ -113,7 +140,17 @@ SUFFIXES = tuple(FORMATS)
 SHEETS = {"samples.json": ("grid.png", "walk.png")}
 
 
-def find_images(folder: Path) -> list[Path]:
+KINDS = 8  # suffixes that are named of files passed over
+WAYS = 100  # by which one folder may be found
+
+
+class Found(list[Path]):
+    """Image files, and the suffixes of the other files that were found beside them."""
+
+    passed: Counter[str]
+
+
+def find_images(folder: Path) -> Found:
     """Every image below `folder`, at any depth, in the order of their names.
 
     Hidden files and folders are left out, and so are the folders of runs, whose pictures are results, and the sheets
@@ -127,32 +164,44 @@ def find_images(folder: Path) -> list[Path]:
         raise DataError(
             f"{shown(folder)} is not a folder." if folder.exists() else f"There is no folder {shown(folder)}."
         )
-    found: list[Path] = []
-
-    def walk(where: Path, parents: frozenset[tuple[int, int]]) -> None:
-        status = where.stat()
-        identity = status.st_dev, status.st_ino
-        if identity in parents:
-            return
-        with os.scandir(where) as listing:
-            entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name)
-        if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(where):
-            if where == folder:
-                raise DataError(f"{shown(folder)} is the folder of a run; give a folder of images.")
-            return
-        sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
-        for entry in entries:
-            if entry.is_dir():
-                walk(where / entry.name, parents | {identity})
-            elif entry.name[entry.name.rfind(".") :].lower() in FORMATS and entry.name not in sheets:
-                found.append(where / entry.name)
-
+    found, ways = Found(), Counter[tuple[int, int]]()
+    found.passed = Counter()
+    todo: list[tuple[Path, frozenset[tuple[int, int]] | None]] = [(folder, frozenset())]
     try:
-        walk(folder, frozenset())
+        while todo:
+            where, parents = todo.pop()
+            if parents is None:
+                found.append(where)
+                continue
+            status = where.stat()
+            identity = status.st_dev, status.st_ino
+            if identity in parents:
+                continue
+            ways[identity] += 1
+            if ways[identity] > WAYS:
+                raise DataError(f"Links below {shown(folder)} lead to {shown(where)} in over {WAYS} ways; remove some.")
+            with os.scandir(where) as listing:
+                entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name, reverse=True)
+            if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(where):
+                if where == folder:
+                    raise DataError(f"{shown(folder)} is the folder of a run; give a folder of images.")
+                continue
+            sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
+            for entry in entries:
+                if entry.name in sheets:
+                    continue
+                suffix = entry.name[entry.name.rfind(".") :].lower() if "." in entry.name else ""
+                if entry.is_dir():
+                    todo.append((where / entry.name, parents | {identity}))
+                elif suffix in FORMATS:
+                    todo.append((where / entry.name, None))
+                else:
+                    found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
     except OSError as error:
         raise DataError(f"{shown(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
-        raise DataError(f"{shown(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.")
+        beside = "".join(f" {sentence}" for sentence in passed_over(found.passed))
+        raise DataError(f"{shown(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}")
     return found
 
 
@@ -167,6 +216,16 @@ def is_run(folder: Path) -> bool:
         and all(isinstance(record.get(name), dict) for name in ("options", "environment"))
         and "img2img" in record["environment"]
     )
+
+
+def passed_over(suffixes: Counter[str]) -> tuple[str, ...]:
+    """How many files that are no images of ours were found, of which kinds; nothing if there were none."""
+    count = suffixes.total()
+    if not count:
+        return ()
+    kinds = [f"{n} {suffix or 'of other names'}" for suffix, n in suffixes.most_common()]
+    more = f", and {len(kinds) - KINDS} other kinds" if len(kinds) > KINDS else ""
+    return (f"{count} file{'s were' if count > 1 else ' was'} passed over: {', '.join(kinds[:KINDS])}{more}.",)
 
 
 def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Header:
@@ -198,34 +257,42 @@ def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) 
 def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header, Picture | None]:
     choose("meaning of pages", pages, PAGES)
     as_channels = pages == "channels"
+    kind, part = "image", "header"
     try:
-        with _opener(path)(path) as (header, load):
+        kind, opener = _opener(path)
+        with opener(path) as (header, load):
             check_size(header, max_pixels)
+            part = "pixels"
             picture = load() if decode else None
     except DataError:
         raise
-    except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read: {error.strerror or _first_line(error)}.") from error
+    except MemoryError as error:
+        raise DataError(f"{shown(path)} cannot be read: there is not enough memory for it.") from error
     except Exception as error:  # decoders raise whatever they like on damaged input
-        raise DataError(f"{shown(path)} cannot be read as an image: {_first_line(error)}") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+        known = (means for words, means in MEANS.items() if re.search(words, str(error), re.IGNORECASE))
+        means = next(known, "is damaged: its {part} cannot be decoded ({kind}).")
+        raise DataError(f"{shown(path)} {means.format(part=part, kind=kind)}") from error
     if as_channels:
         header = Header(path, header.width, header.height, header.channels * header.pages, header.dtype)
         picture = picture and merge(picture, path)
     return header, picture
 
 
-def _opener(path: Path) -> Callable[[Path], Opened]:
+def _opener(path: Path) -> tuple[str, Callable[[Path], Opened]]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{shown(path)} is not a regular file.")
     if not status.st_size:
         raise DataError(f"{shown(path)} is empty.")
     with path.open("rb") as file:
-        start = file.read(8)
-    found = next((opener for first, opener in CONTENT.items() if start.startswith(first)), None)
-    if found is None:
-        raise DataError(f"{shown(path)} is none of the formats img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
-    return found
+        start = file.read(64)
+    if found := next((opener for first, opener in CONTENT.items() if re.match(first, start, re.DOTALL)), None):
+        return found
+    if other := next((name for first, name in OTHERS.items() if re.match(first, start, re.DOTALL)), None):
+        raise DataError(f"{shown(path)} holds {other}, which img2img does not read; save it as PNG, JPEG or TIFF.")
+    raise DataError(f"{shown(path)} is none of the formats img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
 
 
 def _first_line(error: Exception) -> str:
@@ -259,12 +326,19 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
             f"{shown(path)}: {known.kind.upper()} cannot hold {lacking}; "
             + (f"write {others}." if others else "no format here can.")
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             known.write(temporary, picture, known.kind, quality)
-    except ValueError as error:
-        raise DataError(f"{shown(path)} cannot be written: {_first_line(error)}") from error
+    except MemoryError as error:
+        raise DataError(f"{shown(path)} cannot be written: there is not enough memory for it.") from error
+    except Exception as error:  # encoders, too, raise whatever they like
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise DataError(
+            f"{shown(path)} cannot be written as {known.kind.upper()}: what its original says beside the pixels does "
+            f"not fit ({_first_line(error)}); write another format."
+        ) from error
 
 
 def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, refuse_small
+from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, passed_beside, refuse_small
 from img2img.data.images import Array, resize
 from img2img.data.options import DataConfig as DataConfig
 from img2img.data.scale import Scale
@@ -196,7 +196,7 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         train, heldout = find(places, paired)
     if paired and config.direction == "b2a":
         train, heldout = train[::-1], heldout and heldout[::-1]
-    notes = []
+    notes = list(passed_beside(*train, *(heldout or ())))
     for domain in train:
         if domain.grey_files:
             one, several = (f"grey {what} of domain {domain.title}" for what in ("image", "images"))

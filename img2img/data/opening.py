@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from img2img.data.collection import Images, open_images
-from img2img.data.folders import Domains
+from img2img.data.folders import Domains, passed_beside
 from img2img.data.layouts import HeldOut, Translation, open_data
 from img2img.data.options import CONFIGS, DataConfig, ImagesConfig
 from img2img.errors import counted
@@ -48,6 +48,7 @@ def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **
     domain = open_images(config, **arrays)
     greys = counted(domain.grey_files, "grey image is", "grey images are")
     notes = (f"{greys} read as colour.",) if domain.grey_files else ()
+    notes = (*passed_beside(domain), *notes)
     return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
 
 

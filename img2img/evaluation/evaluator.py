@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.folders import Domain
+from img2img.data.folders import Domain, passed_beside
 from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError, needs
@@ -189,6 +189,7 @@ class Evaluator:
         self.scale_in, self.scale = scales
         self.names, self.options = tuple(names), options or MetricOptions()
         self.scorer = Scorer(self.names, self.options, real.domain.channels, device or torch.device("cpu"))
+        self.scorer.notes += passed_beside(source.domain, real.domain)
         self.judge = Judge(judge) if judge else None
         if self.judge and _kind(self.judge.domain) != _kind(real.domain):
             raise DataError(f"The judge's images have {_kind(self.judge.domain)}, the results {_kind(real.domain)}.")

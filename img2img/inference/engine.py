@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -18,12 +18,14 @@ from img2img.data.images import (
     Picture,
     find_images,
     holds_keys,
+    passed_over,
     read_image,
     refuse_unwritable,
     remove_stale,
     write_image,
     write_text,
 )
+from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
@@ -119,12 +121,14 @@ class Plan:
         sources: the files.
         base: the folder that becomes `out`.
         suffix: of the results, where it is not to stay as it is.
+        passed: suffixes of the files that are no images of ours, and how often.
     """
 
     sources: list[Path]
     base: Path
     out: Path
     suffix: str | None
+    passed: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":
@@ -136,18 +140,22 @@ class Plan:
         """
         formats = {suffix[1:]: suffix for suffix in SUFFIXES}
         suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out} is a file; give a folder.")
+        if (out.exists() or out.is_symlink()) and not out.is_dir():
+            what = "is a file" if out.exists() else "is a link that leads nowhere"
+            raise ConfigError(f"--out {shown(out)} {what}; give a folder.")
         inside, root = out.resolve(), source.resolve()
-        sources, base = ([source], source.parent) if source.is_file() else (find_images(source), source)
+        sources, base, passed = [source], source.parent, Counter[str]()
+        if not source.is_file():
+            sources, base = find_images(source), source
+            passed = sources.passed
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
             sources = [path for path in sources if not path.resolve().is_relative_to(inside)]
-        plan = cls(sources, base, out, suffix)
+        plan = cls(sources, base, out, suffix, passed)
         if inside == base.resolve():
             targets = ((path, plan.target(path)) for path in sources)
             clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
             if clash:
-                raise ConfigError(f"The result would overwrite the original {clash}; choose another --out.")
+                raise ConfigError(f"The result would overwrite the original {shown(clash)}; choose another --out.")
         return plan
 
     def target(self, source: Path) -> Path:
@@ -174,8 +182,9 @@ def translate_folder(
         TrainingError: if the disk is full.
     """
     files = files or FolderOptions()
-    engine = _Engine(translator, options or TranslateOptions(), files, Plan.make(source, out, files.format))
-    return engine.run()
+    plan = Plan.make(source, out, files.format)
+    translator.notes += passed_over(plan.passed)
+    return _Engine(translator, options or TranslateOptions(), files, plan).run()
 
 
 class _Engine:
@@ -213,9 +222,13 @@ class _Engine:
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                yield self._outcome(job, "failed", f"{source}: its result would be that of {first}, {job.target}.")
+                reason = f"its result would be that of {shown(first)}, {shown(job.target)}."
+                yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.exists() and job.target.samefile(source):
-                yield self._outcome(job, "failed", f"{source}: its result would overwrite it, by way of a link.")
+                yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
+            elif job.target.is_dir():
+                reason = f"its result would be {shown(job.target)}, which is a folder."
+                yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             else:
@@ -302,9 +315,11 @@ class _Engine:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise TrainingError(
-                        f"The disk is full; {job.target} was not written. Make room and start the same command again."
+                        f"The disk is full; {shown(job.target)} was not written. "
+                        "Make room and start the same command again."
                     ) from error
-                yield self._outcome(job, "failed", _with_name(job.source, f"{job.target}: {error.strerror or error}"))
+                reason = f"{shown(job.target)} cannot be written: {error.strerror or error}."
+                yield self._outcome(job, "failed", _with_name(job.source, reason))
             except DataError as error:
                 yield self._outcome(job, "failed", _with_name(job.source, str(error)))
             else:
@@ -312,8 +327,8 @@ class _Engine:
 
 
 def _with_name(path: Path, reason: str) -> str:
-    """A reason of one line that begins with the file."""
-    text = reason if str(path) in reason else f"{path}: {reason}"
+    """A reason of one line that names the file once."""
+    text = reason if reason.startswith(shown(path)) else f"{shown(path)}: {reason}"
     return text.replace("\n", "\\n")
 
 

@@ -172,7 +172,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     kept = {name: x.float() for name, x in kept.items()}
     broken = next((name for name, x in kept.items() if not x.isfinite().all()), None)
     if broken:
-        raise ModelFileError(f"{path} has infinite or missing numbers in {broken}; its training had broken down.")
+        raise ModelFileError(
+            f"{path} has infinite or missing numbers in {shown(broken)}; its training had broken down."
+        )
     return weights
 
 

@@ -13,7 +13,7 @@ from img2img.errors import ConfigError, DataError
 from img2img.lab.folders import RESULTS
 from img2img.lab.tables import Manifest
 
-LOSSY = (".jpg", ".jpeg", ".webp")
+LOSSY = tuple(suffix for suffix, known in FORMATS.items() if known.kind in ("jpeg", "webp"))
 
 
 class Destination:
