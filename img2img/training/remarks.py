@@ -147,7 +147,7 @@ def of_structure(evaluation: Row) -> list[Remark]:
         and None not in _two(model, nothing, name)
         and _beats(model, nothing, name, metrics)
     ]
-    by_chance = number(evaluation["protocol"].get("structure_by_chance"))
+    by_chance = number(evaluation.get("protocol", {}).get("structure_by_chance"))
     if not better or kept >= min(COLLAPSED, whole / 2, 1 if by_chance is None else by_chance + ABOVE_CHANCE):
         return []
     chance = "" if by_chance is None else f" and {shown(by_chance)} for images of the other domain taken at random"
