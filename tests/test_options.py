@@ -288,7 +288,7 @@ def test_names_of_tables_are_those_of_the_tables():
     assert set(limits["upsample"].names) == set(layers.UPSAMPLINGS)
     assert o.GENERATORS.names[1:] == tuple(img2img.networks.GENERATORS)
     assert CONFIGS["dcgan"]().network in options_in(CONFIGS["dcgan"])["network"].limit.names
-    assert CONFIGS == {name: METHODS[name].Config for name in PLACES}
+    assert {name: METHODS[name].Config for name in PLACES} == CONFIGS
     assert all(METHODS[name].layout == config.layout for name, config in CONFIGS.items())
 
 
