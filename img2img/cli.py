@@ -297,7 +297,7 @@ def main() -> None:
     try:
         add_methods()
         add_equalizing(equalize)
-        app()
+        app(prog_name="img2img")
     except Interrupted as stop:
         typer.echo(printable(str(stop)), err=True)
         sys.exit(128 + stop.signal)

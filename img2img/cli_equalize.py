@@ -163,7 +163,8 @@ def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] 
         name, sign, value = word.partition("=")
         if not sign:
             raise ConfigError(f"--train takes NAME=VALUE, such as steps=2000, not '{word}'.")
-        options[name] = choose(f"option of {network}", name, known).taken(value)
+        one = choose(f"option of {network}", name, known)
+        options[name] = replace(one, flag=f"--train {name}").taken(value)
     return options
 
 

@@ -203,7 +203,8 @@ class Options:
     unused: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name, known in options_in(type(self)).items():
+        group: Any = type(self)
+        for name, known in options_in(group).items():
             value = getattr(self, name)
             taken = known.taken(value)
             if taken is not value:

@@ -4,7 +4,6 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from img2img.errors import ConfigError
 from img2img.options import SEEDS, Choice, Options, Within
 
 COMPILE = {"auto": None, "on": True, "off": False}
@@ -19,7 +18,7 @@ class TrainConfig(Options):
     """How long and how to train; the same for every method."""
 
     steps: Annotated[int, "Length of the run in steps.", Within(1, 10**12, special=(0, "by --epochs"))] = 0
-    epochs: Annotated[int, "Length of the run in passes over the larger domain.", Within(0, 10**6)] = 200
+    epochs: Annotated[int, "Length of the run in passes over the larger domain.", Within(1, 10**6)] = 200
     batch_size: Annotated[
         int, "Images of each domain in a batch, per process.", Within(1, 2**16, special=(0, "the method's own number"))
     ] = 0
@@ -72,11 +71,6 @@ class TrainConfig(Options):
     ] = 4
     save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway.", STEPS] = 1000
     tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.steps or self.epochs):
-            raise ConfigError("A run needs --steps or --epochs of at least 1.")
 
 
 # Options that leave the result as it is: a resumed run may change them.
