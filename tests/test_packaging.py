@@ -8,7 +8,8 @@ from pathlib import Path
 from img2img.errors import DISTRIBUTION, needs
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, SETUPTOOLS = CONFIG["project"], CONFIG["tool"]["setuptools"]
 EXTRAS = set(PROJECT["optional-dependencies"])
 
 
@@ -70,3 +71,27 @@ def test_the_check_sees_a_name_of_somebody_else():
         assert len(list(wrong_requirements(text))) == 1
     for text in ("pip install .", "pip install '.[lab,onnx]'", f"pip install -U '{DISTRIBUTION}[lab]'"):
         assert list(wrong_requirements(text)) == []
+
+
+def test_the_source_distribution_has_what_its_tests_read():
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    grafted = {line.split()[1] for line in lines if line.startswith("graft ")}
+    assert grafted == {"benchmarks", "docs", "examples", "scripts", "tests"}
+    assert all((ROOT / folder).is_dir() for folder in grafted)
+    included = {word for line in lines if line.startswith("include ") for word in line.split()[1:]}
+    assert {"*.md", "datasets/README.md"} <= included
+    assert "datasets" not in grafted  # where people keep their images
+
+
+def test_editors_can_follow_an_editable_install():
+    # With package-dir set, setuptools writes a path, and not an import hook that static tools cannot see.
+    assert SETUPTOOLS["package-dir"] == {"": "."}
+
+
+def test_what_the_package_index_shows():
+    shown = set(PROJECT["classifiers"])
+    matrix = re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    versions = re.findall(r'"([\d.]+)"', matrix[1])
+    assert {f"Programming Language :: Python :: {version}" for version in versions} <= shown
+    assert len(versions) == sum(name.startswith("Programming Language :: Python :: 3.") for name in shown)
+    assert {"Typing :: Typed", "Operating System :: OS Independent"} <= shown
