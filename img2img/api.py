@@ -36,6 +36,7 @@ from img2img.inference.translator import Translator
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.options import check_names, given, split
+from img2img.output import stderr_console
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard
 from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
@@ -339,9 +340,7 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
 
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path) -> None:
-    from rich.console import Console
-
-    say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
+    say = partial(stderr_console().print, markup=False, soft_wrap=True)
     for note in opened.notes:
         say(note)
     held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""

@@ -19,6 +19,7 @@ from img2img.inference.options import (
     SampleOptions,
     TranslateOptions,
 )
+from img2img.output import forgiving_output
 from img2img.terminal import options_of, progress_bar, stoppable
 
 if TYPE_CHECKING:
@@ -218,7 +219,8 @@ def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callab
         import img2img.api
 
         given = {name: value for name, value in options.items() if _is_given(ctx, name)}
-        model = img2img.api.train(method, out=out, resume=resume, **given)
+        with stoppable("Stopped. The same command does what is missing."):
+            model = img2img.api.train(method, out=out, resume=resume, **given)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")
@@ -247,6 +249,11 @@ def main() -> None:
     """Runs the command line. A user's mistake is one line on stderr and exit code 2; anything else is a bug and shows
     its traceback.
     """
+    with forgiving_output():
+        _main()
+
+
+def _main() -> None:
     try:
         if "train" in sys.argv[1:2]:
             add_methods()
@@ -255,6 +262,9 @@ def main() -> None:
 
             add_equalizing(equalize)
         app()
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
     except Interrupted as stop:
         typer.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)

@@ -14,7 +14,7 @@ ROOT = Path(img2img.__file__).parent
 # Rows of section 3 of the design, from the top: a module imports from rows above its own, and from its own part.
 ROWS = [
     ["errors"],
-    ["runtime", "page", "options"],
+    ["runtime", "page", "options", "output"],
     ["averaging", "compiling"],
     ["networks", "core.objectives", "core.penalties", "core.diffaugment", "data"],
     ["core.referee"],

@@ -1,10 +1,8 @@
 """How the images of two domains become training samples, held-out samples, and the options that say so."""
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, refuse_small
 from img2img.data.images import Array, resize
 from img2img.data.scale import Scale
+from img2img.data.workers import free_shared_memory
 from img2img.errors import ConfigError, DataError, choose
 
 WARPED = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
@@ -90,9 +89,8 @@ class Store:
 def shared_budget(megabytes: int, shared: bool) -> int:
     """Bytes that decoded images may take; memory that processes share may be scarcer than the rest."""
     budget = megabytes * 2**20
-    if shared and Path("/dev/shm").exists():
-        budget = min(budget, shutil.disk_usage("/dev/shm").free // 2)
-    return budget
+    free = free_shared_memory() if shared else None
+    return budget if free is None else min(budget, free // 2)
 
 
 def refuse_unwarpable(domain: Domain, augment: str) -> None:

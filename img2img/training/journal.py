@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from img2img.data.images import atomic
 from img2img.errors import ConfigError
+from img2img.output import stderr_console
 from img2img.page import draw_grid
 from img2img.training.diagnosis import Diagnosis, Finding
 from img2img.training.report import write_report
@@ -34,7 +34,7 @@ class Journal:
         self, folder: Path, total: int, start: int, enabled: bool = True, quiet: bool = False, tensorboard: bool = False
     ) -> None:
         self.folder, self.total, self.enabled = folder, total, enabled
-        self.console = Console(stderr=True, quiet=quiet or not enabled, highlight=False)
+        self.console = stderr_console(quiet=quiet or not enabled)
         self.live: Progress | None = None
         self.task = TaskID(0)
         self.printed = time.monotonic()
