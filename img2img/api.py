@@ -100,7 +100,8 @@ def train(
         _refuse_other_config(folder, saved, record)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
-    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, **arrays)
+    say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
+    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.channels)
     if method_class.layout != "images":

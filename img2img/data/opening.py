@@ -8,6 +8,8 @@ from img2img.data.collection import Images, ImagesConfig, open_images
 from img2img.data.folders import Domains
 from img2img.data.layouts import DataConfig, HeldOut, Translation, open_data
 
+Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -34,18 +36,22 @@ def in_words(domains: Domains) -> str:
     return f"{len(a)} images of A, {len(b)} of B"
 
 
-def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+def _open_domains(
+    config: DataConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
+) -> Opened:
     opened = open_data(config, paired, **arrays)
-    train = Translation(*opened.train, config, paired, seed, shared)
+    train = Translation(*opened.train, config, paired, seed, shared, opened.heldout or (), say)
     heldout = HeldOut(*opened.heldout, train) if opened.heldout else None
     held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else ""
     return Opened(train, heldout, in_words(opened.train), held, opened.notes)
 
 
-def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+def _open_images(
+    config: ImagesConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
+) -> Opened:
     domain = open_images(config, **arrays)
     notes = (f"{domain.grey_files} grey images are read as colour.",) if domain.grey_files else ()
-    return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
+    return Opened(Images(domain, config, seed, shared, say), None, f"{len(domain)} images", notes=notes)
 
 
 class Layout(NamedTuple):
