@@ -44,6 +44,7 @@ from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.networks import DISCRIMINATORS
 from img2img.options import check_names, given, option, refuse_idle, split
+from img2img.output import stderr_console
 from img2img.records import read_record
 from img2img.runtime import Runtime, environment
 from img2img.training.checkpoint import Direction, ModelCard, read_card
@@ -132,7 +133,8 @@ def train(
     _refuse_folder(folder, record, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
-    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, **arrays)
+    say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
+    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.channels)
     if method_class.layout != "images":
@@ -521,9 +523,7 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
 
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
-    from rich.console import Console
-
-    say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
+    say = partial(stderr_console().print, markup=False, soft_wrap=True)
     for line in (*opened.notes, *filter(None, [note])):
         say(line)
     held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""

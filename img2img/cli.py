@@ -26,7 +26,8 @@ from img2img.inference.options import (
 from img2img.methods import CONFIGS, PLACES
 from img2img.options import option
 from img2img.outline import docstring
-from img2img.terminal import RUN, Command, Group, options_of, printable, progress_bar, stoppable
+from img2img.output import forgiving_output
+from img2img.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
 from img2img.training.config import STEPS
 from img2img.training.groups import groups_of, headings_of
 
@@ -265,7 +266,8 @@ def _method_command(method: str, help: str) -> Callable[..., None]:
         import img2img.api
 
         given = {name: value for name, value in options.items() if _is_given(ctx, name)}
-        model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **given)
+        with stoppable("Stopped. The same command does what is missing."):
+            model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **given)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")
@@ -294,13 +296,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with forgiving_output():
+        _main()
+
+
+def _main() -> None:
     try:
         add_methods()
         add_equalizing(equalize)
         app(prog_name="img2img")
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
     except Interrupted as stop:
-        typer.echo(printable(str(stop)), err=True)
+        typer.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
     except Img2ImgError as error:
-        typer.echo(printable(f"img2img: {error}"), err=True)
+        typer.echo(f"img2img: {error}", err=True)
         sys.exit(2)

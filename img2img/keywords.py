@@ -264,6 +264,7 @@ class Evaluating(TypedDict, total=False):
     size: int
     limit: int
     judge: str | Path | None
+    labels: str | None
     features: str
     features_weights: str | None
     lpips_net: str

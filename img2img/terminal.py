@@ -150,17 +150,19 @@ def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, 
 
 @contextmanager
 def stoppable(sentence: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the command with a sentence."""
+    """Ctrl-C, SIGTERM and SIGHUP end the command with a sentence."""
     received = [signal.SIGINT]
 
     def stop(number: int, _: Any) -> None:
         received[0] = signal.Signals(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {n: signal.signal(n, stop) for n in stops if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(sentence, received[0]) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """One collection of images, for methods that learn to draw more of its kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain, from_arrays, refuse_small, scan
 from img2img.data.idx import is_idx, read_idx
 from img2img.data.images import Array, Header
-from img2img.data.layouts import Store, refuse_unwarpable, shared_budget
+from img2img.data.layouts import Store, read_all, refuse_unwarpable, shared_budget
 from img2img.data.options import ImagesConfig as ImagesConfig
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
@@ -29,14 +29,22 @@ class Images(Dataset[dict[str, Tensor]]):
         scales: how pixel values map to [-1, 1].
     """
 
-    def __init__(self, domain: Domain, config: ImagesConfig, seed: int = 0, shared: bool = False) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        config: ImagesConfig,
+        seed: int = 0,
+        shared: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.config, self.seed = config, seed
         factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
         self.store = Store(domain, side, shared_budget(config.cache_mb, shared), shared)
         self.domains = {"image": domain}
         self.channels = {"image": domain.channels}
-        self.scales = {"image": Scale.of((self.store[i] for i in range(len(domain))), domain.dtype)}
+        read_all((self.store,), say=say)
+        self.scales = {"image": Scale.of(self.store.extremes, domain.dtype)}
         self._augment: Augment | None = None
         self._order: tuple[int, Any] = (-1, None)
 

@@ -10,6 +10,8 @@ from img2img.data.layouts import HeldOut, Translation, open_data
 from img2img.data.options import CONFIGS, DataConfig, ImagesConfig
 from img2img.errors import counted
 
+Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -36,20 +38,24 @@ def in_words(domains: Domains) -> str:
     return f"{len(a)} images of A, {len(b)} of B"
 
 
-def _open_domains(config: DataConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+def _open_domains(
+    config: DataConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
+) -> Opened:
     opened = open_data(config, paired, **arrays)
-    train = Translation(*opened.train, config, paired, seed, shared)
+    train = Translation(*opened.train, config, paired, seed, shared, opened.heldout or (), say)
     heldout = HeldOut(*opened.heldout, train) if opened.heldout else None
     held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else ""
     return Opened(train, heldout, in_words(opened.train), held, opened.notes)
 
 
-def _open_images(config: ImagesConfig, paired: bool, seed: int, shared: bool, **arrays: Any) -> Opened:
+def _open_images(
+    config: ImagesConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
+) -> Opened:
     domain = open_images(config, **arrays)
     greys = counted(domain.grey_files, "grey image is", "grey images are")
     notes = (f"{greys} read as colour.",) if domain.grey_files else ()
     notes = (*passed_beside(domain), *notes)
-    return Opened(Images(domain, config, seed, shared), None, f"{len(domain)} images", notes=notes)
+    return Opened(Images(domain, config, seed, shared, say), None, f"{len(domain)} images", notes=notes)
 
 
 class Layout(NamedTuple):

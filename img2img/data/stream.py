@@ -1,7 +1,7 @@
 """Endless, seeded batches that any number of processes share and that can start anywhere."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -43,7 +43,10 @@ class _Batches(Dataset[Any]):
         if get_worker_info() is None:
             return self._batch(numbers)
         try:
-            return {name: x.share_memory_() for name, x in self._batch(numbers).items()}
+            batch = self._batch(numbers)
+            for x in batch.values():
+                x.share_memory_()  # type: ignore[no-untyped-call]  # here, where a lack of it can be told
+            return batch
         except (DataError, OSError, MemoryError) as error:
             return error
         except RuntimeError as error:
@@ -72,7 +75,7 @@ def stream(
     workers: int = 0,
     pin_memory: bool = False,
     prefetch: int = PREFETCH,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches number `start` up to `stop` of the samples of `dataset`.
 
     Batch k holds the samples from k * batch_size * world_size on, of which each process gets its own `batch_size`. So

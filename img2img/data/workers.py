@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -59,9 +60,9 @@ def _stops_held() -> Iterator[None]:
 @contextmanager
 def _main_hidden() -> Iterator[None]:
     """Hides where the main module comes from, or a new process would begin by running it: the user's training."""
-    main = vars(sys.modules["__main__"])
+    main: dict[str, Any] = vars(sys.modules["__main__"])
     with _starting:
-        hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
         main["__spec__"] = None
         try:
             yield
@@ -89,10 +90,12 @@ def free_shared_memory() -> int | None:
     return shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def fitting_workers(workers: int, batch_bytes: int, prefetch: int) -> int:
-    """At most `workers`, whose batches fit into shared memory together with those that are on their way."""
+def fitting(workers: int, prefetch: int, batch_bytes: int) -> tuple[int, int]:
+    """At most so many workers, each with so many batches ahead, as fit into shared memory."""
     free = free_shared_memory()
     if free is None or not workers:
-        return workers
-    on_the_way = 2
-    return max(0, min(workers, (int(0.9 * free) // max(batch_bytes, 1) - on_the_way) // prefetch))
+        return workers, prefetch
+    room = int(0.9 * free) // batch_bytes - 2  # two are on their way
+    if room < workers:
+        return max(room, 0), 1
+    return workers, min(prefetch, room // workers)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
-from rich.console import Console
 from torch import Tensor
 
 from img2img.data.images import atomic
 from img2img.errors import ConfigError, ModelFileError, needs
+from img2img.output import stderr_console
 from img2img.page import draw_grid
 from img2img.progress import Meter, in_words
 from img2img.records import from_json, read_text
@@ -48,7 +48,7 @@ class Journal:
         shorten: str = "",
     ) -> None:
         self.folder, self.total, self.start, self.enabled, self.shorten = folder, total, start, enabled, shorten
-        self.console = Console(stderr=True, quiet=quiet or not enabled, highlight=False)
+        self.console = stderr_console(quiet=quiet or not enabled)
         self.meter: Meter | None = None
         self.settled = True
         self.estimated = start > 0

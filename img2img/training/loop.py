@@ -1,10 +1,11 @@
 """The one training loop: steps, rhythm, resume, and what may go wrong on the way."""
 
 import contextlib
+import errno
 import math
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,8 @@ from torch.utils.data import Dataset
 from img2img.compiling import Compiling
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
-from img2img.data.stream import auto_workers, stream
+from img2img.data.stream import PREFETCH, auto_workers, stream
+from img2img.data.workers import fitting
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.metrics.scorer import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
@@ -28,8 +30,10 @@ from img2img.training.checkpoint import ModelCard, load_resume, read_card, save_
 from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
+from img2img.training.stops import Stops
 from img2img.training.validation import Validation, kept_steps
 
+DISK_ERRORS = {getattr(errno, name, 0) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")}
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 # Where it has been measured that compiled steps are not faster, "auto" does not try (docs/benchmarks.md, "Training").
 NOT_COMPILED = {("cpu", torch.float32)}
@@ -76,7 +80,8 @@ def train(
         Whether there was anything left to do.
 
     Raises:
-        Interrupted: after SIGINT or SIGTERM, when everything is saved.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, when everything is saved.
+        DataError: if an image cannot be read any more; everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
     schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
@@ -113,25 +118,32 @@ def train(
     source = heldout if heldout is not None else data
     preview = [source[i] for i in range(min(method.rows, len(source)))]
 
-    workers = auto_workers(runtime.device) if config.workers < 0 else config.workers
-    batches = (
-        runtime.to_device(batch)
-        for batch in stream(
-            cast(Dataset[Batch], data),
-            config.accumulate * method.draws_until(start),
-            config.accumulate * method.draws_until(schedule.steps),
-            config.batch_size,
-            runtime.rank,
-            runtime.world_size,
-            workers,
-            pin_memory=runtime.device.type == "cuda",
-        )
+    batches = stream(
+        cast(Dataset[Batch], data),
+        config.accumulate * method.draws_until(start),
+        config.accumulate * method.draws_until(schedule.steps),
+        config.batch_size,
+        runtime.rank,
+        runtime.world_size,
+        **_workers(method, schedule.steps, preview[0], config, runtime, journal.say),
+        pin_memory=runtime.device.type == "cuda",
     )
     per_batch = config.batch_size * config.accumulate * runtime.world_size
+    ready: deque[Batch] = deque()
+    taken = (runtime.to_device(ready.popleft()) for _ in iter(int, 1))
     window, ended = progress.window, dict[str, str]()
     window.since = time.perf_counter()
+
+    def report() -> None:
+        journal.report(run.facts | {"steps": f"{progress.step} of {schedule.steps}"} | ended)
+
     try:
-        with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
+        with (
+            deterministic(config.deterministic),
+            Stops(journal.say) as stops,
+            contextlib.closing(batches),
+            _explained(run, progress),
+        ):
             for step in range(start + 1, schedule.steps + 1):
                 if progress.stale >= config.patience > 0:
                     break
@@ -141,9 +153,12 @@ def train(
                 due = step % config.log_every == 0 or last
                 method.watch = due
                 before, drawn = method.draws_until(step - 1), method.draws_until(step)
+                with _saving(run, progress, runtime, stops, report):
+                    while len(ready) < config.accumulate * (drawn - before):
+                        ready.append(next(batches))
                 with compiling.step(drawn - before, method.draws_until(schedule.steps) - drawn):
                     for _ in range(config.accumulate):
-                        scalars = method.step(batches)
+                        scalars = method.step(taken)
                         window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
                         method.gradient_norms = {}
                 ema.update()
@@ -174,10 +189,10 @@ def train(
                             f"The best model is {run.folder / 'best.safetensors'}"
                         )
                         last = True
-                stop = _agree(stopped, runtime, step, config.log_every)
+                stop = _agree(stops.received, runtime, step, config.log_every)
                 if save or last or stop:
                     progress.save()
-                    journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"} | ended)
+                    report()
                 if stop and not last:
                     raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
             if progress.step == start > 0 and runtime.is_main:
@@ -386,19 +401,49 @@ def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress)
         raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, progress))
 
 
+def _workers(
+    method: Method, steps: int, sample: Batch, config: TrainConfig, runtime: Runtime, say: Callable[[str], None]
+) -> dict[str, int]:
+    """How many processes prepare batches, and how many each ahead: a step's in all, where shared memory has room."""
+    asked = auto_workers(runtime.device) if config.workers < 0 else config.workers
+    ahead = -(-config.accumulate * method.draws_until(steps) // (steps * max(asked, 1)))
+    batch_bytes = config.batch_size * sum(x.nbytes for x in sample.values())
+    workers, prefetch = fitting(asked, max(ahead, PREFETCH), batch_bytes)
+    if workers < asked:
+        say(
+            f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, which is how many are "
+            "used. A container gets more by docker run --shm-size 2g."
+        )
+    return {"workers": workers, "prefetch": prefetch}
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT and SIGTERM while the block runs, instead of an exception in mid-step."""
-    received: list[int] = []
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda n, _: received.append(n))
+def _saving(
+    run: Run, progress: _Progress, runtime: Runtime, stops: Stops, report: Callable[[], None]
+) -> Iterator[None]:
+    """Between two steps all is whole: a signal that comes here, or batches that do not, end the run with that saved."""
+    alone = runtime.world_size == 1  # several processes would have to agree
     try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with stops.waiting(alone):
+            yield
+    except KeyboardInterrupt:
+        if not alone:
+            raise
+        progress.save()
+        report()
+        raise Interrupted(
+            f"Stopped and saved at step {progress.step}. To go on: {run.resume_hint}", stops.received[0]
+        ) from None
+    except (DataError, TrainingError, OSError, MemoryError) as error:
+        if alone and progress.step > progress.saved_step:
+            progress.save()
+            report()
+        if isinstance(error, MemoryError):
+            raise
+        kept = progress.kept()
+        kind = TrainingError if isinstance(error, TrainingError) else DataError
+        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
+        raise kind(f"{error} {kept[0].upper()}{kept[1:]}.{hint}") from error
 
 
 def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
@@ -412,10 +457,16 @@ def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
 
 @contextlib.contextmanager
 def _explained(run: Run, progress: _Progress) -> Iterator[None]:
-    """Full memory and full disk, in a sentence that says what is kept."""
+    """Full memory, a full disk and a second Ctrl-C, in a sentence that says what is kept."""
     try:
         yield
+    except KeyboardInterrupt:
+        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
+        raise Interrupted(f"Stopped at once; {progress.kept()}.{hint}", signal.SIGINT) from None
     except OSError as error:
+        file = Path(error.filename).absolute() if isinstance(error.filename, str) else None
+        if error.errno not in DISK_ERRORS and not (file and file.is_relative_to(run.folder.absolute())):
+            raise
         raise TrainingError(
             f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {progress.kept()}."
         ) from error
