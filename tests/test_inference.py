@@ -475,7 +475,7 @@ def test_a_job_is_as_long_as_what_is_left_to_do(folder, source, tmp_path):
 
 
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match=r"no backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"no --backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -638,7 +638,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
         translate_folder(model, source / "sub/deep", tmp_path / str(quality), quality=quality)
         sizes[quality] = (tmp_path / str(quality) / "z.jpg").stat().st_size
     assert sizes[30] < sizes[95]
-    with pytest.raises(ConfigError, match="--quality is between 1 and 100"):
+    with pytest.raises(ConfigError, match="--quality takes a whole number from 1 to 100"):
         translate_folder(model, source, tmp_path / "out", quality=0)
 
 

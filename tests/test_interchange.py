@@ -555,7 +555,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
         "leave --direction out": dict(direction="b2a", b2a=path),
         "one model has two of a kind. Import each by itself": dict(b2a=other),
         "is resnet_3 (width 4, norm instance, padding reflect, dropout 0.0, channels 1 to 3)": dict(b2a=narrow),
-        "--size must be at least 1": dict(size=0),
+        "--size takes a whole number from 1": dict(size=0),
     }.items():
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             img2img.import_model(path, out, **words)
