@@ -256,13 +256,11 @@ def test_mistakes_of_translate(call, tmp_path):
 
 
 def test_a_bug_shows_its_traceback(methods, monkeypatch):
-    import img2img.api
-
     def broken(*args, **kwargs):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "add_methods", lambda: None)
-    monkeypatch.setattr(img2img.api, "load", broken)
+    monkeypatch.setattr("img2img.inference.translator.Translator", broken)
     monkeypatch.setattr(sys, "argv", ["img2img", "translate", "x", "y", "--out", "z"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
