@@ -186,7 +186,7 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
 
 def _refuse_foreign(folder: Path) -> None:
     """Raises ConfigError if the demo would replace what it has not written, or train on it."""
-    if not folder.is_dir() or is_run(folder / "run"):
+    if not folder.is_dir() or is_run(folder / RUN):
         return
     foreign = {path for path in folder.iterdir() if path.name[0] != "." and path.name != "data"}
     inside = {path for path in folder.glob("data/**/*") if path.name[0] != "." and not path.is_dir()}
