@@ -5,6 +5,7 @@ text in `Args:`.
 import inspect
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,9 @@ def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
         raise ConfigError(f"--run and --out are both {out}, and both hold a config.json; give two folders.")
     if (out / "config.json").exists() and not overwrite:
         raise ConfigError(f"{out} holds a config.json already; give another --out, or replace it with --overwrite.")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    with _writing(out), tempfile.TemporaryFile(dir=there):  # found out now, and not after a training
+        pass
 
 
 @contextmanager
@@ -207,9 +211,9 @@ def _report(
     with stoppable("Stopped; nothing was written."), progress_bar("judging"), warnings.catch_warnings():
         warnings.simplefilter("ignore", LabWarning)  # they are notes of the report
         evaluation = equalizer.evaluate_table(table, nuclei=nuclei, **options)
+    typer.echo(evaluation.to_text())
     with _writing(out):
         evaluation.to_html(out)
-    typer.echo(evaluation.to_text())
     typer.echo(f"report: {out}")
     if json:
         with _writing(json):
