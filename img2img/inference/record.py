@@ -35,7 +35,7 @@ def settled(
             to be replaced; or if nothing can be written.
     """
     known = _read(out)
-    wanted = {
+    wanted: dict[str, Any] = {
         "model": hashlib.sha256(translator.path.read_bytes()).hexdigest(),
         "direction": translator.direction,
         "options": {k: v for k, v in (asdict(options) | asdict(files)).items() if k not in NOT_SEEN},
