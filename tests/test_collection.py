@@ -62,6 +62,7 @@ def test_what_is_an_idx_file(tmp_path):
     assert not is_idx(tmp_path / "idx")
 
 
+PROMISES = r"is damaged: \d+ of \d+ bytes|says that it holds \d+ MiB, over 100 times its own size; unpack it first"
 DAMAGED = {
     "empty": (b"", "cannot be read as an idx file"),
     "two bytes": (b"\0\0", "cannot be read as an idx file"),
@@ -73,8 +74,8 @@ DAMAGED = {
     "16 bit": (header((5, 4, 4), 0x0B) + bytes(160), "is not an idx file of bytes or floats"),
     "no axes": (header(()), "is not an idx file of bytes or floats"),
     "five axes": (header((1, 1, 1, 1, 1)) + b"\0", "is not an idx file of bytes or floats"),
-    "promises too much": (header((60000, 4000, 4000)) + bytes(80), "says that it holds 894 GiB, more than are read"),
-    "promises beyond 64 bits": (header((2**32 - 1,) * 4), "says that it holds .* GiB, more than are read"),
+    "promises too much": (header((60000, 4000, 4000)) + bytes(80), PROMISES),
+    "promises beyond 64 bits": (header((2**32 - 1,) * 4), PROMISES),
 }
 
 
@@ -144,7 +145,7 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     folder = write_images(tmp_path / "images", 3, (4, 4), seed=0)
     Image.fromarray(grey()[0]).save(folder / "grey.png")
     opened = LAYOUTS["images"].open(ImagesConfig(data=str(folder), size=4), False, 0, False)
-    assert opened.notes == ("1 grey images are read as colour.",)
+    assert opened.notes == ("1 grey image is read as colour.",)
     assert opened.train.channels == {"image": 3} and opened.counts == "4 images"
     assert opened.heldout is None and opened.held == ""
 
@@ -197,7 +198,7 @@ def test_where_the_images_are(tmp_path):
 @pytest.mark.parametrize(
     ("augment", "data", "kind", "answer"),
     [
-        ("dihedral", grey(size=4), DataError, "5 images of domain data are smaller than the 8 px crop"),
+        ("dihedral", grey(size=4), DataError, "Domain data has 5 images smaller than the 8 px crop"),
         ("strong", np.zeros((3, 8, 8), np.uint32), DataError, "which --augment strong cannot warp"),
         ("flipp", grey(), ConfigError, "There is no augmentation 'flipp'. Did you mean 'flip'?"),
     ],

@@ -232,9 +232,7 @@ def test_small_images_are_refused_for_a_crop_at_their_own_scale(tmp_path):
     fill(tmp_path / "b", 2)
     fill(tmp_path / "b", 1, name="small", height=31)
     folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
-    with pytest.raises(
-        DataError, match=r"1 images of domain B are smaller than the 32 px crop: .*small\.png \(32x31\)"
-    ):
+    with pytest.raises(DataError, match=r"Domain B has 1 image smaller than the 32 px crop: .*small\.png \(32x31\)"):
         open_data(config(augment="dihedral", **folders), False)
     open_data(config(augment="none", **folders), False)
 

@@ -837,7 +837,7 @@ def test_conversion_is_whole_or_refused(tmp_path, before, after):
             picture = read_image(target)
             target.unlink()
         else:
-            if after not in (".jpg", ".jpeg", ".webp"):
+            if FORMATS[after].kind not in ("jpeg", "webp"):
                 write_image(out, picture)
                 assert equal(agrees(out), picture)
                 out.unlink()
@@ -918,11 +918,12 @@ def test_failing_write_leaves_nothing_and_spares_the_old_file(tmp_path, monkeypa
     write_image(old, Picture(pixels()))
     before = old.read_bytes()
 
-    def full_disk(self, fp, *args, **kwargs):
-        Path(fp).write_bytes(b"half a fi")
+    def full_disk(self, data):
+        with self.open("wb") as file:
+            file.write(b"half a fi")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     for name in ("old.png", "new.png"):
         with pytest.raises(OSError, match="No space"):
             write_image(tmp_path / name, Picture(pixels(seed=1)))

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.images import Picture, _here, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.inference import backends
 from img2img.inference.options import TranslateOptions
@@ -734,12 +734,18 @@ def test_folder_that_cannot_be_written(model, source, tmp_path):
 def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    old, new = out / ".abc.part.png", out / ".def.part.png"
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (1, 1))
+    foreign = [
+        out / name for name in (".abc.part.png", ".movie.part.rar", ".a.img2img-part.png", ".notes.img2img-part")
+    ]
+    living = out / f".{_here()}-{os.getpid()}-12345678.img2img-part.png"
+    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_here()}-{2**30}-12345678.img2img-part"
+    elsewhere = out / f".00000000-{2**30}-12345678.img2img-part.png"  # of another machine
+    for path in (*foreign, living, old, dead, elsewhere):
+        path.write_text("x")
+    for path in (*foreign, old):
+        os.utime(path, (1, 1))
     translate_folder(model, source, out)
-    assert not old.exists() and new.exists()  # the new one may be another process's
+    assert set(out.glob(".*")) == {*foreign, living, elsewhere}
 
 
 def test_stopping_early_leaves_whole_files_only(model, source, tmp_path):

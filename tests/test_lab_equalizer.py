@@ -246,9 +246,7 @@ def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
 def test_saturated_images_are_named(data):
     X = data.X.copy()
     X[N, 0, :2] = 65535
-    with pytest.warns(
-        LabWarning, match=rf"1 images are saturated in more than 1 % of the pixels: Image {N} of X \(B\)"
-    ):
+    with pytest.warns(LabWarning, match=rf"1 image is saturated in more than 1 % of the pixels: Image {N} of X \(B\)"):
         equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch)
     table = equalizer.transform(X, batch=data.batch, return_quality=True)[1]
     assert "saturated" in table["flags"][N] and table.saturated[N] == pytest.approx(2 / SIZE)

@@ -1,17 +1,22 @@
 """Finding the images of a data set, checking that they go together, and pairing them."""
 
-from collections import Counter
+import hashlib
+import os
+import unicodedata
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from img2img.data.images import Array, Header, find_images, read_header, read_image
+from img2img.data.images import Array, Header, find_images, passed_over, read_header, read_image
 from img2img.data.picture import DTYPES, shown
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, counted
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 LISTED = 5  # names shown of a longer list of culprits
@@ -27,6 +32,7 @@ class Domain:
         half: "whole", or the "left" or "right" half of each image.
         channels: channels of every image; grey images of a colour domain are read as colour.
         dtype: type of every image.
+        passed: suffixes of the files that were passed over beside them, and how often.
     """
 
     title: str
@@ -34,6 +40,7 @@ class Domain:
     half: str
     channels: int
     dtype: str
+    passed: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, title: str, sources: Sequence[Header | Array], half: str = "whole") -> "Domain":
@@ -42,12 +49,22 @@ class Domain:
         Raises:
             DataError: if the images do not go together.
         """
-        kinds = Counter((_channels(s), str(s.dtype)) for s in sources)
+        kinds: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for i, source in enumerate(sources):
+            kinds[_channels(source), str(source.dtype)].append(i)
         dtypes, counts = {dtype for _, dtype in kinds}, {channels for channels, _ in kinds}
+        passed = sources.passed if isinstance(sources, Scanned) else Counter[str]()
+        domain = cls(title, tuple(sources), half, max(counts, default=0), next(iter(dtypes), ""), passed)
         if len(dtypes) > 1 or not (len(counts) == 1 or counts == {1, 3}):
-            found = ", ".join(f"{n} with {c} channels of {dtype}" for (c, dtype), n in kinds.most_common())
-            raise DataError(f"The images of domain {title} do not go together: {found}. Convert them to one kind.")
-        return cls(title, tuple(sources), half, max(counts), dtypes.pop())
+            most = max(kinds, key=lambda kind: len(kinds[kind]), default=None)
+            found = []
+            for kind in sorted(kinds, key=lambda kind: -len(kinds[kind])):
+                names = "" if kind == most else f" ({_list(domain.name(i) for i in kinds[kind])})"
+                found.append(f"{len(kinds[kind])} with {kind[0]} channels of {kind[1]}{names}")
+            raise DataError(
+                f"The images of domain {title} do not go together: {', '.join(found)}. Convert them to one kind."
+            )
+        return domain
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -76,6 +93,25 @@ class Domain:
             array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
         return array if array.shape[2] == self.channels else np.repeat(array, self.channels, axis=2)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others: number, kind, names below their folder, and sizes, by checksum."""
+        paths = [source.path for source in self.sources if isinstance(source, Header)]
+        folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+        names, sizes = hashlib.sha256(), hashlib.sha256(self.half.encode())
+        for source in self.sources:
+            if isinstance(source, Header):
+                names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
+                kind = source.width, source.height, source.channels, source.path.stat().st_size
+            else:
+                kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
+            sizes.update(repr(kind).encode())
+        return {
+            "images": len(self),
+            "kind": f"{self.channels} channels of {self.dtype}",
+            "names": names.hexdigest()[:16],
+            "sizes": sizes.hexdigest()[:16],
+        }
+
     def evenly(self, count: int) -> "Domain":
         """At most `count` of the images, evenly chosen."""
         return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
@@ -89,6 +125,19 @@ def _channels(source: Header | Array) -> int:
 
 
 Domains = tuple[Domain, Domain]
+
+
+class Scanned(list[Header]):
+    """The headers of the images of a folder, and the suffixes of the files that were passed over."""
+
+    def __init__(self, headers: Iterable[Header], passed: Counter[str]) -> None:
+        super().__init__(headers)
+        self.passed = passed
+
+
+def passed_beside(*domains: Domain) -> tuple[str, ...]:
+    """How many files were passed over while the images of `domains` were found; nothing if there were none."""
+    return passed_over(sum((domain.passed for domain in domains), Counter()))
 
 
 def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains | None]:
@@ -114,6 +163,9 @@ def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains 
         a, b = given["a"], given["b"]
         if a.resolve() == b.resolve():
             raise DataError(f"--a and --b are the same folder, {a}; give two different ones.")
+        for inner, outer in ((a, b), (b, a)):
+            if inner.resolve().is_relative_to(outer.resolve()):
+                raise DataError(f"{inner} lies inside {outer}, so both domains would hold its images; give two apart.")
         heldout_a, heldout_b = _beside(a), _beside(b)
         heldout = None
         if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():
@@ -149,7 +201,7 @@ def _maybe(load: Callable[[Path], Domains], folder: Path | None) -> Domains | No
     return load(folder) if folder else None
 
 
-def scan(folder: Path) -> list[Header]:
+def scan(folder: Path) -> Scanned:
     """The headers of all images below `folder`; unreadable files are named together."""
 
     def header(path: Path) -> Header | DataError:
@@ -158,12 +210,13 @@ def scan(folder: Path) -> list[Header]:
         except DataError as error:
             return error
 
+    paths = find_images(folder)
     with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(header, find_images(folder)))
+        headers = list(pool.map(header, paths))
     bad = [h for h in headers if isinstance(h, DataError)]
     if bad:
-        raise DataError(f"{len(bad)} of the images in {folder} cannot be used: {_list(map(str, bad))}")
-    return [h for h in headers if isinstance(h, Header)]
+        raise DataError(f"{len(bad)} of the images in {shown(folder)} cannot be used: {_list(map(str, bad))}")
+    return Scanned((h for h in headers if isinstance(h, Header)), paths.passed)
 
 
 def _single(header: Header) -> Header:
@@ -183,34 +236,50 @@ def _list(culprits: Iterable[str]) -> str:
 
 def _side_by_side(folder: Path) -> Domains:
     headers = scan(folder)
-    odd = [f"{h.path.name} ({h.width}x{h.height})" for h in headers if h.width % 2]
+    odd = [f"{shown(h.path.name)} ({h.width}x{h.height})" for h in headers if h.width % 2]
     if odd:
         raise DataError(f"Side-by-side images need an even width to be halved: {_list(odd)}.")
-    return Domain.of("A", headers, "left"), Domain.of("B", headers, "right")
+    return Domain.of("A", headers, "left"), Domain.of("B", list(headers), "right")
 
 
 def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
     if not paired:
         return Domain.of("A", scan(a)), Domain.of("B", scan(b))
     stems: list[dict[str, Header]] = []
-    for folder in (a, b):
+    scans = [scan(folder) for folder in (a, b)]
+    for folder, scanned in zip((a, b), scans, strict=True):
         by_stem: dict[str, Header] = {}
-        for header in scan(folder):
-            stem = header.path.relative_to(folder).with_suffix("").as_posix()
+        for header in scanned:
+            stem = unicodedata.normalize("NFC", header.path.relative_to(folder).with_suffix("").as_posix())
             if stem in by_stem:
                 raise DataError(
-                    f"{by_stem[stem].path} and {header.path} have the same name but for the suffix; keep one."
+                    f"{shown(by_stem[stem].path)} and {shown(header.path)} have the same name but for the suffix, or "
+                    "for how accents are stored; keep one."
                 )
             by_stem[stem] = header
         stems.append(by_stem)
-    lonely = [shown(side[stem].path) for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
+    lonely = [stem for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
     if lonely:
-        raise DataError(
-            f"{len(lonely)} images have no partner of the same name in the other folder: {_list(lonely)}. "
-            "Pairs are matched by file name without suffix; complete or remove them."
+        names = _list(shown(side[stem].path) for side in stems for stem in lonely if stem in side)
+        nearly = {_folded(stem): stem for stem in stems[1]}
+        close = ((stem, nearly[_folded(stem)]) for stem in lonely if stem in stems[0] and _folded(stem) in nearly)
+        hint = "".join(
+            f" {shown(stems[0][one].path)} and {shown(stems[1][two].path)} differ only in case, or how letters "
+            "are stored; rename one of them."
+            for one, two in islice(close, 1)
         )
-    names = sorted(stems[0])
-    return pair_up([stems[0][n] for n in names], [stems[1][n] for n in names], True)
+        raise DataError(
+            f"{counted(len(lonely), 'image has', 'images have')} no partner of the same name in the other folder: "
+            f"{names}. "
+            f"Pairs are matched by file name without suffix; complete or remove them.{hint}"
+        )
+    pairs = [Scanned((side[n] for n in sorted(stems[0])), s.passed) for side, s in zip(stems, scans, strict=True)]
+    return pair_up(pairs[0], pairs[1], True)
+
+
+def _folded(stem: str) -> str:
+    """The name without what people do not see, or hardly."""
+    return unicodedata.normalize("NFKC", stem).casefold()
 
 
 def pairs_in(*, ab: Path | None = None, a: Path | None = None, b: Path | None = None) -> Domains:
@@ -262,7 +331,10 @@ def alike(heldout: Domain, train: Domain) -> Domain:
     """`heldout` with the channels of `train`: grey images of a colour domain are read as colour."""
     if heldout.dtype != train.dtype or (heldout.channels != train.channels and heldout.channels != 1):
         kinds = [f"{d.channels} channels of {d.dtype}" for d in (heldout, train)]
-        raise DataError(f"The held-out images of domain {train.title} have {kinds[0]}, the training images {kinds[1]}.")
+        raise DataError(
+            f"The held-out images of domain {train.title}, as {heldout.name(0)}, have {kinds[0]}, the training images, "
+            f"as {train.name(0)}, {kinds[1]}. Convert them to one kind."
+        )
     return replace(heldout, channels=train.channels)
 
 
@@ -271,6 +343,6 @@ def refuse_small(domain: Domain, size: int) -> None:
     small = [f"{domain.name(i)} ({w}x{h})" for i in range(len(domain)) for h, w in [domain.size(i)] if min(h, w) < size]
     if small:
         raise DataError(
-            f"{len(small)} images of domain {domain.title} are smaller than the {size} px crop: {_list(small)}. "
-            "Use a smaller --size, or an --augment that resizes."
+            f"Domain {domain.title} has {counted(len(small), 'image', 'images')} smaller than the {size} px crop: "
+            f"{_list(small)}. Use a smaller --size, or an --augment that resizes."
         )

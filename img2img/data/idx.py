@@ -10,7 +10,9 @@ from img2img.data.picture import Array, shown
 from img2img.errors import DataError
 
 TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # of those that idx knows, what images are made of
-MOST_BYTES = 2**33  # unpacked: a header can promise more than any memory holds
+UNPACKED = 2**28  # bytes that a packed file may hold, or as many times its own size
+TIMES = 100
+PART = 2**24  # bytes read at once
 
 
 def is_idx(path: Path) -> bool:
@@ -24,20 +26,33 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataError: if it is damaged, cut, or not an idx file.
     """
+    packed = path.suffix.lower() == ".gz"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if packed else path.open("rb") as file:
             zero, kind, axes = np.frombuffer(file.read(4), np.dtype([("", ">u2"), ("", "u1"), ("", "u1")]))[0].item()
             shape = tuple(np.frombuffer(file.read(4 * axes), ">u4").tolist())
             if zero or kind not in TYPES or len(shape) != axes or not 1 <= axes <= 4:
                 raise DataError(f"{shown(path)} is not an idx file of bytes or floats.")
             dtype = np.dtype(TYPES[kind])
-            size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if size > MOST_BYTES:
-                raise DataError(f"{shown(path)} says that it holds {size / 2**30:.0f} GiB, more than are read.")
-            content = file.read(size + 1)  # to its end, where gzip checks it
+            size, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size
+            if packed and size > max(UNPACKED, TIMES * there):
+                raise DataError(
+                    f"{shown(path)} says that it holds {size / 2**20:.0f} MiB, over {TIMES} times its own size; "
+                    "unpack it first, if that is right."
+                )
+            if not packed and size != (count := there - 4 - 4 * axes):
+                raise DataError(_damaged(path, count, size))
+            array = np.empty(size, np.uint8)  # takes memory as it is filled
+            count = 0
+            while count < size and (n := file.readinto(array.data[count : count + PART])):
+                count += n
+            more = file.read(1)  # to its end, where gzip checks it
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is cut off'}.") from error
-    if len(content) != size:
-        there = "more than" if len(content) > size else f"{len(content)} of"
-        raise DataError(f"{shown(path)} is damaged: {there} {size} bytes are there.")
-    return np.frombuffer(content, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+    if count != size or more:
+        raise DataError(_damaged(path, count + len(more), size))
+    return array.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+
+
+def _damaged(path: Path, there: int, size: int) -> str:
+    return f"{shown(path)} is damaged: {'more than' if there > size else f'{there} of'} {size} bytes are there."

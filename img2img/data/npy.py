@@ -42,7 +42,7 @@ def opened_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len(entries) != 1 or not entries[0].filename.endswith(".npy"):
-            names = ", ".join(e.filename.removesuffix(".npy") for e in entries[:5])
+            names = ", ".join(shown(e.filename.removesuffix(".npy")) for e in entries[:5])
             raise DataError(f"{shown(path)} holds {len(entries)} entries ({names}); save it with exactly one array.")
         entry = entries[0]
         with archive.open(entry) as file:

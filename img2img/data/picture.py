@@ -74,8 +74,8 @@ class Picture:
     source: Any = None
 
 
-def shown(path: Path) -> str:
-    """The path on one line, whatever characters its name has."""
+def shown(path: Path | str) -> str:
+    """Return the path, or another text of unknown origin, on one line, whatever characters it has."""
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 

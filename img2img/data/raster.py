@@ -1,11 +1,15 @@
 """PNG, JPEG, WebP and BMP, by Pillow; PNG with 16 bits per colour, which Pillow would cut to 8, by imagecodecs."""
 
+import bisect
+import io
+import os
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +34,20 @@ PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # every other mode becomes RGB
 ORIENTATION, EXIF_IFD, EXIF_WIDTH, EXIF_HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 
-_pillow = threading.Lock()  # guards Pillow's limit and the process's warnings while a header is parsed
+# Chunks of a PNG: those that say which colours its numbers mean, with their lengths, are written as they were read.
+COLOUR_CHUNKS = {b"cICP": 4, b"cHRM": 32, b"gAMA": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
+PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # the ancillary ones that change what is seen
+ABOUT = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}  # texts with an orientation
+PNG_START = 33  # bytes of the signature and the header chunk
+# The seven passes of an interlaced PNG: the first row and column of each, and the steps to the next.
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+MOST_BESIDE = 2**24  # bytes that a profile or such a text may unpack to
+
+JPEG_BYTES = 8  # room for each pixel of a progressive JPEG; black and white noise of quality 100 takes 3.3
+
+_pillow = threading.Lock()  # guards Pillow's limits and the process's warnings while a header is parsed
+_block = ImageFile.MAXBLOCK
+_rooms: list[int] = []
 
 
 @contextmanager
@@ -46,14 +63,31 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
+def _room(size: int) -> Iterator[None]:
+    """Lets Pillow's encoders take `size` bytes at once: a progressive JPEG has to fit, and Pillow guesses too low."""
+    with _pillow:
+        _rooms.append(size)
+        ImageFile.MAXBLOCK = max(_block, *_rooms)
+    try:
+        yield
+    finally:
+        with _pillow:
+            _rooms.remove(size)
+            ImageFile.MAXBLOCK = max([_block, *_rooms])
+
+
+@contextmanager
 def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     """The header of a file of the given kind, and how to read the rest."""
-    with path.open("rb") as file:
-        deep, exif_data = _scan_png(path, file) if kind == "png" else (0, b"")
+    with path.open("rb") as whole:
+        png = _scan_png(path, whole) if kind == "png" else _Png()
+        file = io.BufferedReader(_Parts(whole, png.parts)) if png.parts else whole
+        deep = png.deep
         file.seek(0)
         with _alone():
             image = PLUGINS[kind](file)
-            exif, orientation = _exif(image, exif_data)
+            image.info |= png.info
+            exif, orientation = _exif(image)
         with image:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{shown(path)} is an animation; save its frames as images of their own.")
@@ -63,8 +97,15 @@ def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture
 
             def load() -> Picture:
                 source = Source(
-                    kind, image.info.get("icc_profile"), _dpi(image), _kept_exif(exif, size), _options(image, file)
+                    kind,
+                    image.info.get("icc_profile"),
+                    _dpi(image),
+                    _kept_exif(exif, size),
+                    _options(image, file),
+                    png.colour,
                 )
+                if kind == "png":
+                    _check_sums(path, file)
                 array = _deep(file) if deep else np.array(image if image.mode == mode else image.convert(mode))
                 array = upright(np.atleast_3d(array), orientation)
                 if array.shape[2] in (2, 4):
@@ -79,42 +120,175 @@ def _target_mode(image: Image.Image) -> str:
     return ("L" if image.mode in GREY_MODES else "RGB") + "A" * has_alpha
 
 
-def _scan_png(path: Path, file: IO[bytes]) -> tuple[int, bytes]:
-    """The channels of a PNG of 16 bits (0 of any other), and its EXIF data, which may stand behind the pixels.
+@dataclass
+class _Png:
+    """What the chunks of a PNG say; one whose checksum is wrong counts only if the pixels depend on it.
+
+    Attributes:
+        parts: where the pixels and what they depend on are, (offset, length); all else Pillow need not see.
+        deep: the channels of a PNG of 16 bits, 0 of any other.
+        info: what is beside the pixels, by the names that Pillow has for it.
+        colour: the chunks that say which colours the numbers mean.
+    """
+
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    deep: int = 0
+    info: dict[Any, Any] = field(default_factory=dict)
+    colour: bytes = b""
+
+    def take(self, offset: int, length: int) -> None:
+        last, taken = self.parts[-1]
+        if last + taken == offset:
+            self.parts[-1] = (last, taken + length)
+        else:
+            self.parts.append((offset, length))
+
+    def note(self, name: bytes, data: bytes) -> None:
+        """Reads a chunk beside the pixels; of several of one kind the first counts."""
+        if len(data) == COLOUR_CHUNKS.get(name) and name not in self.colour:
+            self.colour += _chunk(name, data)
+        elif name == b"eXIf":
+            self.info.setdefault("exif", b"Exif\0\0" + data)
+        elif name == b"iCCP" and "icc_profile" not in self.info:
+            if profile := _unpacked(data.partition(b"\0")[2][1:]):
+                self.info["icc_profile"] = profile
+        elif (key := ABOUT.get(data.partition(b"\0")[0], "")) and key not in self.info:
+            text = data.partition(b"\0")[2]
+            if name == b"zTXt":
+                text = _unpacked(text[1:])
+            elif name == b"iTXt":
+                packed, (*_, text) = text[:1] == b"\1", text[2:].split(b"\0", 2)
+                text = _unpacked(text) if packed else text
+            if text:
+                self.info[key] = text if key == "xmp" else text.decode("latin-1")
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What was deflated; nothing if that is damaged or more than is taken."""
+    unpacker = zlib.decompressobj()
+    with suppress(zlib.error):
+        out = unpacker.decompress(data, MOST_BESIDE)
+        return out if unpacker.eof else b""
+    return b""
+
+
+def _scan_png(path: Path, file: IO[bytes]) -> _Png:
+    """Goes through the chunks of a PNG; those beside the pixels may stand behind them.
 
     Raises:
         DataError: if the file is cut short.
     """
     bits, colours = file.read(26)[24:].ljust(2, b"\0")
-    deep = (3 if colours in (2, 6) else 1) if bits == 16 else 0
-    exif = b""
-    file.seek(8)
-    while len(start := file.read(8)) == 8:
-        if (name := start[4:]) == b"IEND":
-            return deep, exif
-        length = int.from_bytes(start[:4], "big")
-        if name == b"eXIf":
-            exif = b"Exif\0\0" + file.read(length)
-            length = 0
-        file.seek(length + 4, 1)
+    png = _Png([(0, 8)], (3 if colours in (2, 6) else 1) if bits == 16 else 0)
+    offset, end = 8, os.fstat(file.fileno()).st_size
+    while offset + 8 <= end:
+        file.seek(offset)
+        start = file.read(8)
+        name, length = start[4:], int.from_bytes(start[:4], "big")
+        if offset + 8 + length > end:
+            break
+        if name[:1].isupper() or name in PIXEL_CHUNKS:
+            png.take(offset, length + 12)
+            if name == b"IEND":
+                return png
+        elif name in (*COLOUR_CHUNKS, b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"pHYs"):
+            data, check = file.read(length), file.read(4)
+            if zlib.crc32(name + data) == int.from_bytes(check, "big"):
+                if name == b"pHYs" and length == 9:
+                    png.take(offset, length + 12)
+                png.note(name, data)
+        offset += length + 12
     raise DataError(f"{shown(path)} is cut short.")
+
+
+def _check_sums(path: Path, file: IO[bytes]) -> None:
+    """Raises DataError if the checksum of a chunk is wrong, as the decoders look at few of them."""
+    file.seek(8)
+    while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
+        data = file.read(int.from_bytes(start[:4], "big"))
+        if zlib.crc32(start[4:] + data) != int.from_bytes(file.read(4), "big"):
+            raise DataError(f"{shown(path)} is damaged: a checksum of its pixels is wrong.")
+
+
+class _Parts(io.RawIOBase):
+    """A file of which only some parts are seen, as if the others were not there."""
+
+    def __init__(self, file: IO[bytes], parts: list[tuple[int, int]]) -> None:
+        self.file, self.parts, self.at = file, parts, 0
+        self.starts = [0]
+        for _, length in parts:
+            self.starts.append(self.starts[-1] + length)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.starts[-1]}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        i = bisect.bisect_right(self.starts, self.at) - 1
+        if i == len(self.parts):
+            return 0
+        self.file.seek(self.parts[i][0] + self.at - self.starts[i])
+        data = self.file.read(min(len(buffer), self.starts[i + 1] - self.at))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
 
 
 def _deep(file: IO[bytes]) -> Array:
     import imagecodecs
 
     file.seek(0)
-    array: Array = imagecodecs.png_decode(file.read())
+    data = file.read()
+    array: Array = imagecodecs.png_decode(data) if not data[28] else _interlaced(data)
+    return array
+
+
+def _interlaced(data: bytes) -> Array:
+    """The pixels of an interlaced PNG of 16 bits: libpng would say on stderr that it was not told so."""
+    import imagecodecs
+
+    width, height = struct.unpack(">II", data[16:24])
+    pixel = {0: 2, 2: 6, 4: 4, 6: 8}[data[25]]
+    rows, others, at = io.BytesIO(), b"", 8
+    while at < len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name == b"IDAT":
+            rows.write(data[at + 8 : at + 8 + length])
+        elif name == b"tRNS":
+            others = data[at : at + length + 12]
+        at += length + 12
+    raw = zlib.decompressobj().decompress(rows.getvalue(), height * (width * pixel + 7) + 8 * width * pixel)
+    array, at = None, 0
+    for top, left, down, across in ADAM7:
+        high, wide = -(-(height - top) // down), -(-(width - left) // across)
+        if high <= 0 or wide <= 0:
+            continue
+        size = high * (1 + wide * pixel)
+        header = struct.pack(">II", wide, high) + data[24:28] + b"\0"
+        chunks = _chunk(b"IHDR", header) + others + _chunk(b"IDAT", zlib.compress(raw[at : at + size], 1))
+        part = np.atleast_3d(imagecodecs.png_decode(data[:8] + chunks + _chunk(b"IEND", b"")))
+        if array is None:
+            array = np.empty((height, width, part.shape[2]), part.dtype)
+        array[top::down, left::across] = part
+        at += size
+    assert array is not None
     return array
 
 
 # What is kept beside the pixels
 
 
-def _exif(image: ImageFile.ImageFile, data: bytes) -> tuple[Image.Exif | None, int]:
+def _exif(image: ImageFile.ImageFile) -> tuple[Image.Exif | None, int]:
     """The EXIF data and the orientation; data that Pillow cannot parse count as none."""
-    if data:
-        image.info["exif"] = data
     with suppress(Exception):
         exif = Image.Image.getexif(image)  # a PNG's own would decode the pixels to see what follows them
         orientation = exif.get(ORIENTATION, 1)
@@ -174,26 +348,29 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
         "dpi": source and source.dpi,
         "exif": source and source.exif,
     }
+    same = source is not None and source.kind == kind
     if array.dtype == np.uint16:
-        _write_deep_png(path, array, **kept)
-        return
-    options: dict[str, Any] = {name: value for name, value in kept.items() if value}
-    if kind in ("jpeg", "webp"):
-        options["quality"] = quality
-    if kind == "webp":
-        options["exact"] = True  # colours under full transparency stay what they are
-    if source and source.kind == kind:
-        options |= source.options
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path, **options)
+        data = _deep_png(array, **kept)
+    else:
+        options: dict[str, Any] = {name: value for name, value in kept.items() if value}
+        if kind in ("jpeg", "webp"):
+            options["quality"] = quality
+        if kind == "webp":
+            options["exact"] = True  # colours under full transparency stay what they are
+        if kind == "jpeg":
+            options["subsampling"] = 0
+        if same:
+            options |= source.options
+        buffer, image = io.BytesIO(), Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+        with _room(JPEG_BYTES * image.width * image.height if options.get("progressive") else 0):
+            image.save(buffer, kind, **options)
+        data = buffer.getvalue()
+    if kind == "png" and same:
+        data = data[:PNG_START] + (source.details or b"") + data[PNG_START:]
+    path.write_bytes(data)
 
 
-def _write_deep_png(
-    path: Path,
-    array: Array,
-    icc_profile: bytes | None,
-    dpi: tuple[float, float] | None,
-    exif: bytes | None,
-) -> None:
+def _deep_png(array: Array, icc_profile: bytes | None, dpi: tuple[float, float] | None, exif: bytes | None) -> bytes:
     import imagecodecs
 
     chunks = b""
@@ -203,9 +380,8 @@ def _write_deep_png(
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1))
     if exif:
         chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    data = imagecodecs.png_encode(array.copy())  # with the strides of a new array
-    start = 33  # the signature and the header chunk
-    path.write_bytes(data[:start] + chunks + data[start:])
+    data = bytes(imagecodecs.png_encode(array.copy()))  # with the strides of a new array
+    return data[:PNG_START] + chunks + data[PNG_START:]
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

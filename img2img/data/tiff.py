@@ -6,8 +6,11 @@ by page as the file was, its description verbatim; any other gets a plain descri
 """
 
 import logging
+import math
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ KEPT_TAGS = (
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # where on earth: GeoTIFF and GDAL
     *IMAGEJ_TAGS,
 )
+TILE = 2**24  # values that any tile or strip may have
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its remarks on odd files go to stderr
 
@@ -38,8 +42,30 @@ def opened(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     import tifffile
 
     with tifffile.TiffFile(path, _multifile=False) as tiff:
+        _refuse_boasting(shown(path), tiff)
         file = _File(path, tiff)
         yield file.header(), file.picture
+
+
+def _refuse_boasting(name: str, tiff: Any) -> None:
+    """Raises DataError if the file speaks of more pages than it has bytes: tifffile would make a list of them."""
+    if not tiff.is_ome:
+        return
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:  # tifffile goes by the pages then
+        return
+    total = 0.0
+    for element in root.iter():
+        get = element.attrib.get
+        if element.tag.endswith("Pixels"):
+            total += math.prod(max(1, int(get(f"Size{axis}", 1))) for axis in "CZT")
+        elif element.tag.endswith("TiffData"):
+            total += int(get("PlaneCount", get("NumPlanes", 1)))
+        elif "Along" in element.tag and "Start" in element.attrib:
+            total += (float(get("End", 0)) - float(get("Start", 0))) / float(get("Step", 1))
+    if not total <= 2 * tiff.filehandle.size:
+        raise DataError(f"{name} lacks some of the pages it announces; save it again, whole.")
 
 
 class _File:
@@ -52,7 +78,7 @@ class _File:
         self.page = first.keyframe
         self.shape, self.axes = tuple(first.shape), str(first.axes)
         self._refuse_odd_series()
-        self._refuse_cut_short()
+        self._refuse_missing()
         self.photometric = int(self.page.photometric)
         self.extras = tuple(map(int, self.page.extrasamples))
         self._refuse_odd_colours()
@@ -78,12 +104,18 @@ class _File:
         if sorted(axis for axis in self.axes if axis in "YX") != ["X", "Y"] or len(set(self.axes)) < len(self.axes):
             raise DataError(f"{self.name} has the axes {self.axes}; img2img needs one Y, one X, and others once each.")
 
-    def _refuse_cut_short(self) -> None:
-        size = self.tiff.filehandle.size
+    def _refuse_missing(self) -> None:
+        size, page = self.tiff.filehandle.size, self.page
+        if (count := math.prod(page.chunks)) > max(TILE, math.prod(page.shape)):
+            raise DataError(f"{self.name} has tiles of {count} values, more than the image has; save it again.")
         for series in self.series:
             for page in series.pages:
                 if page is None:
                     raise DataError(f"{self.name} lacks some of the pages it announces; save it again, whole.")
+                if math.prod(page.chunked) > len(page.dataoffsets):
+                    raise DataError(
+                        f"{self.name} lacks some of the tiles or strips it announces; save it again, whole."
+                    )
                 if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
                     raise DataError(f"{self.name} is cut short.")
 
@@ -154,16 +186,18 @@ class _File:
     # What is kept beside the pixels
 
     def _resolution(self) -> tuple[Any, int]:
+        """Pixels per unit as fractions, and the unit; none where the file says what is no resolution."""
         tags = self.page.tags
-        across, down = tags.valueof(X_RESOLUTION, (1, 1)), tags.valueof(Y_RESOLUTION, (1, 1))
-        if self.orientation >= 5:
-            across, down = down, across
-        return (tuple(across), tuple(down)), int(tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2))
+        across, down = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
+        unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
+        if across is None or down is None or unit not in (1, 2, 3):
+            return ((1, 1), (1, 1)), 1
+        return ((across, down) if self.orientation < 5 else (down, across)), int(unit)
 
     def _dpi(self) -> tuple[float, float] | None:
         resolution, unit = self._resolution()
         per_inch = {2: 1.0, 3: 2.54}.get(unit)
-        if per_inch is None or not all(n > 0 and d > 0 for n, d in resolution):
+        if per_inch is None:
             return None
         across, down = (n / d * per_inch for n, d in resolution)
         return across, down
@@ -215,3 +249,12 @@ class _File:
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
         )
+
+
+def _fraction(value: Any) -> tuple[int, int] | None:
+    """A resolution as a fraction, whatever type its tag has; None where it is no number above zero."""
+    try:
+        over, under = value if isinstance(value, tuple) else Fraction(value).limit_denominator(10**6).as_integer_ratio()
+        return (int(over), int(under)) if over > 0 < under else None
+    except (TypeError, ValueError, OverflowError):
+        return None

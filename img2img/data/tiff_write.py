@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,14 +213,17 @@ def _calibration(details: Details) -> dict[str, str]:
 
 def _physical(details: Details, channels: int) -> dict[str, Any]:
     """The pixel size in an OME description, and the names of the channels if there are as many as before."""
-    root = ElementTree.fromstring(_description(details))
+    try:
+        root = ElementTree.fromstring(_description(details))
+    except ElementTree.ParseError:
+        return {}
     pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
     if pixels is None:
         return {}
-    found: dict[str, Any] = {
-        name: float(value) if not name.endswith("Unit") else value
-        for name, value in pixels.attrib.items()
-        if name.startswith("PhysicalSize")
-    }
+    found: dict[str, Any] = {}
+    for name, value in pixels.attrib.items():
+        if name.startswith("PhysicalSize"):
+            with suppress(ValueError):
+                found[name] = float(value) if not name.endswith("Unit") else value
     names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
     return found | ({"Channel": {"Name": names}} if len(names) == channels and all(names) else {})

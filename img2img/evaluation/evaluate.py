@@ -5,10 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from img2img import keywords
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
+from img2img.docstrings import documented
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
@@ -35,12 +37,13 @@ from img2img.training.remarks import MODEL
 RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def evaluate(
     model: str | Path | Translator | None = None,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Evaluation:
     """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
 
@@ -50,7 +53,7 @@ def evaluate(
             name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the images done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -59,7 +62,7 @@ def evaluate(
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     names = names_of(metrics)
-    choices: dict[str, Any] = {"options": of_metrics, "judge": Path(chosen.judge) if chosen.judge else None}
+    choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
         real, fake = open_two(chosen)
@@ -85,9 +88,9 @@ def evaluate(
 
 def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation) -> None:
     """Writes a result into the folder of its run, with the best and worst images, and into the report."""
-    result.save(run / RESULT)
     with atomic(run / PICTURE) as temporary:
         evaluator.picture(model, result).save(temporary, format="png")
+    result.save(run / RESULT)
     rewrite_report(run)
 
 
@@ -121,12 +124,13 @@ class Ranking:
         }
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def rank(
     run: str | Path,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Ranking:
     """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
 
@@ -136,7 +140,7 @@ def rank(
         run: the folder of a run.
         metrics: their names; by default those that suit the images.
         progress: called with the checkpoints done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
@@ -145,13 +149,12 @@ def rank(
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
     newest = model_file(folder)
-    found = [*(folder / "models").glob("*.safetensors"), *folder.glob("best.safetensors"), newest]
+    found = [*(folder / "models").glob("[!.]*.safetensors"), *folder.glob("best.safetensors"), newest]
     files = sorted(found, key=lambda path: (read_card(path).step, path.name))
     own = not (chosen.a or chosen.b or chosen.ab)
     first = _load(newest, loading)
     sides = sides_of(first, folder if own else None, chosen)
-    judge = Path(chosen.judge) if chosen.judge else None
-    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, judge=judge)
+    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, **chosen.judging)
     scores: dict[str, tuple[int, dict[str, Score]]] = {}
     for done, path in enumerate(files, 1):
         result = evaluator.of_model(_load(path, loading))
@@ -179,7 +182,7 @@ def best_of(metric: str, values: dict[str, float]) -> str:
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
     if not isinstance(model, Translator):
-        return Translator(Path(model), **loading)
+        return Translator(model, **loading)
     if other := {k: v for k, v in loading.items() if k != "direction"}:
         raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model

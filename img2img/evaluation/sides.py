@@ -1,11 +1,10 @@
 """The held-out images of both sides, cut as the protocol says, read ahead."""
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
+from img2img.options import split
+from img2img.records import read_record
+from img2img.training.config import RunRecord
 from img2img.training.journal import read_facts
 
 READERS = 4  # threads that decode, and images that lie ready
@@ -126,12 +128,17 @@ class Sides:
             ConfigError: if the run has none, or its data cannot be told from its options.
             DataError: if the data are no longer those of the run.
         """
+        if not (folder / "config.json").exists():
+            raise ModelFileError(f"{folder} is not the folder of a translation run: it holds no config.json.")
+        record = read_record(RunRecord, folder / "config.json")
+        method = METHODS.get(record["method"])
+        if method is None or method.layout == "images":
+            raise ModelFileError(f"{folder} is not the folder of a translation run, but of {record['method']}.")
         try:
-            record = json.loads((folder / "config.json").read_text())
-            paired, saved = METHODS[record["method"]].layout == "pairs", record["options"]
-            config = DataConfig(**{f.name: saved[f.name] for f in fields(DataConfig)})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(f"{folder} is not the folder of a translation run: {error!r}.") from None
+            (config,) = split(record["options"], DataConfig)
+        except ConfigError as error:
+            raise ModelFileError(f"{folder / 'config.json'} is damaged: {error}") from error
+        paired = method.layout == "pairs"
         if not any((config.a, config.b, config.ab, config.data)):
             ways = "say where images are: --a DIR --b DIR, or --ab DIR"
             raise ConfigError(f"{folder} was trained on arrays, so its held-out images are not known here; {ways}.")

@@ -3,18 +3,29 @@
 import errno
 import json
 import os
-import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from img2img.data.images import SUFFIXES, Array, Picture, atomic, find_images, read_image, write_image
+from img2img.data.images import (
+    SUFFIXES,
+    Array,
+    Picture,
+    find_images,
+    holds_keys,
+    passed_over,
+    read_image,
+    refuse_unwritable,
+    remove_stale,
+    write_image,
+    write_text,
+)
+from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
@@ -23,7 +34,7 @@ from img2img.inference.translator import Translator
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
-STALE = 3600  # seconds after which a temporary file is what a killed run left
+SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
 
 Status = Literal["translated", "skipped", "failed"]
@@ -67,6 +78,12 @@ class Summary:
     seconds: float = 0.0
     computed: str = ""
 
+    def __repr__(self) -> str:
+        counts = f"{self.translated} translated, {self.skipped} skipped, {len(self.failed)} failed"
+        reasons = [f"\n  {reason}" for _, reason in self.failed[:SHOWN_FAILURES]]  # each names its file
+        more = f"\n  and {len(self.failed) - SHOWN_FAILURES} more" if len(self.failed) > SHOWN_FAILURES else ""
+        return f"Summary({counts}, {self.seconds:.1f} s){''.join(reasons)}{more}"
+
     def add(self, outcome: Outcome) -> None:
         if outcome.status == "failed":
             self.failed.append((outcome.source, outcome.reason))
@@ -107,12 +124,14 @@ class Plan:
         sources: the files.
         base: the folder that becomes `out`.
         suffix: of the results, where it is not to stay as it is.
+        passed: suffixes of the files that are no images of ours, and how often.
     """
 
     sources: list[Path]
     base: Path
     out: Path
     suffix: str | None
+    passed: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":
@@ -124,18 +143,22 @@ class Plan:
         """
         formats = {suffix[1:]: suffix for suffix in SUFFIXES}
         suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out} is a file; give a folder.")
+        if (out.exists() or out.is_symlink()) and not out.is_dir():
+            what = "is a file" if out.exists() else "is a link that leads nowhere"
+            raise ConfigError(f"--out {shown(out)} {what}; give a folder.")
         inside, root = out.resolve(), source.resolve()
-        sources, base = ([source], source.parent) if source.is_file() else (find_images(source), source)
+        sources, base, passed = [source], source.parent, Counter[str]()
+        if not source.is_file():
+            sources, base = find_images(source), source
+            passed = sources.passed
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
             sources = [path for path in sources if not path.resolve().is_relative_to(inside)]
-        plan = cls(sources, base, out, suffix)
+        plan = cls(sources, base, out, suffix, passed)
         if inside == base.resolve():
             targets = ((path, plan.target(path)) for path in sources)
             clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
             if clash:
-                raise ConfigError(f"The result would overwrite the original {clash}; choose another --out.")
+                raise ConfigError(f"The result would overwrite the original {shown(clash)}; choose another --out.")
         return plan
 
     def target(self, source: Path) -> Path:
@@ -177,6 +200,7 @@ class Job:
         cls, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> "Job":
         plan = Plan.make(source, out, files.format)
+        translator.notes += passed_over(plan.passed)
         resumed = any(plan.target(path).exists() for path in plan.sources)
         return cls(settled(translator, out, options, files, resumed), options, files, plan)
 
@@ -211,12 +235,16 @@ class Job:
             job = _File(source, self.plan.target(source))
             if job.target.parent not in folders:
                 folders.add(job.target.parent)
-                _remove_stale(job.target.parent)
+                remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                yield self._outcome(job, "failed", f"{source}: its result would be that of {first}, {job.target}.")
+                reason = f"its result would be that of {shown(first)}, {shown(job.target)}."
+                yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.exists() and job.target.samefile(source):
-                yield self._outcome(job, "failed", f"{source}: its result would overwrite it, by way of a link.")
+                yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
+            elif job.target.is_dir():
+                reason = f"its result would be {shown(job.target)}, which is a folder."
+                yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             else:
@@ -300,9 +328,11 @@ class Job:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise TrainingError(
-                        f"The disk is full; {job.target} was not written. Make room and start the same command again."
+                        f"The disk is full; {shown(job.target)} was not written. "
+                        "Make room and start the same command again."
                     ) from error
-                yield self._outcome(job, "failed", _with_name(job.source, f"{job.target}: {error.strerror or error}"))
+                reason = f"{shown(job.target)} cannot be written: {error.strerror or error}."
+                yield self._outcome(job, "failed", _with_name(job.source, reason))
             except DataError as error:
                 yield self._outcome(job, "failed", _with_name(job.source, str(error)))
             else:
@@ -310,17 +340,18 @@ class Job:
 
 
 def _with_name(path: Path, reason: str) -> str:
-    """A reason of one line that begins with the file."""
-    text = reason if str(path) in reason else f"{path}: {reason}"
+    """A reason of one line that names the file once."""
+    text = reason if reason.startswith(shown(path)) else f"{shown(path)}: {reason}"
     return text.replace("\n", "\\n")
 
 
-def _remove_stale(folder: Path) -> None:
-    """Removes the temporary files that a killed run left."""
-    for path in folder.glob(".*.part.*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+def refuse_report(path: Path) -> None:
+    """Raises ConfigError if the report cannot be written there, or is a file that is no report of translating."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error
+    refuse_unwritable(path, holds_keys("model", "computed", "translated"))
 
 
 def write_report(path: Path, translator: Translator, summary: Summary) -> None:
@@ -332,8 +363,6 @@ def write_report(path: Path, translator: Translator, summary: Summary) -> None:
     facts = {"model": str(translator.path), "direction": translator.direction}
     report = facts | summary.to_json() | {"notes": translator.notes}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        write_text(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error

@@ -1,6 +1,5 @@
 """The record of a folder of results: which model made them, and how, so that what is missing is computed likewise."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -36,7 +35,7 @@ def settled(
     """
     known = _read(out)
     wanted: dict[str, Any] = {
-        "model": hashlib.sha256(translator.path.read_bytes()).hexdigest(),
+        "model": translator.digest(),
         "direction": translator.direction,
         "options": {k: v for k, v in (asdict(options) | asdict(files)).items() if k not in NOT_SEEN},
     }

@@ -2,24 +2,28 @@
 
 import contextlib
 import copy
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
+from img2img import keywords
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
 from img2img.inference.backends import Forward, Way, is_out_of_memory, prepare
 from img2img.inference.options import BACKENDS, TranslateOptions
 from img2img.inference.tiling import Lazy, Memory, Span
+from img2img.options import checked
 from img2img.runtime import PRECISIONS, Runtime
-from img2img.training.checkpoint import Direction, load_generator, read_card
+from img2img.training.checkpoint import Direction, content_of, load_generator, read_card
 
 DRAWS = "sample"  # the direction of models that draw from noise
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
@@ -27,6 +31,7 @@ SMALLEST = 8  # pixels; smaller images are padded to it, so that the networks ca
 AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
 BATCH_PIXELS = 32 * 256 * 256  # translated at once, where images do not go one by one
+Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of the kind that went in
 
 
 class Translator:
@@ -35,6 +40,9 @@ class Translator:
     `translator(image)` takes an array, a tensor, a PIL image or a path, or a list of such of any sizes, and returns
     the same kind, in the same size and, where the model does not change it, the same type. Inputs are left untouched,
     and the output for an image does not depend on what else is in the call, to the bit. Several threads may call it.
+
+    It can be pickled and copied. A pickle holds the weights, so that it needs no file where it is loaded, and chooses
+    device and precision there, as they were asked for.
 
     Attributes:
         card: the header of the model file.
@@ -50,6 +58,7 @@ class Translator:
         backend: str = "auto",
     ) -> None:
         self.path = model_file(path)
+        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
         self.card = read_card(self.path)
         self.direction = direction or next(iter(self.card.directions))
         if DRAWS in self.card.directions:
@@ -63,9 +72,8 @@ class Translator:
         self._may_change = precision == "auto" and eight_bit  # by rounding
         if precision == "auto" and not eight_bit:
             precision = "fp32"
-        self.runtime = Runtime.start(device, precision)
-        if self.runtime.device.type == "cuda":  # equal results from equal images
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self._wanted = device, precision
+        self.runtime = _started(device, precision)
         choose("backend", backend, dict.fromkeys(BACKENDS))
         self.backend = backend
         self.asked = device, requested, backend
@@ -77,6 +85,30 @@ class Translator:
         self._batches: dict[tuple[str, torch.Size], bool] = {}  # whether they give each image what it gets alone
         self._largest: int | None = None  # pixels of a batch that did fit, once one did not
         self.network(self.direction)
+
+    def __getstate__(self) -> dict[str, Any]:
+        fresh: dict[str, Any] = {"_lock": None, "_networks": {}, "_ways": {}, "_batches": {}}
+        fresh |= {"_largest": None, "runtime": None}
+        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": _started(*state["_wanted"])})
+
+    def __copy__(self) -> "Translator":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __repr__(self) -> str:
+        spec, names = self.spec(), dict.fromkeys([self.direction, *self.directions])
+        kinds = f"{spec.scale_in.dtype} x{spec.in_channels}", f"{spec.scale_out.dtype} x{spec.out_channels}"
+        return in_words(self, "|".join(names), " -> ".join(dict.fromkeys(kinds)))
+
+    def to(self, device: str | torch.device) -> "Translator":
+        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
+        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        self.asked = str(device), *self.asked[1:]
+        return self
 
     @property
     def directions(self) -> list[str]:
@@ -108,7 +140,7 @@ class Translator:
         """
         with self._lock:
             if direction not in self._networks:
-                self._networks[direction] = load_generator(self.path, self.card, direction)
+                self._networks[direction] = load_generator(self.path, self.card, direction, self._content)
             return self._networks[direction]
 
     def describe(self, direction: str | None = None) -> str:
@@ -124,9 +156,58 @@ class Translator:
         known = {"device": self.device_name(), "precision": way.precision, "backend": way.backend}
         return known | {"threads": threads}
 
+    def digest(self) -> str:
+        """SHA-256 of the model file."""
+        return hashlib.sha256(self._content or content_of(self.path, self._loaded)).hexdigest()
+
     def device_name(self) -> str:
         return self.runtime.describe().split(", ")[0]
 
+    @overload
+    def __call__(
+        self,
+        images: Kind,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Kind: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Kind] | tuple[Kind, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Kind]: ...
+    @overload
+    def __call__(
+        self,
+        images: str | Path,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        images: list[str] | list[Path] | tuple[str | Path, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Array]: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Any]: ...
     def __call__(
         self, images: Any, direction: str | None = None, *, channel_axis: int | None = None, **options: Any
     ) -> Any:
@@ -148,7 +229,7 @@ class Translator:
 
     def _translate(self, unpacked: Unpacked, direction: str | None, options: dict[str, Any]) -> Any:
         pages, pack = unpacked
-        settings, direction = TranslateOptions(**options), direction or self.direction
+        settings, direction = checked(TranslateOptions, options, "translating"), direction or self.direction
         fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):
@@ -303,16 +384,23 @@ class Translator:
             if (direction, in_tiles) not in self._ways:
                 network = self.network(direction)
                 if (direction, not in_tiles) in self._ways:
-                    network = load_generator(self.path, self.card, direction)
+                    network = load_generator(self.path, self.card, direction, self._content)
                 self._ways[direction, in_tiles] = prepare(
                     network,
                     self.runtime,
                     "eager" if in_tiles else self.backend,
                     self._may_change,
                     self.spec(direction).in_channels,
-                    lambda: load_generator(self.path, self.card, direction),
+                    lambda: load_generator(self.path, self.card, direction, self._content),
                 )
             return self._ways[direction, in_tiles]
+
+
+def _started(device: str, precision: str) -> Runtime:
+    runtime = Runtime.start(device, precision)
+    if runtime.device.type == "cuda":  # equal results from equal images
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return runtime
 
 
 def _pad(array: Array, size: tuple[int, int]) -> Array:
@@ -328,12 +416,23 @@ def _crop(padded: Tensor, array: Array) -> Tensor:
     return padded[:, : array.shape[0], : array.shape[1]]
 
 
+def in_words(model: Any, *facts: str) -> str:
+    """Return a line on a model: its method, `facts`, size, step and device."""
+    card = model.card
+    known = [card.method, *facts, f"{card.size} px", f"step {card.step}", str(model.runtime.device)]
+    return f"{type(model).__name__}({', '.join(known)})"
+
+
 def model_file(path: str | Path) -> Path:
     """The model file that `path` is, or that the run folder `path` holds.
 
     Raises:
         ModelFileError: if there is none.
     """
+    if not isinstance(path, str | Path):
+        raise ModelFileError(
+            f"A model is the path of a run folder or of a model file here, or one of the kind needed, not {path!r}."
+        )
     path = Path(path)
     if path.is_dir():
         found = path / "model.safetensors"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose, needs
 from img2img.inference.translator import DRAWS, model_file
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
@@ -36,6 +36,7 @@ class Exported:
         direction: the direction it translates in.
         difference: the largest difference to the model's output, of -1 to 1, in `checked`.
         checked: the shapes (N, C, H, W) of the inputs that were compared.
+        notes: what the file does not say, and whoever loads it has to know.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Exported:
     direction: str
     difference: float
     checked: list[tuple[int, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def export_model(
@@ -90,7 +92,23 @@ def export_model(
                 f"The {name} file differs from the model by {difference:.2g}, of -1 to 1, so it was not kept. "
                 "Please report this with the versions of the packages."
             )
-    return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs])
+    notes = _unsaid(card.config) if name == "pth" else ()
+    return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs], notes)
+
+
+def _unsaid(config: dict[str, Any]) -> tuple[str, ...]:
+    """What the tensors of a .pth file do not show."""
+    resnet, dropout, notes = config["generator"].startswith("resnet"), config.get("dropout", 0), []
+    if resnet and config.get("padding") == "replicate":
+        notes.append(
+            "the file does not say that the blocks pad by replicating: give img2img import --padding replicate, and "
+            "the published ResnetGenerator padding_type='replicate'"
+        )
+    if dropout and not resnet:
+        notes.append(f"the file does not say that the U-Net was trained with dropout {dropout:g}")
+    elif dropout not in (0, 0.5):
+        notes.append(f"the file says dropout, but not that it was {dropout:g}: both programs take 0.5")
+    return tuple(notes)
 
 
 def _format_of(out: Path) -> str:
@@ -130,9 +148,7 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"Export to ONNX needs the package {name.partition('.')[0]}. Install it with pip install 'img2img[onnx]'."
-        ) from error
+        raise ConfigError(needs("Export to ONNX", name.partition(".")[0], "onnx")) from error
 
 
 def _write_onnx(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
