@@ -326,7 +326,9 @@ def translate(
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
         engine.refuse_report(Path(files.report))  # rather than at the end
-    for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
+    job = engine.Job.open(model, Path(source), Path(out), going, files)
+    summary.computed = job.translator.describe()
+    for outcome in job.run():
         summary.add(outcome)
         summary.seconds = time.perf_counter() - begin
         progress(outcome)

@@ -121,7 +121,7 @@ def translate(
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     typer.echo(f"{summary.translated} images translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
-        typer.echo(f"computed with {loaded.describe()}")
+        typer.echo(f"computed with {summary.computed}")
     if summary.failed:
         raise typer.Exit(1)
 

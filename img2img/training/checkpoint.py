@@ -155,7 +155,7 @@ def _tensors(path: Path, content: bytes) -> Iterator[Any]:
 
 
 def content_of(path: Path, loaded: os.stat_result) -> bytes:
-    """Return the bytes of the model file `path`, to pickle it.
+    """Return the bytes of the model file `path` that was loaded.
 
     Args:
         path: the file.
@@ -167,9 +167,9 @@ def content_of(path: Path, loaded: os.stat_result) -> bytes:
     try:
         content, found = path.read_bytes(), path.stat()
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read to pickle the model: {error.strerror}.") from error
+        raise ModelFileError(f"{path} cannot be read again: {error.strerror}.") from error
     if (found.st_mtime_ns, found.st_size) != (loaded.st_mtime_ns, loaded.st_size):
-        raise ModelFileError(f"{path} has changed since it was loaded; load it again, then pickle the model.")
+        raise ModelFileError(f"{path} has changed since it was loaded; load it again.")
     return content
 
 
