@@ -44,7 +44,7 @@ GAMES = {
     "dcgan zebras": ("dcgan", ("horse2zebra/trainB",), SMALL | {"steps": 500, "size": 64}),
     "wgan mnist": ("wgan", ("mnist",), SMALL | {"steps": 400}),
     "wgan_gp mnist": ("wgan_gp", ("mnist",), SMALL | {"steps": 500}),
-    "wgan_gp usps": ("wgan_gp", ("usps",), SMALL | {"steps": 400, "width": 8, "d_width": 8}),
+    "wgan_gp usps": ("wgan_gp", ("usps",), SMALL | {"steps": 800, "width": 8, "d_width": 8}),
     "gan mnist": ("gan", ("mnist",), SMALL | {"steps": 1500, "width": 256, "d_width": 256, "size": 28}),
 }
 EARLY = 0.1  # share of a run in which nothing should be said

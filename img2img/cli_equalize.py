@@ -5,6 +5,7 @@ text in `Args:`.
 import inspect
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,9 @@ def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
     for name in ("config.json", "weights.safetensors"):
         if (out / name).exists() and not overwrite:
             raise ConfigError(f"{out} holds a {name} already; give another --out, or replace it with --overwrite.")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    with _writing(out), tempfile.TemporaryFile(dir=there):  # found out now, and not after a training
+        pass
 
 
 @contextmanager
@@ -224,9 +228,9 @@ def _report(
     ):
         warnings.simplefilter("ignore", LabWarning)  # they are notes of the report
         evaluation = equalizer.evaluate_table(table, nuclei=nuclei, progress=advance, **options)
+    typer.echo(evaluation.to_text())
     with _writing(out):
         evaluation.to_html(out)
-    typer.echo(evaluation.to_text())
     typer.echo(f"report: {out}")
     if json:
         with _writing(json):

@@ -62,8 +62,7 @@ def evaluate(
     for remark in of_structure(result.to_json()):
         typer.echo(f"{remark.text} {remark.ways}")
     if json:
-        result.save(json)
-        typer.echo(f"json: {json}")
+        _write(json, result.to_json())
 
 
 @options_of(EvaluateOptions, MetricOptions, LoadOptions)
@@ -90,9 +89,11 @@ def compare(
         typer.echo(note)
     for name, values in comparison.settings.items():
         typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
-    typer.echo(f"page: {out}")
     if json:
         _write(json, comparison.to_json())
+    if comparison.unwritten:
+        raise ConfigError(f"{comparison.unwritten}.")
+    typer.echo(f"page: {out}")
 
 
 def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
@@ -167,7 +168,10 @@ def _check(path: Path | None) -> None:
 def _write(path: Path, content: Any) -> None:
     from img2img.data.images import write_text
 
-    write_text(path, jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+    try:
+        write_text(path, jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     typer.echo(f"json: {path}")
 
 

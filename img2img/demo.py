@@ -4,7 +4,7 @@ No image is shared between the two sides. Because the drawing is ours, the strip
 so the result of an unpaired training can be scored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from img2img.data.images import Array, Picture, write_image
+from img2img.data.images import Array, Picture, is_run, read_image, write_image
+from img2img.errors import ConfigError, DataError
 
 SIZE = 64
 OVERSAMPLING = 4
@@ -104,13 +105,20 @@ def _shrink(image: Array) -> Array:
 
 def write_data(root: Path) -> None:
     """Writes trainA and testA (plain), trainB and testB (striped): four sets of different animals."""
-    first = 0
-    for folder, count in (("trainA", TRAINING), ("trainB", TRAINING), ("testA", HELD_OUT), ("testB", HELD_OUT)):
-        for i in range(count):
-            animal = draw(first + i)
-            image = animal.striped if folder.endswith("B") else animal.plain
-            write_image(root / folder / f"{i:03d}.png", Picture(image))
-        first += count
+    for path, seed in _drawings(root):
+        write_image(path, Picture(_pictured(path, seed)))
+
+
+def _drawings(root: Path) -> Iterator[tuple[Path, int]]:
+    """The files of the data set, and the numbers of the animals in them."""
+    counts = {"trainA": TRAINING, "trainB": TRAINING, "testA": HELD_OUT, "testB": HELD_OUT}
+    files = [root / folder / f"{i:03d}.png" for folder, count in counts.items() for i in range(count)]
+    return zip(files, range(len(files)), strict=True)
+
+
+def _pictured(path: Path, seed: int) -> Array:
+    animal = draw(seed)
+    return animal.striped if path.parent.name.endswith("B") else animal.plain
 
 
 def held_out() -> list[Animal]:
@@ -155,10 +163,10 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     """
     say("loading PyTorch")
     import img2img.api
-    from img2img.data.images import read_image
 
-    say(f"drawing {2 * (TRAINING + HELD_OUT)} animals into {folder / 'data'}")
     data, results, trained = folder / "data", folder / "translated", folder / RUN
+    _refuse_foreign(folder)
+    say(f"drawing {2 * (TRAINING + HELD_OUT)} animals into {data}")
     write_data(data)
     say(f"training CycleGAN for {steps} steps, a few minutes on two CPU cores")
     img2img.api.train("cyclegan", data=data, out=trained, steps=steps, **OPTIONS)
@@ -174,6 +182,26 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     picture = folder / "before_after.png"
     write_image(picture, Picture(_sheet(animals[:8], outputs[:8])))
     return Result(picture, trained / "report.html", scores)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises ConfigError if the demo would replace what it has not written, or train on it."""
+    if not folder.is_dir() or is_run(folder / RUN):
+        return
+    foreign = {path for path in folder.iterdir() if path.name[0] != "." and path.name != "data"}
+    inside = {path for path in folder.glob("data/**/*") if path.name[0] != "." and not path.is_dir()}
+    for path, seed in _drawings(folder / "data"):  # of a demo that was stopped while it drew
+        if path in inside and np.array_equal(_read(path), _pictured(path, seed)):
+            inside.remove(path)
+    if found := min(foreign | inside, default=None):
+        raise ConfigError(f"{folder} is not the folder of a demo: it holds {found}. Give another --out.")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_image(path).array
+    except DataError:
+        return None
 
 
 def _mean(values: object) -> float:

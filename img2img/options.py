@@ -123,6 +123,8 @@ class Option:
 
     @property
     def expected(self) -> str:
+        if isinstance(self.limit, Choice) and self.limit.complete:
+            return f"one of {self.limit}"
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
         return " ".join([kinds[self.kind], *([str(self.limit)] if isinstance(self.limit, Within) else ())])
 

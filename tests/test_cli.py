@@ -256,13 +256,11 @@ def test_mistakes_of_translate(call, tmp_path):
 
 
 def test_a_bug_shows_its_traceback(methods, monkeypatch):
-    import img2img.api
-
     def broken(*args, **kwargs):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "add_methods", lambda: None)
-    monkeypatch.setattr(img2img.api, "load", broken)
+    monkeypatch.setattr("img2img.inference.translator.Translator", broken)
     monkeypatch.setattr(sys, "argv", ["img2img", "translate", "x", "y", "--out", "z"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -533,6 +531,23 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
     assert (eq / "weights.safetensors").read_bytes() == kept
     assert command_line("equalize", "fit", plates, *DMSO, "--out", eq, "--overwrite")[0] == 0
     assert (eq / "weights.safetensors").read_bytes() != kept
+
+
+def test_an_out_that_cannot_be_written_is_found_before_the_fit(command_line, plates, tmp_path, monkeypatch):
+    monkeypatch.setattr("img2img.lab.equalizer.BatchEqualizer.fit_table", lambda *_, **__: pytest.fail("fitted"))
+    (tmp_path / "file").write_text("mine")
+    code, out, err = command_line("equalize", "fit", plates, "--model", "local", "--out", tmp_path / "file" / "eq")
+    assert (code, out) == (2, "") and "cannot be written" in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "plates"]
+
+
+def test_a_report_that_cannot_be_written_has_told_its_numbers(command_line, plates, fitted, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("img2img.lab.evaluation.Evaluation.to_html", full)
+    code, out, err = command_line("equalize", "report", fitted[0], plates, *TEST, "--out", tmp_path / "r.html")
+    assert code == 2 and "* tone" in out and err.endswith("r.html cannot be written: No space left on device.\n")
 
 
 def test_ctrl_c_says_how_to_go_on(command_line, plates, fitted, tmp_path, monkeypatch):

@@ -357,7 +357,7 @@ def test_val_fraction_splits_off_disjoint_images(tmp_path, paired):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0])
 def test_val_fraction_out_of_range(pairs, fraction):
-    with pytest.raises(ConfigError, match="--val-fraction is a share"):
+    with pytest.raises(ConfigError, match="--val-fraction takes a number from 0 to below 1"):
         open_data(config(ab=pairs, val_fraction=fraction), True)
 
 

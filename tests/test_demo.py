@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from conftest import refused
 
 from img2img import demo
+from img2img.errors import ConfigError
 
 
 def mean_score(images):
@@ -48,6 +50,17 @@ def test_the_command_says_what_it_does_and_where_to_look(tmp_path, command_line)
     doing = ("loading PyTorch", "drawing 448 animals", "training CycleGAN for 2 steps", "translating 24 animals")
     assert [told.index(words) for words in doing] == sorted(told.index(words) for words in doing)
     assert "<title>plain2striped: img2img run</title>" in report.read_text()
+
+
+@pytest.mark.parametrize("name", ["data/trainA/000.png", "data/trainA/mine.png", "translated/000.png", "notes.txt"])
+def test_the_demo_replaces_nothing_of_others(name, tmp_path):
+    if name.startswith("data"):
+        demo.write_data(tmp_path / "data")  # as far as a demo had come
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / name).write_bytes(b"mine")
+    text = refused(ConfigError, demo.run, tmp_path, 1)
+    assert "is not the folder of a demo" in text and name in text
+    assert (tmp_path / name).read_bytes() == b"mine"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from PIL import Image
 
 import img2img
 from img2img.data.folders import Domain
-from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import best_of, evaluate, rank
@@ -438,6 +438,56 @@ def test_compare(runs, root, tmp_path):
     assert result.to_json()["rows"]["p2p"]["l1"]["value"] == result.rows["p2p"]["l1"].value
 
 
+class TestArrays:
+    """What can be trained on can be evaluated on."""
+
+    def test_they_give_the_scores_of_files(self, runs, root, tmp_path):
+        for layout, run, options in (("unpaired", "cyc", {}), ("pairs", "p2p", {"paired": True})):
+            a, b = (root / "unpaired" / f"test{side}" for side in "AB")
+            if layout == "pairs":
+                a, b = tmp_path / "a", tmp_path / "b"
+                for path in sorted((root / "pairs" / "val").iterdir()):
+                    both = np.asarray(Image.open(path))
+                    for folder, half in ((a, both[:, :SIZE]), (b, both[:, SIZE:])):
+                        folder.mkdir(exist_ok=True)
+                        Image.fromarray(half).save(folder / path.name)
+            files = evaluate(runs / run, a=str(a), b=str(b), **options)
+            x, y = ([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())] for folder in (a, b))
+            for given in ({"a": x, "b": y}, {"a": np.stack(x), "b": np.stack(y)}):
+                found = evaluate(runs / run, **given)
+                assert found.scores == pytest.approx(files.scores, rel=1e-5) and found.protocol["source"] == "arrays"
+                assert next(iter(next(iter(found.per_image.values())))) == "image 0"
+        apart = evaluate(real=np.stack(y), fake=np.stack(x), paired=True, metrics="l1")
+        by_hand = np.mean([np.abs(p.astype(float) - q).mean() / 255 for p, q in zip(x, y, strict=True)])
+        assert apart.scores["l1"] == pytest.approx(by_hand, abs=1e-6)
+
+    def test_a_run_that_was_trained_on_them(self, tmp_path):
+        arrays = np.random.default_rng(0).integers(0, 255, (3, SIZE, SIZE, 3), np.uint8)
+        out = tmp_path / "run"
+        img2img.train("cyclegan", a=arrays, b=255 - arrays, out=out, generator="resnet_3", steps=1, **TINY)
+        assert "in Python a= and b=, folders or arrays" in refused(ConfigError, evaluate, out)
+        assert evaluate(out, a=arrays, b=255 - arrays, metrics="structure").protocol["images"] == 3
+        assert not (out / "evaluation.json").exists()  # it is not of the run's own held-out images
+        ranking = rank(out, a=arrays, b=255 - arrays, metrics="structure")
+        assert ranking.protocol["images"] == 3 and not (out / "checkpoints.json").exists()
+        assert compare([out, out / "model.safetensors"], a=arrays, b=255 - arrays, metrics="structure").rows
+
+    def test_mistakes(self, runs, root):
+        x, folder = np.zeros((3, SIZE, SIZE, 3), np.uint8), str(root / "unpaired" / "testA")
+        for options, sentence in (
+            ({"a": x}, "arrays for both a and b"),
+            ({"a": x, "b": folder}, "arrays for both a and b, or folders for both"),
+            ({"real": x, "fake": x}, "does not go with a and b"),
+            ({"a": x, "b": x[:0]}, "at least one image each, not 3 and 0"),
+            ({"a": x, "b": x[:2], "paired": True}, "Pairs need as many images in A as in B"),
+            ({"a": x[..., 0], "b": x, "metrics": "l2"}, "'l2'"),
+        ):
+            assert sentence in refused(Img2ImgError, evaluate, runs / "cyc", **options)
+        assert "does not go with real and fake" in refused(ConfigError, evaluate, a=x, b=x)
+        assert "for both real and fake" in refused(ConfigError, evaluate, real=x, fake=folder)
+        assert "2 pairs differ in size" in refused(DataError, evaluate, real=x[:2], fake=x[:2, :20], paired=True)
+
+
 class TestDuringTraining:
     def test_metrics_of_choice_and_the_best_by_one(self, root, tmp_path):
         out = tmp_path / "run"
@@ -607,6 +657,23 @@ class TestCommands:
             assert code == 2 and out == "" and err.count("\n") == 1
         code, _, err = command_line("compare", runs / "p2p", runs / "cyc", "--out", tmp_path / "nowhere" / "page.html")
         assert code == 2 and "nowhere" in err
+
+    def test_a_full_disk_is_one_line_after_the_scores(self, command_line, runs, tmp_path, monkeypatch):
+        def full(self, *_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("pathlib.Path.write_text", full)
+        two = (runs / "p2p", runs / "p2p" / "models" / "00000002.safetensors")
+        out = tmp_path / "out"
+        for words in (
+            ("evaluate", runs / "p2p", "--json", out),
+            ("evaluate", runs / "p2p", "--all", "--json", out),
+            ("compare", *two, "--json", out, "--out", tmp_path / "page.html"),
+            ("compare", *two, "--out", out),
+        ):
+            code, told, err = command_line(*words, "--metric", "l1")
+            assert code == 2 and "l1" in told and err == f"img2img: {out} cannot be written: No space left on device.\n"
+            assert not list(tmp_path.iterdir())
 
     def test_mistakes_are_one_line(self, command_line, runs):
         code, out, err = command_line("evaluate", runs / "p2p", "--metric", "l2")

@@ -489,7 +489,7 @@ def no_compiler(graph, inputs):
 
 
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match=r"no backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"no --backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -652,7 +652,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
         translate_folder(model, source / "sub/deep", tmp_path / str(quality), quality=quality)
         sizes[quality] = (tmp_path / str(quality) / "z.jpg").stat().st_size
     assert sizes[30] < sizes[95]
-    with pytest.raises(ConfigError, match="--quality is between 1 and 100"):
+    with pytest.raises(ConfigError, match="--quality takes a whole number from 1 to 100"):
         translate_folder(model, source, tmp_path / "out", quality=0)
 
 

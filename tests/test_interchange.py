@@ -555,7 +555,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
         "leave --direction out": dict(direction="b2a", b2a=path),
         "one model has two of a kind. Import each by itself": dict(b2a=other),
         "is resnet_3 (width 4, norm instance, padding reflect, dropout 0.0, channels 1 to 3)": dict(b2a=narrow),
-        "--size must be at least 1": dict(size=0),
+        "--size takes a whole number from 1": dict(size=0),
     }.items():
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             img2img.import_model(path, out, **words)
@@ -863,14 +863,28 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(command_line,
     assert command_line("import", good)[0] == 2 and command_line("export", file)[0] == 2
 
 
-@pytest.mark.parametrize(("name", "writer"), [("x.pth", "torch.save"), ("x.pt", "torch.jit.save")])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, writer):
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     path = model(tmp_path / "m.safetensors", "unet_32")
 
     def full(*_, **__):
         raise RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")
 
-    monkeypatch.setattr(writer, full)
-    with pytest.raises(ConfigError, match=rf"Cannot write .*{name}: the disk is full or does not take the file"):
-        img2img.export_model(path, tmp_path / name)
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(ConfigError, match=r"Cannot write .*x\.pth: the disk is full or does not take the file"):
+        img2img.export_model(path, tmp_path / "x.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes are POSIX")
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.onnx"])
+def test_a_disk_that_is_full_for_real_does_not_end_the_process(tmp_path, name):
+    path = model(tmp_path / "m.safetensors", "unet_32")
+    code = (
+        "import resource, sys\nfrom img2img import cli\nimport img2img.interchange.export\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"  # as a full disk: EFBIG in place of ENOSPC
+        f"sys.argv = ['img2img', 'export', {str(path)!r}, '--out', {str(tmp_path / name)!r}]\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("img2img: Cannot write"), (done.returncode, done.stderr)
+    assert done.stderr.count("\n") == 1 and [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -264,10 +264,10 @@ def test_a_model_that_draws_is_no_pth(models, tmp_path):
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        ({"n": 0}, "--n is at least 1, not 0."),
-        ({"batch_size": 0}, "--batch-size must be at least 1, not 0."),
-        ({"interpolate": 1}, "--interpolate takes at least 2 steps, not 1."),
-        ({"seed": -1}, "--seed must not be negative, but is -1."),
+        ({"n": 0}, "--n takes a whole number from 1 to 10^7, not 0."),
+        ({"batch_size": 0}, "--batch-size takes a whole number from 1 to 65536, not 0."),
+        ({"interpolate": 1}, "--interpolate takes a whole number from 2 to 10000, or 0, not 1."),
+        ({"seed": -1}, "--seed takes a whole number from 0 to 2^63 - 1, not -1."),
         ({"format": "pgn"}, "There is no format '.pgn'. Did you mean '.png'?"),
         ({"seeed": 1}, "There is no option of sampling 'seeed'. Did you mean 'seed'?"),
     ],
@@ -332,12 +332,12 @@ def test_command(models, samplers, command_line, tmp_path):
 
 
 MISTAKES = {
-    "n": (["--n", 0], "--n is at least 1"),
-    "seed": (["--seed", -1], "--seed must not be negative"),
+    "n": (["--n", 0], "--n takes"),
+    "seed": (["--seed", -1], "--seed takes"),
     "format": (["--format", "pgn"], "Did you mean '.png'"),
     "device": (["--device", "cuda:99"], "no device 'cuda:99'"),
     "precision": (["--precision", "bf61"], "Did you mean 'bf16'"),
-    "interpolate": (["--interpolate", 1], "--interpolate takes at least 2"),
+    "interpolate": (["--interpolate", 1], "--interpolate takes"),
 }
 
 

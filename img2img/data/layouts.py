@@ -255,7 +255,9 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
         train, heldout = find(places, paired)
-    if paired and config.direction == "b2a":
+    if config.direction == "b2a":
+        if not paired:
+            raise ConfigError("--direction is for pairs; without them both directions are learned at once.")
         train, heldout = train[::-1], heldout and heldout[::-1]
     notes = list(passed_beside(*train, *(heldout or ())))
     for domain in train:

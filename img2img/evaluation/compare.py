@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,6 +18,7 @@ from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
 from img2img.evaluation.options import EvaluateOptions, Show
+from img2img.evaluation.sides import arrays_in
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
@@ -38,11 +39,13 @@ class Comparison:
         rows: run -> metric -> score; then what a model has to beat.
         settings: option -> run -> its value, of the options in which the runs differ.
         protocol: what was compared, and how.
+        unwritten: why the page was not written; empty if it was, or none was asked for.
     """
 
     rows: dict[str, dict[str, Score]]
     settings: dict[str, dict[str, Any]]
     protocol: dict[str, Any]
+    unwritten: str = ""
 
     def to_json(self) -> dict[str, Any]:
         rows = rows_to_json(self.rows)
@@ -75,6 +78,7 @@ def compare(
         ConfigError: if there are fewer than two, or they translate in different directions.
     """
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     show = option("show", Show).taken(show)
@@ -88,8 +92,8 @@ def compare(
     if len(set(directions.values())) > 1:
         raise ConfigError(f"The runs translate in different directions: {directions}. Compare those of one direction.")
     first = Path(runs[0])
-    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab)
-    sides = sides_of(models[0], first if own else None, chosen)
+    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab or arrays)
+    sides = sides_of(models[0], first if own else None, chosen, arrays)
     evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, **chosen.judging)
     rows, protocol = {}, {}
     for done, (title, model) in enumerate(zip(titles, models, strict=True), 1):
@@ -102,8 +106,13 @@ def compare(
     protocol = {k: v for k, v in protocol.items() if k not in ("model", "step", "seconds")}
     protocol["notes"] += _cautions(titles, models, own)
     comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
-    if out is not None:
-        write_text(Path(out), _page(comparison, _sheet(evaluator, titles, models, show)))
+    if out is None:
+        return comparison
+    page = _page(comparison, _sheet(evaluator, titles, models, show))
+    try:
+        write_text(Path(out), page)
+    except OSError as error:  # the scores are worth more than their place
+        return replace(comparison, unwritten=f"{out} cannot be written: {error.strerror or error}")
     return comparison
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +23,7 @@ from img2img.evaluation.evaluator import (
     rows_to_json,
 )
 from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides, open_two, size_in_words
+from img2img.evaluation.sides import Sides, arrays_in, open_two, size_in_words
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator, model_file
 from img2img.methods import METHODS
@@ -53,19 +53,20 @@ def evaluate(
             name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the images done, and all there are.
-        **options: see Options below.
+        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as for `train`.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     names = names_of(metrics)
     choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
-        real, fake = open_two(chosen)
+        real, fake = open_two(chosen, arrays)
         scale = Scale.of(real, real.domain.dtype)
         if not names:
             defaults = OF_PAIRS if chosen.paired else OF_FOLDERS
@@ -75,8 +76,8 @@ def evaluate(
     _refuse(chosen, ("real", "fake"), "are for judging without a model; with one give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, loading)
     run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
-    own = run is not None and not (chosen.a or chosen.b or chosen.ab)
-    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen), names, **choices)
+    own = run is not None and not (chosen.a or chosen.b or chosen.ab or arrays)
+    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen, arrays), names, **choices)
     result = evaluator.of_model(loaded, progress)
     if own and run is not None:
         try:
@@ -143,6 +144,7 @@ def rank(
         **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     folder = Path(run)
@@ -151,9 +153,9 @@ def rank(
     newest = model_file(folder)
     found = [*(folder / "models").glob("[!.]*.safetensors"), *folder.glob("best.safetensors"), newest]
     files = sorted(found, key=lambda path: (read_card(path).step, path.name))
-    own = not (chosen.a or chosen.b or chosen.ab)
+    own = not (chosen.a or chosen.b or chosen.ab or arrays)
     first = _load(newest, loading)
-    sides = sides_of(first, folder if own else None, chosen)
+    sides = sides_of(first, folder if own else None, chosen, arrays)
     evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, **chosen.judging)
     scores: dict[str, tuple[int, dict[str, Score]]] = {}
     for done, path in enumerate(files, 1):
@@ -188,11 +190,13 @@ def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator
     return model.towards(loading["direction"]) if loading.get("direction") else model
 
 
-def sides_of(model: Translator, run: Path | None, options: EvaluateOptions) -> Sides:
-    """The held-out images of `run`; without one, those that `options` name."""
+def sides_of(
+    model: Translator, run: Path | None, options: EvaluateOptions, arrays: Mapping[str, Any] | None = None
+) -> Sides:
+    """The held-out images of `run`; without one, those that `options` name, or `arrays`."""
     if run is not None:
         return Sides.of_run(run, options)
-    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs")
+    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs", arrays)
 
 
 def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:

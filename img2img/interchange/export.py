@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
 from img2img.networks.layers import traceable
 from img2img.runtime import environment
-from img2img.training.checkpoint import Direction, ModelCard, as_os_error, load_generator, read_card
+from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card
 
 TOLERANCE = 1e-3  # an eighth of an 8-bit grey level, on the networks' [-1, 1]
 Function = Callable[[Tensor], Tensor]
@@ -166,8 +167,9 @@ def _read_onnx(path: Path, _: nn.Module) -> Function:
 def _write_torchscript(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
     example = next(examples(spec.in_channels, network))
     traced = torch.jit.trace(traceable(network), example, check_trace=False)  # type: ignore[no-untyped-call]
-    with as_os_error(path):
-        torch.jit.save(traced, str(path), _extra_files={"img2img.json": json.dumps(metadata)})
+    file = io.BytesIO()  # torch.jit.save ends the process where the disk is full
+    torch.jit.save(traced, file, _extra_files={"img2img.json": json.dumps(metadata)})
+    path.write_bytes(file.getbuffer())
 
 
 def _read_torchscript(path: Path, _: nn.Module) -> Function:
