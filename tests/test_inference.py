@@ -745,7 +745,7 @@ def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
     for path in (*foreign, old):
         os.utime(path, (1, 1))
     translate_folder(model, source, out)
-    assert set(out.glob(".*")) == {*foreign, living, elsewhere}
+    assert set(out.glob(".*")) == {*foreign, living, elsewhere, out / ".img2img.json"}
 
 
 def test_stopping_early_leaves_whole_files_only(model, source, tmp_path):
