@@ -1,6 +1,7 @@
 """The command line: parse, call the function a notebook would call, print."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -267,8 +268,11 @@ def main() -> None:
     its traceback.
     """
     try:
-        add_methods()
-        add_equalizing(equalize)
+        completing = "_IMG2IMG_COMPLETE" in os.environ  # the words are then in the environment
+        if completing or "train" in sys.argv[1:2]:
+            add_methods()
+        if completing or "equalize" in sys.argv[1:2]:
+            add_equalizing(equalize)
         app(prog_name="img2img")
     except Interrupted as stop:
         typer.echo(str(stop), err=True)
