@@ -47,7 +47,8 @@ pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
 def page(title: str, body: str, style: str = "", heading: bool = True) -> str:
     """The page; `body` and `style` are HTML and CSS, `title` is text, and its heading unless it has its own."""
     top = f"<h1>{escape(title)}</h1>\n" if heading else ""
-    return PAGE.format(title=escape(title), body=top + body, style=style)
+    text = PAGE.format(title=escape(title), body=top + body, style=style)
+    return text.encode(errors="backslashreplace").decode()  # names of files need not be text
 
 
 def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:
