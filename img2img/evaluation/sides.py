@@ -180,7 +180,7 @@ class Sides:
         return cls(sides, paired, f"{config.size}, as in training")
 
 
-def arrays_in(options: dict[str, Any]) -> dict[str, Any]:
+def arrays_in(options: Any) -> dict[str, Any]:
     """Takes those of `options` that are images where the command line has folders."""
     return {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
 
