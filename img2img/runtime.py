@@ -5,8 +5,10 @@ import contextlib
 import ctypes
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -178,6 +180,37 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Within the block, operations of this thread run on `count` threads; None leaves that as it is."""
+    before = torch.get_num_threads()
+    if count in (None, before):
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(count: int) -> ThreadPoolExecutor:
+    """A pool of `count` threads, the operations of each of which run on that thread alone."""
+    before, ready = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # what is set holds for threads that have not asked yet, and from then on for this one
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, "img2img", begin)
+    for _ in range(count):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 @contextlib.contextmanager

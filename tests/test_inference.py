@@ -24,7 +24,7 @@ from torch import nn
 import img2img
 from img2img.data.images import Picture, _here, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
-from img2img.inference import backends
+from img2img.inference import backends, engine
 from img2img.inference.options import TranslateOptions
 
 TINY = {
@@ -808,6 +808,22 @@ def test_killed_command_leaves_nothing_broken_and_is_finished_by_the_next(folder
 # The same bytes, whatever the job
 
 
+def test_small_images_depend_on_no_number_of_threads(folder, with_bf16, tmp_path, monkeypatch):
+    """Not even without a record: each is computed on one."""
+    for i in range(6):
+        write_image(tmp_path / "in" / f"{i}.png", Picture(pixels(128, 96 + 4 * i, seed=i)))
+    before, found = torch.get_num_threads(), []
+    try:
+        for cores in (1, 2, 3):
+            torch.set_num_threads(cores)
+            img2img.translate(folder, tmp_path / "in", tmp_path / str(cores), device="cpu", precision="bf16")
+            assert torch.get_num_threads() == cores
+            found.append(contents(tmp_path / str(cores)))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Images of three sizes, and what a job of all of them writes with PyTorch on one thread, in bf16."""
@@ -831,16 +847,30 @@ def contents(folder):
     threads=st.integers(1, 3),
     cores=st.integers(1, 3),
     precision=st.sampled_from(["auto", "fp32", "bf16"]),
+    small=st.sampled_from([0, engine.SMALL]),
 )
 def test_files_are_equal_however_the_job_is_cut(
-    folder, photos, tmp_path_factory, with_bf16, order, parts, batch, stop, threads, cores, precision
+    folder,
+    photos,
+    tmp_path_factory,
+    with_bf16,
+    order,
+    parts,
+    batch,
+    stop,
+    threads,
+    cores,
+    precision,
+    small,
+    monkeypatch,
 ):
     """By order, part, batch, restart, threads that call, and the threads that PyTorch has after a restart."""
+    monkeypatch.setattr(engine, "SMALL", small)
     out, names = tmp_path_factory.mktemp("out"), sorted(tree(photos))
-    expected = WRITTEN.get(precision)
+    expected = WRITTEN.get((precision, small))
     if expected is None:
         img2img.translate(folder, photos, out / "all", device="cpu", precision=precision)
-        expected = WRITTEN[precision] = contents(out / "all")
+        expected = WRITTEN[precision, small] = contents(out / "all")
     begun = img2img.translate_folder(folder, photos, out / "x", device="cpu", precision=precision, batch_size=batch)
     for _ in range(stop):
         next(begun)

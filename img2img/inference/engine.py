@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from img2img.data.images import (
     SUFFIXES,
@@ -31,8 +32,10 @@ from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
 from img2img.inference.record import finish, settled
 from img2img.inference.translator import Translator
+from img2img.runtime import side_by_side, torch_threads
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
+SMALL = 2 * 256 * 256  # pixels
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
 SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
@@ -209,17 +212,24 @@ class Job:
         self.direction = translator.direction
         self.total, self.done = len(plan.sources), 0
         self.depth = LOOK_AHEAD
+        self.on_cpu = translator.runtime.device.type == "cpu" and translator.backend in ("auto", "eager")
+        self.computing: ThreadPoolExecutor | None = None
         self.writing: deque[tuple[_File, Future[None]]] = deque()
 
     def run(self) -> Iterator[Outcome]:
         threads = min(8, os.cpu_count() or 1)
         readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
+        count = min(torch.get_num_threads(), LOOK_AHEAD)
         try:
+            if self.on_cpu and count > 1:
+                self.computing = side_by_side(count)
             todo: deque[Path] = deque()
             yield from self._sort_out(todo)
             yield from self._translate(readers, writers, todo)
             finish(self.plan.out)
         finally:
+            if self.computing:
+                self.computing.shutdown()
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
 
@@ -253,17 +263,19 @@ class Job:
     def _translate(
         self, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, todo: deque[Path]
     ) -> Iterator[Outcome]:
-        waiting: dict[tuple[int, int], list[tuple[_File, int]]] = {}
+        waiting: dict[Any, list[tuple[_File, int]]] = {}
         for job in self._read(readers, todo):
             if isinstance(job, Outcome):
                 yield job
                 continue
             for i, page in enumerate(job.unpacked[0]):
                 size = self.translator.padded_size(page, self.direction)
-                group = waiting.setdefault(size, [])
+                small = self._is_small(size)
+                key, most = (None, self.options.batch_size or LOOK_AHEAD) if small else (size, self._most(size))
+                group = waiting.setdefault(key, [])
                 group.append((job, i))
-                if len(group) >= self.translator.batch_size(size, self.options):
-                    yield from self._batch(writers, waiting.pop(size))
+                if len(group) >= most:
+                    yield from self._batch(writers, waiting.pop(key))
             while sum(map(len, waiting.values())) > self.depth:
                 yield from self._batch(writers, waiting.pop(next(iter(waiting))))
         for group in list(waiting.values()):
@@ -300,7 +312,7 @@ class Job:
         group = [(job, i) for job, i in group if job.picture is not None]
         pages = [job.unpacked[0][i] for job, i in group]
         try:
-            results = self.translator.translate_batch(pages, self.direction, self.options) if pages else []
+            results = self._compute(pages) if pages else []
         except TrainingError as error:  # too large for the memory
             for job, _ in group:
                 if job.picture is not None:  # a job may have several pages here, and more to come
@@ -312,6 +324,28 @@ class Job:
             if len(job.results) == len(job.unpacked[0]):
                 self.writing.append((job, writers.submit(self._write, job)))
         yield from self._written(self.depth)
+
+    def _most(self, size: tuple[int, int]) -> int:
+        return self.translator.batch_size(size, self.options)
+
+    def _is_small(self, size: tuple[int, int]) -> bool:
+        """Whether images of a padded size go side by side on a CPU, each on one thread.
+
+        Threads that share a small image wait for each other most of the time.
+        """
+        return self.on_cpu and size[0] * size[1] <= SMALL and not self.translator.tile(size, self.options)
+
+    def _compute(self, pages: list[Array]) -> list[Array]:
+        def alone(page: Array) -> Array:
+            return self.translator.translate_batch([page], self.direction, self.options)[0]
+
+        small = self._is_small(self.translator.padded_size(pages[0], self.direction))
+        if small and self.computing:
+            return list(self.computing.map(alone, pages))
+        with torch_threads(1 if small else self.translator.threads):
+            if small:
+                return [alone(page) for page in pages]
+            return self.translator.translate_batch(pages, self.direction, self.options)
 
     def _write(self, job: _File) -> None:
         assert job.picture is not None

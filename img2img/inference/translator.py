@@ -1,10 +1,9 @@
 """A trained model as a function from images to images."""
 
-import contextlib
 import copy
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -77,7 +76,7 @@ class Translator:
         choose("backend", backend, dict.fromkeys(BACKENDS))
         self.backend = backend
         self.asked = device, requested, backend
-        self.threads: int | None = None  # of PyTorch on the CPU; None: as many as it has
+        self.threads: int | None = None  # of PyTorch in jobs on the CPU; None: as many as it has
         self.notes: list[str] = []  # what was changed to get by, for the user to know
         self._lock = threading.RLock()
         self._networks: dict[str, nn.Module] = {}
@@ -306,11 +305,10 @@ class Translator:
         size = self.padded_size(arrays[0], direction)
         edge = self.tile(size, options)
         try:
-            with self._with_threads():
-                if edge:
-                    return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
-                full = len(arrays) == self.batch_size(size, options)
-                return self._whole(arrays, size, direction, full)
+            if edge:
+                return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
+            full = len(arrays) == self.batch_size(size, options)
+            return self._whole(arrays, size, direction, full)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -326,18 +324,6 @@ class Translator:
             raise TrainingError(f"Not enough memory for an image of {size[1]}x{size[0]} pixels. Try --tile 256.")
         self.notes.append(f"Out of memory; going on in tiles of {smaller} pixels.")
         return self.signals(arrays, direction, replace(options, tile=str(smaller)))
-
-    @contextlib.contextmanager
-    def _with_threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        if self.threads in (None, before):
-            yield
-            return
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def _whole(self, arrays: Sequence[Array], size: tuple[int, int], direction: str, full: bool) -> list[Tensor]:
         scale, forward = self.spec(direction).scale_in, self._way(direction, in_tiles=False).forward
