@@ -112,8 +112,8 @@ def train(
         raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
 
     folder = Path(out) if out is not None else _default_folder(method, options)
-    saved = None if overwrite else _read_config(folder)
     refuse_foreign(folder, overwrite)
+    saved = None if overwrite else _read_config(folder)
     if resume:
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")

@@ -260,7 +260,12 @@ def _method_command(method: str, help: str) -> Callable[..., None]:
             ),
         ] = False,
         overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="Begin a new run, whatever --out holds, and replace its files.")
+            bool,
+            typer.Option(
+                "--overwrite",
+                help="Begin a new run, whatever --out holds, and replace its files.",
+                rich_help_panel=RUN,
+            ),
         ] = False,
         **options: Any,
     ) -> None:

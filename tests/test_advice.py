@@ -14,7 +14,7 @@ from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.training.advice import REMEDIES, remedies
-from img2img.training.config import TrainConfig, check, flat
+from img2img.training.config import TrainConfig, flat
 from img2img.training.diagnosis import MEANINGS
 
 SIZE, SMALL = 32, {"width": 4, "d_width": 4}
@@ -34,7 +34,6 @@ def built(method_class, options, size=SIZE):
     assert options.keys() <= {field.name for group in groups for field in fields(group)}
     config, training = (group(**{k: v for k, v in options.items() if k in flat(group())}) for group in groups)
     training = replace(training, batch_size=training.batch_size or method_class.batch_size)
-    check(training, config.decay)
     channels = {"image": 3} if method_class.layout == "images" else {"a": 3, "b": 3}
     method = method_class(method_class.resolve(config, size), channels)
     if method_class.layout != "images":

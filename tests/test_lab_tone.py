@@ -454,7 +454,7 @@ def test_images_that_cannot_be_learned_from():
         design.inspect, [good, flat, bright, good], list("aaab"), [f"image {i}" for i in (4, 5, 6, 7)], 1
     )
     assert usable == [0, 2, 3] and notes == [
-        "1 images are constant, and left out of the fit: image 5 (a).",
+        "1 image is constant, and left out of the fit: image 5 (a).",
         "1 images are saturated in more than 1 % of the pixels: image 6 (a).",
     ]
     says = refused(InputError, design.inspect, [good, flat, good], list("aab"), [0, 1, 2], 2, print)

@@ -126,7 +126,7 @@ def test_lpips_mistakes(tmp_path, evil):
     text = refused(ModelFileError, Scorer, ["lpips"])
     assert "https://download.pytorch.org/models/alexnet" in text and "--lpips-weights" in text and "cache" in text
     assert "defined for RGB, and the images have 1 channels" in refused(ConfigError, Scorer, ["lpips"], None, 1)
-    assert "Did you mean 'vgg'?" in refused(ConfigError, Scorer, ["lpips"], MetricOptions(lpips_net="vgg16"))
+    assert "Did you mean 'vgg'?" in refused(ConfigError, MetricOptions, lpips_net="vgg16")
     assert "not loaded" in refused(ModelFileError, Scorer, ["lpips"], MetricOptions(lpips_weights=str(evil)))
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "w.pth")
     options = MetricOptions(lpips_weights=str(tmp_path / "w.pth"))

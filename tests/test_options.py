@@ -92,7 +92,7 @@ def of_group(group):
 
 def of_equalizer(name, value):
     equalizer = BatchEqualizer(**{name: value})
-    equalizer._checked_parameters()
+    equalizer.check_parameters()
     return getattr(equalizer, name)
 
 

@@ -69,7 +69,7 @@ def test_a_pace_forgets_how_fast_it_was_long_ago():
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_terminal_shows_bar_percent_rate_and_time_left_and_cuts_the_losses(width, tmp_path, monkeypatch, clock):
     console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False)
-    monkeypatch.setattr("img2img.training.journal.Console", lambda **_: console)
+    monkeypatch.setattr("img2img.training.journal.stderr_console", lambda **_: console)
     journal = Journal(tmp_path, 301_000, 0)
     screens = []
     for step in range(1, 12):

@@ -15,7 +15,7 @@ from conftest import refused, write_images
 from PIL import Image
 
 import img2img
-from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
+from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.training import loop
 from img2img.training.checkpoint import load_resume
 from img2img.training.folder import LOCK, begun
@@ -121,7 +121,7 @@ def test_options_that_never_trained_are_no_obstacle(dcgan, tmp_path, monkeypatch
 
 
 def test_options_are_compared_before_the_first_save(dcgan, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(loop, "save_resume", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         img2img.train("dcgan", out=tmp_path / "run", **dcgan)
     assert not (tmp_path / "run" / "last.pt").exists()
@@ -171,8 +171,8 @@ def test_an_unwritable_config_is_a_sentence(tmp_path):
     [
         (lambda data: write_images(data / "more", 2, (32, 32), 9), "data had 6 images, now 8"),
         (lambda data: (data / "000.png").rename(data / "zebra.png"), "data has files of other names"),
-        (lambda data: Image.new("RGB", (32, 33)).save(data / "000.png"), "data has files of other sizes"),
-        (lambda data: Image.new("RGB", (32, 32)).save(data / "000.png"), "data has files of other sizes"),
+        (lambda data: Image.new("RGB", (32, 33)).save(data / "000.png"), "data has files of other contents"),
+        (lambda data: Image.new("RGB", (32, 32)).save(data / "000.png"), "data has files of other contents"),
         (
             lambda data: [Image.open(path).convert("L").save(path) for path in data.glob("*.png")],
             "data had 3 channels of uint8, now 1 channels of uint8",
@@ -200,7 +200,7 @@ def test_a_run_knows_its_data_from_everywhere(dcgan, tmp_path, monkeypatch):
     img2img.train("dcgan", out=out, **dcgan | {"data": tmp_path / "moved"})
     (tmp_path / "moved").rename(tmp_path / "again")
     said = refused(ConfigError, img2img.train, "dcgan", out=out, **dcgan | {"data": tmp_path / "other"})
-    assert "data has files of other sizes" in said
+    assert "data has files of other contents" in said
 
 
 def test_a_run_of_an_earlier_version_goes_on(run, dcgan, tmp_path, monkeypatch):
