@@ -200,7 +200,7 @@ def test_a_run_knows_its_data_from_everywhere(dcgan, tmp_path, monkeypatch):
     img2img.train("dcgan", out=out, **dcgan | {"data": tmp_path / "moved"})
     (tmp_path / "moved").rename(tmp_path / "again")
     said = refused(ConfigError, img2img.train, "dcgan", out=out, **dcgan | {"data": tmp_path / "other"})
-    assert "data has files of other sizes" in said
+    assert "data has files of other contents" in said
 
 
 def test_a_run_of_an_earlier_version_goes_on(run, dcgan, tmp_path, monkeypatch):
