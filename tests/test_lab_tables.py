@@ -448,7 +448,10 @@ def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path)
     assert calls == [0, 1, 2, 3, 1] and table.status.tolist() == ["kept", "done", "kept", "kept"]
     assert table.clipped.tolist() == [1, 15, 23, 34] and table.flag.tolist() == ["ok"] * 4
     (out / "equalized.csv").unlink()
-    assert set(transform(manifest, function, out).status) == {"done"} and len(calls) == 9  # nothing is noted of them
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert "no equalized.csv there lists it" in refused(ConfigError, transform, manifest, function, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 9
     assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 13
 
 

@@ -368,3 +368,22 @@ def test_help_does_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert "gan, dcgan, wgan, wgan_gp" in done.stdout and "--interpolate" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["000001.png", "grid.png"])
+def test_files_of_others_are_not_replaced(name, samplers, tmp_path):
+    (tmp_path / name).write_text("mine")
+    assert "was not drawn by this command" in refused(
+        ConfigError, sample, samplers["uint8"], 2, out=tmp_path, grid=True
+    )
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_overwriting_removes_only_images_that_were_drawn(samplers, tmp_path):
+    mine = [tmp_path / name for name in ("2024.png", "1.png", "0000001.png", "notes.txt", ".x.part.png")]
+    sample(samplers["uint8"], 3, out=tmp_path)
+    for path in mine:
+        path.write_text("mine")
+    sample(samplers["uint8"], 1, out=tmp_path, seed=1, overwrite=True)
+    assert {path.name for path in tmp_path.glob("00000?.png")} == {"000000.png"}
+    assert all(path.read_text() == "mine" for path in mine)

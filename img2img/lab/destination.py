@@ -66,8 +66,8 @@ class Destination:
         """Raises ConfigError if a file has the name of a result, where no result has been written yet."""
         if found := next((path for row in self.targets for path in row if path.exists()), None):
             raise ConfigError(
-                f"{shown(found)} is there already and was not written by this command; give another folder, or "
-                "--overwrite it."
+                f"{shown(found)} is there already, and no {RESULTS} there lists it; give another folder, or overwrite "
+                "it (--overwrite)."
             )
 
     def remove_stale(self) -> None:
