@@ -102,16 +102,14 @@ def stream(
     if not workers:
         yield from batches
         return
-    try:
-        with dead_children_unheard():
+    with dead_children_unheard():
+        try:
             while (batch := _next(batches)) is not None:
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch if pin_memory else {name: x.clone() for name, x in batch.items()}  # shared memory is scarce
-    finally:
-        getattr(
-            batches, "_shutdown_workers", lambda: None
-        )()  # now, not when the last error that knows them is forgotten
+        finally:  # now, not when the last error that knows them is forgotten
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _next(batches: Iterator[Any]) -> Any:
