@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -302,8 +303,11 @@ def main() -> None:
 
 def _main() -> None:
     try:
-        add_methods()
-        add_equalizing(equalize)
+        completing = "_IMG2IMG_COMPLETE" in os.environ  # the words are then in the environment
+        if completing or "train" in sys.argv[1:2]:
+            add_methods()
+        if completing or "equalize" in sys.argv[1:2]:
+            add_equalizing(equalize)
         app(prog_name="img2img")
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)

@@ -54,7 +54,8 @@ def is_page(content: bytes) -> bool:
 def page(title: str, body: str, style: str = "", heading: bool = True) -> str:
     """The page; `body` and `style` are HTML and CSS, `title` is text, and its heading unless it has its own."""
     top = f"<h1>{escape(title)}</h1>\n" if heading else ""
-    return PAGE.format(title=escape(title), body=top + body, style=style)
+    text = PAGE.format(title=escape(title), body=top + body, style=style)
+    return text.encode(errors="backslashreplace").decode()  # names of files need not be text
 
 
 def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:

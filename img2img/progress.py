@@ -143,7 +143,9 @@ class Meter:
         if total is not None:
             self.pace.total = total
         self.pace.mark(done, done - self.pace.done if work is None else work)
-        if self.pace.now >= self.due or done == self.pace.total:
+        plain = not (self.console.is_terminal or self.console.is_jupyter)
+        last = done == self.pace.total and not (plain and not self.shown)  # a quick job needs no plain line
+        if self.pace.now >= self.due or last:
             self.show()
 
     def show(self) -> None:

@@ -1040,6 +1040,7 @@ def test_what_the_judgement_refuses(data, toned):
 
 
 def test_the_judgement_of_a_table(plates, from_table, without_probes):
+    steps = []
     judged = from_table.evaluate_table(
         plates.table,
         label="Metadata_Treatment",
@@ -1047,7 +1048,9 @@ def test_the_judgement_of_a_table(plates, from_table, without_probes):
         masks="Labels",
         nuclei="ER",
         where="Metadata_Use == 'judge'",
+        progress=lambda done, total: steps.append((done, total)),
     )
+    assert steps == [(done, len(judged.rows)) for done in range(len(judged.rows) + 1)]
     assert judged.judged == "tone" and judged.reference == "p1" and judged.settings["objects"] == "masks"
     rows = judged.rows
     assert (

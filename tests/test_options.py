@@ -78,7 +78,7 @@ def accepted(make, one, value):
         return make(one.name, value)
     except ConfigError as error:
         text = str(error)
-        assert "\n" not in text and text.endswith(".") and one.flag in text and len(text) < 200, text
+        assert "\n" not in text and text.endswith(".") and one.flag in text and len(text) < 250, text
         return None
 
 

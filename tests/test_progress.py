@@ -161,6 +161,15 @@ def test_commands_show_progress_too(clock, capfd):
     ]
 
 
+def test_a_quick_job_prints_no_line(clock, capfd):
+    from img2img.terminal import progress_bar
+
+    with progress_bar("a2b") as (advance, _):
+        clock.now += 1
+        advance(30, 30)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_quiet_console_shows_nothing(clock, capfd):
     meter = Meter(Console(quiet=True, force_terminal=True), "train", 10)
     clock.now += 100

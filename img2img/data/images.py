@@ -88,9 +88,7 @@ OTHERS = {
 
 # Words of the decoders that say more than that a file is damaged, and what they mean.
 MEANS = {
-    (
-        "truncated|cut short|end of (the )?(file|stream|data)|premature|not enough (image )?data|EOF|expected .* got"
-    ): "is cut short.",
+    "truncated|cut short|end of (the )?(file|stream|data)|premature|not enough (image )?data|EOF": "is cut short.",
     "unsupported|not supported|not implemented|requires the|precision|encrypted|password": (
         "is of a kind of {kind} that img2img does not decode; save it as PNG or TIFF."
     ),
