@@ -18,6 +18,7 @@ import torch
 
 from img2img import keywords
 from img2img.core.game import Method
+from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
@@ -79,6 +80,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    channel_axis: int | None = None,
     **options: Any,
 ) -> Translator | Sampler:
     """Trains a method on folders of images, or on arrays, and returns the trained model.
@@ -92,8 +94,10 @@ def train(
         overwrite: begin a new run, whatever `out` holds. Files with the names of a run's are removed or replaced, and
             nothing else.
         quiet: no progress on the screen.
-        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
-            which for the methods that draw from noise is a folder, an idx file or arrays; and the options below.
+        channel_axis: where arrays and tensors have their channels; by default last and third from last.
+        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]), tensors (N, C, H, W), or lists of
+            arrays, tensors, PIL images and paths), `ab` or `data`, which for the methods that draw from noise is a
+            folder, an idx file or arrays; and the options below.
 
     Returns:
         What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
@@ -108,6 +112,7 @@ def train(
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
     if wrong := [name for name in arrays if name not in layout.arrays]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
+    arrays = arrays_of(arrays, channel_axis)
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
 
@@ -135,6 +140,8 @@ def train(
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
     opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
+    if train_config.precision == "auto" and any(s.dtype != "uint8" for s in opened.train.scales.values()):
+        runtime = replace(runtime, dtype=torch.float32)  # bf16 keeps 8 significant bits: enough for 8-bit pixels only
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.channels)
     if method_class.layout != "images":

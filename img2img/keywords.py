@@ -17,6 +17,7 @@ class TranslationTraining(TypedDict, total=False):
     resume: bool
     overwrite: bool
     quiet: bool
+    channel_axis: int | None
     a: Images | None
     b: Images | None
     ab: str | Path | None
@@ -86,6 +87,7 @@ class SamplingTraining(TypedDict, total=False):
     resume: bool
     overwrite: bool
     quiet: bool
+    channel_axis: int | None
     data: Images | None
     size: int
     augment: str
@@ -143,6 +145,7 @@ class Training(TypedDict, total=False):
     resume: bool
     overwrite: bool
     quiet: bool
+    channel_axis: int | None
     a: Images | None
     b: Images | None
     ab: str | Path | None

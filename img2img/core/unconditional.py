@@ -16,9 +16,9 @@ from img2img.networks.layers import init_weights
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 
 SHOWN = 64  # images of the sample grid
-NOISES: dict[str, Callable[[Tensor], Tensor]] = {
-    "normal": lambda z: z.normal_(),
-    "uniform": lambda z: z.uniform_(-1, 1),
+NOISES: dict[str, Callable[[Tensor, torch.Generator | None], Tensor]] = {
+    "normal": lambda z, generator: z.normal_(generator=generator),
+    "uniform": lambda z, generator: z.uniform_(-1, 1, generator=generator),
 }
 
 
@@ -112,6 +112,8 @@ def build_discriminator(config: Any, channels: int) -> nn.Module:
     return network
 
 
-def draw_noise(config: Any, n: int, device: torch.device | None = None) -> Tensor:
-    """Noise (n, latent, 1, 1)."""
-    return choose("noise", config.noise, NOISES)(torch.empty(n, config.latent, 1, 1, device=device))
+def draw_noise(
+    config: Any, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise (n, latent, 1, 1), of the global generator unless another is given."""
+    return choose("noise", config.noise, NOISES)(torch.empty(n, config.latent, 1, 1, device=device), generator)

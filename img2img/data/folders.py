@@ -89,6 +89,7 @@ class Domain:
         """Image i as (H, W, channels)."""
         source = self.sources[i]
         array = read_image(source.path).array if isinstance(source, Header) else source
+        refuse_non_finite(array, self.name(i))
         if self.half != "whole":
             middle = array.shape[1] // 2
             array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
@@ -322,18 +323,33 @@ def pair_up(a: Sequence[Header | Array], b: Sequence[Header | Array], paired: bo
     return domains
 
 
+def refuse_non_finite(array: Array, name: str) -> None:
+    """Raises DataError if an image holds NaN or infinity, which training would spread over everything."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{name} holds values that are not numbers (NaN or infinite); repair it or take it out.")
+
+
+def readable(path: Path) -> Header:
+    """Returns the header of a file that is to be one of several images.
+
+    Raises:
+        DataError: if it is not a readable image, or has several pages.
+    """
+    return _single(read_header(path))
+
+
 def from_arrays(title: str, images: Any) -> list[Header | Array]:
-    """A list of (H, W) or (H, W, C) arrays, or one (N, H, W) or (N, H, W, C) array, as a list of (H, W, C)."""
+    """Headers, and arrays (H, W) or (H, W, C), or one array of all images, as a list of headers and (H, W, C)."""
     if images is None:
         raise ConfigError("Give arrays for both a and b, or folders for both.")
-    arrays = [np.asarray(x) for x in images]
+    arrays = [x if isinstance(x, Header) else np.asarray(x) for x in images]
     for i, x in enumerate(arrays):
-        if x.ndim not in (2, 3) or x.dtype.name not in DTYPES:
+        if not isinstance(x, Header) and (x.ndim not in (2, 3) or x.dtype.name not in DTYPES):
             raise DataError(
                 f"Array {i} of domain {title} is {x.dtype} of shape {x.shape}; "
                 f"expected (H, W) or (H, W, C) of {', '.join(DTYPES)}."
             )
-    return [x if x.ndim == 3 else x[..., None] for x in arrays]
+    return [x if isinstance(x, Header) or x.ndim == 3 else x[..., None] for x in arrays]
 
 
 def alike(heldout: Domain, train: Domain) -> Domain:

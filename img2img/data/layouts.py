@@ -13,7 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain, Domains, _list, alike, find, from_arrays, pair_up, passed_beside, refuse_small
+from img2img.data.folders import (
+    Domain,
+    Domains,
+    _list,
+    alike,
+    find,
+    from_arrays,
+    pair_up,
+    passed_beside,
+    refuse_non_finite,
+    refuse_small,
+)
 from img2img.data.images import Array, resize
 from img2img.data.options import DataConfig as DataConfig
 from img2img.data.patience import may_pass, patiently
@@ -60,6 +71,7 @@ class Store:
             self.domain.load(i)
             return
         image = self._decode(i)
+        refuse_non_finite(image, self.domain.name(i))  # resized, large values may be infinite
         if self.memory is not None:
             self._slot(i)[:] = image
         if self.domain.dtype != "uint8":

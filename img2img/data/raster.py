@@ -1,6 +1,7 @@
 """PNG, JPEG, WebP and BMP, by Pillow; PNG with 16 bits per colour, which Pillow would cut to 8, by imagecodecs."""
 
 import bisect
+import copy
 import io
 import os
 import struct
@@ -113,6 +114,46 @@ def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture
                 return Picture(array, None, source)
 
             yield header, load
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Takes a PIL image apart as a file of its kind would be: upright, in grey or colours, with alpha apart.
+
+    Raises:
+        DataError: if the mode of the image stands for no grey and no colours.
+    """
+    exif, orientation = _exif(image)
+    exif = copy.deepcopy(exif)  # to be changed; the image is the caller's
+    size = image.size if orientation < 5 else image.size[::-1]
+    source = Source("png", image.info.get("icc_profile"), _dpi(image), _kept_exif(exif, size))
+    mode = image.mode if image.mode.startswith(("I", "F")) else _target_mode(image)
+    try:
+        array = np.atleast_3d(np.array(image if image.mode == mode else image.convert(mode)))
+    except ValueError as error:
+        raise DataError(
+            f"A PIL image of mode {image.mode} cannot be used. Convert it first: image.convert('RGB')."
+        ) from error
+    array = upright(array.astype(array.dtype.newbyteorder("=")), orientation)
+    if array.shape[2] in (2, 4):
+        return Picture(array[..., :-1], array[..., -1:], source)
+    return Picture(array, None, source)
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """Returns the PIL image of a picture, with what its source had beside the pixels.
+
+    Raises:
+        DataError: if PIL has no mode for its type and channels.
+    """
+    array = with_alpha(picture)
+    try:
+        image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    except TypeError as error:
+        kind = f"{array.shape[2]} channels of {array.dtype}"
+        raise DataError(f"PIL has no mode for the result, {kind}; hand the image in as an array.") from error
+    kept = {"icc_profile": fitting_profile(picture), "dpi": picture.source.dpi, "exif": picture.source.exif}
+    image.info |= {name: value for name, value in kept.items() if value}
+    return image
 
 
 def _target_mode(image: Image.Image) -> str:
@@ -287,7 +328,7 @@ def _interlaced(data: bytes) -> Array:
 # What is kept beside the pixels
 
 
-def _exif(image: ImageFile.ImageFile) -> tuple[Image.Exif | None, int]:
+def _exif(image: Image.Image) -> tuple[Image.Exif | None, int]:
     """The EXIF data and the orientation; data that Pillow cannot parse count as none."""
     with suppress(Exception):
         exif = Image.Image.getexif(image)  # a PNG's own would decode the pixels to see what follows them

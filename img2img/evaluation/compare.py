@@ -61,6 +61,7 @@ def compare(
     out: str | Path | None = None,
     show: int = 6,
     progress: Progress = lambda done, total: None,
+    channel_axis: int | None = None,
     **options: Unpack[keywords.Evaluating],
 ) -> Comparison:
     """Scores several models on the same held-out images, and shows their translations side by side.
@@ -72,13 +73,14 @@ def compare(
         out: the HTML page to write; None: none.
         show: how many images the page shows.
         progress: called with the models done, and all there are.
+        channel_axis: where arrays have their channels; by default last, and third from last in tensors.
         **options: see Options below.
 
     Raises:
         ConfigError: if there are fewer than two, or they translate in different directions.
     """
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options)
+    arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     show = option("show", Show).taken(show)

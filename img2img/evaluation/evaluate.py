@@ -43,6 +43,7 @@ def evaluate(
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    channel_axis: int | None = None,
     **options: Unpack[keywords.Evaluating],
 ) -> Evaluation:
     """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
@@ -53,13 +54,14 @@ def evaluate(
             name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the images done, and all there are.
+        channel_axis: where arrays have their channels; by default last, and third from last in tensors.
         **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as for `train`.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options)
+    arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     names = names_of(metrics)
@@ -131,6 +133,7 @@ def rank(
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    channel_axis: int | None = None,
     **options: Unpack[keywords.Evaluating],
 ) -> Ranking:
     """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
@@ -141,10 +144,11 @@ def rank(
         run: the folder of a run.
         metrics: their names; by default those that suit the images.
         progress: called with the checkpoints done, and all there are.
+        channel_axis: where arrays have their channels; by default last, and third from last in tensors.
         **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options)
+    arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     folder = Path(run)

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from img2img.data.axes import arrays_of
 from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
 from img2img.data.images import Array, Header, resize
 from img2img.data.layouts import DataConfig, cut, open_data
@@ -52,10 +51,7 @@ class Side:
         return len(self.domain)
 
     def __getitem__(self, i: int) -> Array:
-        image = self.cut(self.domain.load(i))
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError(f"{self.domain.name(i)} holds values that are not numbers; repair it or take it out.")
-        return image
+        return self.cut(self.domain.load(i))
 
     def __iter__(self) -> Iterator[Array]:
         """All images in their order, decoded ahead by threads; only a few are in memory at once."""
@@ -180,9 +176,10 @@ class Sides:
         return cls(sides, paired, f"{config.size}, as in training")
 
 
-def arrays_in(options: Any) -> dict[str, Any]:
+def arrays_in(options: Any, channel_axis: int | None = None) -> dict[str, Any]:
     """Takes those of `options` that are images where the command line has folders."""
-    return {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
+    given = {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
+    return arrays_of(given, channel_axis)
 
 
 def _of_arrays(arrays: Mapping[str, Any], x: str, y: str, paired: bool) -> Domains:

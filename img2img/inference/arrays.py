@@ -1,6 +1,7 @@
 """What callers hand in, as a list of arrays (H, W, C), and back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from img2img.data.axes import as_array, refuse_channels_first
 from img2img.data.images import Array, read_image
+from img2img.data.raster import from_pil, to_pil
 from img2img.errors import DataError
 
 Pages = list[Array]
 Unpacked = tuple[Pages, Callable[[Pages], Any]]  # the images, and what makes of their results the kind handed in
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
-PIL_MODES = {"L": 0, "RGB": 0, "I;16": 0, "F": 0, "LA": 1, "RGBA": 1}  # and their channels of alpha
 
 
 def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
@@ -36,7 +38,7 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
         return _unpack_pil(image)
     if isinstance(image, torch.Tensor):
         device = image.device
-        pages, pack = unpack(image.detach().cpu().numpy(), -3 if channel_axis is None else channel_axis)
+        pages, pack = unpack(as_array(image), -3 if channel_axis is None else channel_axis)
         return pages, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
     if not isinstance(image, np.ndarray):
         raise DataError(f"An image is an array, a tensor, a PIL image or a path, not {type(image).__name__}.")
@@ -48,6 +50,8 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
             f"An image is (H, W), (H, W, C) or (N, H, W, C); this array has the shape {image.shape} and "
             f"channel_axis {axis}."
         )
+    if channel_axis is None:
+        refuse_channels_first(image, "An image")
     last = np.moveaxis(image, axis, -1)
     if image.ndim == 3:
         return [last], lambda results: np.moveaxis(results[0], -1, axis)
@@ -55,19 +59,8 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
 
 
 def _unpack_pil(image: Image.Image) -> Unpacked:
-    if image.mode not in PIL_MODES:
-        raise DataError(
-            f"A PIL image of mode {image.mode} cannot be translated. Convert it first: image.convert('RGB')."
-        )
-    array = np.asarray(image)
-    array = array[..., None] if array.ndim == 2 else array
-    colours = array.shape[2] - PIL_MODES[image.mode]
-
-    def pack(results: Pages) -> Image.Image:
-        joined = np.concatenate([results[0], array[..., colours:]], 2) if colours < array.shape[2] else results[0]
-        return Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
-
-    return [array[..., :colours]], pack
+    picture = from_pil(image)
+    return [picture.array], lambda results: to_pil(replace(picture, array=results[0]))
 
 
 def fit_channels(array: Array, wanted: int, policy: str) -> Unpacked:

@@ -20,6 +20,7 @@ from img2img.data.images import (
     find_images,
     holds_keys,
     passed_over,
+    read_header,
     read_image,
     refuse_unwritable,
     remove_stale,
@@ -239,12 +240,12 @@ class Job:
 
     def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fills `todo` with what is left to do; yields what is done already, or cannot be done."""
-        folders: set[Path] = set()
+        folders: dict[Path, str] = {}
         targets: dict[Path, Path] = {}
         for source in self.plan.sources:
             job = _File(source, self.plan.target(source))
             if job.target.parent not in folders:
-                folders.add(job.target.parent)
+                folders[job.target.parent] = _unwritable(job.target.parent)
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
@@ -257,6 +258,8 @@ class Job:
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
+            elif reason := folders[job.target.parent]:
+                yield self._outcome(job, "failed", _with_name(source, reason))
             else:
                 todo.append(source)
 
@@ -283,12 +286,16 @@ class Job:
         yield from self._written(0)
 
     def _read(self, pool: ThreadPoolExecutor, todo: deque[Path]) -> Iterator["_File | Outcome"]:
+        ahead: deque[tuple[_File, Future[int]]] = deque()
         reading: deque[tuple[_File, Future[Picture]]] = deque()
         pixels = int(self.files.max_megapixels * 1e6)
-        while todo or reading:
-            while todo and len(reading) < self.depth:
+        while todo or ahead or reading:
+            while todo and len(ahead) < LOOK_AHEAD:
                 source = todo.popleft()
                 job = _File(source, self.plan.target(source))
+                ahead.append((job, pool.submit(decoded_bytes, source, self.files.pages, pixels)))
+            while ahead and len(reading) < min(LOOK_AHEAD, max(1, LOOK_AHEAD_BYTES // ahead[0][1].result())):
+                job, _ = ahead.popleft()
                 reading.append((job, pool.submit(read_image, job.source, self.files.pages, pixels)))
             job, future = reading.popleft()
             try:
@@ -371,6 +378,24 @@ class Job:
                 yield self._outcome(job, "failed", _with_name(job.source, str(error)))
             else:
                 yield self._outcome(job, "translated")
+
+
+def decoded_bytes(path: Path, pages: str, max_pixels: int) -> int:
+    """How large a file is once it is decoded, by its header; 1 if it has none that can be read."""
+    try:
+        header = read_header(path, pages, max_pixels)
+    except DataError:
+        return 1
+    return header.width * header.height * header.channels * header.pages * np.dtype(header.dtype).itemsize
+
+
+def _unwritable(folder: Path) -> str:
+    """Why no file can be written into a folder, which may have to be made; empty if one can."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{shown(folder)} is not a folder."
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {shown(folder)}."
 
 
 def _with_name(path: Path, reason: str) -> str:

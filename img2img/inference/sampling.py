@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ class Sampler:
     def noise(self, number: int, seed: int = 0) -> Tensor:
         """The noise (1, latent, 1, 1) of image `number` of a seed."""
         state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
-            return draw_noise(self.config, 1)
+        own = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
+        return draw_noise(self.config, 1, generator=own)
 
     @torch.no_grad()
     def images_of(self, noise: Tensor) -> list[Array]:
@@ -110,6 +110,12 @@ class Sampler:
     def _draw(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
         for i in range(0, len(numbers), batch_size):
             yield from self.images_of(torch.cat([self.noise(k, seed) for k in numbers[i : i + batch_size]]))
+
+    def _draw_in_place(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
+        """As `_draw`, but each always among the same neighbours: in other batches it would be rounded otherwise."""
+        for k, wanted in groupby(numbers, lambda number: number // batch_size):
+            images = list(self._draw(list(range(k * batch_size, (k + 1) * batch_size)), seed, batch_size))
+            yield from (images[number % batch_size] for number in wanted)
 
 
 @dataclass
@@ -151,7 +157,7 @@ def write_samples(
         if others or not begun:  # before the images, so that a stopped call knows whose they are
             with atomic(out / SOURCE) as temporary:
                 temporary.write_text(source)
-        for done, image in enumerate(model._draw(missing, options.seed, options.batch_size), start=1):
+        for done, image in enumerate(model._draw_in_place(missing, options.seed, options.batch_size), start=1):
             try:
                 write_image(paths[missing[done - 1]], Picture(image))
             except DataError:  # a format that cannot hold them: the folder stays free for another

@@ -256,6 +256,10 @@ class Translator:
                 f"It has {array.dtype} values, and this model was trained on {spec.scale_in.dtype}; what they stand "
                 "for differs. Convert the images the way the training images were."
             )
+        if array.dtype.kind == "f":
+            ends = spec.scale_in.encode(np.array([[[array.min()], [array.max()]]]))
+            if not torch.isfinite(ends).all():
+                raise DataError("It holds values that are not numbers, or too large for the model: NaN or infinite.")
         return fit_channels(array, spec.in_channels, options.channels)
 
     def padded_size(self, array: Array, direction: str) -> tuple[int, int]:

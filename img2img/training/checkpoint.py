@@ -197,6 +197,11 @@ def load_generator(path: Path, card: ModelCard, direction: str, content: bytes =
     if odd := [name for name, x in weights.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
         raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {shown(Path(odd[0]))}; weights are fractions.")
     weights = {name: x.float() for name, x in weights.items()}
+    if broken := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
+        raise ModelFileError(
+            f"{path} holds weights that are not finite numbers, in {shown(Path(broken[0]))}: its training had failed; "
+            "take an earlier model of the run."
+        )
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

@@ -32,7 +32,9 @@ class TrainConfig(Options):
     seed: Annotated[int, "Seed of everything random.", Within(0, SEEDS)] = 0
     deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
-    precision: Annotated[str, f"{PRECISIONS}; auto is bf16 where the hardware multiplies it.", PRECISIONS] = "auto"
+    precision: Annotated[
+        str, f"{PRECISIONS}; auto is bf16 for 8-bit images where the hardware multiplies it.", PRECISIONS
+    ] = "auto"
     compile: Annotated[
         str,
         "Compile the networks: auto (long runs try it, and keep it if faster), on or off.",

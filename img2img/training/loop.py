@@ -307,6 +307,8 @@ class _Progress:
             card = self.run.card(self.step)
             generators = [getattr(self.method, attribute) for _, _, attribute in self.method.generators.values()]
             weights = {name: g.state_dict() for name, g in zip(card.directions, generators, strict=True)}
+            if not all_finite(x for state in weights.values() for x in state.values()):
+                raise TrainingError(_not_finite("a weight", self.step, self))
             save_model(path, card, weights)
 
     def keep_best(self, better: float | None) -> None:
