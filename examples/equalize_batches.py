@@ -5,7 +5,7 @@
 #     python examples/equalize_batches.py [FOLDER]
 #
 # Run it cell by cell in an editor that knows `# %%`, or as a whole: about a minute on one core. It writes `report.html`
-# and the pictures into FOLDER, by default checkpoints/equalize_example. It needs `pip install 'img2img[lab]'`.
+# and the pictures into FOLDER, by default checkpoints/equalize_example. It needs `pip install 'img2img-gan[lab]'`.
 
 # %%
 import sys

@@ -63,6 +63,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"img2img.{name}")
@@ -72,6 +76,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         if error.name in _LAB:
-            way = "pip install 'img2img[lab]'"
-            raise ImportError(f"img2img.{name} needs {error.name}. Install it with: {way}") from error
+            sentence = import_module("img2img.errors").needs(f"img2img.{name}", error.name, "lab")
+            raise ImportError(sentence) from error
         raise

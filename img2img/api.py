@@ -1,53 +1,85 @@
 """What people import: `train`, `load`, `translate`. The command line calls the same functions."""
 
+import contextlib
 import json
+import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 
+from img2img import keywords
 from img2img.core.game import Method
-from img2img.data.images import atomic
+from img2img.data.images import Array
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
-from img2img.evaluation.evaluate import keep
+from img2img.docstrings import documented
+from img2img.errors import ConfigError, TrainingError, choose, needs
+from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides
 from img2img.inference import engine
 from img2img.inference.engine import Outcome, Summary, write_report
 from img2img.inference.options import (
+    Count,
     FolderOptions,
     LoadOptions,
     SampleLoadOptions,
     SampleOptions,
     TranslateOptions,
 )
-from img2img.inference.sampling import Sampler, write_samples
-from img2img.inference.translator import Translator
+from img2img.inference.sampling import Sampler, Written, write_samples
+from img2img.inference.translator import DRAWS, Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
-from img2img.options import check_names, given, split
+from img2img.networks import DISCRIMINATORS
+from img2img.options import check_names, given, option, refuse_idle, split
+from img2img.output import stderr_console
+from img2img.records import read_record
 from img2img.runtime import Runtime, environment
-from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, TrainConfig, check, flat
+from img2img.training.checkpoint import Direction, ModelCard, read_card
+from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, flat
+from img2img.training.folder import begun, has_results, refuse_foreign
+from img2img.training.groups import groups_of
+from img2img.training.journal import read_facts, rewrite_report
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 PATHS = ("a", "b", "ab", "data")
+SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
 
+def options_of(method: type[Method]) -> tuple[type, ...]:
+    """The dataclasses that hold the options of training a method."""
+    return groups_of(method.Config)
+
+
+@overload
+def train(method: keywords.TranslationMethod, **options: Unpack[keywords.TranslationTraining]) -> Translator: ...
+@overload
+def train(method: keywords.SamplingMethod, **options: Unpack[keywords.SamplingTraining]) -> Sampler: ...
+@overload
+def train(method: str, **options: Unpack[keywords.Training]) -> Translator | Sampler: ...
+@documented(**{name: options_of(method) for name, method in METHODS.items()})
 def train(
-    method: str, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False, **options: Any
+    method: str,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **options: Any,
 ) -> Translator | Sampler:
     """Trains a method on folders of images, or on arrays, and returns the trained model.
 
@@ -57,13 +89,14 @@ def train(
         method: "cyclegan" or "pix2pix"; or of those that draw from noise "gan", "dcgan", "wgan" or "wgan_gp".
         out: the run folder; by default `checkpoints/METHOD_NAMES-OF-THE-DATA`.
         resume: demand a run to go on from. Options left out are then taken from it, the data included.
+        overwrite: begin a new run, whatever `out` holds. Files with the names of a run's are removed or replaced, and
+            nothing else.
         quiet: no progress on the screen.
         **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]) or lists of arrays), `ab` or `data`,
-            which for the methods that draw from noise is a folder, an idx file or arrays; and every option of
-            `img2img train METHOD --help`, with underscores.
+            which for the methods that draw from noise is a folder, an idx file or arrays; and the options below.
 
     Returns:
-        What `img2img.load(out)` returns; of a method that draws from noise, a `Sampler`.
+        What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -71,23 +104,25 @@ def train(
     method_class = choose("method", method, METHODS)
     layout, groups = LAYOUTS[method_class.layout], options_of(method_class)
     check_names(method, options, *groups)
+    asked = set(options)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
     if wrong := [name for name in arrays if name not in layout.arrays]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
-    options = {k: str(v) if k in PATHS and v is not None else v for k, v in options.items()}
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
 
     folder = Path(out) if out is not None else _default_folder(method, options)
-    saved = _read_config(folder)
+    saved = None if overwrite else _read_config(folder)
+    refuse_foreign(folder, overwrite)
     if resume:
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = saved["options"] | options
+    options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
-    if data_config.size < layout.smallest:
-        raise ConfigError(f"--size must be at least {layout.smallest}, not {data_config.size}.")
+    refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
-    method_config = method_class.resolve(method_config, data_config.size)
-    check(train_config, method_config.decay)
+    unresolved, method_config = method_config, method_class.resolve(method_config, data_config.size)
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     record = {
@@ -95,35 +130,42 @@ def train(
         "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
-    if saved is not None and (folder / "last.pt").exists():
-        _refuse_other_config(folder, saved, record)
+    _refuse_folder(folder, record, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
-    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, **arrays)
+    say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
+    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.channels)
     if method_class.layout != "images":
         _refuse_wrong_size(built, data_config.size)
 
-    if runtime.is_main:
-        _start_folder(folder, record)
-        if not quiet:
-            _introduce(method, built, opened, folder)
-    hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
-    run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint)
-    trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
-    if method_class.layout == "images":
-        return Sampler(folder, train_config.device, train_config.precision)
-    model = Translator(folder, train_config.device, train_config.precision)
-    if trained and opened.heldout is not None and runtime.is_main:
-        _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
-    return model
+    def entry() -> dict[str, Any]:
+        _refuse_folder(folder, record, overwrite)
+        data = {"data": _identities(opened)}
+        if not overwrite and has_results(folder):
+            _refuse_other_data(folder, data["data"], opened.counts)
+        return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
 
-
-def options_of(method: type[Method]) -> tuple[type, ...]:
-    """The dataclasses that hold the options of training a method."""
-    translates = method.layout != "images"
-    return (LAYOUTS[method.layout].Config, TrainConfig, method.Config, *(MetricOptions,) * translates)
+    with ExitStack() as held:
+        if runtime.is_main:
+            note = held.enter_context(begun(folder, entry, overwrite))
+            if not quiet:
+                _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
+        runtime.gather(None)  # last.pt is what the run begins with, for every process
+        hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
+        shorten = _shorten(built, unresolved, data_config.size, train_config, runtime)
+        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint, shorten)
+        trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+        if method_class.layout == "images":
+            return Sampler(folder, train_config.device, train_config.precision)
+        model = Translator(folder, train_config.device, train_config.precision)
+        if opened.heldout is not None and runtime.is_main:
+            if trained or not _is_evaluated(folder, model):
+                _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
+            else:  # it may lack the evaluation, if a kill came between
+                rewrite_report(folder)
+        return model
 
 
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
@@ -138,6 +180,15 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
         raise TrainingError(f"Trained, but {folder} does not take the evaluation: {error.strerror}.") from error
 
 
+def _is_evaluated(folder: Path, model: Translator) -> bool:
+    """Whether the evaluation of the newest model is there; a kill may have come before it."""
+    try:
+        step = json.loads((folder / RESULT).read_text())["protocol"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return step == model.card.step and (folder / PICTURE).is_file()
+
+
 def load(
     path: str | Path,
     *,
@@ -145,24 +196,78 @@ def load(
     precision: str = "auto",
     direction: str | None = None,
     backend: str = "auto",
-) -> Translator:
-    """Opens a model file, or the newest model of a run folder, for use. Executes nothing of the file.
+) -> Translator | Any:
+    """Opens a model file, the newest model of a run folder, or a saved equalizer; executes nothing of it.
 
     Args:
-        path: a `.safetensors` file of img2img, or a run folder.
+        path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
             first image comes out close enough to fp32.
         direction: the direction to translate in; by default the model's first.
         backend: what runs the network: "auto", "eager", "compile" or "openvino".
 
+    Returns:
+        A `Translator`; a `Sampler` of a model that draws from noise, or a `BatchEqualizer`, which type checkers cannot
+        see from a path: write `img2img.Sampler(path)` or `img2img.BatchEqualizer.load(path)` for them.
+
     Raises:
         ModelFileError: if there is no readable model.
-        ConfigError: if the model has no such direction.
+        ConfigError: if the model has no such direction, or options are not for its kind.
     """
-    return Translator(Path(path), device, precision, direction, backend)
+    chosen = LoadOptions(direction, device, precision, backend)
+    device, precision, direction, backend = chosen.device, chosen.precision, chosen.direction, chosen.backend
+    of_networks = {"direction": direction, "backend": None if backend == "auto" else backend}
+    if _holds_equalizer(path):
+        rounding = {"precision": None if precision == "auto" else precision}
+        _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
+        return _load_equalizer(Path(path), device)
+    if DRAWS in read_card(model_file(path)).directions:
+        _refuse_given(of_networks, f"{path} draws from noise, and has none")
+        return Sampler(path, device, precision)
+    return Translator(path, device, precision, direction, backend)
 
 
+def _holds_equalizer(path: str | Path) -> bool:
+    """Whether `path` is a folder that `BatchEqualizer.save` wrote."""
+    if not isinstance(path, str | Path):
+        return False
+    return (Path(path) / "weights.safetensors").is_file() and not (Path(path) / "model.safetensors").exists()
+
+
+def _load_equalizer(folder: Path, device: str) -> Any:
+    try:
+        from img2img.lab.equalizer import BatchEqualizer
+    except ModuleNotFoundError as error:
+        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+    equalizer = BatchEqualizer.load(folder)
+    return equalizer if device == "auto" else equalizer.set_params(device=device)
+
+
+def _refuse_given(options: dict[str, Any], why: str) -> None:
+    if stray := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(f"{', '.join(stray)}: {why}; leave it out.")
+
+
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: None = None,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Array: ...
+@overload
+def sample(
+    model: str | Path | Sampler,
+    n: int = 64,
+    *,
+    out: str | Path,
+    progress: Callable[[int, int], None] = ...,
+    **options: Unpack[keywords.Sampling],
+) -> Written: ...
+@documented(SampleLoadOptions, SampleOptions)
 def sample(
     model: str | Path | Sampler,
     n: int = 64,
@@ -179,7 +284,7 @@ def sample(
         out: a folder to write them into, one file each; those that are there already are kept. None: they are
             returned.
         progress: called with the images written, and all there are.
-        **options: as in `img2img sample --help`, with underscores.
+        **options: see Options below.
 
     Returns:
         The images, (n, H, W, C) in the type of the training images; or with `out`, a `Written` with its counts.
@@ -188,9 +293,10 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
-    loading = {k: options.pop(k) for k in ("device", "precision") if k in options}
+    loading = given(options, SampleLoadOptions)
+    n = option("n", Count).taken(n)
     if not isinstance(model, Sampler):
-        model = Sampler(Path(model), **loading)
+        model = Sampler(model, **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     (chosen,) = split(options, SampleOptions)
@@ -199,27 +305,30 @@ def sample(
     return write_samples(model, n, Path(out), chosen, progress)
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
     out: str | Path,
     *,
     progress: Callable[[Outcome], None] = lambda outcome: None,
-    **options: Any,
+    **options: Unpack[keywords.Translating],
 ) -> Summary:
     """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats.
 
     Args:
         model: a model, or the path of one.
         progress: called with what happened to each file.
-        **options: as in `img2img translate --help`, with underscores.
+        **options: see Options below.
     """
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
-        write_report(Path(files.report), model, summary)  # that it can be written should not turn out at the end
-    for outcome in engine.translate_folder(model, Path(source), Path(out), going, files):
+        engine.refuse_report(Path(files.report))  # rather than at the end
+    job = engine.Job.open(model, Path(source), Path(out), going, files)
+    summary.computed = job.translator.describe()
+    for outcome in job.run():
         summary.add(outcome)
         summary.seconds = time.perf_counter() - begin
         progress(outcome)
@@ -228,8 +337,9 @@ def translate(
     return summary
 
 
+@documented(LoadOptions, TranslateOptions, FolderOptions)
 def translate_folder(
-    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Any
+    model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
     model = _model_for(model, options)
@@ -237,12 +347,12 @@ def translate_folder(
     return engine.translate_folder(model, Path(source), Path(out), going, files)
 
 
-def _model_for(model: str | Path | Translator, options: dict[str, Any]) -> Translator:
+def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
     loading = given(options, LoadOptions)
     if not isinstance(model, Translator):
-        return load(model, **loading)
+        return Translator(model, **loading)
     direction = loading.pop("direction", None)
     if loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
@@ -259,11 +369,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     if not path.exists():
         return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        raise ModelFileError(f"{path} is damaged; restore it, or train into another --out.") from None
-    return record
+    return read_record(RunRecord, path)
 
 
 def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -271,46 +377,126 @@ def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, 
 
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         fixed = {k: v for k, v in record["options"].items() if k not in OPERATIONAL}
-        return {"method": record["method"], "processes": record["processes"], **fixed}
+        return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
+
+    def same(name: str) -> bool:
+        a, b = old.get(name), new.get(name)
+        if name in PATHS and a and b:  # moved data are told by what is in them
+            return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
+        return bool(a == b)
 
     old, new = settings(saved), settings(wanted)
-    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if old.get(k) != new.get(k)]
+    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if not same(k)]
     if differing:
         raise ConfigError(
             f"{folder} holds a run with other options: {'; '.join(differing)}. "
-            "Give the same options to go on with it, or another --out for a new run."
+            "Give the same options to go on with it, or another --out for a new run, or --overwrite to begin it anew."
         )
 
 
 def _refuse_wrong_size(method: Method, size: int) -> None:
+    smallest = _smallest(method)
     for _, _, attribute in method.generators.values():
         multiple = getattr(method, attribute).multiple
         if size % multiple:
-            name = method.config.generator
-            nearest = max(round(size / multiple), 1) * multiple
+            nearest = max(round(size / multiple), math.ceil(smallest / multiple), 1) * multiple
+            usual = method.resolve(replace(method.config, generator="auto"), size)
+            fits = size >= smallest and size % _multiple(method, usual) == 0
+            other = f", or --generator {usual.generator}" if fits else ""
             raise ConfigError(
-                f"--size {size} does not suit {name}, which needs multiples of {multiple}. "
-                f"Use --size {nearest}, or --generator resnet_6."
+                f"--size {size} does not suit {method.config.generator}, which needs multiples of {multiple}. "
+                f"Use --size {nearest}{other}."
             )
-    smallest = max(getattr(network, "min_size", 1) for network in method.networks().values())
     if size < smallest:
+        multiple = max(getattr(method, attribute).multiple for _, _, attribute in method.generators.values())
+        with torch.device("meta"):
+            smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
+        fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
         raise ConfigError(
             f"The discriminator {method.config.discriminator} needs images of at least {smallest} px, not {size}. "
-            "Use a larger --size, or a --discriminator with a smaller receptive field."
+            f"Use --size {math.ceil(smallest / multiple) * multiple}, or --discriminator {fitting}."
         )
 
 
-def _start_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Makes the run folder and writes config.json, or says why it cannot."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_by_a_kill in folder.glob(".*.part*"):
-            left_by_a_kill.unlink()
-        entry = record | {"command": shlex.join(sys.argv), "environment": environment()}
-        with atomic(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(entry, indent=2) + "\n")
-    except OSError as error:
-        raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
+def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that is not free for this run, whether new or to go on with."""
+    options = record["options"]
+    for name in PATHS:
+        if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
+    refuse_foreign(folder, overwrite)
+    saved = None if overwrite else _read_config(folder)
+    if saved is not None and has_results(folder):
+        _refuse_other_config(folder, saved, record)
+
+
+def _identities(opened: Opened) -> dict[str, dict[str, Any]]:
+    """What tells the data from others, by domain."""
+    known = {domain.title: domain.identity() for domain in opened.train.domains.values()}
+    held = opened.heldout
+    return known | {f"held-out {d.title}": d.identity() for d in ((held.a, held.b) if held is not None else ())}
+
+
+def _refuse_other_data(folder: Path, data: dict[str, dict[str, Any]], counts: str) -> None:
+    """A run goes on with the images it was started with, or not at all."""
+    old = (_read_config(folder) or {}).get("data")
+    if old is None:  # of a version that kept only the counts
+        known = read_facts(folder)[0].get("training images", counts)
+        differing = [f"there were {known}, now {counts}"] if known != counts else []
+    else:
+        differing = [words for title in old | data if (words := _difference(title, old.get(title), data.get(title)))]
+    if differing:
+        raise ConfigError(
+            f"The images of {folder} have changed since it began: {'; '.join(differing)}. Put them back as they were "
+            "to go on, or give another --out for a new run."
+        )
+
+
+def _difference(title: str, old: Any, new: Any) -> str:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{title} is {'gone' if new is None else 'new'}" if old != new else ""
+    changed = [name for name in new if old.get(name) != new[name]]
+    for name in ("images", "kind"):
+        if name in changed:
+            return f"{title} had {old.get(name)}{' images' * (name == 'images')}, now {new[name]}"
+    return f"{title} has files of other {' and '.join(changed)}" if changed else ""
+
+
+def _absolute(place: str | Path | None) -> str | None:
+    """A folder or file by its absolute path, so that a run is not bound to where it was started."""
+    return os.path.abspath(place) if place else None  # noqa: PTH100 - a link stays a link
+
+
+def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
+    around = [options[name] for name in PATHS if options.get(name)]
+    found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
+    return f"The run folder lies inside {found}; pictures in it are not trained on." if found else ""
+
+
+def _smallest(method: Method) -> int:
+    """Side of the smallest images that all networks take."""
+    return max(getattr(network, "min_size", 1) for network in method.networks().values())
+
+
+def _multiple(method: Method | type[Method], config: Any) -> int:
+    """What the sides of images have to divide by for the generator of `config`."""
+    with torch.device("meta"):
+        multiple: int = method.build_generator(config, 1, 1).multiple  # type: ignore[assignment]
+    return multiple
+
+
+def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, runtime: Runtime) -> str:
+    """How to shorten a long run, in words; `config` is that of the method before it was fitted to `size`."""
+    ways, half = [], size // 2
+    with contextlib.suppress(ConfigError):
+        fits = half >= max(SMALLEST_HALF, _smallest(built)) and getattr(config, "network", "") != "mlp"
+        if fits and half % _multiple(built, built.resolve(config, half)) == 0:
+            ways.append(f"--size {half} takes about a quarter of the time")
+    name = "steps" if train_config.steps else "epochs"
+    if length := getattr(train_config, name) // 2:
+        ways.append(f"--{name} {length} takes half of it")
+    where = {"cpu": "on this CPU", "cuda": "on this GPU"}.get(runtime.device.type, "here")
+    return f"{where}; {', '.join(ways)}." if ways else ""
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
@@ -338,12 +524,10 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
     }
 
 
-def _introduce(method: str, built: Method, opened: Opened, folder: Path) -> None:
-    from rich.console import Console
-
-    say = partial(Console(stderr=True, highlight=False).print, markup=False, soft_wrap=True)
-    for note in opened.notes:
-        say(note)
+def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
+    say = partial(stderr_console().print, markup=False, soft_wrap=True)
+    for line in (*opened.notes, *filter(None, [note])):
+        say(line)
     held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""
     say(f"{method}: {opened.counts}{held}; run folder {folder}")
     if not opened.train.cached:

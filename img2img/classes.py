@@ -90,6 +90,10 @@ class Classifier:
         """(n, classes), of encoded images (n, C, H, W)."""
         return torch.cat([self.network(some).softmax(1) for some in torch.split(x, 1024)])
 
+    def classify(self, images: Array) -> Array:
+        """The class of each of some images of the kind that it was trained on, (n,)."""
+        return np.asarray(self.probabilities(self._encode(images)).argmax(1))
+
     def coverage(self, images: Array) -> Coverage:
         """Of generated images, of the kind that it was trained on."""
         found = self.probabilities(self._encode(images))

@@ -1,43 +1,56 @@
 """The command line: parse, call the function a notebook would call, print."""
 
 import dataclasses
-import inspect
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from img2img import __version__
+from img2img.cli_equalize import add_equalizing
 from img2img.cli_evaluate import add_judging
+from img2img.data.options import Size
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.inference.options import (
+    Count,
     FolderOptions,
     LoadOptions,
     SampleLoadOptions,
     SampleOptions,
     TranslateOptions,
 )
-from img2img.terminal import options_of, printable, progress_bar, stoppable
+from img2img.methods import CONFIGS, PLACES
+from img2img.options import option
+from img2img.outline import docstring
+from img2img.output import forgiving_output
+from img2img.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
+from img2img.training.config import STEPS
+from img2img.training.groups import groups_of, headings_of
 
 if TYPE_CHECKING:
     from img2img.inference.engine import Outcome
 
+OTHER = "Models in and out, and a demo"
+
 app = typer.Typer(
     help="Image-to-image translation with GANs: train on two folders of images, translate a third.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 train = typer.Typer(
     help="Train a method. `img2img train METHOD --help` shows its options, with the paper's defaults.",
+    cls=Group,
     no_args_is_help=True,
 )
 app.add_typer(train, name="train")
 equalize = typer.Typer(
-    help="Move images of several batches onto one of them, and judge the result.", no_args_is_help=True
+    help="Move images of several batches onto one of them, and judge the result.", cls=Group, no_args_is_help=True
 )
 app.add_typer(equalize, name="equalize")
 
@@ -61,13 +74,13 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 @options_of(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
@@ -82,9 +95,10 @@ def translate(
     """
     import img2img.api
     from img2img.data.picture import shown
+    from img2img.inference.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
-    loaded = img2img.api.load(model, **loading)
+    loaded = Translator(model, **loading)
     with stoppable("Stopped. The same command does what is missing."), progress_bar(loaded.direction) as (advance, say):
 
         def progress(outcome: "Outcome") -> None:
@@ -107,17 +121,17 @@ def translate(
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     typer.echo(f"{summary.translated} images translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
-        typer.echo(f"computed with {loaded.describe()}")
+        typer.echo(f"computed with {summary.computed}")
     if summary.failed:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 @options_of(SampleLoadOptions, SampleOptions)
 def sample(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
-    n: Annotated[int, typer.Option("--n", help="How many images.")] = 64,
+    n: Annotated[Count, typer.Option("--n", help="How many images.")] = 64,
     **options: Any,
 ) -> None:
     """Draw images with a model that draws from noise: gan, dcgan, wgan, wgan_gp.
@@ -138,7 +152,7 @@ def sample(
 add_judging(app)
 
 
-@app.command("import")
+@app.command("import", cls=Command, rich_help_panel=OTHER)
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A generator, as latest_net_G.pth.")],
     out: Annotated[Path, typer.Option(help="The model file to write, .safetensors.")],
@@ -146,7 +160,15 @@ def import_(
         Path | None, typer.Option(help="The generator of the way back, as latest_net_G_B.pth; FILE.pth is then a2b.")
     ] = None,
     direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
-    size: Annotated[int, typer.Option(help="Size of the training images, for the record: the file has none.")] = 256,
+    size: Annotated[
+        Size | None, typer.Option(help="Size of the training images, for the record: the file does not tell it.")
+    ] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a ResNet's blocks: reflect or replicate, which the file does not tell; by default reflect."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model file if it exists.")] = False,
 ) -> None:
     """Make a model of weights of the published pix2pix and CycleGAN code.
@@ -156,10 +178,14 @@ def import_(
     from img2img.interchange.info import model_info, print_info
     from img2img.interchange.pth import import_model
 
-    print_info(model_info(import_model(file, out, b2a=b2a, direction=direction, size=size, overwrite=overwrite)))
+    print_info(
+        model_info(
+            import_model(file, out, b2a=b2a, direction=direction, size=size, padding=padding, overwrite=overwrite)
+        )
+    )
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=OTHER)
 def export(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
@@ -179,9 +205,11 @@ def export(
     shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
     typer.echo(f"{made.format}, {made.direction}: {made.path}")
     typer.echo(f"largest difference from the model, of -1 to 1: {made.difference:.2g}, with inputs of {shapes}")
+    for note in made.notes:
+        typer.echo(f"note: {note}")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=OTHER)
 def info(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
@@ -192,36 +220,54 @@ def info(
     print_info(model_info(model), as_json=json)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=OTHER)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = Path(
         "checkpoints/demo"
     ),
-    steps: Annotated[int, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores."), STEPS
+    ] = None,
 ) -> None:
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
 
-    result = img2img.demo.run(out, steps or img2img.demo.STEPS)
+    length = option("steps", Annotated[int | None, STEPS]).taken(steps) or img2img.demo.STEPS
+    result = img2img.demo.run(out, length, partial(typer.echo, err=True))
     for name, value in result.scores.items():
         typer.echo(f"score of {name}: {value:.2f}")
+    typer.echo("0 is the plain animal as it was, 1 its striped twin with the ground left alone; held-out animals, mean")
     typer.echo(f"before and after: {result.picture}")
+    typer.echo(f"open {result.report}")
 
 
-def _method_command(method: str, configs: tuple[type, ...], help: str) -> Callable[..., None]:
-    @options_of(*configs)
+def _method_command(method: str, help: str) -> Callable[..., None]:
+    config = CONFIGS[method]
+
+    @options_of(*groups_of(config), headings=headings_of(config))
     def command(
         ctx: typer.Context,
-        out: Annotated[Path | None, typer.Option(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
+        out: Annotated[
+            Path | None, typer.Option(help="Run folder; by default checkpoints/METHOD_DATA.", rich_help_panel=RUN)
+        ] = None,
         resume: Annotated[
-            bool, typer.Option("--resume", help="Demand a stopped run to go on with; its options are kept.")
+            bool,
+            typer.Option(
+                "--resume",
+                help="Resume the run in --out with its saved options; fail if there is none.",
+                rich_help_panel=RUN,
+            ),
+        ] = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Begin a new run, whatever --out holds, and replace its files.")
         ] = False,
         **options: Any,
     ) -> None:
         import img2img.api
 
         given = {name: value for name, value in options.items() if _is_given(ctx, name)}
-        model = img2img.api.train(method, out=out, resume=resume, **given)
+        with stoppable("Stopped. The same command does what is missing."):
+            model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **given)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")
@@ -236,14 +282,11 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 
 def add_methods() -> None:
-    """Adds a command per method to `train`; imports torch, so only done when `train` is asked for."""
-    from img2img.api import options_of as training_options
-    from img2img.methods import METHODS
-
-    for name, method in METHODS.items():
-        first_line = (inspect.getdoc(sys.modules[method.__module__]) or "").replace("\n", " ")
-        command = _method_command(name, training_options(method), f"Train {first_line}")
-        train.command(name)(command)
+    """Adds a command per method to `train`."""
+    if train.registered_commands:
+        return
+    for name, (module, _) in PLACES.items():
+        train.command(name, cls=Command)(_method_command(name, f"Train {docstring(module)}"))
 
 
 def main() -> None:
@@ -253,17 +296,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        if "train" in sys.argv[1:2]:
-            add_methods()
-        if "equalize" in sys.argv[1:2]:
-            from img2img.cli_equalize import add_equalizing
+    with forgiving_output():
+        _main()
 
-            add_equalizing(equalize)
-        app()
+
+def _main() -> None:
+    try:
+        add_methods()
+        add_equalizing(equalize)
+        app(prog_name="img2img")
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
     except Interrupted as stop:
-        typer.echo(printable(str(stop)), err=True)
+        typer.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
     except Img2ImgError as error:
-        typer.echo(printable(f"img2img: {error}"), err=True)
+        typer.echo(f"img2img: {error}", err=True)
         sys.exit(2)

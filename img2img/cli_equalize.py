@@ -5,21 +5,27 @@ text in `Args:`.
 import inspect
 import re
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from img2img.errors import ConfigError, choose
-from img2img.terminal import option, progress_bar, stoppable, with_options
+from img2img.lab import options as types
+from img2img.options import Option, arguments_of
+from img2img.outline import outline
+from img2img.terminal import Command, parameter_of, progress_bar, stoppable, with_options
 
 LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # of arrays, and what has a form of its own here
 FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
-KINDS: dict[Any, Any] = {str | Path | None: Path | None, int | str: str}  # for what Typer does not take
+KINDS: dict[str, Any] = {"root": Path, "run": Path, "nuclei": str}  # of several, the one that text is
 TEXTS = {
     "run": "Folder of the training of a network, which goes on there after a stop.",
     "masks": "Column of files with the objects of each image as labels; by default they are segmented in the input.",
@@ -40,39 +46,51 @@ def texts_of(function: Any) -> dict[str, str]:
 
 
 def add_equalizing(equalize: typer.Typer) -> None:
-    """Adds the commands to the group; imports torch and scikit-learn, so only done when `equalize` is asked for."""
+    """Adds the commands to the group. Their options are read from the equalizer's source: its import takes seconds."""
     if equalize.registered_commands:
         return
-    try:
-        BatchEqualizer = sys.modules["img2img"].BatchEqualizer
-    except ImportError as error:
-        if isinstance(error.__cause__, ModuleNotFoundError):  # the extra [lab] is not installed; the sentence says so
-            raise ConfigError(str(error)) from error
-        raise
+    scope = {"Any": Any, "Mapping": Mapping, "Sequence": Sequence, "Path": Path, "o": types}
+    BatchEqualizer = outline("img2img.lab.equalizer", "BatchEqualizer", scope)
     told = (BatchEqualizer, BatchEqualizer.evaluate, BatchEqualizer.fit_table)
     texts = {name: text for function in told for name, text in texts_of(function).items()} | TEXTS
 
-    def like(function: Any, *names: str) -> Iterator[inspect.Parameter]:
-        taken = inspect.signature(function).parameters
-        for name in names or [name for name in taken if name not in LEFT_OUT]:
+    def like(function: Any, *names: str) -> Iterator[tuple[Option, inspect.Parameter]]:
+        chosen = names or [name for name in inspect.signature(function).parameters if name not in {"self"} | LEFT_OUT]
+        for name, one in arguments_of(function, *chosen).items():
             flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-            kind = KINDS.get(taken[name].annotation, taken[name].annotation)
-            yield option(name, kind, taken[name].default, flag, texts[name])
+            one = replace(one, text=texts[name], flag=flag, kind=KINDS.get(name, one.kind))
+            yield one, parameter_of(one, flag=flag if name in FLAGS else None)
 
-    def add(name: str, command: Callable[..., None], *options: Iterable[inspect.Parameter]) -> None:
-        equalize.command(name)(with_options(chain(*options))(command))
+    def add(name: str, command: Callable[..., None], *options: Iterable[tuple[Option, inspect.Parameter]]) -> None:
+        equalize.command(name, cls=Command)(with_options(list(chain(*options)))(_with_lab(command)))
 
     columns, table = ("root", "batch", "control", "group", "label", "where"), BatchEqualizer.fit_table
     done, judged = BatchEqualizer.transform_table, BatchEqualizer.evaluate_table
-    add("fit", _fit, like(table, *columns), like(BatchEqualizer))
+    add("fit", _fit, like(table, *columns), like(BatchEqualizer.__init__))
     add(
         "transform",
         _transform,
         like(table, "root"),
         like(done, "batch", "where", "overwrite"),
-        like(BatchEqualizer, "n_jobs"),
+        like(BatchEqualizer.__init__, "n_jobs"),
     )
     add("report", _report, like(judged, *columns, "masks", "nuclei", "dark"))
+
+
+def _with_lab(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command`, which says so where the extra [lab] is not installed."""
+
+    @wraps(command)
+    def checked(**options: Any) -> None:
+        try:
+            _ = sys.modules["img2img"].BatchEqualizer
+        except ImportError as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise ConfigError(str(error)) from error
+            raise
+        command(**options)
+
+    return checked
 
 
 def _fit(
@@ -117,8 +135,12 @@ def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
         raise ConfigError(f"{out} is a file; give a folder for the equalizer.")
     if run is not None and run.resolve() == out.resolve():
         raise ConfigError(f"--run and --out are both {out}, and both hold a config.json; give two folders.")
-    if (out / "config.json").exists() and not overwrite:
-        raise ConfigError(f"{out} holds a config.json already; give another --out, or replace it with --overwrite.")
+    for name in ("config.json", "weights.safetensors"):
+        if (out / name).exists() and not overwrite:
+            raise ConfigError(f"{out} holds a {name} already; give another --out, or replace it with --overwrite.")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    with _writing(out), tempfile.TemporaryFile(dir=there):  # found out now, and not after a training
+        pass
 
 
 @contextmanager
@@ -131,9 +153,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] | None:
     """NAME=VALUE as options of the network's training, each of the type that it is declared with."""
-    from img2img.lab.adversarial import ADVERSARIAL
+    from img2img.lab.adversarial import options_of
     from img2img.lab.moving import MODELS
-    from img2img.training.config import TrainConfig
 
     network = choose("model", model, MODELS).network
     if network is None and (words or run is not None):
@@ -141,19 +162,13 @@ def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] 
         raise ConfigError(f"--train and --run are for models with a network, {trained}; {model} has none.")
     if network is None or not words:
         return None
-    kinds: dict[str, Any] = {"patch": int}
-    for group in (TrainConfig, ADVERSARIAL[network].Config):
-        kinds |= {name: get_args(hint)[0] for name, hint in get_type_hints(group, include_extras=True).items()}
-    options = {}
+    known, options = options_of(network), {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign:
             raise ConfigError(f"--train takes NAME=VALUE, such as steps=2000, not '{word}'.")
-        kind = choose(f"option of {network}", name, kinds)
-        try:
-            options[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        except (ValueError, KeyError):
-            raise ConfigError(f"--train {name} is of type {kind.__name__}, which '{value}' is not.") from None
+        one = choose(f"option of {network}", name, known)
+        options[name] = replace(one, flag=f"--train {name}").taken(value)
     return options
 
 
@@ -196,20 +211,26 @@ def _report(
     **options: Any,
 ) -> None:
     """Judge an equalizer on images that it was not fitted on, beside what a lab would use instead."""
+    from img2img.data.images import holds_keys, refuse_unwritable
     from img2img.lab.equalizer import BatchEqualizer, LabWarning
+    from img2img.page import is_page
 
-    for path in filter(None, (out, json)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path} cannot be written: give the name of a file in a folder that exists.")
+    refuse_unwritable(out, is_page)
+    if json:
+        refuse_unwritable(json, holds_keys("verdict", "gates"))
     equalizer = BatchEqualizer.load(eq)
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
-    with stoppable("Stopped; nothing was written."), progress_bar("judging"), warnings.catch_warnings():
+    with (
+        stoppable("Stopped; nothing was written."),
+        progress_bar("judging", "methods") as (advance, _),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", LabWarning)  # they are notes of the report
-        evaluation = equalizer.evaluate_table(table, nuclei=nuclei, **options)
+        evaluation = equalizer.evaluate_table(table, nuclei=nuclei, progress=advance, **options)
+    typer.echo(evaluation.to_text())
     with _writing(out):
         evaluation.to_html(out)
-    typer.echo(evaluation.to_text())
     typer.echo(f"report: {out}")
     if json:
         with _writing(json):

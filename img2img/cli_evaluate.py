@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from img2img.errors import ConfigError
-from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.inference.options import LoadOptions
 from img2img.metrics.options import MetricOptions
-from img2img.terminal import options_of, progress_bar, stoppable
+from img2img.terminal import Command, options_of, progress_bar, stoppable
 
 if TYPE_CHECKING:
     from img2img.metrics.score import Score
@@ -39,12 +39,13 @@ def evaluate(
     --real and --fake. `--metric list` shows all metrics.
     """
     from img2img.evaluation import evaluate as judging
+    from img2img.training.remarks import of_structure
 
     if metric == ["list"]:
         return _list_metrics()
     options = {k: v for k, v in options.items() if v is not None}
     _check(json)
-    with stoppable("Stopped."), progress_bar("evaluating") as (advance, _):
+    with stoppable("Stopped."), progress_bar("evaluating", "models" if all else "img") as (advance, _):
         if all:
             if model is None:
                 raise ConfigError("--all scores the checkpoints of a run; give its folder.")
@@ -58,9 +59,10 @@ def evaluate(
         return
     print_rows(result.rows)
     _print_protocol(result.protocol)
+    for remark in of_structure(result.to_json()):
+        typer.echo(f"{remark.text} {remark.ways}")
     if json:
-        result.save(json)
-        typer.echo(f"json: {json}")
+        _write(json, result.to_json())
 
 
 @options_of(EvaluateOptions, MetricOptions, LoadOptions)
@@ -68,7 +70,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
     metric: Metrics = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
-    show: Annotated[int, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
+    show: Annotated[Show, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
     json: Json = None,
     **options: Any,
 ) -> None:
@@ -80,16 +82,18 @@ def compare(
 
     options = {k: v for k, v in options.items() if v is not None}
     _check(json)
-    with stoppable("Stopped."), progress_bar("comparing") as (advance, _):
+    with stoppable("Stopped."), progress_bar("comparing", "models") as (advance, _):
         comparison = comparing(runs, metrics=metric or (), out=out, show=show, progress=advance, **options)
     print_rows(comparison.rows)
     for note in comparison.protocol["notes"]:
         typer.echo(note)
     for name, values in comparison.settings.items():
         typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
-    typer.echo(f"page: {out}")
     if json:
         _write(json, comparison.to_json())
+    if comparison.unwritten:
+        raise ConfigError(f"{comparison.unwritten}.")
+    typer.echo(f"page: {out}")
 
 
 def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
@@ -126,6 +130,8 @@ def _print_protocol(protocol: Mapping[str, Any]) -> None:
     if "judge" in protocol:
         judge = protocol["judge"]
         typer.echo(f"the judge names {judge['accuracy']:.0%} of {judge['tested']} real images it has not seen rightly")
+        if judge["labelled"]:
+            typer.echo(f"class_kept: of {judge['labelled']} inputs whose class is known")
     for note in protocol["notes"]:
         typer.echo(note)
 
@@ -153,21 +159,23 @@ def _list_metrics() -> None:
 
 
 def _check(path: Path | None) -> None:
-    from img2img.data.images import refuse_unwritable
+    from img2img.data.images import holds_keys, refuse_unwritable
 
     if path is not None:
-        refuse_unwritable(path)
+        refuse_unwritable(path, holds_keys("protocol", "rows"))
 
 
 def _write(path: Path, content: Any) -> None:
-    from img2img.data.images import atomic
+    from img2img.data.images import write_text
 
-    with atomic(path) as temporary:
-        temporary.write_text(jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+    try:
+        write_text(path, jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     typer.echo(f"json: {path}")
 
 
 def add_judging(app: typer.Typer, commands: Sequence[Any] = (evaluate, compare)) -> None:
     """Adds the commands to the command line."""
     for command in commands:
-        app.command()(command)
+        app.command(cls=Command)(command)

@@ -27,17 +27,14 @@ class Compiling:
         decided: whether networks are compiled; None while that is open.
     """
 
-    def __init__(
-        self, decided: bool | None, turn_on: Callable[[Failed], Switch], runtime: Runtime, pieces: str = "steps"
-    ) -> None:
+    def __init__(self, decided: bool | None, turn_on: Callable[[Failed], Switch], runtime: Runtime) -> None:
         """
         Args:
             decided: whether to compile; None finds out.
             turn_on: compiles, and returns what turns it off and on again. It gets what is to be told of failures.
             runtime: the device, and the other processes, which decide alike.
-            pieces: what the work comes in, for messages.
         """
-        self.decided, self.turn_on, self.runtime, self.pieces = decided, turn_on, runtime, pieces
+        self.decided, self.turn_on, self.runtime = decided, turn_on, runtime
         self.say: Callable[[str], Any] = print
         self._broken = False
         self._trial = self._try()
@@ -86,7 +83,7 @@ class Compiling:
         compiled(self.decided)
         if not self._broken:
             kept = "kept" if self.decided else f"not kept, which takes {FASTER}"
-            self.say(f"Compiled, {self.pieces} are {gain:.2f} times as fast: {kept}")
+            self.say(f"Compiled, steps are {gain:.2f} times as fast: {kept}")
 
     def _agreed(self, value: float) -> float:
         """The mean over all processes, which must decide alike."""

@@ -4,19 +4,22 @@ No image is shared between the two sides. Because the drawing is ours, the strip
 so the result of an unpaired training can be scored.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from img2img.data.images import Array, Picture, write_image
+from img2img.data.images import Array, Picture, is_run, read_image, write_image
+from img2img.errors import ConfigError, DataError
 
 SIZE = 64
 OVERSAMPLING = 4
 TRAINING, HELD_OUT = 200, 24
 STEPS = 1500
+RUN = "plain2striped"  # folder of the run, and the title of its report
 STRIPES = 7.0  # pixels from one dark stripe to the next
 
 OPTIONS: dict[str, Any] = {
@@ -25,8 +28,9 @@ OPTIONS: dict[str, Any] = {
     "discriminator": "patch_34",
     "width": 16,
     "d_width": 32,
+    "upsample": "resize",  # draws no grid
     "lr": 4e-4,  # a short run of small networks
-    "ema": 0.99,  # averages out the noise of batches of one
+    "ema": 0.995,  # averages out the noise of batches of one
     "precision": "fp32",  # networks this narrow gain nothing from bf16
     "augment": "flip",
     "sample_every": 300,
@@ -45,9 +49,10 @@ class Animal:
 
 @dataclass(frozen=True)
 class Result:
-    """Where the demo's picture is, and the mean score of doing nothing, of the model and of the true answer."""
+    """Where picture and report are, and the mean score of doing nothing, of the model and of the true answer."""
 
     picture: Path
+    report: Path
     scores: dict[str, float]
 
 
@@ -100,13 +105,20 @@ def _shrink(image: Array) -> Array:
 
 def write_data(root: Path) -> None:
     """Writes trainA and testA (plain), trainB and testB (striped): four sets of different animals."""
-    first = 0
-    for folder, count in (("trainA", TRAINING), ("trainB", TRAINING), ("testA", HELD_OUT), ("testB", HELD_OUT)):
-        for i in range(count):
-            animal = draw(first + i)
-            image = animal.striped if folder.endswith("B") else animal.plain
-            write_image(root / folder / f"{i:03d}.png", Picture(image))
-        first += count
+    for path, seed in _drawings(root):
+        write_image(path, Picture(_pictured(path, seed)))
+
+
+def _drawings(root: Path) -> Iterator[tuple[Path, int]]:
+    """The files of the data set, and the numbers of the animals in them."""
+    counts = {"trainA": TRAINING, "trainB": TRAINING, "testA": HELD_OUT, "testB": HELD_OUT}
+    files = [root / folder / f"{i:03d}.png" for folder, count in counts.items() for i in range(count)]
+    return zip(files, range(len(files)), strict=True)
+
+
+def _pictured(path: Path, seed: int) -> Array:
+    animal = draw(seed)
+    return animal.striped if path.parent.name.endswith("B") else animal.plain
 
 
 def held_out() -> list[Animal]:
@@ -139,18 +151,27 @@ def score(animal: Animal, image: Array) -> float:
     return float(np.cbrt(striped * coloured * kept))
 
 
-def run(folder: Path, steps: int = STEPS) -> Result:
+def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda text: None) -> Result:
     """Draws the data, trains CycleGAN, translates the held-out folder, and draws the before/after picture.
 
     Run again on the same folder, it goes on where it stopped.
-    """
-    import img2img.api
-    from img2img.data.images import read_image
 
-    data, results = folder / "data", folder / "translated"
+    Args:
+        folder: for everything.
+        steps: of training.
+        say: is told what is being done.
+    """
+    say("loading PyTorch")
+    import img2img.api
+
+    data, results, trained = folder / "data", folder / "translated", folder / RUN
+    _refuse_foreign(folder)
+    say(f"drawing {2 * (TRAINING + HELD_OUT)} animals into {data}")
     write_data(data)
-    img2img.api.train("cyclegan", data=data, out=folder / "run", steps=steps, **OPTIONS)
-    img2img.api.translate(folder / "run", data / "testA", results, direction="a2b", overwrite=True)
+    say(f"training CycleGAN for {steps} steps, a few minutes on two CPU cores")
+    img2img.api.train("cyclegan", data=data, out=trained, steps=steps, **OPTIONS)
+    say(f"translating {HELD_OUT} animals that it has not seen")
+    img2img.api.translate(trained, data / "testA", results, direction="a2b", overwrite=True)
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
     scores = {
@@ -160,20 +181,42 @@ def run(folder: Path, steps: int = STEPS) -> Result:
     }
     picture = folder / "before_after.png"
     write_image(picture, Picture(_sheet(animals[:8], outputs[:8])))
-    return Result(picture, scores)
+    return Result(picture, trained / "report.html", scores)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raises ConfigError if the demo would replace what it has not written, or train on it."""
+    if not folder.is_dir() or is_run(folder / RUN):
+        return
+    foreign = {path for path in folder.iterdir() if path.name[0] != "." and path.name != "data"}
+    inside = {path for path in folder.glob("data/**/*") if path.name[0] != "." and not path.is_dir()}
+    for path, seed in _drawings(folder / "data"):  # of a demo that was stopped while it drew
+        if path in inside and np.array_equal(_read(path), _pictured(path, seed)):
+            inside.remove(path)
+    if found := min(foreign | inside, default=None):
+        raise ConfigError(f"{folder} is not the folder of a demo: it holds {found}. Give another --out.")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_image(path).array
+    except DataError:
+        return None
 
 
 def _mean(values: object) -> float:
     return float(np.mean(list(values)))  # type: ignore[call-overload]
 
 
-def _sheet(animals: list[Animal], outputs: list[Array], zoom: int = 2, gap: int = 4) -> Array:
-    """Three rows: plain, as translated, and the true twin."""
-    rows = [[a.plain for a in animals], outputs, [a.striped for a in animals]]
+def _sheet(animals: list[Animal], outputs: list[Array], zoom: int = 2, gap: int = 4, margin: int = 76) -> Array:
+    """Three rows with their names: the input, as translated, and the true twin."""
+    rows = {"input": [a.plain for a in animals], "img2img": outputs, "truth": [a.striped for a in animals]}
     cell = SIZE * zoom + gap
-    sheet = np.full((3 * cell + gap, len(animals) * cell + gap, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
+    sheet = Image.new("RGB", (margin + len(animals) * cell + gap, len(rows) * cell + gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for r, (name, row) in enumerate(rows.items()):
+        pen.text((margin - gap, gap + r * cell + SIZE * zoom / 2), name, fill="black", font=font, anchor="rm")
         for c, image in enumerate(row):
-            top, left = gap + r * cell, gap + c * cell
-            sheet[top : top + SIZE * zoom, left : left + SIZE * zoom] = image.repeat(zoom, 0).repeat(zoom, 1)
-    return sheet
+            large = Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1))
+            sheet.paste(large, (margin + gap + c * cell, gap + r * cell))
+    return np.asarray(sheet)

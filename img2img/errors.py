@@ -6,9 +6,22 @@ from typing import TypeVar
 
 Entry = TypeVar("Entry")
 
+DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is another project
+
+
+def needs(what: str, package: str, extra: str) -> str:
+    """Return the sentence that says which package `what` needs, and the extra of this project that brings it."""
+    return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
+
 
 class Img2ImgError(Exception):
-    """Base of all errors a user can cause. The command line prints it as one line and exits with 2."""
+    """Base of all errors a user can cause. The command line prints it as one line and exits with 2.
+
+    Whatever characters a name in it has, a message is one line that a terminal prints and does not obey.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class ConfigError(Img2ImgError):
@@ -53,6 +66,11 @@ class Interrupted(Img2ImgError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def counted(n: int, one: str, several: str) -> str:
+    """Return "1 image is" or "2 images are", of `one` "image is" and `several` "images are"."""
+    return f"{n} {one if n == 1 else several}"
 
 
 def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

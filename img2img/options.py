@@ -1,12 +1,223 @@
-"""Options as dataclasses: a call's keywords checked against them, and made into instances."""
+"""Options as dataclasses: each declared once, with its help and its limit, and checked wherever a value comes from."""
 
-from dataclasses import fields
-from typing import Any
+import inspect
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_type_hints
 
-from img2img.errors import choose
+from img2img.errors import ConfigError, choose
+from img2img.outline import keys
+
+SEEDS = 2**63 - 1  # of a torch.Generator
+SHOWN = 60  # letters of a wrong value in an error
 
 
-def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
+def in_words(number: float) -> str:
+    """Return a number as an error or a help says it."""
+    digits = str(int(number))
+    if number >= 10**6 and digits.strip("0") == "1":
+        return f"10^{len(digits) - 1}"
+    if number == SEEDS:
+        return "2^63 - 1"
+    return f"{number:g}" if isinstance(number, float) else f"{number}"
+
+
+@dataclass(frozen=True)
+class Within:
+    """A number from `low` to `high`.
+
+    Attributes:
+        above: whether `low` itself is too low.
+        below: whether `high` itself is too high.
+        special: one more number that is taken, and what it means as a default, such as (0, "by --epochs").
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    special: tuple[float, str] | None = None
+
+    def __contains__(self, number: float) -> bool:
+        if self.special and number == self.special[0]:
+            return True
+        over = number > self.low if self.above else number >= self.low
+        return over and (number < self.high if self.below else number <= self.high)
+
+    def __str__(self) -> str:
+        low, high = in_words(self.low), in_words(self.high)
+        text = f"{'above' if self.above else 'from'} {low} {'up to' if self.above else 'to'} "
+        text += f"below {high}" if self.below else high
+        special = self.special
+        return text if special is None or special[0] == self.low else f"{text}, or {in_words(special[0])}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A name out of some: `words`, and the keys of a `table` that is named with its module.
+
+    Attributes:
+        complete: whether there are no others; where there are, such as the name of a file, who uses the option checks.
+    """
+
+    words: tuple[str, ...] = ()
+    table: str = ""
+    complete: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.words, *(keys(self.table) if self.table else ()))
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
+
+
+Limit = Within | Choice
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a group: its type, whether it may be None, its help, and its limit."""
+
+    name: str
+    kind: type
+    optional: bool
+    text: str
+    limit: Limit | None
+    default: Any
+    flag: str  # what errors call it
+
+    def taken(self, value: Any) -> Any:
+        """Return `value` in the option's own type.
+
+        Raises:
+            ConfigError: if it is of another type, or beyond the limit.
+        """
+        if value is None:  # means: not given
+            return None if self.optional or self.default is MISSING else self.default
+        result = _as(self.kind, value)
+        if result is None or (isinstance(self.limit, Within) and result not in self.limit):
+            shown = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+            shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+            raise ConfigError(f"{self.flag} takes {self.expected}, not {shown}.")
+        if isinstance(self.limit, Choice) and self.limit.complete:
+            choose(self.flag, result, dict.fromkeys(self.limit.names))
+        return result
+
+    @property
+    def default_text(self) -> str:
+        """The default as help and docs say it; "" for none."""
+        special = self.limit.special if isinstance(self.limit, Within) else None
+        if special and self.default == special[0]:
+            return special[1]
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, float):
+            return f"{self.default:.3g}"
+        return "" if self.default is None or self.default is MISSING else str(self.default)
+
+    @property
+    def expected(self) -> str:
+        if isinstance(self.limit, Choice) and self.limit.complete:
+            return f"one of {self.limit}"
+        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+        return " ".join([kinds[self.kind], *([str(self.limit)] if isinstance(self.limit, Within) else ())])
+
+
+def _as(kind: type, value: Any) -> Any:
+    """Return `value` as a `kind`, or None where it is none: numbers of numpy and in text are numbers, NaN is none."""
+    if kind is bool:
+        text = str(value).lower()
+        named = isinstance(value, bool | str) or type(value).__name__ in ("bool_", "bool")
+        return {"true": True, "false": False}.get(text) if named else None
+    if kind in (int, float):
+        return _number(kind, value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if kind is str and (type(value).__name__ == "device" or (isinstance(value, Real) and not isinstance(value, bool))):
+        value = str(value)
+    return kind(value) if isinstance(value, str) else None
+
+
+def _number(kind: type, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        if isinstance(value, Integral):
+            return kind(int(value))
+        number = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        return None
+    return kind(number)
+
+
+@lru_cache
+def options_in(group: Any) -> Mapping[str, Option]:
+    """Return the options of a dataclass by name."""
+    hints = get_type_hints(group, include_extras=True)
+    return {field.name: option(field.name, hints[field.name], field.default) for field in fields(group)}
+
+
+def arguments_of(function: Any, *names: str) -> dict[str, Option]:
+    """Return the arguments of a function as options, by name: those that are named, or all that declare a limit."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in names and (names or "Annotated" not in str(parameter.annotation)):
+            continue
+        hint, default = parameter.annotation, parameter.default
+        hint = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        found[name] = replace(option(name, hint, MISSING if default is parameter.empty else default), flag=name)
+    return found
+
+
+def option(name: str, hint: Any, default: Any = MISSING) -> Option:
+    """Return the option that an annotation declares: `Annotated[type, "help text", limit]`, or a type alone."""
+    kind, *told = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    kinds = [k for k in get_args(kind) if k is not type(None)] or [kind]
+    text = next((x for x in told if isinstance(x, str)), "")
+    limit = next((x for x in told if isinstance(x, Within | Choice)), None)
+    optional = type(None) in get_args(kind)
+    return Option(name, kinds[0], optional, text, limit, default, f"--{name.replace('_', '-')}")
+
+
+class Options:
+    """Base of the dataclasses of options: whoever makes one, its values are converted and checked.
+
+    Attributes:
+        unused: options, of whatever group, that this choice of options leaves without effect.
+    """
+
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        group: Any = type(self)
+        for name, known in options_in(group).items():
+            value = getattr(self, name)
+            taken = known.taken(value)
+            if taken is not value:
+                object.__setattr__(self, name, taken)
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        """Yield the options that others of these values leave without effect, and what they are for."""
+        yield from ()
+
+
+def check_names(what: str, options: Mapping[str, Any], *groups: type) -> None:
     """Refuses options that none of `groups` has.
 
     Raises:
@@ -17,11 +228,40 @@ def check_names(what: str, options: dict[str, Any], *groups: type) -> None:
         choose(f"option of {what}", name, names)
 
 
-def given(options: dict[str, Any], group: type) -> dict[str, Any]:
-    """Those of `options` that are fields of `group`."""
-    return {f.name: options[f.name] for f in fields(group) if f.name in options}
+def checked(group: type, options: dict[str, Any], where: str) -> Any:
+    """The dataclass `group` made of `options`, all of which must be its own.
+
+    Raises:
+        ConfigError: naming the first that is not, or whose value does not fit.
+    """
+    check_names(where, options, group)
+    return split(options, group)[0]
 
 
-def split(options: dict[str, Any], *groups: type) -> list[Any]:
+def unused_in(*groups: type) -> set[str]:
+    """Return the options that are declared in one of `groups`, and have no effect because of another."""
+    return {name for group in groups for name in getattr(group, "unused", ())}
+
+
+def refuse_idle(what: str, options: Collection[str], config: Options) -> None:
+    """Refuse those of `options` that have no effect on `what`, be it with any config or with this one.
+
+    Raises:
+        ConfigError: naming one, and what it would take.
+    """
+    for name in options:
+        if name in config.unused:
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect on {what}; leave it out.")
+    for name, needs in config.idle():
+        if name in options:
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect here: it is for {needs}. Leave it out.")
+
+
+def given(options: Mapping[str, Any], group: type) -> dict[str, Any]:
+    """Those of `options` that are fields of `group`, in the types that these declare."""
+    return {name: known.taken(options[name]) for name, known in options_in(group).items() if name in options}
+
+
+def split(options: Mapping[str, Any], *groups: type) -> list[Any]:
     """An instance of each dataclass of options, made of those of `options` that are its own."""
-    return [group(**given(options, group)) for group in groups]
+    return [group(**{name: options[name] for name in options_in(group) if name in options}) for group in groups]

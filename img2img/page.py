@@ -19,6 +19,7 @@ JPEG_QUALITY = 85
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="generator" content="img2img">
 <link rel="icon" href="data:,">
 <title>{title}</title><style>
 :root {{ color-scheme: light; -webkit-text-size-adjust: 100% }} * {{ box-sizing: border-box }}
@@ -42,6 +43,12 @@ pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
 </style></head><body>{body}
 </body></html>
 """
+
+
+def is_page(content: bytes) -> bool:
+    """Whether a file holds a page of img2img, also of a version that did not say so."""
+    marks = (b'name="generator" content="img2img"', b"content=\"default-src 'none'; img-src data:")
+    return content.startswith(b"<!doctype html>") and any(mark in content[:600] for mark in marks)
 
 
 def page(title: str, body: str, style: str = "", heading: bool = True) -> str:

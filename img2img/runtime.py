@@ -56,33 +56,20 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.dtype is torch.bfloat16 else "fp32"
+
     def describe(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
-        return f"{name}, {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}{processes}"
+        return f"{name}, {self.precision}{processes}"
 
     def now(self) -> float:
         """Seconds of a clock, when the device has done what it was given."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
-
-    @torch.no_grad()
-    def gain(self) -> float:
-        """How many times as fast as in fp32 a convolution of a residual block is here: measured, in a moment."""
-
-        def seconds(dtype: torch.dtype) -> float:
-            layout = torch.channels_last if dtype is torch.bfloat16 else torch.contiguous_format
-            x = torch.ones(16 if self.device.type == "cuda" else 1, 256, 32, 32, device=self.device, dtype=dtype)
-            x, weight = x.contiguous(memory_format=layout), x.new_ones(256, 256, 3, 3)
-            times = []
-            for _ in range(4):  # the first one chooses how
-                begin = self.now()
-                nn.functional.conv2d(x, weight)
-                times.append(self.now() - begin)
-            return min(times)
-
-        return seconds(torch.float32) / seconds(self.dtype)
 
     def prepare(self, network: nn.Module) -> None:
         """Moves `network` to the device and makes its forward pass run in this precision, in place.

@@ -13,10 +13,11 @@ ROOT = Path(img2img.__file__).parent
 
 # Rows of section 3 of the design, from the top: a module imports from rows above its own, and from its own part.
 ROWS = [
-    ["errors"],
-    ["runtime", "page", "options"],
+    ["errors", "outline"],
+    ["runtime", "page", "options", "output", "progress", "records", "docstrings", "keywords"],
     ["averaging", "compiling"],
     ["networks", "core.objectives", "core.penalties", "core.diffaugment", "data"],
+    ["core.options"],
     ["core.referee"],
     ["core.game"],
     ["core.unconditional"],

@@ -232,9 +232,7 @@ def test_small_images_are_refused_for_a_crop_at_their_own_scale(tmp_path):
     fill(tmp_path / "b", 2)
     fill(tmp_path / "b", 1, name="small", height=31)
     folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
-    with pytest.raises(
-        DataError, match=r"1 images of domain B are smaller than the 32 px crop: .*small\.png \(32x31\)"
-    ):
+    with pytest.raises(DataError, match=r"Domain B has 1 image smaller than the 32 px crop: .*small\.png \(32x31\)"):
         open_data(config(augment="dihedral", **folders), False)
     open_data(config(augment="none", **folders), False)
 
@@ -359,7 +357,7 @@ def test_val_fraction_splits_off_disjoint_images(tmp_path, paired):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0])
 def test_val_fraction_out_of_range(pairs, fraction):
-    with pytest.raises(ConfigError, match="--val-fraction is a share"):
+    with pytest.raises(ConfigError, match="--val-fraction takes a number from 0 to below 1"):
         open_data(config(ab=pairs, val_fraction=fraction), True)
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from conftest import refused
 
 from img2img import demo
+from img2img.errors import ConfigError
 
 
 def mean_score(images):
@@ -30,10 +32,41 @@ def test_no_image_is_on_both_sides(tmp_path):
     assert len({file.read_bytes() for file in files}) == len(files) == 2 * (demo.TRAINING + demo.HELD_OUT)
 
 
+def test_the_picture_names_its_rows():
+    animals = demo.held_out()[:2]
+    sheet = demo._sheet(animals, [a.striped for a in animals]).astype(int)
+    margin = sheet[:, : sheet.shape[1] - 2 * (2 * demo.SIZE + 4) - 4]
+    names = [part.min(axis=(0, 2)) < 128 for part in np.array_split(margin, 3)]  # columns with ink
+    assert all(20 < name.sum() < margin.shape[1] for name in names) and len({name.tobytes() for name in names}) == 3
+    assert (sheet[-4:] == 255).all() and (sheet[:, -4:] == 255).all()
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_does_and_where_to_look(tmp_path, command_line):
+    out = tmp_path / "demo"
+    code, text, told = command_line("demo", "--out", out, "--steps", 2)
+    report = out / demo.RUN / "report.html"
+    assert code == 0 and text.splitlines()[-1] == f"open {report}" and "0 is the plain animal" in text
+    doing = ("loading PyTorch", "drawing 448 animals", "training CycleGAN for 2 steps", "translating 24 animals")
+    assert [told.index(words) for words in doing] == sorted(told.index(words) for words in doing)
+    assert "<title>plain2striped: img2img run</title>" in report.read_text()
+
+
+@pytest.mark.parametrize("name", ["data/trainA/000.png", "data/trainA/mine.png", "translated/000.png", "notes.txt"])
+def test_the_demo_replaces_nothing_of_others(name, tmp_path):
+    if name.startswith("data"):
+        demo.write_data(tmp_path / "data")  # as far as a demo had come
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / name).write_bytes(b"mine")
+    text = refused(ConfigError, demo.run, tmp_path, 1)
+    assert "is not the folder of a demo" in text and name in text
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
 @pytest.mark.slow
 def test_the_demo_learns_stripes(tmp_path):
     result = demo.run(tmp_path)
-    assert result.picture.is_file()
+    assert result.picture.is_file() and result.report.is_file()
     assert result.scores["doing nothing"] < 0.1
-    assert result.scores["the model"] > 0.6
+    assert result.scores["the model"] > 0.7
     assert result.scores["the true answer"] > 0.95

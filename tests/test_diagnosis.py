@@ -1,11 +1,12 @@
 """Signs of failing games: found where they are, not found where games learn, told and kept."""
 
 import json
+import random
 
 import pytest
 
 import img2img
-from img2img.training.diagnosis import EARLY, MEANINGS, SIGNS, WINDOW, Diagnosis
+from img2img.training.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
 from img2img.training.journal import Journal
 
 HEALTHY = {"d_real": 0.8, "d_fake": 0.7, "diversity": 0.9, "grad_G": 1.0, "grad_D": 1.0}
@@ -17,7 +18,7 @@ BAD = {
 
 
 def seen(rows, steps=100):
-    diagnosis = Diagnosis(steps)
+    diagnosis = Diagnosis(steps, advise="what helps {}".format)
     for step, row in enumerate(rows, start=1):
         diagnosis.see(step, row)
     return {finding.kind: finding for finding in diagnosis.findings}
@@ -27,15 +28,8 @@ def swinging(i):
     return HEALTHY | {"d_real": 0.95 if i % 2 else 0.3, "d_fake": 0.3 if i % 2 else 0.95}
 
 
-def test_every_sign_has_a_meaning_with_options_that_exist():
-    from img2img.core.gan import GANConfig
-    from img2img.training.config import TrainConfig
-
-    known = {*TrainConfig.__dataclass_fields__, *GANConfig.__dataclass_fields__}
+def test_every_sign_has_a_meaning():
     assert set(MEANINGS) == {*SIGNS, "not finite"}
-    for _, ways in MEANINGS.values():
-        options = [word.strip(",;.") for word in ways.split() if word.startswith("--")]
-        assert options and {option[2:].replace("-", "_") for option in options} <= known
 
 
 def test_a_healthy_game_has_no_finding():
@@ -45,20 +39,34 @@ def test_a_healthy_game_has_no_finding():
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_failure_is_found_and_nothing_else(kind):
-    found = seen([HEALTHY] * 20 + [HEALTHY | BAD[kind]] * 20)
-    assert list(found) == [kind] and 20 < found[kind].start <= 20 + WINDOW and found[kind].end is None
-    assert found[kind].text.startswith(f"{kind}: ") and "To try: " in found[kind].text
+    found = seen([HEALTHY] * 60 + [HEALTHY | BAD[kind]] * 20)
+    assert list(found) == [kind] and 60 < found[kind].start <= 60 + WINDOW and found[kind].end is None
+    assert found[kind].text == f"{kind}: {MEANINGS[kind]} To try: what helps {kind}."
 
 
-def test_oscillation_is_found():
-    found = seen([HEALTHY] * 20 + [swinging(i) for i in range(20)])
-    assert list(found) == ["oscillation"]
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_oscillation_is_found_from_the_first_swings_on(period):
+    found = seen([swinging(i // period) for i in range(20)])
+    assert list(found) == ["oscillation"] and found["oscillation"].start <= SWING and found["oscillation"].end is None
+
+
+@pytest.mark.parametrize("lead", [-0.9, 0.9])
+def test_a_game_that_finds_its_balance_once_does_not_oscillate(lead):
+    """Small CycleGANs begin so: real images are all judged wrong, and then about half of them."""
+    rows = [HEALTHY | {"d_real": 0.5 + x / 2, "d_fake": 0.5 - x / 2} for x in (lead, lead / 2, lead / 5, -0.1, 0.05)]
+    assert seen(rows + [HEALTHY] * 10) == {}
+
+
+def test_noise_around_balance_does_not_oscillate():
+    leads = random.Random(0)
+    rows = [HEALTHY | {"d_real": 0.7 + leads.uniform(-0.15, 0.15), "d_fake": 0.65} for _ in range(400)]
+    assert seen(rows, 400) == {}
 
 
 def test_a_failure_can_be_over():
-    rows = [HEALTHY] * 20 + [HEALTHY | BAD["mode collapse"]] * 20 + [HEALTHY] * 20
+    rows = [HEALTHY] * 60 + [HEALTHY | BAD["mode collapse"]] * 20 + [HEALTHY] * 20
     finding = seen(rows)["mode collapse"]
-    assert 40 < finding.end <= 40 + WINDOW and finding.when == f"from step {finding.start} to {finding.end}"
+    assert 80 < finding.end <= 80 + WINDOW and finding.when == f"from step {finding.start} to {finding.end}"
 
 
 @pytest.mark.parametrize("kind", ["discriminator winning", "saturation"])
@@ -66,8 +74,24 @@ def test_a_sure_discriminator_alone_is_no_failure(kind):
     assert seen([HEALTHY | {"d_real": 1.0, "d_fake": 1.0}] * 40) == {}
 
 
-def test_generators_are_alike_at_first():
-    assert seen([HEALTHY | BAD["mode collapse"]] * 6 + [HEALTHY] * 94) == {}
+@pytest.mark.parametrize(("steps", "first"), [(400, 200), (700, 350), (2000, 500), (10_000, 1000)])
+def test_generators_are_alike_at_first(steps, first):
+    """A DCGAN on MNIST draws the same spot for 500 steps, and digits after that."""
+    diagnosis = Diagnosis(steps)
+    for step in range(10, steps + 1, 10):
+        diagnosis.see(step, HEALTHY | BAD["mode collapse"])
+    assert [finding.start for finding in diagnosis.findings] == [first]
+    learning = Diagnosis(steps)
+    for step in range(10, steps + 1, 10):
+        learning.see(step, HEALTHY | (BAD["mode collapse"] if step < first - 10 * WINDOW else {}))
+    assert learning.findings == []
+
+
+def test_a_discriminator_that_has_little_left_to_learn_is_not_saturated():
+    """A healthy DCGAN's discriminator falls to 1 % of its first gradients, one of a lost game far below."""
+    sure = HEALTHY | {"d_real": 1.0, "d_fake": 1.0}
+    assert seen([HEALTHY] * EARLY + [sure | {"grad_D": 0.01}] * 40) == {}
+    assert list(seen([HEALTHY] * EARLY + [sure | {"grad_D": 0.004}] * 40)) == ["saturation"]
 
 
 def test_every_discriminator_has_to_be_sure():
@@ -80,11 +104,11 @@ def test_every_discriminator_has_to_be_sure():
 def test_a_resumed_run_knows_what_was_found(tmp_path):
     values = {"images_per_s": 1.0, "lr": 1.0, "seconds_per_step": 1.0}
     first = Journal(tmp_path, 100, 0, quiet=True)
-    for step in range(1, 31):
+    for step in range(1, 61):
         first.record(step, 1, HEALTHY | BAD["mode collapse"] | values)
-    again = Journal(tmp_path, 100, 30, quiet=True)
+    again = Journal(tmp_path, 100, 60, quiet=True)
     assert again.diagnosis.findings == first.diagnosis.findings != []
-    again.record(31, 1, HEALTHY | BAD["mode collapse"] | values)
+    again.record(61, 1, HEALTHY | BAD["mode collapse"] | values)
     assert len(again.diagnosis.findings) == 1
     again.report({"method": "gan"})
     assert "mode collapse: generated images" in (tmp_path / "report.html").read_text()

@@ -12,16 +12,18 @@ from PIL import Image
 
 import img2img
 from img2img.data.folders import Domain
-from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import best_of, evaluate, rank
-from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, _chunks
+from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, Evaluation, _chunks, described
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Side, Sides
-from img2img.metrics.table import METRICS, names_of
-from img2img.training.remarks import MODEL, NOTHING
+from img2img.metrics.structure import structure
+from img2img.metrics.table import METRICS, Score, names_of
+from img2img.training.remarks import MODEL, NOTHING, of_evaluation
+from img2img.training.result import meanings
 from img2img.training.validation import kept_steps
 
 SIZE = 32
@@ -117,6 +119,10 @@ def test_two_domains(runs):
     assert nothing["structure"].value == pytest.approx(1)
     assert result.protocol["images"] == 5 and result.protocol["real_images"] == 6 and not result.protocol["paired"]
     assert any("subsets of 5" in note for note in result.protocol["notes"])
+    assert any("encoder: " in note and "no absolute meaning" in note for note in result.protocol["notes"])
+    metrics = result.to_json()["metrics"]
+    assert "no absolute meaning" in metrics["kid[encoder]"]["text"] and "relative" in metrics["kid[encoder]"]["range"]
+    assert "no absolute meaning" not in metrics["drift"]["text"] and "relative" not in metrics["drift"]["range"]
 
 
 def test_direction(runs):
@@ -274,7 +280,117 @@ def test_judge(root, tmp_path, runs):
     result = evaluate(runs / "cyc", metrics="structure", judge=str(tmp_path / "judge"))
     assert result.rows[NOTHING]["judge[upright]"].value > 0.9  # A is upright
     assert sum(result.rows[MODEL][f"judge[{name}]"].value for name in judge.classes) == pytest.approx(1)
-    assert result.protocol["judge"] == {"classes": judge.classes, "accuracy": judge.accuracy, "tested": 8}
+    asked = {"classes": judge.classes, "accuracy": judge.accuracy, "tested": 8, "labelled": 0}
+    assert result.protocol["judge"] == asked and "class_kept" not in result.scores
+    assert any("give --labels" in note for note in result.protocol["notes"])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A judge of upright and lying stripes, and inputs in a folder per class."""
+    root = tmp_path_factory.mktemp("digits")
+    for part, count in (("judge", 40), ("inputs", 6)):
+        stripes(root / part / "upright", count, True, 5 + count)
+        stripes(root / part / "lying", count, False, 6 + count)
+    return root
+
+
+def test_class_kept_is_asked_of_inputs_in_a_folder_per_class(digits, runs, root, command_line):
+    inputs, other = str(digits / "inputs"), str(root / "unpaired" / "testB")
+    asked = dict(metrics="structure", judge=str(digits / "judge"))
+    result = evaluate(runs / "cyc", a=inputs, b=other, **asked)
+    assert result.rows[NOTHING]["class_kept"].value > 0.9 and 0 <= result.scores["class_kept"] <= 1
+    assert (
+        result.protocol["judge"]["labelled"] == 12 and result.to_json()["metrics"]["class_kept"]["better"] == "higher"
+    )
+    one = evaluate(runs / "cyc", a=f"{inputs}/lying", b=other, **asked)
+    assert "class_kept" not in one.scores  # one class of inputs is a domain, which a translation is to leave
+    words = ("--a", inputs, "--b", other, "--metric", "structure", "--judge", digits / "judge")
+    code, out, _ = command_line("evaluate", runs / "cyc", *words)
+    assert code == 0 and "class_kept" in out and "class_kept: of 12 inputs whose class is known" in out
+
+
+def test_class_kept_tells_a_kept_class_from_a_swapped_one(digits, tmp_path):
+    swapped = tmp_path / "swapped"
+    for name, other in (("upright", "lying"), ("lying", "upright")):
+        shutil.copytree(digits / "inputs" / name, swapped / other)
+    kept = {
+        place: evaluate(real=str(digits / "inputs"), fake=str(place), metrics="drift", judge=str(digits / "judge"))
+        for place in (digits / "inputs", swapped)
+    }
+    assert kept[digits / "inputs"].scores["class_kept"] > 0.9 and kept[swapped].scores["class_kept"] < 0.1
+    flat, rows = tmp_path / "flat", ["label,file"]
+    flat.mkdir()
+    for path in sorted((digits / "inputs").rglob("*.png")):
+        shutil.copy(path, flat / f"{path.parent.name}_{path.name}")
+        rows.append(f"{path.parent.name},{path.parent.name}_{path.name}")
+    table = tmp_path / "labels.csv"
+
+    def asked(*lines):
+        table.write_text("\n".join(lines) + "\n")
+        folders = dict(real=str(flat), fake=str(flat), metrics="drift", judge=str(digits / "judge"))
+        return evaluate(**folders, labels=str(table))
+
+    assert asked(*rows).scores["class_kept"] > 0.9
+    assert "has no label for 1 of 12 images, as upright_005.png" in refused(DataError, asked, *rows[:-1])
+    assert "has the label 'slanted'; the judge's classes are lying, upright" in refused(
+        DataError, asked, *rows[:-1], "slanted,upright_005.png"
+    )
+    assert "columns file and label" in refused(DataError, asked, "a,b", "c,d")
+    table.unlink()
+    table.mkdir()
+    folders = dict(real=str(flat), fake=str(flat), judge=str(digits / "judge"), labels=str(table))
+    assert "cannot be read" in refused(DataError, evaluate, **folders)
+    assert "give --judge DIR as well" in refused(ConfigError, EvaluateOptions, labels="labels.csv")
+
+
+def unpaired_scores(structure, kid, chance=0.17, paired=False):
+    """An evaluation of a model whose numbers are made up; those of doing nothing are of MNIST to USPS."""
+    rows = {MODEL: {"kid[encoder]": kid, "structure": structure}, NOTHING: {"kid[encoder]": 24.5, "structure": 1.0}}
+    known = {"paired": paired, "images": 4, "real_images": 4, "size": "as they are", "seconds": 1, "notes": []}
+    known |= {} if chance is None else {"structure_by_chance": chance}
+    return Evaluation(known, {row: {k: Score(x) for k, x in some.items()} for row, some in rows.items()})
+
+
+def test_a_remark_where_results_no_longer_show_their_inputs(command_line, monkeypatch):
+    words = "no longer show what the inputs show: structure 0.16, against 1 for doing nothing and 0.17 for images"
+    cases = {
+        "6 % of the digits kept": (unpaired_scores(0.16, 0.436), True),
+        "51 % kept": (unpaired_scores(0.53, 0.345), False),
+        "nothing is won either": (unpaired_scores(0.16, 25.0), False),
+        "label maps to photographs": (unpaired_scores(0.16, 0.436, chance=0.02), False),
+        "images of many sizes": (unpaired_scores(0.16, 0.436, chance=None), True),
+        "pairs, which have true answers": (unpaired_scores(0.16, 0.436, paired=True), False),
+    }
+    for case, (evaluation, said) in cases.items():
+        texts = [remark.text for remark in of_evaluation(evaluation.to_json())]
+        assert any("no longer show what the inputs show" in text for text in texts) == said, case
+    assert words in " ".join(remark.text for remark in of_evaluation(cases["6 % of the digits kept"][0].to_json()))
+    monkeypatch.setattr("img2img.evaluation.evaluate.evaluate", lambda *_, **__: cases["6 % of the digits kept"][0])
+    code, out, _ = command_line("evaluate", "run")
+    assert code == 0 and words in out and "--judge" in out
+
+
+def test_the_structure_of_chance_is_that_of_images_that_do_not_belong_together(runs, root, tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        for i in range(4):  # all alike, so any two are the pair
+            shutil.copy(
+                root / "unpaired" / ("testA" if name == "x" else "testB") / "000.png", tmp_path / name / f"{i}.png"
+            )
+    given = dict(a=str(tmp_path / "x"), b=str(tmp_path / "y"))
+    known = evaluate(runs / "cyc", metrics="structure", **given).protocol
+    images = [np.asarray(Image.open(tmp_path / name / "0.png")).transpose(2, 0, 1) for name in "xy"]
+    expected = structure(*(torch.from_numpy(x / np.float32(127.5) - 1)[None] for x in images))
+    assert known["structure_by_chance"] == pytest.approx(float(expected), abs=1e-4) and float(expected) < 0.9
+    assert f"unrelated images of the other side: {float(expected):.2g}" in " ".join(known["notes"])
+    assert "structure_by_chance" not in evaluate(runs / "cyc", metrics="drift", **given).protocol
+
+
+def test_the_classes_of_a_judge_are_explained_once():
+    metrics = {name: described(name) for name in ("drift", "class_kept", *(f"judge[{k}]" for k in range(10)))}
+    page = meanings(metrics)
+    assert page.count("<dt>") == 3 and page.count("judge[class]") == 1 and "class_kept" in page
 
 
 def test_every_checkpoint(runs):
@@ -320,6 +436,56 @@ def test_compare(runs, root, tmp_path):
     text = out.read_text()
     assert "00000002.safetensors" in text and "data:image/png" in text and "http" not in text.split("</style>")[1]
     assert result.to_json()["rows"]["p2p"]["l1"]["value"] == result.rows["p2p"]["l1"].value
+
+
+class TestArrays:
+    """What can be trained on can be evaluated on."""
+
+    def test_they_give_the_scores_of_files(self, runs, root, tmp_path):
+        for layout, run, options in (("unpaired", "cyc", {}), ("pairs", "p2p", {"paired": True})):
+            a, b = (root / "unpaired" / f"test{side}" for side in "AB")
+            if layout == "pairs":
+                a, b = tmp_path / "a", tmp_path / "b"
+                for path in sorted((root / "pairs" / "val").iterdir()):
+                    both = np.asarray(Image.open(path))
+                    for folder, half in ((a, both[:, :SIZE]), (b, both[:, SIZE:])):
+                        folder.mkdir(exist_ok=True)
+                        Image.fromarray(half).save(folder / path.name)
+            files = evaluate(runs / run, a=str(a), b=str(b), **options)
+            x, y = ([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())] for folder in (a, b))
+            for given in ({"a": x, "b": y}, {"a": np.stack(x), "b": np.stack(y)}):
+                found = evaluate(runs / run, **given)
+                assert found.scores == pytest.approx(files.scores, rel=1e-5) and found.protocol["source"] == "arrays"
+                assert next(iter(next(iter(found.per_image.values())))) == "image 0"
+        apart = evaluate(real=np.stack(y), fake=np.stack(x), paired=True, metrics="l1")
+        by_hand = np.mean([np.abs(p.astype(float) - q).mean() / 255 for p, q in zip(x, y, strict=True)])
+        assert apart.scores["l1"] == pytest.approx(by_hand, abs=1e-6)
+
+    def test_a_run_that_was_trained_on_them(self, tmp_path):
+        arrays = np.random.default_rng(0).integers(0, 255, (3, SIZE, SIZE, 3), np.uint8)
+        out = tmp_path / "run"
+        img2img.train("cyclegan", a=arrays, b=255 - arrays, out=out, generator="resnet_3", steps=1, **TINY)
+        assert "in Python a= and b=, folders or arrays" in refused(ConfigError, evaluate, out)
+        assert evaluate(out, a=arrays, b=255 - arrays, metrics="structure").protocol["images"] == 3
+        assert not (out / "evaluation.json").exists()  # it is not of the run's own held-out images
+        ranking = rank(out, a=arrays, b=255 - arrays, metrics="structure")
+        assert ranking.protocol["images"] == 3 and not (out / "checkpoints.json").exists()
+        assert compare([out, out / "model.safetensors"], a=arrays, b=255 - arrays, metrics="structure").rows
+
+    def test_mistakes(self, runs, root):
+        x, folder = np.zeros((3, SIZE, SIZE, 3), np.uint8), str(root / "unpaired" / "testA")
+        for options, sentence in (
+            ({"a": x}, "arrays for both a and b"),
+            ({"a": x, "b": folder}, "arrays for both a and b, or folders for both"),
+            ({"real": x, "fake": x}, "does not go with a and b"),
+            ({"a": x, "b": x[:0]}, "at least one image each, not 3 and 0"),
+            ({"a": x, "b": x[:2], "paired": True}, "Pairs need as many images in A as in B"),
+            ({"a": x[..., 0], "b": x, "metrics": "l2"}, "'l2'"),
+        ):
+            assert sentence in refused(Img2ImgError, evaluate, runs / "cyc", **options)
+        assert "does not go with real and fake" in refused(ConfigError, evaluate, a=x, b=x)
+        assert "for both real and fake" in refused(ConfigError, evaluate, real=x, fake=folder)
+        assert "2 pairs differ in size" in refused(DataError, evaluate, real=x[:2], fake=x[:2, :20], paired=True)
 
 
 class TestDuringTraining:
@@ -491,6 +657,23 @@ class TestCommands:
             assert code == 2 and out == "" and err.count("\n") == 1
         code, _, err = command_line("compare", runs / "p2p", runs / "cyc", "--out", tmp_path / "nowhere" / "page.html")
         assert code == 2 and "nowhere" in err
+
+    def test_a_full_disk_is_one_line_after_the_scores(self, command_line, runs, tmp_path, monkeypatch):
+        def full(self, *_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("pathlib.Path.write_text", full)
+        two = (runs / "p2p", runs / "p2p" / "models" / "00000002.safetensors")
+        out = tmp_path / "out"
+        for words in (
+            ("evaluate", runs / "p2p", "--json", out),
+            ("evaluate", runs / "p2p", "--all", "--json", out),
+            ("compare", *two, "--json", out, "--out", tmp_path / "page.html"),
+            ("compare", *two, "--out", out),
+        ):
+            code, told, err = command_line(*words, "--metric", "l1")
+            assert code == 2 and "l1" in told and err == f"img2img: {out} cannot be written: No space left on device.\n"
+            assert not list(tmp_path.iterdir())
 
     def test_mistakes_are_one_line(self, command_line, runs):
         code, out, err = command_line("evaluate", runs / "p2p", "--metric", "l2")

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import re
 import subprocess
@@ -16,14 +15,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
-from img2img import compiling
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.images import Picture, _here, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.inference import backends
 from img2img.inference.options import TranslateOptions
@@ -83,6 +82,10 @@ def model(folder):
     return img2img.load(folder, device="cpu", precision="fp32")
 
 
+SIZES = [(8, 12), (32, 32), (244, 252), (500, 500), (300, 300), (100, 64), (33, 45), (250, 301)]
+SIZES_32 = [(32, 32), (96, 160), (64, 224), (33, 45), (250, 300)]
+
+
 class Identity(nn.Module):
     multiple = 4
 
@@ -130,7 +133,7 @@ def test_list_in_list_out_in_order(model):
     images = [pixels(h, w, seed=h) for h, w in ((32, 32), (20, 33), (32, 32), (9, 9), (31, 30))]
     together = model(images, batch_size=2)
     assert isinstance(together, list)
-    assert all(close(x, model(image)) for x, image in zip(together, images, strict=True))
+    assert all(np.array_equal(x, model(image)) for x, image in zip(together, images, strict=True))
     assert model([]) == []
 
 
@@ -138,9 +141,8 @@ def test_list_in_list_out_in_order(model):
 def test_batch_of_n_is_n_batches_of_one(model, direction):
     images = [pixels(seed=i) for i in range(4)]
     together = model.translate_batch(images, direction)
-    assert all(
-        close(x, model.translate_batch([image], direction)[0]) for x, image in zip(together, images, strict=True)
-    )
+    for x, image in zip(together, images, strict=True):
+        np.testing.assert_array_equal(x, model.translate_batch([image], direction)[0])
 
 
 def test_directions_differ(model, folder):
@@ -200,6 +202,38 @@ def test_calls_do_not_train_or_remember(model):
     model([pixels(seed=3)] * 2)
     np.testing.assert_array_equal(model(image), first)
     assert not model.network("a2b").training
+
+
+@pytest.mark.parametrize(("fixture", "sizes"), [("model", SIZES), ("deep_folder", SIZES_32)])
+def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
+    """Sizes that divide go through as they are; others as docs/models.md says, on the network's grid."""
+    model = request.getfixturevalue(fixture)
+    model = model if fixture == "model" else img2img.load(model, device="cpu", precision="fp32")
+    spec, network = model.spec(), model.network("a2b")
+    limit = 1 if spec.scale_out.dtype == "uint8" else 10  # of 65,535
+    for height, width in sizes:
+        image = pixels(height, width)
+        padded = np.pad(image, ((0, -height % network.multiple), (0, -width % network.multiple), (0, 0)), "reflect")
+        with torch.no_grad():
+            bare = spec.scale_out.decode(network(spec.scale_in.encode(padded)[None])[0])[:height, :width]
+        assert np.abs(model(image).astype(int) - bare).max() <= limit, (height, width)
+
+
+def test_padding_keeps_images_on_the_grid_of_the_network(model):
+    """Inside, padding moves the result by a fraction of what a shift by half a stride does."""
+    network, scale = model.network("a2b"), model.spec().scale_in
+    ramp = np.linspace(0, 255, 163)[None, :, None] * np.linspace(0.5, 1, 159)[:, None, None]
+    image = np.clip(ramp + np.random.default_rng(0).normal(0, 20, (159, 163, 3)), 0, 255).astype(np.uint8)
+
+    def bare(array):
+        with torch.no_grad():
+            return scale.decode(network(scale.encode(array)[None])[0]).astype(float)
+
+    def error(out):
+        return np.abs(out - bare(image[:156, :160]))[24:-24, 24:-24].mean()
+
+    shifted = bare(np.pad(image[:156, :160], ((2, 2), (2, 2), (0, 0)), "reflect"))[2:-2, 2:-2]
+    assert error(model(image)[:156, :160]) < error(shifted) / 4
 
 
 # What may be handed in
@@ -320,10 +354,10 @@ def test_smaller_batches_when_memory_is_full(model, monkeypatch):
     expected = model(images)
     whole = model._whole
 
-    def full(arrays, size, direction):
+    def full(arrays, size, direction, together):
         if len(arrays) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(arrays, size, direction)
+        return whole(arrays, size, direction, together)
 
     monkeypatch.setattr(model, "_whole", full)
     assert all(close(x, y) for x, y in zip(model(images, batch_size=5), expected, strict=True))
@@ -335,13 +369,13 @@ def test_smaller_batches_when_memory_is_full(model, monkeypatch):
 def test_tiles_when_memory_is_full(model, monkeypatch):
     image = pixels(200, 256)
 
-    def full(arrays, size, direction):
+    def full(arrays, size, direction, together):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     expected = model(image)
     monkeypatch.setattr(model, "_whole", full)
-    assert close(model(image), expected) and model.notes == ["Out of memory; going on in tiles of 104 pixels."]
-    with pytest.raises(TrainingError, match="Not enough memory for an image of 256x208"):
+    assert close(model(image), expected) and model.notes == ["Out of memory; going on in tiles of 100 pixels."]
+    with pytest.raises(TrainingError, match="Not enough memory for an image of 256x200"):
         model(image, tile="off")
 
 
@@ -376,6 +410,55 @@ def test_16_bit_goes_through_fp32(deep_folder, monkeypatch):
     assert img2img.load(deep_folder, device="cpu").describe() == "cpu, fp32"
 
 
+@pytest.fixture
+def with_bf16(monkeypatch):
+    """A machine that multiplies bf16."""
+    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+
+
+def test_precision_depends_on_the_model_alone(folder, with_bf16):
+    """Whatever image comes first."""
+    found = set()
+    for first in (np.zeros((40, 24, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8), pixels(64, 64)):
+        model = img2img.load(folder, device="cpu")
+        model(first)
+        found.add(model.describe())
+    assert len(found) == 1 and torch.equal(backends.probe(3, 4), backends.probe(3, 4))
+    assert backends.probe(1, 512).shape == (1, 1, 512, 512) and backends.probe(3, 4).abs().max() <= 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_batch_gives_each_image_what_it_gets_alone(folder, precision):
+    """To the bit, whatever kernels the batch would choose."""
+    model = img2img.load(folder, device="cpu", precision=precision)
+    for height, width in ((32, 32), (20, 33), (64, 64)):
+        images = [pixels(height, width, seed=i) for i in range(7)]
+        alone = [model.signals([image], "a2b", TranslateOptions())[0] for image in images]
+        for count in (2, 3, 4, 7):
+            options = TranslateOptions(batch_size=count)
+            together = [
+                s for i in range(0, 7, count) for s in model.signals(images[i : i + count], "a2b", options)
+            ]  # fmt: skip
+            assert all(map(torch.equal, together, alone)), (height, width, count)
+    assert len(model._batches) == 12
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0.0, [3, 3, 1]), (1e-6, [1] * 7)])
+def test_batches_that_change_nothing_are_used(model, monkeypatch, off, expected):
+    sizes = []
+
+    def forward(x):
+        sizes.append(len(x))
+        return x * 0.5 + (off if len(x) > 1 else 0)
+
+    way = model._way("a2b", in_tiles=False)
+    monkeypatch.setattr(model, "_way", lambda *_, **__: way._replace(forward=forward))
+    model([pixels(seed=i) for i in range(3)], batch_size=3)
+    sizes.clear()
+    model([pixels(seed=i) for i in range(7)], batch_size=3)
+    assert sizes == expected
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_draws_the_same(folder, precision):
     pytest.importorskip("openvino")
@@ -405,77 +488,8 @@ def no_compiler(graph, inputs):
     raise RuntimeError("there is no C++ compiler\nand more")
 
 
-def off_by(error):
-    """A compiler whose networks draw something else."""
-    return lambda graph, _: lambda *inputs: [x + error for x in graph(*inputs)]
-
-
-@pytest.fixture
-def long_job(monkeypatch, tmp_path):
-    """A folder that takes long enough for trying to compile, to which any gain is one."""
-    for name, value in (("WORTH", 0), ("FASTER", 0.01), ("ROUNDS", (3, 3))):
-        monkeypatch.setattr(compiling, name, value)
-    for i in range(16):
-        write_image(tmp_path / "in" / f"{i:02}.png", Picture(pixels(32, 32 if i < 12 else 48, seed=i)))
-    yield tmp_path / "in"
-    torch._dynamo.reset()
-
-
-@pytest.mark.parametrize(
-    ("compiler", "found"),
-    [
-        ("aot_eager", r"Compiled, batches are \d+\.\d\d times as fast: kept"),
-        (no_compiler, "Compiling failed, and the run goes on without: there is no C\\+\\+ compiler"),
-        (off_by(0.1), "Compiling failed, and the run goes on without: results were 12.75/255 away"),
-        (off_by(math.nan), "Compiling failed, and the run goes on without: results were nan/255 away"),
-    ],
-)
-def test_a_long_job_tries_to_compile(folder, long_job, compiler, found, monkeypatch, tmp_path):
-    monkeypatch.setattr(backends, "COMPILER", compiler)
-    model = img2img.load(folder, device="cpu")
-    img2img.translate(model, long_job, tmp_path / "out", batch_size=1)
-    assert model.notes[0] == "Compiling the networks to see whether that is faster"
-    assert len(model.notes) == 2 and re.fullmatch(found, model.notes[1])
-    plain = img2img.load(folder, device="cpu", backend="eager")
-    for path in long_job.iterdir():
-        assert close(read_image(tmp_path / "out" / path.name).array, plain(read_image(path).array))
-
-
-def test_what_is_not_compiled_unasked(folder, grey_folder, long_job, monkeypatch, tmp_path):
-    """Neither what was asked for precisely, nor 16 bits, nor a few arrays, nor a job of minutes."""
-    monkeypatch.setattr(backends, "COMPILER", no_compiler)
-    greys = tmp_path / "greys"
-    for i in range(12):
-        write_image(greys / f"{i}.png", Picture(pixels(channels=1, dtype="uint16", seed=i)))
-    jobs = [
-        (folder, {"precision": "fp32"}, long_job),
-        (folder, {"backend": "eager"}, long_job),
-        (grey_folder, {}, greys),
-    ]
-    for i, (run, options, source) in enumerate(jobs):
-        model = img2img.load(run, device="cpu", **options)
-        img2img.translate(model, source, tmp_path / f"out{i}", batch_size=1)
-        assert model.notes == []
-    model = img2img.load(folder, device="cpu")
-    model([pixels(seed=i) for i in range(12)], batch_size=1)
-    assert model.notes == []
-    monkeypatch.setattr(compiling, "WORTH", 3600)
-    model = img2img.load(folder, device="cpu")
-    img2img.translate(model, long_job, tmp_path / "out", batch_size=1)
-    assert model.notes == []
-
-
-def test_a_job_is_as_long_as_what_is_left_to_do(folder, source, tmp_path):
-    model = img2img.load(folder, device="cpu")
-    img2img.translate(model, source / "alpha.png", tmp_path / "out")
-    assert model.expected_pixels == 30 * 30
-    model = img2img.load(folder, device="cpu")
-    img2img.translate(model, source, tmp_path / "out", ensemble=True)  # four of five; the first of them is 32x32
-    assert model.expected_pixels == 32 * 32 * 4 * 8
-
-
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match=r"no backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"no --backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -495,7 +509,7 @@ def source(tmp_path):
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def test_folder_is_mirrored(model, source, tmp_path):
@@ -638,7 +652,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
         translate_folder(model, source / "sub/deep", tmp_path / str(quality), quality=quality)
         sizes[quality] = (tmp_path / str(quality) / "z.jpg").stat().st_size
     assert sizes[30] < sizes[95]
-    with pytest.raises(ConfigError, match="--quality is between 1 and 100"):
+    with pytest.raises(ConfigError, match="--quality takes a whole number from 1 to 100"):
         translate_folder(model, source, tmp_path / "out", quality=0)
 
 
@@ -720,12 +734,18 @@ def test_folder_that_cannot_be_written(model, source, tmp_path):
 def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    old, new = out / ".abc.part.png", out / ".def.part.png"
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (1, 1))
+    foreign = [
+        out / name for name in (".abc.part.png", ".movie.part.rar", ".a.img2img-part.png", ".notes.img2img-part")
+    ]
+    living = out / f".{_here()}-{os.getpid()}-12345678.img2img-part.png"
+    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_here()}-{2**30}-12345678.img2img-part"
+    elsewhere = out / f".00000000-{2**30}-12345678.img2img-part.png"  # of another machine
+    for path in (*foreign, living, old, dead, elsewhere):
+        path.write_text("x")
+    for path in (*foreign, old):
+        os.utime(path, (1, 1))
     translate_folder(model, source, out)
-    assert not old.exists() and new.exists()  # the new one may be another process's
+    assert set(out.glob(".*")) == {*foreign, living, elsewhere, out / ".img2img.json"}
 
 
 def test_stopping_early_leaves_whole_files_only(model, source, tmp_path):
@@ -783,6 +803,142 @@ def test_killed_command_leaves_nothing_broken_and_is_finished_by_the_next(folder
         assert read_image(path).array.shape == (64, 64, 3)
     summary = img2img.translate(folder, tmp_path / "in", tmp_path / "out")
     assert (summary.translated, summary.skipped, summary.failed) == (200 - len(done), len(done), [])
+
+
+# The same bytes, whatever the job
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Images of three sizes, and what a job of all of them writes with PyTorch on one thread, in bf16."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(9):
+        write_image(root / "in" / f"{i}.{'png' if i % 2 else 'tif'}", Picture(pixels(32 + i % 3 * 8, 40, seed=i)))
+    return root / "in"
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in tree(folder)}
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.permutations(range(9)),
+    parts=st.integers(1, 4),
+    batch=st.integers(0, 5),
+    stop=st.integers(1, 9),  # where nothing is there, a restart is a job of its own
+    threads=st.integers(1, 3),
+    cores=st.integers(1, 3),
+    precision=st.sampled_from(["auto", "fp32", "bf16"]),
+)
+def test_files_are_equal_however_the_job_is_cut(
+    folder, photos, tmp_path_factory, with_bf16, order, parts, batch, stop, threads, cores, precision
+):
+    """By order, part, batch, restart, threads that call, and the threads that PyTorch has after a restart."""
+    out, names = tmp_path_factory.mktemp("out"), sorted(tree(photos))
+    expected = WRITTEN.get(precision)
+    if expected is None:
+        img2img.translate(folder, photos, out / "all", device="cpu", precision=precision)
+        expected = WRITTEN[precision] = contents(out / "all")
+    begun = img2img.translate_folder(folder, photos, out / "x", device="cpu", precision=precision, batch_size=batch)
+    for _ in range(stop):
+        next(begun)
+    begun.close()
+    model = img2img.load(folder, device="cpu", precision=precision)
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for part in range(parts):
+                jobs = [photos / names[i] for i in order[part::parts]]
+                list(pool.map(lambda path: img2img.translate(model, path, out / "x", batch_size=batch), jobs))
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
+    assert contents(out / "x") == expected
+
+
+WRITTEN = {}
+
+
+def test_what_is_missing_is_computed_as_the_rest_was(folder, photos, tmp_path, monkeypatch, with_bf16):
+    """In bf16, here, on a machine that would take fp32 by itself; and said so."""
+    out = tmp_path / "out"
+    first = img2img.translate(folder, photos, out, device="cpu")
+    assert re.fullmatch(r"cpu, bf16, .* from fp32", first.computed)
+    expected = contents(out)
+    (out / "1.png").unlink()
+    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: False)
+    model = img2img.load(folder, device="cpu")
+    again = img2img.translate(model, photos, out)
+    assert (again.translated, again.skipped, again.computed) == (1, 8, "cpu, bf16")
+    assert contents(out) == expected and model.describe() == "cpu, fp32"
+    record = json.loads((out / ".img2img.json").read_text())
+    assert {k: record[k] for k in ("direction", "device", "precision", "backend", "threads")} == {
+        "direction": "a2b", "device": "cpu", "precision": "bf16", "backend": "eager", "threads": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "differing"),
+    [
+        ({"precision": "bf16"}, "precision was fp32, now bf16"),
+        ({"direction": "b2a"}, "direction was a2b, now b2a"),
+        ({"ensemble": True}, "ensemble was False, now True"),
+        ({"quality": 80, "tile": 64}, "tile was auto, now 64; quality was 95, now 80"),
+        ({"backend": "compile"}, "backend was eager, now compile"),
+    ],
+)
+def test_results_of_other_options_are_not_mixed(folder, photos, tmp_path, options, differing):
+    img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", precision="fp32")
+    before = contents(tmp_path / "out")
+    text = refused(ConfigError, img2img.translate, folder, photos, tmp_path / "out", device="cpu", **options)
+    assert f"were computed otherwise: {differing}. Replace them with --overwrite" in text
+    assert contents(tmp_path / "out") == before
+    if "backend" not in options:
+        img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", overwrite=True, **options)
+        img2img.translate(folder, photos / "2.tif", tmp_path / "out", device="cpu", **options)
+
+
+def test_results_of_another_model_or_device_are_not_mixed(folder, photos, tmp_path):
+    out = tmp_path / "out"
+    img2img.translate(folder, photos / "1.png", out, device="cpu", precision="fp32")
+    other = edited(folder, tmp_path / "other.safetensors", lambda card: card.update(step=7))
+    assert "they are of another model" in refused(ConfigError, img2img.translate, other, photos, out, device="cpu")
+    record = json.loads((out / ".img2img.json").read_text())
+    (out / ".img2img.json").write_text(json.dumps(record | {"device": "NVIDIA X"}))
+    text = refused(ConfigError, img2img.translate, folder, photos, out)
+    assert "device was NVIDIA X, now cpu" in text
+    model = img2img.load(folder, device="cpu")  # asked for by name
+    assert img2img.translate(model, photos, out).translated == 8
+    assert model.notes == ["The results that were there are of NVIDIA X; rounding differs here."]
+    for damaged in ("{", "[]", "{}", json.dumps(record | {"precision": "evil"}), json.dumps(record | {"threads": -1})):
+        (out / ".img2img.json").write_text(damaged)
+        assert "is damaged" in refused(ConfigError, img2img.translate, folder, photos, out, device="cpu")
+
+
+def test_replacing_that_was_stopped_is_told_from_results(folder, photos, tmp_path):
+    out = tmp_path / "out"
+    img2img.translate(folder, photos, out, device="cpu", precision="fp32")
+    again = {"device": "cpu", "precision": "fp32", "ensemble": True}
+    begun = img2img.translate_folder(folder, photos, out, overwrite=True, **again)
+    next(begun)
+    begun.close()
+    assert "was stopped; give --overwrite again" in refused(
+        ConfigError, img2img.translate, folder, photos, out, **again
+    )
+    assert img2img.translate(folder, photos, out, overwrite=True, **again).translated == 9
+    assert img2img.translate(folder, photos, out, **again).skipped == 9
+
+
+def test_results_without_a_record_are_kept_and_it_is_said(folder, photos, tmp_path):
+    write_image(tmp_path / "out" / "1.png", Picture(pixels()))
+    model = img2img.load(folder, device="cpu")
+    assert img2img.translate(model, photos, tmp_path / "out").skipped == 1
+    assert model.notes == [
+        f"{tmp_path / 'out'} has no record of how its results were computed; they are kept as they are."
+    ]
 
 
 # The model file

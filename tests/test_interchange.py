@@ -19,7 +19,7 @@ from torch import nn
 
 import img2img
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, Img2ImgError, ModelFileError
+from img2img.errors import ConfigError, Img2ImgError, ModelFileError, needs
 from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
@@ -258,6 +258,11 @@ def test_an_imported_generator_gives_the_published_output(taken, case):
         lambda state: {f"module.{name}": x for name, x in state.items()},
         lambda state: {f"_orig_mod.{name}": x for name, x in state.items()},
         lambda state: {f"module._orig_mod.{name}": x for name, x in state.items()},
+        lambda state: {f"generator.{name}": x for name, x in state.items()},
+        lambda state: {"state_dict": {f"model.{name}": x for name, x in state.items()}},
+        lambda state: (
+            {f"netG.{name}": x for name, x in state.items()} | {"netD.model.0.weight": torch.zeros(4, 3, 4, 4)}
+        ),
         lambda state: {"state_dict": {f"module.{name}": x for name, x in state.items()}},
         lambda state: {name: x.half() for name, x in state.items()},
         lambda state: {name: x.requires_grad_() if x.is_floating_point() else x for name, x in state.items()},
@@ -315,7 +320,8 @@ def test_the_card_of_an_import(taken, norm, kind, method):
     generator, card = taken(published(kind, 6, norm=norm), size=512, direction="b2a")
     assert (card.method, card.size, card.step, card.version) == (method, 512, 0, img2img.__version__)
     assert list(card.directions) == ["b2a"]
-    assert card.source == "imported from latest_net_G.pth"
+    dropped = ", without the running averages of its batch norms" * (norm == "batch")
+    assert card.source == f"imported from latest_net_G.pth{dropped}"
     assert not generator.training
 
 
@@ -341,6 +347,7 @@ def test_the_layout_of_other_paddings(padding, dropout):
     network = GENERATORS["resnet_3"](3, 3, width=4, norm="batch", padding=padding, dropout=0.5 * dropout).eval()
     weights = dict(original.named_parameters())
     options, *_ = layout.infer(weights)
+    # what the tensors show; the replicating kind has to be stated, see below
     assert options["padding"] == ("zero" if padding == "zero" else "reflect") and options["dropout"] == 0.5 * dropout
     network.load_state_dict(layout.fit(weights, network))
     x = noise(2, 3, 32, 32)
@@ -357,6 +364,45 @@ def test_an_imported_model_translates_arrays(pth, tmp_path):
     wanted = ((as_published(original, x)[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
     assert result.shape == image.shape and result.dtype == np.uint8
     assert np.abs(result - wanted).max() <= 1
+
+
+def test_replicate_padding_goes_out_and_comes_back(command_line, pth, tmp_path):
+    path = model(tmp_path / "m.safetensors", "resnet_3", padding="replicate")
+    code, out, _ = command_line("export", path, "--out", tmp_path / "net.pth")
+    assert code == 0 and "give img2img import --padding replicate" in out
+    back = img2img.import_model(tmp_path / "net.pth", tmp_path / "back.safetensors", padding="replicate")
+    images = np.random.default_rng(0).integers(100, 4000, (2, 32, 32, 3), dtype=np.uint16)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32)) / 2000 - 1
+    original, again = (load_generator(p, read_card(p), "a2b") for p in (path, back))
+    with torch.no_grad():
+        assert torch.equal(original(x), again(x)) and original(x).std() > 0.01
+        plain = img2img.import_model(tmp_path / "net.pth", tmp_path / "plain.safetensors")
+        assert not torch.equal(original(x), load_generator(plain, read_card(plain), "a2b")(x))
+    assert "replicate: --padding of img2img import" in command_line("info", plain)[1]
+    assert "replicate: --padding" not in command_line("info", back)[1]
+    for name, network in (("zero", published("resnet", 3, padding="zero")), ("unet", published("unet", 5))):
+        with pytest.raises(ConfigError, match=r"pads with zeros.* leave --padding out"):
+            img2img.import_model(pth(network), tmp_path / f"{name}.safetensors", padding="replicate")
+
+
+def test_what_tensors_do_not_show_is_said(command_line, pth, tmp_path):
+    exported = {
+        ("resnet_3", 0.0): (),
+        ("resnet_3", 0.5): (),
+        ("resnet_3", 0.3): ("the file says dropout, but not that it was 0.3: both programs take 0.5",),
+        ("unet_32", 0.0): (),
+        ("unet_32", 0.5): ("the file does not say that the U-Net was trained with dropout 0.5",),
+    }
+    for (generator, dropout), notes in exported.items():
+        path = model(tmp_path / "m.safetensors", generator, dropout=dropout)
+        assert img2img.export_model(path, tmp_path / "net.pth", overwrite=True).notes == notes
+        assert img2img.export_model(path, tmp_path / "net.pt", overwrite=True).notes == ()
+    file = tmp_path / "u.safetensors"
+    _, out, _ = command_line("import", pth(published("unet", 5, norm="batch")), "--out", file)
+    assert re.search(r"size trained at +not known *\n", out) and "whether it was trained with dropout" in out
+    assert "without the running averages of its batch norms" in out
+    _, out, _ = command_line("import", tmp_path / "net.pth", "--out", file, "--size", 64, "--overwrite")
+    assert re.search(r"size trained at +64 px, as stated at the import *\n", out) and "running averages" not in out
 
 
 # Refusals of import
@@ -417,6 +463,22 @@ REFUSED = {
     ),
     "shifted": (shifted(RESNET), "has its first residual block at model.12, where the standard one is at model.10"),
     "other names": ({"generator.a": torch.zeros(1)}, "names its tensors in a way of its own (generator.a, ...)"),
+    "PyTorch-GAN": (
+        {name.replace(".conv_block.", ".block."): x for name, x in RESNET.items()},
+        "names its tensors in a way of its own (model.10.block.1.weight, model.10.block.1.bias, ",
+    ),
+    "two generators": (
+        {f"{owner}.{name}": x for owner in ("netG_A", "netG_B") for name, x in RESNET.items()},
+        "holds several generators, netG_A., netG_B.. Save the state_dict() of one alone.",
+    ),
+    "spectral norm": (
+        {name.replace("weight", "weight_orig"): x for name, x in RESNET.items()},
+        "was trained with spectral norm, which img2img does not have; save it after torch.nn.utils.",
+    ),
+    "spectral norm of today": (
+        dict(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)).state_dict(prefix="model.1.")),
+        "was trained with spectral norm",
+    ),
     "no first layer": (without(RESNET, "model.1.weight"), "lacks model.1.weight, which every standard generator"),
     "no last layer": (without(RESNET, "model.23.weight"), "lacks model.23.weight, which every standard generator"),
     "no middle layer": (without(RESNET, "model.7.weight"), SIX("it lacks model.7.weight")),
@@ -443,7 +505,7 @@ REFUSED = {
     ),
     "affine instance norm": (
         UNET | {"model.model.0.bias": torch.zeros(4)},
-        "looks like unet_32 (width 4, norm batch, channels 3 to 3), but it has model.model.0.bias besides",
+        "has norms with learned gains after convolutions with biases, as InstanceNorm2d(affine=True) makes them",
     ),
     "broken training": (
         RESNET | {"model.1.bias": torch.full((4,), torch.nan)},
@@ -493,7 +555,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
         "leave --direction out": dict(direction="b2a", b2a=path),
         "one model has two of a kind. Import each by itself": dict(b2a=other),
         "is resnet_3 (width 4, norm instance, padding reflect, dropout 0.0, channels 1 to 3)": dict(b2a=narrow),
-        "--size must be at least 1": dict(size=0),
+        "--size takes a whole number from 1": dict(size=0),
     }.items():
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             img2img.import_model(path, out, **words)
@@ -683,9 +745,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, missing, has):
     path = model(tmp_path / "m.safetensors", "resnet_3")
     monkeypatch.setitem(sys.modules, has, sys.modules.get(has) or pytest)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(
-        ConfigError, match=re.escape(f"needs the package {missing}. Install it with pip install 'img2img[onnx]'")
-    ):
+    with pytest.raises(ConfigError, match=re.escape(needs("Export to ONNX", missing, "onnx"))):
         img2img.export_model(path, tmp_path / "x.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
@@ -789,23 +849,42 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(command_line,
         (["import", good, "--out", tmp_path / "x", "--direction", "there"], "There is no direction 'there'"),
         (["export", file, "--out", tmp_path / "x"], "does not tell the format"),
         (["export", file, "--out", tmp_path / "x", "--format", "caffe"], "There is no format 'caffe'"),
-        (["export", good, "--out", tmp_path / "x.onnx"], "not a safetensors file"),
+        (["export", good, "--out", tmp_path / "x.onnx"], "first run img2img import"),
+        (["translate", good, tmp_path, "--out", tmp_path / "x"], "first run img2img import"),
+        (["import", good, "--out", tmp_path / "x", "--padding", "zero"], "There is no padding 'zero'"),
         (["info", tmp_path / "nowhere"], "no model or run folder"),
-        (["info", good], "not a safetensors file"),
+        (
+            ["info", good],
+            "is a file of torch.save; to use weights of the pix2pix and CycleGAN code, first run img2img import",
+        ),
     ):
         code, out, err = command_line(*words)
         assert code == 2 and out == "" and err.startswith("img2img: ") and sentence in err and err.count("\n") == 1
     assert command_line("import", good)[0] == 2 and command_line("export", file)[0] == 2
 
 
-@pytest.mark.parametrize(("name", "writer"), [("x.pth", "torch.save"), ("x.pt", "torch.jit.save")])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, writer):
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     path = model(tmp_path / "m.safetensors", "unet_32")
 
     def full(*_, **__):
         raise RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file")
 
-    monkeypatch.setattr(writer, full)
-    with pytest.raises(ConfigError, match=rf"Cannot write .*{name}: the disk is full or does not take the file"):
-        img2img.export_model(path, tmp_path / name)
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(ConfigError, match=r"Cannot write .*x\.pth: the disk is full or does not take the file"):
+        img2img.export_model(path, tmp_path / "x.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes are POSIX")
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.onnx"])
+def test_a_disk_that_is_full_for_real_does_not_end_the_process(tmp_path, name):
+    path = model(tmp_path / "m.safetensors", "unet_32")
+    code = (
+        "import resource, sys\nfrom img2img import cli\nimport img2img.interchange.export\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"  # as a full disk: EFBIG in place of ENOSPC
+        f"sys.argv = ['img2img', 'export', {str(path)!r}, '--out', {str(tmp_path / name)!r}]\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("img2img: Cannot write"), (done.returncode, done.stderr)
+    assert done.stderr.count("\n") == 1 and [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -246,9 +246,7 @@ def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
 def test_saturated_images_are_named(data):
     X = data.X.copy()
     X[N, 0, :2] = 65535
-    with pytest.warns(
-        LabWarning, match=rf"1 images are saturated in more than 1 % of the pixels: Image {N} of X \(B\)"
-    ):
+    with pytest.warns(LabWarning, match=rf"1 image is saturated in more than 1 % of the pixels: Image {N} of X \(B\)"):
         equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch)
     table = equalizer.transform(X, batch=data.batch, return_quality=True)[1]
     assert "saturated" in table["flags"][N] and table.saturated[N] == pytest.approx(2 / SIZE)
@@ -286,7 +284,7 @@ def test_batches_that_were_not_fitted_are_passed_on_if_that_is_wanted(data, tone
     Z, table = lax.transform(data.X[N : N + 2], batch=["Z", "B"], return_quality=True)
     assert np.array_equal(Z[0], data.X[N]) and not np.array_equal(Z[1], data.X[N + 1])
     assert table["flags"][0] == "unknown batch" and np.isnan(table.unfamiliar[0]) and table.change[0] < 1e-9
-    assert "way with unseen batches" in refused(ConfigError, BatchEqualizer(unseen="x").fit, data.X, batch=data.batch)
+    assert "There is no unseen 'x'" in refused(ConfigError, BatchEqualizer(unseen="x").fit, data.X, batch=data.batch)
 
 
 def test_values_of_another_range(data, toned):
@@ -337,12 +335,12 @@ def test_a_target_that_there_is_not(data):
     ("options", "says"),
     [
         ({"target": "mean", "model": "local"}, "would be blurred"),
-        ({"max_change": 0}, "max_change is a share of the range"),
-        ({"max_change": 1.5}, "max_change is a share of the range"),
-        ({"min_images": 1}, "min_images is at least 2"),
-        ({"max_images": 7}, "at most max_images; they are 8 and 7"),
+        ({"max_change": 0}, "max_change takes a number above 0 up to 1, not 0"),
+        ({"max_change": 1.5}, "max_change takes a number above 0 up to 1, not 1.5"),
+        ({"min_images": 1}, "min_images takes a whole number from 2"),
+        ({"max_images": 7}, "max_images, 7, is less than min_images, 8"),
         ({"out_dtype": "float16"}, "There is no type of output 'float16'"),
-        ({"n_jobs": 0}, "n_jobs is a number of threads, or -1 for all cores, not 0"),
+        ({"n_jobs": 0}, "n_jobs takes a whole number from 1 to 1024, or -1, not 0"),
         ({"model": "local", "training": {"stepz": 3}}, "no option of local 'stepz'"),
     ],
 )

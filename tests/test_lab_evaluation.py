@@ -11,7 +11,7 @@ from img2img.data.picture import as_type
 from img2img.errors import ConfigError, InputError, UnknownBatchError
 from img2img.lab import baselines, features, objects, probes, report, synthetic, verdict
 from img2img.lab.baselines import BASELINES, CHEATS, Statistics
-from img2img.lab.evaluation import FEATURES_ONLY, GATES, evaluate, gates_of
+from img2img.lab.evaluation import FEATURES_ONLY, GATES, Evaluation, evaluate, gates_of
 from img2img.lab.measures import IDENTITY, measure
 
 SCALE = np.array([[400.0, 7000.0]])
@@ -135,6 +135,80 @@ def test_verdict_says_what_is_better():
         "or control shift (0.15 against 0.15), so prefer that simpler method"
     )
     assert "does not beat" in verdict._comparison(row | {"phenotype_accuracy": 0.84}, row, "batch moments")  # luck
+
+
+def by_hand(gates=None, **rows):
+    """An evaluation of "tone" from a table made by hand: method -> told, its interval's half, shift, phenotypes."""
+    names = ("batch_linear", "batch_linear_low", "batch_linear_high", "batch_chance", "batch_null_high")
+    names += ("shift_control", "phenotype_accuracy", "phenotype_low", "phenotype_high")
+    table = {}
+    for method, (told, half, shift, phenotype) in rows.items():
+        seen = phenotype if phenotype is None else (phenotype - half, phenotype + half)
+        values = (told, told - half, told + half, 0.5, 0.6, shift, phenotype, *(seen or (None, None)))
+        table[method.replace("_", " ").replace("per image z score", "per-image z-score")] = dict(
+            zip(names, values, strict=True)
+        )
+    passed = {"nothing moved": True} | (gates or {})
+    return Evaluation(
+        rows=table, gates={method: passed for method in table}, gate_texts={}, judged="tone", reference="A",
+        counts={}, cramers_v=None, confounded=False, notes=(), settings={}, histograms={}, pictures=[],
+    )  # fmt: skip
+
+
+def test_verdict_compares_with_doing_nothing_first():
+    # batch told, half of its interval, control shift, phenotype accuracy
+    nothing = (0.9, 0.05, 0.3, 0.7)
+    cases = {
+        # seen on two real plates: the batch is not there, and the method makes one
+        "fail: Do not use it: “tone” is worse than doing nothing in batch predictability (0.93 against 0.38) and "
+        "control shift (0.23 against 0.17); without any correction the batch cannot be told either (0.38, by luck": (
+            by_hand(do_nothing=(0.38, 0.11, 0.17, None), tone=(0.93, 0.05, 0.23, None))
+        ),
+        "fail: Do not use it: “tone” is worse than doing nothing in phenotype accuracy (0.60 against 0.70).": (
+            by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.3, 0.6))
+        ),
+        "warn: Leave the images as they are: “tone” is no better than doing nothing in phenotype accuracy (0.71 "
+        "against 0.70), batch predictability (0.91 against 0.90) or control shift (0.30 against 0.30); there was": (
+            by_hand(do_nothing=nothing, tone=(0.91, 0.05, 0.3, 0.71))
+        ),
+        "warn: Use “tone” for what it is better at alone: against doing nothing it is better in control shift (0.10 "
+        "against 0.30), but worse in phenotype accuracy (0.50 against 0.70); there was no simpler": (
+            by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.1, 0.5))
+        ),
+        "pass: “tone” passes every gate that could be measured; there was no simpler method that passes": (
+            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8))
+        ),
+        "pass: “tone” passes every gate that could be measured; it beats “batch moments” in batch predictability": (
+            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8), batch_moments=(0.8, 0.05, 0.1, 0.8))
+        ),
+        "warn: “tone” passes every gate that could be measured; it does not beat “batch moments” in": (
+            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8), batch_moments=(0.6, 0.05, 0.1, 0.8))
+        ),
+        # what is per image erases effects: it is advised only where that was looked at
+        "warn: “tone” passes every gate that could be measured; it does not beat “per-image z-score” in": (
+            by_hand({"effect kept": True}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
+                    per_image_z_score=(0.5, 0.05, 0.1, 0.8))
+        ),
+        "pass: “tone” passes every gate that could be measured (effect kept not measured); there was no simpler": (
+            by_hand({"effect kept": None}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
+                    per_image_z_score=(0.5, 0.05, 0.1, 0.8))
+        ),
+        # a probe below chance tells nothing, so to be nearer to it is no loss
+        "warn: Leave the images as they are: “tone” is no better than doing nothing in batch predictability (0.50 "
+        "against 0.30)": by_hand(do_nothing=(0.3, 0.05, None, None), tone=(0.5, 0.05, None, None)),
+        "fail: “tone” fails dice: do not measure": by_hand({"dice": False}, do_nothing=nothing, tone=nothing),
+    }  # fmt: skip
+    for start, evaluation in cases.items():
+        found = f"{evaluation.outcome}: {evaluation.verdict}"
+        assert found.startswith(start), found
+        assert ("passes every gate" in found) == ("“tone” passes" in start)
+
+
+def test_the_box_of_the_verdict_shows_its_outcome(judged):
+    assert judged.outcome == "warn" and judged.to_dict()["outcome"] == "warn"  # as batch moments do as well
+    assert 'class="box verdict verdict-warn"' in report.report(judged)
+    cheat = dataclasses.replace(judged, judged="cheat: constant image")
+    assert cheat.outcome == "fail"
 
 
 def test_verdict_names_the_failed_gates(judged):

@@ -379,5 +379,5 @@ def test_ms_ssim_says_how_large_images_must_be(images):
 
 def test_mistakes_in_options():
     assert "Did you mean 'psnr'?" in refused(ConfigError, Scorer, ["pnsr"])
-    assert "--subset-size must be at least 2" in refused(ConfigError, Scorer, ["l1"], MetricOptions(subset_size=1))
+    assert "--subset-size takes a whole number from 2" in refused(ConfigError, MetricOptions, subset_size=1)
     assert "no real images" in refused(DataError, Scorer(["drift"]).prepare, list)

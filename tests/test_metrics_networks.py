@@ -4,12 +4,14 @@ import pickle
 import warnings
 
 import lpips as lpips_package
+import numpy as np
 import onnx
 import pytest
 import torch
 import torchvision
 from conftest import refused
 from onnx import TensorProto, helper
+from PIL import Image
 from safetensors.torch import save_file
 from test_metrics import save_torchscript, seeded, smooth, spoiled
 from torch import nn
@@ -208,6 +210,58 @@ def test_inception_is_that_of_torch_fidelity(inception, pair):
     assert scorer.network.suffix == ""
 
 
+def by_pil(images):
+    """Images (N, 3, H, W) in [-1, 1] as clean-fid resizes them: each channel as floats, bicubic, cut to 0 to 255."""
+    pixels = ((images + 1) / 2 * 255).round().numpy()
+    planes = [[Image.fromarray(x).resize((299, 299), Image.Resampling.BICUBIC) for x in image] for image in pixels]
+    return torch.from_numpy(np.stack([[np.asarray(x).clip(0, 255) for x in image] for image in planes]))
+
+
+def by_tensorflow(images):
+    """The same as clean-fid's legacy_tensorflow: the mean of the four pixels around each corner point, weighted."""
+    pixels = ((images + 1) / 2 * 255).round().numpy()
+    (y, dy), (x, dx) = (np.divmod(np.arange(299) * (side / 299), 1) for side in pixels.shape[2:])
+    y, x = y.astype(int), x.astype(int)
+    below, right = np.minimum(y + 1, pixels.shape[2] - 1), np.minimum(x + 1, pixels.shape[3] - 1)
+    rows = [pixels[:, :, i][..., x] * (1 - dx) + pixels[:, :, i][..., right] * dx for i in (y, below)]
+    return torch.from_numpy(rows[0] * (1 - dy)[:, None] + rows[1] * dy[:, None]).float()
+
+
+@pytest.mark.parametrize(("name", "resized"), [("inception", by_tensorflow), ("inception_clean", by_pil)])
+def test_each_inception_resizes_like_its_program(inception, name, resized):
+    path, network = inception
+    options = MetricOptions(features=name, features_weights=str(path))
+    scorer = Scorer(["fid"], options)
+    rng = np.random.default_rng(0)
+    # mosaics: what antialiasing takes out of a large image, and the other way leaves in
+    mosaic = torch.from_numpy(rng.integers(0, 2, (2, 3, 450, 380)) * 2.0 - 1).float()
+    for images in (mosaic, smooth(2, 64)):
+        first = (resized(images) - 128) / 128
+        hook = network.Conv2d_1a_3x3.register_forward_pre_hook(lambda *_, first=first: (first,))
+        with torch.no_grad():
+            expected, _ = network(torch.zeros(2, 3, 299, 299, dtype=torch.uint8))
+        hook.remove()
+        found, logits = scorer.features(images)
+        assert first.shape == (2, 3, 299, 299) and logits.shape == (2, 1008)
+        assert torch.allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.std()))
+    assert (by_pil(mosaic) - by_tensorflow(mosaic)).abs().mean() > 20  # so the one is not the other
+
+
+def test_the_antialiased_inception_has_a_name_of_its_own(inception):
+    found = {}
+    for name in ("inception", "inception_clean"):
+        scorer = Scorer(["kid"], MetricOptions(features=name, features_weights=str(inception[0])))
+        images = smooth(4, 40)
+        scorer.prepare(lambda images=images: [images])
+        row = scorer.row()
+        row.add(fake=spoiled(images, 0.3))
+        found |= {key: score.value for key, score in row.scores().items()}
+        note = next(note for note in scorer.notes if note.startswith(f"{name}: "))
+        assert ("clean-fid's legacy_tensorflow" in note) == (name == "inception") and "299 px" in note
+    assert list(found) == ["kid", "kid[inception_clean]"]
+    assert found["kid"] != pytest.approx(found["kid[inception_clean]"], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_scores_of_inception_have_the_plain_names(inception):
     names = ["fid", "kid", "inception_score"]
@@ -233,7 +287,7 @@ def test_inception_mistakes(tmp_path, evil, monkeypatch):
     options = MetricOptions(features="inception", features_weights=str(tmp_path / "w.pth"))
     assert "does not hold the weights of torch-fidelity" in refused(ModelFileError, Scorer, ["fid"], options)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install 'img2img[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
+    assert "pip install 'img2img-gan[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
     lonely = MetricOptions(features_weights=str(tmp_path / "w.pth"))
     assert "name it, as in --features inception" in refused(ConfigError, Scorer, ["fid"], lonely)
 

@@ -340,11 +340,11 @@ def test_the_metric_that_chooses_is_the_one_of_the_run(tmp_path):
 
 
 def test_findings_that_go_on_come_first(tmp_path):
-    findings = [Finding("oscillation", 700, 1100), Finding("not finite", 3100)]
+    findings = [Finding("oscillation", 700, 1100), Finding("not finite", 3100, ways="--lr 0.0001, --clip 1")]
     page = report_of(run_folder(tmp_path), findings=findings)
     assert [kind for kind, _ in remarks_of(page)] == ["wrong", "over"]
     text = text_of(page)
-    assert "not finite: a loss or a weight" in text and "To try: a smaller --lr ," in text
+    assert "not finite: a loss or a weight" in text and "To try: --lr 0.0001, --clip 1." in text
     assert "Seen from step 3100 on." in text and "Seen from step 700 to 1100. It is over." in text
 
 

@@ -2,16 +2,8 @@
 Networks", ICLR 2016, arXiv:1511.06434.
 """
 
-from dataclasses import dataclass
-
 from img2img.core import unconditional as u
-
-
-@dataclass(frozen=True)
-class DCGANConfig(u.UnconditionalConfig):
-    """DCGAN's options, with the defaults of section 4 and half its width."""
-
-    noise: u.Noise = "uniform"
+from img2img.core.options import DCGANConfig
 
 
 class DCGAN(u.Unconditional):

@@ -2,19 +2,8 @@
 NeurIPS 2014, arXiv:1406.2661.
 """
 
-from dataclasses import dataclass
-
 from img2img.core import unconditional as u
-
-
-@dataclass(frozen=True)
-class GANConfig(u.UnconditionalConfig):
-    """The options of the first GAN."""
-
-    network: u.Network = "mlp"
-    noise: u.Noise = "uniform"
-    width: u.Width = 1200
-    d_width: u.DWidth = 1200
+from img2img.core.options import GANConfig
 
 
 class GAN(u.Unconditional):

@@ -1,42 +1,15 @@
-"""What the discriminator and the generator minimise, with the tricks of the literature around it: one set of options
-for every method.
-"""
+"""What the discriminator and the generator minimise, with the tricks of the literature around it."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from img2img.core.diffaugment import TRANSFORMS, policy
+from img2img.core.diffaugment import policy
 from img2img.core.objectives import OBJECTIVES, smoothed
+from img2img.core.options import Adversarial
 from img2img.core.penalties import PENALTIES
 from img2img.errors import ConfigError, choose
-
-Objective = Annotated[str, f"Adversarial objective: {', '.join(OBJECTIVES)}."]
-Penalty = Annotated[
-    str, f"Penalty on the discriminator's slope: auto (gp where the objective needs one), none, {', '.join(PENALTIES)}."
-]
-LambdaGP = Annotated[float, "Weight of the penalty."]
-Spectral = Annotated[bool, "Spectral norm in the discriminators (Miyato et al. 2018)."]
-
-
-@dataclass(frozen=True)
-class Adversarial:
-    """The options of the adversarial game, the same for every method. The tricks are off unless a paper uses them."""
-
-    objective: Objective = "nonsaturating"
-    penalty: Penalty = "auto"
-    lambda_gp: LambdaGP = 10.0
-    spectral: Spectral = False
-    smooth: Annotated[float, "One-sided label smoothing: 1 minus what D aims at for real images; 0: none."] = 0.0
-    instance_noise: Annotated[
-        float, "Standard deviation of noise on real and generated images, falling to 0 over the run; 0: none."
-    ] = 0.0
-    diffaugment: Annotated[
-        str, f"Transforms of all that D sees, for small data: none, or some of {','.join(TRANSFORMS)}."
-    ] = "none"
-    d_lr: Annotated[float, "The discriminators' learning rate; 0: that of the generators."] = 0.0
 
 
 class Referee:
@@ -63,9 +36,9 @@ class Referee:
                 f"{why} needs a gradient penalty per image, and {option} batch mixes the images of a batch. "
                 f"Use {option} instance or {option} none."
             )
-        if config.smooth and not (self.gan.binary and 0 <= config.smooth < 1):
+        if config.smooth and not self.gan.binary:
             binary = ", ".join(name for name, gan in OBJECTIVES.items() if gan.binary)
-            raise ConfigError(f"--smooth is a share from 0 up to 1, for objectives with labels: {binary}.")
+            raise ConfigError(f"--smooth is for objectives with labels: {binary}.")
         if config.smooth:
             self.gan = smoothed(self.gan, config.smooth)
         self.transforms = policy(config.diffaugment)

@@ -1,60 +1,25 @@
 """The unconditional game, of a generator of images from noise against a discriminator; such papers are cases of it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from img2img.core.game import Batch, Method, Scalars
-from img2img.core.referee import Adversarial, Referee, learning_rates, regularised
+from img2img.core.options import UnconditionalConfig
+from img2img.core.referee import Referee, learning_rates, regularised
 from img2img.errors import ConfigError, choose
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.layers import init_weights
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 
 SHOWN = 64  # images of the sample grid
-NETWORKS = ("mlp", "dcgan")
 NOISES: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda z: z.normal_(),
     "uniform": lambda z: z.uniform_(-1, 1),
 }
-
-ImageSize = Annotated[int, "Side of the generated images in pixels; 0: that of --size."]
-Network = Annotated[str, f"Networks: {', '.join(NETWORKS)}."]
-Latent = Annotated[int, "Length of the noise."]
-Noise = Annotated[str, f"Distribution of the noise: {', '.join(NOISES)}."]
-Width = Annotated[int, "Generator: channels of dcgan's last map, or units of mlp's hidden layers."]
-DWidth = Annotated[int, "Discriminator: channels of dcgan's first map, or units of mlp's hidden layers."]
-Depth = Annotated[int, "Hidden layers of mlp's networks."]
-Norm = Annotated[str, "Norm in dcgan's generator: batch or none."]
-DNorm = Annotated[str, "Norm in dcgan's discriminator: batch, instance or none."]
-NCritic = Annotated[int, "Moves of the discriminator per move of the generator."]
-LearningRate = Annotated[float, "Learning rate."]
-Beta1 = Annotated[float, "Adam's beta 1."]
-Beta2 = Annotated[float, "Adam's beta 2."]
-Decay = Annotated[float, "Share of the run, at its end, over which the learning rate falls linearly towards zero."]
-
-
-@dataclass(frozen=True)
-class UnconditionalConfig(Adversarial):
-    """The options of the unconditional methods; a paper's file has its own defaults."""
-
-    image_size: ImageSize = 0
-    network: Network = "dcgan"
-    latent: Latent = 100
-    noise: Noise = "normal"
-    width: Width = 64
-    d_width: DWidth = 64
-    depth: Depth = 2
-    norm: Norm = "batch"
-    d_norm: DNorm = "batch"
-    n_critic: NCritic = 1
-    lr: LearningRate = 2e-4
-    beta1: Beta1 = 0.5
-    beta2: Beta2 = 0.999
-    decay: Decay = 0.0
 
 
 class Unconditional(Method):
@@ -64,7 +29,7 @@ class Unconditional(Method):
         fixed_noise: what the sample grid is drawn from, the same at every step.
     """
 
-    layout = "images"
+    layout = UnconditionalConfig.layout
     rows = 1
     batch_size = 64
     generators = {"sample": ("noise", "image", "g")}
@@ -72,8 +37,6 @@ class Unconditional(Method):
 
     def __init__(self, config: Any, channels: dict[str, int]) -> None:
         super().__init__(config, channels | {"noise": config.latent})
-        if config.n_critic < 1 or config.latent < 1 or config.depth < 1:
-            raise ConfigError("--n-critic, --latent and --depth are at least 1.")
         self.draws = config.n_critic
         self.g = self.build_generator(config, config.latent, channels["image"])
         self.d = regularised(build_discriminator(config, channels["image"]), config.spectral)
@@ -92,7 +55,6 @@ class Unconditional(Method):
     @staticmethod
     def build_generator(config: Any, in_channels: int, out_channels: int) -> nn.Module:
         network: nn.Module
-        choose("network", config.network, dict.fromkeys(NETWORKS))
         if config.network == "mlp":
             return MLPGenerator(in_channels, out_channels, config.image_size, config.width, config.depth)
         network = DCGANGenerator(in_channels, out_channels, config.image_size, config.width, config.norm)

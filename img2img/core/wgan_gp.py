@@ -2,22 +2,8 @@
 arXiv:1704.00028.
 """
 
-from dataclasses import dataclass
-
 from img2img.core import unconditional as u
-from img2img.core.referee import Objective
-
-
-@dataclass(frozen=True)
-class WGANGPConfig(u.UnconditionalConfig):
-    """WGAN-GP's options, with the defaults of Algorithm 1; the penalty is the objective's."""
-
-    objective: Objective = "wasserstein"
-    d_norm: u.DNorm = "none"
-    n_critic: u.NCritic = 5
-    lr: u.LearningRate = 1e-4
-    beta1: u.Beta1 = 0.0
-    beta2: u.Beta2 = 0.9
+from img2img.core.options import WGANGPConfig
 
 
 class WGANGP(u.Unconditional):

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from img2img.data.images import Array
 from img2img.errors import choose
+
+if TYPE_CHECKING:
+    from img2img.data.picture import Array
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Augment:
         transforms = choose("augmentation", preset, PRESETS).transforms(albumentations, size)
         self.pipeline = albumentations.Compose(transforms, additional_targets={"partner": "image"})
 
-    def __call__(self, seed: int, image: Array, partner: Array | None = None) -> tuple[Array, Array | None]:
+    def __call__(self, seed: int, image: "Array", partner: "Array | None" = None) -> "tuple[Array, Array | None]":
         """Transforms `image` (H, W, C), and `partner` by the same draw; equal seeds give equal results."""
         self.pipeline.set_random_seed(seed)
         if partner is None:

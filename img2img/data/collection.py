@@ -1,9 +1,8 @@
 """One collection of images, for methods that learn to draw more of its kind."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,20 +12,11 @@ from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain, from_arrays, refuse_small, scan
 from img2img.data.idx import is_idx, read_idx
 from img2img.data.images import Array, Header
-from img2img.data.layouts import Store, refuse_unwarpable, shared_budget
+from img2img.data.layouts import Store, read_all, refuse_unwarpable, shared_budget
+from img2img.data.options import ImagesConfig as ImagesConfig
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError, choose
-
-
-@dataclass(frozen=True)
-class ImagesConfig:
-    """Which images to train on, and how they are cut."""
-
-    data: Annotated[str | None, "Folder of images, or an idx file of them as MNIST's, with or without .gz."] = None
-    size: Annotated[int, "Side of the images in pixels, generated ones too."] = 64
-    augment: Annotated[str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + "."] = "none"
-    cache_mb: Annotated[int, "Decoded images are kept in memory when they fit into this many megabytes."] = 4096
+from img2img.errors import ConfigError, DataError
 
 
 class Images(Dataset[dict[str, Tensor]]):
@@ -39,13 +29,22 @@ class Images(Dataset[dict[str, Tensor]]):
         scales: how pixel values map to [-1, 1].
     """
 
-    def __init__(self, domain: Domain, config: ImagesConfig, seed: int = 0, shared: bool = False) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        config: ImagesConfig,
+        seed: int = 0,
+        shared: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.config, self.seed = config, seed
-        factor = choose("augmentation", config.augment, PRESETS).resize
+        factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
         self.store = Store(domain, side, shared_budget(config.cache_mb, shared), shared)
+        self.domains = {"image": domain}
         self.channels = {"image": domain.channels}
-        self.scales = {"image": Scale.of((self.store[i] for i in range(len(domain))), domain.dtype)}
+        read_all((self.store,), say=say)
+        self.scales = {"image": Scale.of(self.store.extremes, domain.dtype)}
         self._augment: Augment | None = None
         self._order: tuple[int, Any] = (-1, None)
 
@@ -103,7 +102,7 @@ def open_images(config: ImagesConfig, data: Any = None) -> Domain:
         ConfigError: if the options do not say where the images are.
         DataError: if images are missing, unreadable, or do not fit together.
     """
-    preset = choose("augmentation", config.augment, PRESETS)
+    preset = PRESETS[config.augment]
     if data is None and config.data is None:
         raise ConfigError("Say where the images are: --data, a folder of images or an idx file.")
     path = Path(config.data or "")

@@ -1,6 +1,9 @@
 """Finding the images of a data set, checking that they go together, and pairing them."""
 
+import hashlib
+import os
 import unicodedata
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +16,7 @@ import numpy as np
 
 from img2img.data.images import Array, Header, find_images, passed_over, read_header, read_image
 from img2img.data.picture import DTYPES, shown
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, counted
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 LISTED = 5  # names shown of a longer list of culprits
@@ -90,6 +93,25 @@ class Domain:
             array = array[:, :middle] if self.half == "left" else array[:, middle : 2 * middle]
         return array if array.shape[2] == self.channels else np.repeat(array, self.channels, axis=2)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others: number, kind, names below their folder, and sizes, by checksum."""
+        paths = [source.path for source in self.sources if isinstance(source, Header)]
+        folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+        names, sizes = hashlib.sha256(), hashlib.sha256(self.half.encode())
+        for source in self.sources:
+            if isinstance(source, Header):
+                names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
+                kind = source.width, source.height, source.channels, source.path.stat().st_size
+            else:
+                kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
+            sizes.update(repr(kind).encode())
+        return {
+            "images": len(self),
+            "kind": f"{self.channels} channels of {self.dtype}",
+            "names": names.hexdigest()[:16],
+            "sizes": sizes.hexdigest()[:16],
+        }
+
     def evenly(self, count: int) -> "Domain":
         """At most `count` of the images, evenly chosen."""
         return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
@@ -141,6 +163,9 @@ def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains 
         a, b = given["a"], given["b"]
         if a.resolve() == b.resolve():
             raise DataError(f"--a and --b are the same folder, {a}; give two different ones.")
+        for inner, outer in ((a, b), (b, a)):
+            if inner.resolve().is_relative_to(outer.resolve()):
+                raise DataError(f"{inner} lies inside {outer}, so both domains would hold its images; give two apart.")
         heldout_a, heldout_b = _beside(a), _beside(b)
         heldout = None
         if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():
@@ -244,7 +269,8 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
             for one, two in islice(close, 1)
         )
         raise DataError(
-            f"{len(lonely)} images have no partner of the same name in the other folder: {names}. "
+            f"{counted(len(lonely), 'image has', 'images have')} no partner of the same name in the other folder: "
+            f"{names}. "
             f"Pairs are matched by file name without suffix; complete or remove them.{hint}"
         )
     pairs = [Scanned((side[n] for n in sorted(stems[0])), s.passed) for side, s in zip(stems, scans, strict=True)]
@@ -317,6 +343,6 @@ def refuse_small(domain: Domain, size: int) -> None:
     small = [f"{domain.name(i)} ({w}x{h})" for i in range(len(domain)) for h, w in [domain.size(i)] if min(h, w) < size]
     if small:
         raise DataError(
-            f"{len(small)} images of domain {domain.title} are smaller than the {size} px crop: {_list(small)}. "
-            "Use a smaller --size, or an --augment that resizes."
+            f"Domain {domain.title} has {counted(len(small), 'image', 'images')} smaller than the {size} px crop: "
+            f"{_list(small)}. Use a smaller --size, or an --augment that resizes."
         )

@@ -15,15 +15,21 @@ EXIF data (among PNG, JPEG and WebP), resolution and the colour profile are kept
 only if it is one for that number of channels. What a format cannot hold is refused.
 """
 
+import errno
+import json
 import os
+import platform
 import re
+import secrets
 import stat
-import tempfile
+import sys
+import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +50,9 @@ from img2img.data.picture import (
     unmerge,
 )
 from img2img.errors import ConfigError, DataError, choose
+
+TEMPORARY = re.compile(r"\.(?P<here>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.img2img-part(\..+)?")  # of `atomic`
+STALE = 3600  # seconds after which a temporary file is what a killed process left, wherever that was
 
 Opened = AbstractContextManager[tuple[Header, Callable[[], Picture]]]
 
@@ -127,6 +136,8 @@ FORMATS = {
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
 }
 SUFFIXES = tuple(FORMATS)
+# Beside this file of `sample`, these pictures are no samples but views of some.
+SHEETS = {"samples.json": ("grid.png", "walk.png")}
 
 
 KINDS = 8  # suffixes that are named of files passed over
@@ -142,7 +153,8 @@ class Found(list[Path]):
 def find_images(folder: Path) -> Found:
     """Every image below `folder`, at any depth, in the order of their names.
 
-    Hidden files and folders are left out. Links to folders are followed, but not back into a folder they lie in.
+    Hidden files and folders are left out, and so are the folders of runs, whose pictures are results, and the sheets
+    that `sample` writes beside its images. Links to folders are followed, but not back into a folder they lie in.
     Whatever else has the suffix of an image is listed, broken links too: reading them says what is wrong.
 
     Raises:
@@ -170,7 +182,14 @@ def find_images(folder: Path) -> Found:
                 raise DataError(f"Links below {shown(folder)} lead to {shown(where)} in over {WAYS} ways; remove some.")
             with os.scandir(where) as listing:
                 entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name, reverse=True)
+            if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(where):
+                if where == folder:
+                    raise DataError(f"{shown(folder)} is the folder of a run; give a folder of images.")
+                continue
+            sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
             for entry in entries:
+                if entry.name in sheets:
+                    continue
                 suffix = entry.name[entry.name.rfind(".") :].lower() if "." in entry.name else ""
                 if entry.is_dir():
                     todo.append((where / entry.name, parents | {identity}))
@@ -184,6 +203,19 @@ def find_images(folder: Path) -> Found:
         beside = "".join(f" {sentence}" for sentence in passed_over(found.passed))
         raise DataError(f"{shown(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}")
     return found
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds the config.json of a training of img2img."""
+    try:
+        record = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), dict) for name in ("options", "environment"))
+        and "img2img" in record["environment"]
+    )
 
 
 def passed_over(suffixes: Counter[str]) -> tuple[str, ...]:
@@ -309,37 +341,138 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
         ) from error
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Raises ConfigError if a file of this name cannot be written: known before the work rather than after it."""
+def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -> None:
+    """Raises ConfigError if a file of this name cannot be written: known before the work rather than after it.
+
+    Args:
+        path: the file.
+        ours: tells by content whether a file that is there already was written by img2img, and so may be replaced.
+    """
     if path.is_dir():
         raise ConfigError(f"{shown(path)} is a folder; name a file to write.")
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {shown(path.parent)} to write {shown(Path(path.name))} into.")
+    if _is_special(path):
+        return
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"Nothing may be written into {shown(path.parent)}.")
+    try:
+        content = path.read_bytes() if ours and path.exists() else b""
+    except OSError as error:
+        raise ConfigError(f"{shown(path)} exists and cannot be read: {error.strerror}; give another name.") from error
+    if ours and content and not ours(content):
+        raise ConfigError(
+            f"{shown(path)} exists and was not written by this command; give another name, or move it away."
+        )
+
+
+def holds_keys(*names: str) -> Callable[[bytes], bool]:
+    """A test for json of ours, by some of the names in it; for `refuse_unwritable`."""
+
+    def ours(content: bytes) -> bool:
+        try:
+            record = json.loads(content)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(record, dict) and set(names) <= record.keys()
+
+    return ours
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` is there and is a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that the user named, whole or not at all; a device or a pipe gets the text as it is."""
+    if _is_special(path):
+        path.write_text(text, encoding="utf-8")
+        return
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class atomic:  # noqa: N801 - used as a function: `with atomic(path) as temporary:`
-    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
+    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `durable`, the content is on the disk before the name is: after a power cut there is the old file or the new.
+
+    Raises:
+        OSError: also if `path` is no regular file: devices and pipes are never replaced.
+    """
+
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        self.path, self.durable = path, durable
 
     def __enter__(self) -> Path:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=f".part{self.path.suffix}", dir=self.path.parent)
-        os.close(handle)
-        self.temporary = Path(name)
+        if _is_special(self.path):
+            raise OSError(errno.EINVAL, "is a device or a pipe, not a regular file", str(self.path))
+        name = f".{_here()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{self.path.suffix}"
+        self.temporary = self.path.parent / name
+        os.close(os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
         return self.temporary
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is not None:
+        try:
+            if error is None:
+                if self.durable:
+                    _sync(self.temporary)
+                self.temporary.replace(self.path)
+                if self.durable:
+                    with suppress(OSError):  # not every system opens folders
+                        _sync(self.path.parent, os.O_RDONLY)
+                return
+        except BaseException:
             with suppress(OSError):
                 self.temporary.unlink()
-            return
-        mask = os.umask(0)
-        os.umask(mask)
-        self.temporary.chmod(0o666 & ~mask)
-        self.temporary.replace(self.path)
+            raise
+        with suppress(OSError):
+            self.temporary.unlink()
+
+
+def _sync(path: Path, flags: int = os.O_RDWR) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@cache
+def _here() -> str:
+    """The machine, and the container, that process numbers are of."""
+    space = ""
+    with suppress(OSError):
+        space = str(Path("/proc/self/ns/pid").readlink())
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the temporary files of `atomic` that killed processes left; no other file, and none of a living one."""
+    for path in folder.glob(".*"):
+        if not (left := TEMPORARY.fullmatch(path.name)):
+            continue
+        with suppress(OSError):
+            dead = left["here"] == _here() and not _is_alive(int(left["process"]))
+            if dead or time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 ends a process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def resize(array: Array, height: int, width: int) -> Array:

@@ -1,11 +1,11 @@
 """How the images of two domains become training samples, held-out samples, and the options that say so."""
 
 import os
-import shutil
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,31 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain, Domains, alike, find, from_arrays, pair_up, passed_beside, refuse_small
+from img2img.data.folders import Domain, Domains, _list, alike, find, from_arrays, pair_up, passed_beside, refuse_small
 from img2img.data.images import Array, resize
+from img2img.data.options import DataConfig as DataConfig
+from img2img.data.patience import may_pass, patiently
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError, choose
+from img2img.data.workers import free_shared_memory
+from img2img.errors import ConfigError, DataError, counted
 
+PART = 16  # images that a thread reads in one go
+SAY_SECONDS = 10.0
+FEW = 20  # images worth waiting for; if more are missing, the drive is
 WARPED = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images to train on, and how they are cut."""
-
-    a: Annotated[str | None, "Folder of domain A."] = None
-    b: Annotated[str | None, "Folder of domain B; for pairs, partners have the names of those in A."] = None
-    ab: Annotated[str | None, "Folder of side-by-side pairs: left half A, right half B."] = None
-    data: Annotated[
-        str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."
-    ] = None
-    direction: Annotated[str, "For pairs: a2b, or b2a to learn the other way round."] = "a2b"
-    size: Annotated[int, "Side of the square the networks are trained on, in pixels."] = 256
-    augment: Annotated[str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + "."] = "standard"
-    val_fraction: Annotated[
-        float, "Share of the images held out, where the data have no held-out part of their own."
-    ] = 0.0
-    cache_mb: Annotated[int, "Decoded images are kept in memory when they fit into this many megabytes."] = 4096
 
 
 class Store:
@@ -55,9 +42,7 @@ class Store:
         if self.nbytes <= budget:
             memory = torch.empty(int(self.ends[-1]), dtype=getattr(torch, domain.dtype))
             self.memory = memory.share_memory_() if shared else memory  # type: ignore[no-untyped-call]
-            parts = np.array_split(np.arange(len(domain)), 64)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(self._fill, parts))
+        self.extremes = np.zeros((len(domain), 2), domain.dtype)  # of every image, where the type does not say them
 
     def _decode(self, i: int) -> Array:
         image = self.domain.load(i)
@@ -69,12 +54,19 @@ class Store:
         slot: Array = self.memory.numpy()[start : int(self.ends[i])].reshape(self.shapes[i])
         return slot
 
-    def _fill(self, numbers: Array) -> None:
-        for i in map(int, numbers):
-            self._slot(i)[:] = self._decode(i)
+    def read(self, i: int) -> None:
+        """Decodes an image before the training, and keeps of it what there is room for."""
+        if self.memory is None and self.domain.dtype == "uint8":
+            self.domain.load(i)
+            return
+        image = self._decode(i)
+        if self.memory is not None:
+            self._slot(i)[:] = image
+        if self.domain.dtype != "uint8":
+            self.extremes[i] = image.min(), image.max()
 
     def __getitem__(self, i: int) -> Array:
-        return self._decode(i) if self.memory is None else self._slot(i)
+        return patiently(self._decode, i) if self.memory is None else self._slot(i)
 
     def take(self, numbers: Array) -> Array:
         """Several images of one shape at once, (N, H, W, C)."""
@@ -87,12 +79,57 @@ class Store:
         return len(self.domain)
 
 
+def read_all(
+    stores: Sequence[Store], others: Sequence[Domain] = (), say: Callable[[str], None] = lambda text: None
+) -> None:
+    """Decodes every image once, into its store or, where that has no room, to see that it can be.
+
+    Args:
+        stores: what is trained on.
+        others: images that are only seen to be readable.
+        say: is told how far it is where that takes long.
+
+    Raises:
+        DataError: if images cannot be decoded; it names them.
+    """
+    jobs: list[tuple[Callable[[int], object], int]] = [(store.read, i) for store in stores for i in range(len(store))]
+    jobs += [(domain.load, i) for domain in others for i in range(len(domain))]
+
+    def fault(job: tuple[Callable[[int], object], int], patience: bool = False) -> DataError | None:
+        read, i = job
+        try:
+            patiently(read, i) if patience else read(i)
+        except DataError as error:
+            return error
+        return None
+
+    begin = said = time.monotonic()
+    bad = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        done = 0
+        parts = [jobs[k : k + PART] for k in range(0, len(jobs), PART)]
+        for part, faults in zip(parts, pool.map(lambda part: [fault(job) for job in part], parts), strict=True):
+            bad += [(job, error) for job, error in zip(part, faults, strict=True) if error]
+            done, now = done + len(part), time.monotonic()
+            if now - said > SAY_SECONDS and done < len(jobs):
+                said = now
+                left = (now - begin) / done * (len(jobs) - done)
+                say(f"reading the images, each once before the training: {done} of {len(jobs)}, {left:.0f} s left")
+        if len(bad) <= FEW and any(may_pass(error) for _, error in bad):
+            bad = [(job, error) for job, _ in bad if (error := fault(job, patience=True))]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if bad:
+        reasons = dict.fromkeys(str(error).rstrip(".") for _, error in bad)  # two halves are one file
+        raise DataError(f"{len(reasons)} of the images cannot be used: {_list(reasons)}.")
+
+
 def shared_budget(megabytes: int, shared: bool) -> int:
     """Bytes that decoded images may take; memory that processes share may be scarcer than the rest."""
     budget = megabytes * 2**20
-    if shared and Path("/dev/shm").exists():
-        budget = min(budget, shutil.disk_usage("/dev/shm").free // 2)
-    return budget
+    free = free_shared_memory() if shared else None
+    return budget if free is None else min(budget, free // 2)
 
 
 def refuse_unwarpable(domain: Domain, augment: str) -> None:
@@ -117,21 +154,27 @@ class Translation(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, a: Domain, b: Domain, config: DataConfig, paired: bool, seed: int = 0, shared: bool = False
+        self,
+        a: Domain,
+        b: Domain,
+        config: DataConfig,
+        paired: bool,
+        seed: int = 0,
+        shared: bool = False,
+        heldout: Sequence[Domain] = (),
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.paired, self.seed = config, paired, seed
         self.domains = {"a": a, "b": b}
         self.channels = {"a": a.channels, "b": b.channels}
-        factor = choose("augmentation", config.augment, PRESETS).resize
+        factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
         budget = shared_budget(config.cache_mb, shared)
         store_a = Store(a, side, budget, shared)
         store_b = Store(b, side, budget - (store_a.nbytes if store_a.memory is not None else 0), shared)
         self.stores = {"a": store_a, "b": store_b}
-        self.scales = {
-            name: Scale.of((store[i] for i in range(len(store))), store.domain.dtype)
-            for name, store in self.stores.items()
-        }
+        read_all((store_a, store_b), heldout, say)
+        self.scales = {name: Scale.of(store.extremes, store.domain.dtype) for name, store in self.stores.items()}
         self._augment: Augment | None = None
         self._order: tuple[int, Any] = (-1, None)
 
@@ -177,7 +220,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         return max(len(self.a), len(self.b))
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        a, b = (cut(domain.load(i % len(domain)), self.config) for domain in (self.a, self.b))
+        a, b = (cut(patiently(domain.load, i % len(domain)), self.config) for domain in (self.a, self.b))
         return {"a": self.scales["a"].encode(a), "b": self.scales["b"].encode(b)}
 
 
@@ -206,10 +249,7 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         ConfigError: if the options do not say where the images are.
         DataError: if images are missing, unreadable, or do not fit together.
     """
-    if not 0 <= config.val_fraction < 1:
-        raise ConfigError(f"--val-fraction is a share from 0 up to 1, not {config.val_fraction}.")
-    preset = choose("augmentation", config.augment, PRESETS)
-    choose("direction", config.direction, {"a2b": 0, "b2a": 0})
+    preset = PRESETS[config.augment]
     if a is not None or b is not None:
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
@@ -222,7 +262,8 @@ def open_data(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
     notes = list(passed_beside(*train, *(heldout or ())))
     for domain in train:
         if domain.grey_files:
-            notes.append(f"{domain.grey_files} grey images of domain {domain.title} are read as colour.")
+            one, several = (f"grey {what} of domain {domain.title}" for what in ("image", "images"))
+            notes.append(f"{counted(domain.grey_files, f'{one} is', f'{several} are')} read as colour.")
     if heldout:
         heldout = alike(heldout[0], train[0]), alike(heldout[1], train[1])
     if config.val_fraction and heldout:

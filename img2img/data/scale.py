@@ -2,6 +2,7 @@
 output.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +12,20 @@ import torch
 from torch import Tensor
 
 from img2img.data.images import Array
+from img2img.data.picture import DTYPES
 
 
 @dataclass(frozen=True)
 class Scale:
     """Pixel values `low` to `high` of type `dtype` stand for -1 to 1."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES or not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"no range of pixel values: {self.low} to {self.high} of {self.dtype!r}")
 
     @classmethod
     def of(cls, arrays: Iterable[Array], dtype: str) -> "Scale":

@@ -1,13 +1,17 @@
 """Endless, seeded batches that any number of processes share and that can start anywhere."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from img2img.data.workers import Context, dead_children_unheard, leave_stops_to_parent
+from img2img.errors import DataError, TrainingError
+
+PREFETCH = 4  # batches that each worker prepares ahead, at least
 Batch = dict[str, Tensor]
 
 
@@ -27,14 +31,32 @@ class _Positions:
             yield list(range(first, first + self.batch_size))
 
 
-class _Fetched(Dataset[Batch]):
-    """A data set that makes whole batches at once, by `fetch`, which is faster than one sample after the other."""
+class _Batches(Dataset[Any]):
+    """Whole batches of a data set, by its `fetch` where it has one. In a worker what goes wrong is a value: raised,
+    it would come with a page of traces.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, numbers: Any) -> Batch:
-        batch: Batch = self.dataset.fetch(numbers)
+    def __getitem__(self, numbers: Any) -> Batch | Exception:
+        if get_worker_info() is None:
+            return self._batch(numbers)
+        try:
+            batch = self._batch(numbers)
+            for x in batch.values():
+                x.share_memory_()  # type: ignore[no-untyped-call]  # here, where a lack of it can be told
+            return batch
+        except (DataError, OSError, MemoryError) as error:
+            return error
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            return TrainingError("There is no room for a batch in shared memory (/dev/shm); use --workers 0.")
+
+    def _batch(self, numbers: Any) -> Batch:
+        whole = hasattr(self.dataset, "fetch")
+        batch: Batch = self.dataset.fetch(numbers) if whole else default_collate([self.dataset[n] for n in numbers])
         return batch
 
 
@@ -52,22 +74,53 @@ def stream(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+    prefetch: int = PREFETCH,
+) -> Generator[Batch, None, None]:
     """Batches number `start` up to `stop` of the samples of `dataset`.
 
     Batch k holds the samples from k * batch_size * world_size on, of which each process gets its own `batch_size`. So
     nothing needs to be remembered to go on from batch k, and the samples do not depend on workers or processes.
+    Closing the iterator ends the workers.
+
+    Raises:
+        DataError: if an image cannot be read.
+        TrainingError: if a worker is killed.
     """
     positions: Any = _Positions(start, stop, batch_size, rank, world_size)
-    whole = hasattr(dataset, "fetch")
-    batches: Any = {"sampler": positions, "batch_size": None} if whole else {"batch_sampler": positions}
     loader = DataLoader(
-        _Fetched(dataset) if whole else dataset,
-        **batches,
+        _Batches(dataset),
+        sampler=positions,
+        batch_size=None,
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=Context() if workers else None,
+        worker_init_fn=leave_stops_to_parent,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: the global one belongs to the training
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
     )
-    return iter(loader)
+    batches = iter(loader)
+    if not workers:
+        yield from batches
+        return
+    try:
+        with dead_children_unheard():
+            while (batch := _next(batches)) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch if pin_memory else {name: x.clone() for name, x in batch.items()}  # shared memory is scarce
+    finally:
+        getattr(
+            batches, "_shutdown_workers", lambda: None
+        )()  # now, not when the last error that knows them is forgotten
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, or the error in its place; None at the end."""
+    try:
+        return next(batches, None)
+    except (RuntimeError, OSError, EOFError) as error:
+        if str(error).startswith("Caught"):  # an error of ours, with its trace
+            raise
+        raise TrainingError(
+            "A process that prepares images was killed, perhaps because the memory was full; use fewer --workers, or 0."
+        ) from error

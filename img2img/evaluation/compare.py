@@ -4,27 +4,31 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from img2img.data.images import atomic, refuse_unwritable
-from img2img.errors import ConfigError
+from img2img import keywords
+from img2img.data.images import refuse_unwritable, write_text
+from img2img.docstrings import documented
+from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
-from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.options import EvaluateOptions, Show
+from img2img.evaluation.sides import arrays_in
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
 from img2img.metrics.table import names_of
-from img2img.options import check_names, given, split
-from img2img.page import captioned, draw_grid, lightened, page, table
-from img2img.training.config import OPERATIONAL
-from img2img.training.result import meanings, protocol, scores_table
+from img2img.options import check_names, given, option, split
+from img2img.page import captioned, draw_grid, is_page, lightened, page, table
+from img2img.records import read_record
+from img2img.training.config import OPERATIONAL, RunRecord
+from img2img.training.result import BOLD, meanings, protocol, scores_table
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Comparison:
         rows: run -> metric -> score; then what a model has to beat.
         settings: option -> run -> its value, of the options in which the runs differ.
         protocol: what was compared, and how.
+        unwritten: why the page was not written; empty if it was, or none was asked for.
     """
 
     rows: dict[str, dict[str, Score]]
     settings: dict[str, dict[str, Any]]
     protocol: dict[str, Any]
+    unwritten: str = ""
 
     def to_json(self) -> dict[str, Any]:
         rows = rows_to_json(self.rows)
@@ -47,6 +53,7 @@ class Comparison:
         return {"protocol": self.protocol, "metrics": metrics, "rows": rows, "settings": self.settings}
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def compare(
     runs: Sequence[str | Path],
     *,
@@ -54,7 +61,7 @@ def compare(
     out: str | Path | None = None,
     show: int = 6,
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Comparison:
     """Scores several models on the same held-out images, and shows their translations side by side.
 
@@ -65,28 +72,29 @@ def compare(
         out: the HTML page to write; None: none.
         show: how many images the page shows.
         progress: called with the models done, and all there are.
-        **options: as in `img2img compare --help`, with underscores.
+        **options: see Options below.
 
     Raises:
         ConfigError: if there are fewer than two, or they translate in different directions.
     """
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
+    show = option("show", Show).taken(show)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:
-        refuse_unwritable(Path(out))
+        refuse_unwritable(Path(out), is_page)
     models = [Translator(Path(run), **loading) for run in runs]
     titles = _titles([Path(run) for run in runs])
     directions = {title: model.direction for title, model in zip(titles, models, strict=True)}
     if len(set(directions.values())) > 1:
         raise ConfigError(f"The runs translate in different directions: {directions}. Compare those of one direction.")
     first = Path(runs[0])
-    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab)
-    judge = Path(chosen.judge) if chosen.judge else None
-    sides = sides_of(models[0], first if own else None, chosen)
-    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, judge=judge)
+    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab or arrays)
+    sides = sides_of(models[0], first if own else None, chosen, arrays)
+    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, **chosen.judging)
     rows, protocol = {}, {}
     for done, (title, model) in enumerate(zip(titles, models, strict=True), 1):
         if model.spec() != models[0].spec():
@@ -98,9 +106,13 @@ def compare(
     protocol = {k: v for k, v in protocol.items() if k not in ("model", "step", "seconds")}
     protocol["notes"] += _cautions(titles, models, own)
     comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
-    if out is not None:
-        with atomic(Path(out)) as temporary:
-            temporary.write_text(_page(comparison, _sheet(evaluator, titles, models, show)), encoding="utf-8")
+    if out is None:
+        return comparison
+    page = _page(comparison, _sheet(evaluator, titles, models, show))
+    try:
+        write_text(Path(out), page)
+    except OSError as error:  # the scores are worth more than their place
+        return replace(comparison, unwritten=f"{out} cannot be written: {error.strerror or error}")
     return comparison
 
 
@@ -124,8 +136,8 @@ def _differing(titles: Sequence[str], models: Sequence[Translator]) -> dict[str,
 def _options_of(model: Translator) -> dict[str, Any]:
     """The options of the run whose folder, or models/, a model file lies in; empty where none is known."""
     for folder in list(model.path.parents)[:2]:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return dict(json.loads((folder / "config.json").read_text())["options"])
+        with contextlib.suppress(ModelFileError):
+            return dict(read_record(RunRecord, folder / "config.json")["options"])
     return {}
 
 
@@ -133,7 +145,7 @@ def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) ->
     """What makes the comparison unfair to some of the runs, or too kind to them."""
     notes, size = [], models[0].card.size
     for title, model in zip(titles[1:], models[1:], strict=True):
-        if own and model.card.size != size:
+        if own and model.card.size and model.card.size != size:
             notes.append(
                 f"{title} was trained at {model.card.size} px and is judged at {size}, the size of {titles[0]}"
             )
@@ -167,7 +179,7 @@ def _page(comparison: Comparison, sheet: bytes) -> str:
         captioned(lightened(sheet), "The same held-out images.", "Inputs, and the results of each run"),
         "<h2>Scores</h2>",
         scores_table(known["rows"], known["metrics"]),
-        f"<p>Bold: the best of a line. {escape(protocol(known))}</p>",
+        f"<p>{BOLD} {escape(protocol(known))}</p>",
         meanings(known["metrics"]),
         "<h2>Settings that differ</h2>",
         table(lines, ["option", *map(escape, runs)], "Settings that differ") if lines else "<p>None.</p>",

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from img2img import keywords
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
+from img2img.docstrings import documented
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
@@ -21,7 +23,7 @@ from img2img.evaluation.evaluator import (
     rows_to_json,
 )
 from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides, open_two, size_in_words
+from img2img.evaluation.sides import Sides, arrays_in, open_two, size_in_words
 from img2img.inference.options import LoadOptions
 from img2img.inference.translator import Translator, model_file
 from img2img.methods import METHODS
@@ -35,12 +37,13 @@ from img2img.training.remarks import MODEL
 RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def evaluate(
     model: str | Path | Translator | None = None,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Evaluation:
     """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
 
@@ -50,19 +53,20 @@ def evaluate(
             name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the images done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as for `train`.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     names = names_of(metrics)
-    choices: dict[str, Any] = {"options": of_metrics, "judge": Path(chosen.judge) if chosen.judge else None}
+    choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
-        real, fake = open_two(chosen)
+        real, fake = open_two(chosen, arrays)
         scale = Scale.of(real, real.domain.dtype)
         if not names:
             defaults = OF_PAIRS if chosen.paired else OF_FOLDERS
@@ -72,8 +76,8 @@ def evaluate(
     _refuse(chosen, ("real", "fake"), "are for judging without a model; with one give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, loading)
     run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
-    own = run is not None and not (chosen.a or chosen.b or chosen.ab)
-    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen), names, **choices)
+    own = run is not None and not (chosen.a or chosen.b or chosen.ab or arrays)
+    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen, arrays), names, **choices)
     result = evaluator.of_model(loaded, progress)
     if own and run is not None:
         try:
@@ -85,9 +89,9 @@ def evaluate(
 
 def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation) -> None:
     """Writes a result into the folder of its run, with the best and worst images, and into the report."""
-    result.save(run / RESULT)
     with atomic(run / PICTURE) as temporary:
         evaluator.picture(model, result).save(temporary, format="png")
+    result.save(run / RESULT)
     rewrite_report(run)
 
 
@@ -121,12 +125,13 @@ class Ranking:
         }
 
 
+@documented(EvaluateOptions, MetricOptions, LoadOptions)
 def rank(
     run: str | Path,
     *,
     metrics: str | Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[keywords.Evaluating],
 ) -> Ranking:
     """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
 
@@ -136,22 +141,22 @@ def rank(
         run: the folder of a run.
         metrics: their names; by default those that suit the images.
         progress: called with the checkpoints done, and all there are.
-        **options: as in `img2img evaluate --help`, with underscores.
+        **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
+    arrays = arrays_in(options)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = given(options, LoadOptions)
     folder = Path(run)
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
     newest = model_file(folder)
-    found = [*(folder / "models").glob("*.safetensors"), *folder.glob("best.safetensors"), newest]
+    found = [*(folder / "models").glob("[!.]*.safetensors"), *folder.glob("best.safetensors"), newest]
     files = sorted(found, key=lambda path: (read_card(path).step, path.name))
-    own = not (chosen.a or chosen.b or chosen.ab)
+    own = not (chosen.a or chosen.b or chosen.ab or arrays)
     first = _load(newest, loading)
-    sides = sides_of(first, folder if own else None, chosen)
-    judge = Path(chosen.judge) if chosen.judge else None
-    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, judge=judge)
+    sides = sides_of(first, folder if own else None, chosen, arrays)
+    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, **chosen.judging)
     scores: dict[str, tuple[int, dict[str, Score]]] = {}
     for done, path in enumerate(files, 1):
         result = evaluator.of_model(_load(path, loading))
@@ -179,17 +184,19 @@ def best_of(metric: str, values: dict[str, float]) -> str:
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
     if not isinstance(model, Translator):
-        return Translator(Path(model), **loading)
+        return Translator(model, **loading)
     if other := {k: v for k, v in loading.items() if k != "direction"}:
         raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model
 
 
-def sides_of(model: Translator, run: Path | None, options: EvaluateOptions) -> Sides:
-    """The held-out images of `run`; without one, those that `options` name."""
+def sides_of(
+    model: Translator, run: Path | None, options: EvaluateOptions, arrays: Mapping[str, Any] | None = None
+) -> Sides:
+    """The held-out images of `run`; without one, those that `options` name, or `arrays`."""
     if run is not None:
         return Sides.of_run(run, options)
-    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs")
+    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs", arrays)
 
 
 def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:

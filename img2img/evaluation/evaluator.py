@@ -5,9 +5,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,23 +17,36 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.folders import Domain, passed_beside
-from img2img.data.images import Array, atomic
+from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, needs
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.sides import Side, Sides
 from img2img.inference.translator import Translator
+from img2img.metrics.features import ENCODER
 from img2img.metrics.scorer import MetricOptions, Row, Scorer
+from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, base_name
 from img2img.page import draw_grid
 from img2img.runtime import environment
 from img2img.training.remarks import MATCHED, MODEL, NOTHING
+from img2img.training.result import ranked_by, scores_table
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEPT = "class_kept"  # by the judge, beside the metrics of `METRICS`
 FAKE = "fake"  # name of a row, beside those of `training.remarks`
 OF_PAIRS = ("l1", "psnr", "ssim", "drift")
 OF_DOMAINS = ("kid", "drift", "structure", "cycle", "identity")
 OF_FOLDERS = ("kid", "precision", "recall", "density", "coverage", "drift")
+UNLABELLED = (
+    "whether results keep the class of their input was not asked: put the inputs into a folder per class, named like "
+    "those of the judge, or give --labels"
+)
+UNRELATED = 100  # pairs of images that do not belong together
+RELATIVE = "It compares results on these real images, and has no absolute meaning."
 CHUNK, CHUNK_VALUES = 16, 3 * 2**22  # images, and values of them, in memory at once; one image at least
 SHOWN, SHOWN_EDGE = 3, 256  # best and worst images of the picture, and the largest edge they are shown with
 Progress = Callable[[int, int], None]
@@ -62,6 +76,18 @@ class Evaluation:
         """The values of the first row."""
         return {name: score.value for name, score in next(iter(self.rows.values())).items()}
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
+        return f"Evaluation({self.protocol.get('images', '?')} images, {next(iter(self.rows))}: {scores})"
+
+    def _repr_html_(self) -> str:
+        known = self.to_json()
+        return scores_table(known["rows"], known["metrics"])
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a row for the model and for each baseline, a column for each metric, and one for its deviation."""
+        return rows_to_frame(self.rows)
+
     def to_json(self) -> dict[str, Any]:
         names = dict.fromkeys(name for row in self.rows.values() for name in row)
         return {
@@ -73,8 +99,24 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes all of it as json, whole or not at all."""
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def rows_to_frame(rows: dict[str, dict[str, Score]]) -> "pd.DataFrame":
+    """Return the values, and as METRIC_std the deviations of the metrics that have one, in a line for each row.
+
+    Raises:
+        ConfigError: if pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ConfigError(needs("to_frame", "pandas", "lab")) from error
+    cells: dict[str, dict[str, float]] = {row: {} for row in rows}
+    for row, scores in rows.items():
+        for name, score in scores.items():
+            cells[row] |= {name: score.value} | ({} if score.std is None else {f"{name}_std": score.std})
+    return pd.DataFrame.from_dict(cells, orient="index").astype(float).rename_axis("row")
 
 
 def rows_to_json(rows: dict[str, dict[str, Score]]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -94,9 +136,14 @@ def described(name: str) -> dict[str, str]:
     """Direction, range and meaning of a metric, in words."""
     if name.startswith("judge["):
         return {"better": "", "range": "0 to 1", "text": "share of the images that the judge gives to this class"}
+    if name == KEPT:
+        text = "share of the images that the judge gives to the class of their input; not much above its own accuracy"
+        return {"better": "higher", "range": "0 to 1", "text": text}
     metric = METRICS[base_name(name)]
     better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
     text = f"The same of label {name[4:-1]} alone." if name.startswith("iou[") else metric.text
+    if name.endswith(f"[{ENCODER}]"):
+        return {"better": better, "range": f"{metric.range}, relative", "text": f"{text} {RELATIVE}"}
     return {"better": better, "range": metric.range, "text": text}
 
 
@@ -111,6 +158,7 @@ class Evaluator:
         names: of the metrics.
         options: of the metrics.
         judge: a folder of classes, to also let a judge name the results.
+        labels: a file of the classes of the inputs, for the judge to find again.
         device: where feature networks run.
 
     Raises:
@@ -128,6 +176,7 @@ class Evaluator:
         names: Sequence[str],
         options: MetricOptions | None = None,
         judge: Path | None = None,
+        labels: Path | None = None,
         device: torch.device | None = None,
     ) -> None:
         if not paired and (wrong := [n for n in names if n in METRICS and METRICS[n].paired]):
@@ -144,6 +193,9 @@ class Evaluator:
         self.judge = Judge(judge) if judge else None
         if self.judge and _kind(self.judge.domain) != _kind(real.domain):
             raise DataError(f"The judge's images have {_kind(self.judge.domain)}, the results {_kind(real.domain)}.")
+        self.labels = self.judge.labels_of(source, labels) if self.judge else np.empty(0)
+        if self.judge and not (self.labels >= 0).any():
+            self.scorer.notes.append(UNLABELLED)
         self.scorer.prepare(lambda: _stacks(self.real, self.scale.encode))
         self._rows: dict[str, dict[str, Score]] | None = None
 
@@ -153,7 +205,7 @@ class Evaluator:
 
         Args:
             names: of the metrics; by default those that suit the images and the model.
-            **choices: `options`, `judge`.
+            **choices: `options`, `judge`, `labels`.
 
         Raises:
             ConfigError: if a metric that is named cannot be measured of such a model.
@@ -234,11 +286,11 @@ class Evaluator:
 
     def picture(self, model: Translator, evaluation: Evaluation) -> Image.Image:
         """The best and the worst translations by the first metric of single results; without one, the first ones."""
-        which = next((k for k in evaluation.per_image if "fake" in METRICS[base_name(k)].on), None)
+        which = ranked_by(evaluation.per_image)
         order = list(range(len(self.source)))
         count = max(1, min(SHOWN, len(order) // 2))
         groups = {"": order[: 2 * count]}
-        if which is not None:
+        if which:
             values = list(evaluation.per_image[which].values())
             order.sort(key=values.__getitem__, reverse=bool(METRICS[base_name(which)].higher_is_better))
             groups = {"best ": order[:count], "worst ": order[-count:]}
@@ -250,6 +302,22 @@ class Evaluator:
             if self.paired:
                 columns[f"{title}truth"] = [shrunk(self.scale.encode(self.real[i])) for i in numbers]
         return draw_grid(columns)
+
+    @cached_property
+    def structure_by_chance(self) -> float | None:
+        """`structure` of inputs and unrelated images of the other side, which is that of a model blind to its input.
+
+        None if it is not asked for, or no two images are of one shape.
+        """
+        if "structure" not in self.names or self.paired:
+            return None
+        others = np.random.default_rng(0).permutation(len(self.real))[:UNRELATED]
+        pairs = [
+            (self.scale_in.encode(self.source[i])[None], self.scale.encode(self.real[j])[None])
+            for i, j in zip(np.linspace(0, len(self.source) - 1, len(others)).astype(int), others, strict=True)
+        ]
+        values = [float(structure(x, y)) for x, y in pairs if x.shape[-2:] == y.shape[-2:]]
+        return sum(values) / len(values) if values else None
 
     @property
     def _same_kind(self) -> bool:
@@ -275,8 +343,8 @@ class Evaluator:
         progress: Callable[[int], None] = lambda done: None,
     ) -> dict[str, Score]:
         """Adds the translations of all source images to `row`; returns what the judge says of them."""
-        classes = self.judge.classes if self.judge else []
-        counts, done = np.zeros(len(classes)), 0
+        named: list[Array] = []  # the class that the judge gives to each
+        done = 0
         answers = iter(self.real) if self.paired else None
         for sources in _chunks(self.source):
             fakes = translate(sources)
@@ -290,9 +358,17 @@ class Evaluator:
             for some in _by_shape(**sets):
                 row.add(**some)
             if self.judge:
-                counts += self.judge.counts(fakes)
+                named.append(self.judge.classify(fakes))
             progress(done := done + len(sources))
-        return {f"judge[{name}]": Score(float(n / done)) for name, n in zip(classes, counts, strict=True)}
+        return self._judged(np.concatenate(named)) if self.judge else {}
+
+    def _judged(self, named: Array) -> dict[str, Score]:
+        """The share of each class, and of the labelled inputs those whose class was kept."""
+        assert self.judge is not None
+        known = self.labels >= 0
+        kept = {KEPT: Score(float((named == self.labels)[known].mean()))} if known.any() else {}
+        classes = self.judge.classes
+        return kept | {f"judge[{name}]": Score(float((named == k).mean())) for k, name in enumerate(classes)}
 
     def _refuse_other_shape(self, fakes: Sequence[Array], reals: Sequence[Array], first: int) -> None:
         for i, (fake, real) in enumerate(zip(fakes, reals, strict=True), first):
@@ -301,14 +377,22 @@ class Evaluator:
                 raise DataError(f"The result for {self.source.domain.name(i)} is {sizes[0]}, the true one {sizes[1]}.")
 
     def _protocol(self, begin: float, **of_model: Any) -> dict[str, Any]:
-        known = {"images": len(self.source), "real_images": len(self.real), "paired": self.paired, "size": self.size}
+        known: dict[str, Any] = {
+            "images": len(self.source),
+            "real_images": len(self.real),
+            "paired": self.paired,
+            "size": self.size,
+        }
         if self.judge:
             of_judge = {"accuracy": self.judge.accuracy, "tested": self.judge.tested}
-            known["judge"] = {"classes": self.judge.classes, **of_judge}
+            known["judge"] = {"classes": self.judge.classes, **of_judge, "labelled": int((self.labels >= 0).sum())}
         if any(METRICS[name].kind in ("features", "logits") for name in self.names):
             known["features"] = self.options.features
         known |= {"source": self.source.folder, "real": self.real.folder, "options": asdict(self.options)}
         known["notes"] = list(dict.fromkeys(self.scorer.notes))
+        if (chance := self.structure_by_chance) is not None:
+            known["structure_by_chance"] = chance
+            known["notes"].append(f"structure of inputs and unrelated images of the other side: {chance:.2g}")
         return (
             known | of_model | {"img2img": environment()["img2img"], "seconds": round(time.perf_counter() - begin, 2)}
         )

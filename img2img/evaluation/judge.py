@@ -1,5 +1,6 @@
 """A judge: a small classifier of real images that says what results look like."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from img2img.classes import Classifier
 from img2img.data.folders import Domain, scan
 from img2img.data.images import Array, resize
 from img2img.errors import DataError
+from img2img.evaluation.sides import Side
 
 EDGE = 64  # pixels that images are shrunk to
 EPOCHS = 8
@@ -45,8 +47,40 @@ class Judge:
         self.classifier = Classifier(images, [k for _, k in headers], epochs=EPOCHS)
         self.accuracy, self.tested = self.classifier.accuracy, self.classifier.tested
 
-    def counts(self, images: Sequence[Array]) -> Array:
-        """How many of some images (H, W, C) it gives to each class, (classes,)."""
-        small = np.stack([resize(image, EDGE, EDGE) for image in images])
-        shares = self.classifier.coverage(small).shares
-        return np.asarray(shares) * len(images)
+    def classify(self, images: Sequence[Array]) -> Array:
+        """The class that it gives to each of some images (H, W, C), as its number in `classes`, (n,)."""
+        return self.classifier.classify(np.stack([resize(image, EDGE, EDGE) for image in images]))
+
+    def labels_of(self, side: Side, table: Path | None) -> Array:
+        """The class of each image of a side, as its number in `classes`, (n,); -1 where it is not known.
+
+        It is that in the `table`; without one, that whose name a folder has that the image lies in, below the folder of
+        all: at least two classes, for if all inputs are horses, what the judge sees in zebras was not to be kept.
+
+        Raises:
+            DataError: if the table cannot be read, or does not have a class of the judge for every image.
+        """
+        numbers = {name: k for k, name in enumerate(self.classes)}
+        if table is None:
+            folders = [Path(name).parts[-2::-1] for name in side.names]
+            found = np.array([next((numbers[part] for part in parts if part in numbers), -1) for parts in folders])
+            return found if len(set(found[found >= 0])) > 1 else np.full(len(found), -1)
+        known = _read_labels(table)
+        labels = [known.get(Path(name).as_posix(), known.get(Path(name).name)) for name in side.names]
+        if missing := [name for name, label in zip(side.names, labels, strict=True) if label is None]:
+            raise DataError(f"{table} has no label for {len(missing)} of {len(labels)} images, as {missing[0]}.")
+        if odd := [label for label in labels if label not in numbers]:
+            raise DataError(f"{table} has the label '{odd[0]}'; the judge's classes are {', '.join(self.classes)}.")
+        return np.array([numbers[str(label)] for label in labels])
+
+
+def _read_labels(table: Path) -> dict[str, str]:
+    """File to label, of a CSV file with the columns file and label."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {row["file"]: row["label"].strip() for row in rows}
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}.") from None
+    except (KeyError, AttributeError, ValueError, csv.Error):
+        raise DataError(f"--labels takes a CSV file with the columns file and label, and {table} is none.") from None

@@ -1,17 +1,17 @@
 """The held-out images of both sides, cut as the protocol says, read ahead."""
 
-import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from img2img.data.folders import Domain, Domains, pairs_in, scan
+from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
 from img2img.data.images import Array, Header, resize
 from img2img.data.layouts import DataConfig, cut, open_data
 from img2img.data.opening import in_words
@@ -19,8 +19,13 @@ from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
+from img2img.options import split
+from img2img.records import read_record
+from img2img.training.config import RunRecord
 from img2img.training.journal import read_facts
 
+WHERE = "--a DIR --b DIR, or --ab DIR of side-by-side pairs (in Python a= and b=, folders or arrays)"
+ARRAYS = ("a", "b", "real", "fake")  # where Python takes images themselves
 READERS = 4  # threads that decode, and images that lie ready
 
 
@@ -100,16 +105,22 @@ class Sides:
     size: str
 
     @classmethod
-    def of_folders(cls, options: EvaluateOptions, paired: bool) -> "Sides":
-        """The folders that `options` name.
+    def of_folders(cls, options: EvaluateOptions, paired: bool, arrays: Mapping[str, Any] | None = None) -> "Sides":
+        """The folders that `options` name, or `arrays` "a" and "b".
 
         Raises:
             ConfigError: if the options name none, or too many.
             DataError: if images are missing, unreadable, or do not fit together.
         """
         given = {name for name in ("a", "b", "ab") if getattr(options, name)}
+        if arrays:
+            if given:
+                raise ConfigError("Give arrays for both a and b, or folders for both.")
+            a, b = _of_arrays(arrays, "a", "b", paired or options.paired)
+            sides = {"a": Side.of(a, options), "b": Side.of(b, options)}
+            return cls(sides, paired or options.paired, size_in_words(options))
         if given not in ({"ab"}, {"a", "b"}):
-            raise ConfigError("Say where the held-out images are: --a DIR --b DIR, or --ab DIR of side-by-side pairs.")
+            raise ConfigError(f"Say where the held-out images are: {WHERE}.")
         paired = paired or options.paired or given == {"ab"}
         places = {name: _folder(getattr(options, name)) for name in given}
         if paired:
@@ -126,22 +137,29 @@ class Sides:
             ConfigError: if the run has none, or its data cannot be told from its options.
             DataError: if the data are no longer those of the run.
         """
+        if not (folder / "config.json").exists():
+            raise ModelFileError(f"{folder} is not the folder of a translation run: it holds no config.json.")
+        record = read_record(RunRecord, folder / "config.json")
+        method = METHODS.get(record["method"])
+        if method is None or method.layout == "images":
+            raise ModelFileError(f"{folder} is not the folder of a translation run, but of {record['method']}.")
         try:
-            record = json.loads((folder / "config.json").read_text())
-            paired, saved = METHODS[record["method"]].layout == "pairs", record["options"]
-            config = DataConfig(**{f.name: saved[f.name] for f in fields(DataConfig)})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(f"{folder} is not the folder of a translation run: {error!r}.") from None
+            (config,) = split(record["options"], DataConfig)
+        except ConfigError as error:
+            raise ModelFileError(f"{folder / 'config.json'} is damaged: {error}") from error
+        paired = method.layout == "pairs"
         if not any((config.a, config.b, config.ab, config.data)):
-            ways = "say where images are: --a DIR --b DIR, or --ab DIR"
-            raise ConfigError(f"{folder} was trained on arrays, so its held-out images are not known here; {ways}.")
+            raise ConfigError(
+                f"{folder} was trained on arrays, so its held-out images are not known here; "
+                f"say where images are: {WHERE}."
+            )
         opened = open_data(config, paired)
         known = read_facts(folder)[0].get("training images")
         if known and known != in_words(opened.train):
             raise DataError(
                 f"The data of {folder} have changed: it was trained on {known}, now there are "
                 f"{in_words(opened.train)}, so what it has trained on may count as held out. "
-                "Name images that it has not seen: --a DIR --b DIR, or --ab DIR."
+                f"Name images that it has not seen: {WHERE}."
             )
         return cls.held_out(opened.heldout, config, paired, folder, options)
 
@@ -151,9 +169,7 @@ class Sides:
     ) -> "Sides":
         """The held-out domains of a run: what goes in and what should come out, in this order, if they are pairs."""
         if heldout is None:
-            raise ConfigError(
-                f"{run} held no images out; say where there are some: --a DIR --b DIR, or --ab DIR of pairs."
-            )
+            raise ConfigError(f"{run} held no images out; say where there are some: {WHERE}.")
         if options.size or options.paired:
             raise ConfigError(
                 "--size and --paired are for images that are named; those that a run held out are taken as in training."
@@ -164,24 +180,52 @@ class Sides:
         return cls(sides, paired, f"{config.size}, as in training")
 
 
-def open_two(options: EvaluateOptions) -> tuple[Side, Side]:
-    """The folders of real and of generated images.
+def arrays_in(options: Any) -> dict[str, Any]:
+    """Takes those of `options` that are images where the command line has folders."""
+    return {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
+
+
+def _of_arrays(arrays: Mapping[str, Any], x: str, y: str, paired: bool) -> Domains:
+    """Both domains of arrays, checked as in training."""
+    if odd := arrays.keys() - {x, y}:
+        raise ConfigError(
+            f"{min(odd)} does not go with {x} and {y}: a and b are for a model, real and fake without one."
+        )
+    if len(arrays) < 2:
+        raise ConfigError(f"Give arrays for both {x} and {y}, or folders for both.")
+    first, second = (from_arrays(name.upper(), arrays[name]) for name in (x, y))
+    if not (first and second):
+        raise DataError(f"{x} and {y} are at least one image each, not {len(first)} and {len(second)}.")
+    return pair_up(first, second, paired)
+
+
+def open_two(options: EvaluateOptions, arrays: Mapping[str, Any] | None = None) -> tuple[Side, Side]:
+    """The folders, or arrays, of real and of generated images.
 
     Raises:
         ConfigError: if only one is given.
         DataError: if images are missing, unreadable, or do not fit together.
     """
-    if not (options.real and options.fake):
-        raise ConfigError("Without a model, give --real DIR and --fake DIR.")
-    places = _folder(options.real), _folder(options.fake)
-    if options.paired:
-        real, fake = pairs_in(a=places[0], b=places[1])
+    if arrays:
+        if options.real or options.fake:
+            raise ConfigError("Give arrays for both real and fake, or folders for both.")
+        real, fake = _of_arrays(arrays, "real", "fake", options.paired)
+    elif not (options.real and options.fake):
+        raise ConfigError(
+            "Without a model, give --real DIR and --fake DIR (in Python real= and fake=, folders or arrays)."
+        )
     else:
-        real, fake = (Domain.of(title, scan(place)) for title, place in zip(("real", "fake"), places, strict=True))
+        real, fake = _folders(_folder(options.real), _folder(options.fake), options.paired)
     if (real.channels, real.dtype) != (fake.channels, fake.dtype):
         kinds = [f"{d.channels} channels of {d.dtype}" for d in (real, fake)]
         raise DataError(f"The real images have {kinds[0]}, the others {kinds[1]}; they cannot be compared.")
     return Side.of(real, options), Side.of(fake, options)
+
+
+def _folders(real: Path, fake: Path, paired: bool) -> Domains:
+    if paired:
+        return pairs_in(a=real, b=fake)
+    return Domain.of("real", scan(real)), Domain.of("fake", scan(fake))
 
 
 def size_in_words(options: EvaluateOptions) -> str:

@@ -1,5 +1,5 @@
 """What runs a network: PyTorch as it is, compiled, or a runtime made for CPUs. All are functions from (N, C, H, W) in
-[-1, 1] to the same, fp32, and all are compared with PyTorch in fp32 before they are used unasked.
+[-1, 1] to the same, fp32.
 """
 
 import importlib.util
@@ -7,22 +7,24 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.compiling import Compiling, reason
-from img2img.errors import ConfigError, choose
+from img2img.compiling import reason
+from img2img.errors import ConfigError, choose, needs
 from img2img.networks.layers import traceable
-from img2img.runtime import Runtime, has_amx
+from img2img.networks.regions import LIMIT
+from img2img.runtime import Runtime
 
 Forward = Callable[[Tensor], Tensor]
 
 COMPILER = "inductor"
 TOLERANCE = 2 * 2 / 255  # root mean square, two grey levels of 255 in the range from -1 to 1
-PAYS_FROM = 64 * 256 * 256  # pixels in a job from which on another backend repays its preparation
+PROBE_EDGE = 256  # of the picture on which bf16 is compared with fp32
+SIZES = 2**16  # of images that may be compiled for; PyTorch's own limit is 8
 
 
 def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
@@ -36,8 +38,11 @@ def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
 
 
 def compiled(network: nn.Module, runtime: Runtime) -> Forward:
-    """PyTorch, compiled."""
-    program = torch.compile(eager(network, runtime), backend=COMPILER)
+    """PyTorch, compiled for each size of images by itself: a program for several would depend on which came first."""
+    for limit in (*LIMIT, *(f"accumulated_{name}" for name in LIMIT)):
+        if hasattr(torch._dynamo.config, limit):
+            setattr(torch._dynamo.config, limit, SIZES)
+    program = torch.compile(eager(network, runtime), backend=COMPILER, dynamic=False, fullgraph=True)
 
     def forward(x: Tensor) -> Tensor:
         try:
@@ -51,65 +56,10 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
     return forward
 
 
-class Tried:
-    """A network that is compiled in the course of a long job, if that is faster and draws nearly the same.
-
-    Args:
-        network: as `eager` returns it.
-        runtime: device and precision.
-        pixels: how many are to come.
-        tolerance: root mean square by which compiled outputs may differ from the others.
-        say: gets what was found.
-    """
-
-    def __init__(
-        self, network: Forward, runtime: Runtime, pixels: int, tolerance: float, say: Callable[[str], Any]
-    ) -> None:
-        self.network, self.left, self.tolerance = network, pixels / 1e6, tolerance
-        self.forward = network
-        self.lock = threading.Lock()
-        self.compiling = Compiling(None, self._turn_on, runtime, "batches")
-        self.compiling.begin(say)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.compiling.decided is not None:
-            return self.forward(x)
-        with self.lock:
-            work = x.shape[0] * x.shape[2] * x.shape[3] / 1e6
-            self.left -= work
-            with self.compiling.step(work, self.left):
-                return self.forward(x)
-
-    def _turn_on(self, failed: Callable[[Exception], None]) -> Callable[[bool], None]:
-        program, checked = torch.compile(self.network, backend=COMPILER), False
-
-        def forward(x: Tensor) -> Tensor:
-            nonlocal checked
-            try:
-                out: Tensor = program(x)
-                error = 0.0 if checked else difference(out, self.network(x))
-                if not error <= self.tolerance:  # nor if it is NaN
-                    raise ArithmeticError(f"results were {error * 255 / 2:.2f}/255 away")
-                checked = True
-            except Exception as error:  # whatever the compiler cannot do
-                if is_out_of_memory(error):
-                    raise
-                failed(error)
-                turn(False)
-                out = self.network(x)
-            return out
-
-        def turn(on: bool) -> None:
-            self.forward = forward if on else self.network
-
-        turn(True)
-        return turn
-
-
 def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     """OpenVINO (extra `openvino`), on CPUs."""
     if importlib.util.find_spec("openvino") is None:
-        raise ConfigError("The backend openvino is not installed: pip install 'img2img[openvino]'.")
+        raise ConfigError(needs("The backend openvino", "openvino", "openvino"))
     if runtime.device.type != "cpu":
         raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
     import openvino as ov
@@ -122,11 +72,12 @@ def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     model.reshape([-1, channels, -1, -1])
     precision = "bf16" if runtime.dtype is torch.bfloat16 else "f32"
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    program = ov.Core().compile_model(model, "CPU", settings)
+    program, one_at_a_time = ov.Core().compile_model(model, "CPU", settings), threading.Lock()
 
     def forward(x: Tensor) -> Tensor:
-        result: dict[Any, np.ndarray[Any, Any]] = program(np.ascontiguousarray(x.numpy()))
-        return torch.from_numpy(np.array(result[0]))
+        with one_at_a_time:
+            result: dict[Any, np.ndarray[Any, Any]] = program(np.ascontiguousarray(x.numpy()))
+            return torch.from_numpy(np.array(result[0]))
 
     return forward
 
@@ -138,58 +89,66 @@ BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
 }
 
 
+class Way(NamedTuple):
+    """What runs a network.
+
+    Attributes:
+        forward: the function.
+        precision: "fp32" or "bf16".
+        backend: a name of `BACKENDS`.
+        label: device, precision and backend, in words.
+    """
+
+    forward: Forward
+    precision: str
+    backend: str
+    label: str
+
+
 def prepare(
-    network: nn.Module,
-    runtime: Runtime,
-    backend: str,
-    may_change: bool,
-    sample: Tensor,
-    pixels: int,
-    reload: Callable[[], nn.Module],
-    say: Callable[[str], Any],
-) -> tuple[Forward, str]:
-    """The fastest way to run `network` that is close enough to fp32, and a few words on it.
+    network: nn.Module, runtime: Runtime, backend: str, may_change: bool, channels: int, reload: Callable[[], nn.Module]
+) -> Way:
+    """Returns what runs `network`. It depends on the network and the machine alone, never on the images to come.
 
     Args:
         network: on the CPU, as loaded; it may be changed in place.
         runtime: device and precision.
         backend: a name of `BACKENDS`, or "auto".
-        may_change: whether results may differ by rounding: fp32 takes over where bf16 is not close enough, and a long
-            job tries to compile.
-        sample: a small batch of the images to come.
-        pixels: how many pixels are to come, for choosing what repays its preparation.
+        may_change: whether fp32 takes over where bf16 does not draw nearly the same of the `probe`.
+        channels: of the images to come.
         reload: gives `network` as it was.
-        say: gets what is found out while the job goes on.
     """
-
-    tries = backend == "auto" and may_change
-
-    def improved(forward: Forward, runtime: Runtime, error: float = 0.0) -> Forward:
-        eagerly = tries and isinstance(forward, nn.Module)
-        return Tried(forward, runtime, pixels, TOLERANCE - error, say) if eagerly else forward
-
-    names = candidates(runtime, pixels) if backend == "auto" else [backend]
-    checked = (runtime.dtype is torch.bfloat16 and may_change) or (backend == "auto" and names[0] != "eager")
-    sample = sample.to(runtime.device)
-    reference = network.to(runtime.device)(sample).cpu() if checked else None
-    for name in names:
-        forward = choose("backend", name, BACKENDS)(network, runtime)
-        label = f"{runtime.describe()}{f', {name}' if name != 'eager' else ''}"
-        if reference is None:
-            return improved(forward, runtime), label
+    backend = "eager" if backend == "auto" else backend
+    build = choose("backend", backend, BACKENDS)
+    suffix = f", {backend}" if backend != "eager" else ""
+    if not may_change or runtime.dtype is torch.float32:
+        forward = build(network, runtime)
+        return Way(forward, _precision(runtime), backend, f"{runtime.describe()}{suffix}")
+    sample = probe(channels, int(network.multiple)).to(runtime.device)  # type: ignore[arg-type]
+    with torch.no_grad():
+        reference = network.to(runtime.device)(sample).cpu()
+        forward = build(network, runtime)
         error = difference(forward(sample).cpu(), reference)
-        if error <= TOLERANCE:
-            return improved(forward, runtime, error), f"{label}, {error * 255 / 2:.2f}/255 from fp32"
+    if error <= TOLERANCE:
+        return Way(forward, "bf16", backend, f"{runtime.describe()}{suffix}, {error * 255 / 2:.2f}/255 from fp32")
     fp32 = replace(runtime, dtype=torch.float32)
-    label = f"{fp32.describe()}, because bf16 was {error * 255 / 2:.2f}/255 away"
-    return improved(eager(reload(), fp32), fp32), label
+    label = f"{fp32.describe()}{suffix}, because bf16 was {error * 255 / 2:.2f}/255 away"
+    return Way(build(reload(), fp32), "fp32", backend, label)
 
 
-def candidates(runtime: Runtime, pixels: int) -> list[str]:
-    """Backends to try, the fastest first. OpenVINO gains on CPUs with AMX, and only in bf16."""
-    suits = runtime.device.type == "cpu" and runtime.dtype is torch.bfloat16 and has_amx()
-    repays = suits and pixels >= PAYS_FROM
-    return [*(["openvino"] if repays and importlib.util.find_spec("openvino") else []), "eager"]
+def _precision(runtime: Runtime) -> str:
+    return "bf16" if runtime.dtype is torch.bfloat16 else "fp32"
+
+
+def probe(channels: int, multiple: int) -> Tensor:
+    """A picture (1, channels, H, W) in [-1, 1] that is always the same: slopes, edges and grain."""
+    edge = -(-PROBE_EDGE // multiple) * multiple
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (1, channels, 16, 16)).astype(np.float32))
+    slopes = nn.functional.interpolate(coarse, (edge, edge), mode="bilinear")
+    edges = nn.functional.interpolate(coarse, (edge, edge))
+    grain = torch.from_numpy(rng.normal(0, 0.05, (1, channels, edge, edge)).astype(np.float32))
+    return (torch.where(torch.arange(edge) < edge // 2, slopes, edges) + grain).clamp(-1, 1)
 
 
 def difference(x: Tensor, y: Tensor) -> float:

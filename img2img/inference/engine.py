@@ -3,27 +3,38 @@
 import errno
 import json
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from img2img.data.images import SUFFIXES, Array, Picture, atomic, find_images, passed_over, read_image, write_image
+from img2img.data.images import (
+    SUFFIXES,
+    Array,
+    Picture,
+    find_images,
+    holds_keys,
+    passed_over,
+    read_image,
+    refuse_unwritable,
+    remove_stale,
+    write_image,
+    write_text,
+)
 from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page
 from img2img.inference.options import FolderOptions, TranslateOptions
-from img2img.inference.translator import VIEWS, Translator
+from img2img.inference.record import finish, settled
+from img2img.inference.translator import Translator
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
-STALE = 3600  # seconds after which a temporary file is what a killed run left
+SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
 
 Status = Literal["translated", "skipped", "failed"]
@@ -57,6 +68,7 @@ class Summary:
         failed: (file, reason) of every file that could not be translated.
         outside: (file, share) of every file with values outside the range that the model was trained on.
         seconds: from the first read to the last write.
+        computed: device, precision and backend, in words.
     """
 
     translated: int = 0
@@ -64,6 +76,13 @@ class Summary:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     outside: list[tuple[Path, float]] = field(default_factory=list)
     seconds: float = 0.0
+    computed: str = ""
+
+    def __repr__(self) -> str:
+        counts = f"{self.translated} translated, {self.skipped} skipped, {len(self.failed)} failed"
+        reasons = [f"\n  {reason}" for _, reason in self.failed[:SHOWN_FAILURES]]  # each names its file
+        more = f"\n  and {len(self.failed) - SHOWN_FAILURES} more" if len(self.failed) > SHOWN_FAILURES else ""
+        return f"Summary({counts}, {self.seconds:.1f} s){''.join(reasons)}{more}"
 
     def add(self, outcome: Outcome) -> None:
         if outcome.status == "failed":
@@ -86,7 +105,7 @@ class Summary:
 
 
 @dataclass
-class _Job:
+class _File:
     """A file on its way: its pages go through the network one by one."""
 
     source: Path
@@ -161,23 +180,36 @@ def translate_folder(
     job can be started again.
 
     Raises:
-        ConfigError: if the options, or `source` and `out`, do not go together.
+        ConfigError: if the options, or `source` and `out`, do not go together; if `out` holds results that were
+            computed otherwise, or cannot be written.
         DataError: if there is nothing to translate.
         TrainingError: if the disk is full.
     """
-    files = files or FolderOptions()
-    plan = Plan.make(source, out, files.format)
-    translator.notes += passed_over(plan.passed)
-    return _Engine(translator, options or TranslateOptions(), files, plan).run()
+    return Job.open(translator, source, out, options or TranslateOptions(), files or FolderOptions()).run()
 
 
-class _Engine:
+class Job:
+    """A folder to be translated.
+
+    Attributes:
+        translator: the one that was given, computing as the results that are there were computed.
+    """
+
+    @classmethod
+    def open(
+        cls, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
+    ) -> "Job":
+        plan = Plan.make(source, out, files.format)
+        translator.notes += passed_over(plan.passed)
+        resumed = any(plan.target(path).exists() for path in plan.sources)
+        return cls(settled(translator, out, options, files, resumed), options, files, plan)
+
     def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
         self.translator, self.options, self.files, self.plan = translator, options, files, plan
         self.direction = translator.direction
-        self.total, self.todo, self.done = len(plan.sources), 0, 0
+        self.total, self.done = len(plan.sources), 0
         self.depth = LOOK_AHEAD
-        self.writing: deque[tuple[_Job, Future[None]]] = deque()
+        self.writing: deque[tuple[_File, Future[None]]] = deque()
 
     def run(self) -> Iterator[Outcome]:
         threads = min(8, os.cpu_count() or 1)
@@ -185,13 +217,13 @@ class _Engine:
         try:
             todo: deque[Path] = deque()
             yield from self._sort_out(todo)
-            self.todo = len(todo)
             yield from self._translate(readers, writers, todo)
+            finish(self.plan.out)
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
 
-    def _outcome(self, job: _Job, status: Status, reason: str = "") -> Outcome:
+    def _outcome(self, job: _File, status: Status, reason: str = "") -> Outcome:
         self.done += 1
         return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
 
@@ -200,10 +232,10 @@ class _Engine:
         folders: set[Path] = set()
         targets: dict[Path, Path] = {}
         for source in self.plan.sources:
-            job = _Job(source, self.plan.target(source))
+            job = _File(source, self.plan.target(source))
             if job.target.parent not in folders:
                 folders.add(job.target.parent)
-                _remove_stale(job.target.parent)
+                remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
                 reason = f"its result would be that of {shown(first)}, {shown(job.target)}."
@@ -221,7 +253,7 @@ class _Engine:
     def _translate(
         self, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, todo: deque[Path]
     ) -> Iterator[Outcome]:
-        waiting: dict[tuple[int, int], list[tuple[_Job, int]]] = {}
+        waiting: dict[tuple[int, int], list[tuple[_File, int]]] = {}
         for job in self._read(readers, todo):
             if isinstance(job, Outcome):
                 yield job
@@ -238,13 +270,13 @@ class _Engine:
             yield from self._batch(writers, group)
         yield from self._written(0)
 
-    def _read(self, pool: ThreadPoolExecutor, todo: deque[Path]) -> Iterator["_Job | Outcome"]:
-        reading: deque[tuple[_Job, Future[Picture]]] = deque()
+    def _read(self, pool: ThreadPoolExecutor, todo: deque[Path]) -> Iterator["_File | Outcome"]:
+        reading: deque[tuple[_File, Future[Picture]]] = deque()
         pixels = int(self.files.max_megapixels * 1e6)
         while todo or reading:
             while todo and len(reading) < self.depth:
                 source = todo.popleft()
-                job = _Job(source, self.plan.target(source))
+                job = _File(source, self.plan.target(source))
                 reading.append((job, pool.submit(read_image, job.source, self.files.pages, pixels)))
             job, future = reading.popleft()
             try:
@@ -255,19 +287,16 @@ class _Engine:
             else:
                 yield job
 
-    def _open(self, job: _Job) -> None:
+    def _open(self, job: _File) -> None:
         """Takes the picture apart into what goes through the network."""
         assert job.picture is not None
         array, scale = job.picture.array, self.translator.spec(self.direction).scale_in
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
-        if not self.translator.expected_pixels:
-            views = VIEWS if self.options.ensemble else 1
-            self.translator.expected_pixels = array.size // array.shape[-1] * self.todo * views
         job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
         job.outside = scale.outside(array) / array.size
 
-    def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_Job, int]]) -> Iterator[Outcome]:
+    def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
         group = [(job, i) for job, i in group if job.picture is not None]
         pages = [job.unpacked[0][i] for job, i in group]
         try:
@@ -284,7 +313,7 @@ class _Engine:
                 self.writing.append((job, writers.submit(self._write, job)))
         yield from self._written(self.depth)
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, job: _File) -> None:
         assert job.picture is not None
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
@@ -316,12 +345,13 @@ def _with_name(path: Path, reason: str) -> str:
     return text.replace("\n", "\\n")
 
 
-def _remove_stale(folder: Path) -> None:
-    """Removes the temporary files that a killed run left."""
-    for path in folder.glob(".*.part.*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+def refuse_report(path: Path) -> None:
+    """Raises ConfigError if the report cannot be written there, or is a file that is no report of translating."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error
+    refuse_unwritable(path, holds_keys("model", "computed", "translated"))
 
 
 def write_report(path: Path, translator: Translator, summary: Summary) -> None:
@@ -330,11 +360,9 @@ def write_report(path: Path, translator: Translator, summary: Summary) -> None:
     Raises:
         ConfigError: if it cannot be written there.
     """
-    facts = {"model": str(translator.path), "direction": translator.direction, "computed": translator.describe()}
+    facts = {"model": str(translator.path), "direction": translator.direction}
     report = facts | summary.to_json() | {"notes": translator.notes}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        write_text(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error

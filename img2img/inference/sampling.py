@@ -5,20 +5,21 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from img2img.core.unconditional import draw_noise
-from img2img.data.images import FORMATS, Array, Picture, atomic, write_image
-from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
+from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
+from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.inference.options import SampleOptions
-from img2img.inference.translator import DRAWS, model_file
+from img2img.inference.translator import DRAWS, in_words, model_file
 from img2img.methods import METHODS
 from img2img.page import draw_grid
 from img2img.runtime import Runtime
-from img2img.training.checkpoint import load_generator, read_card
+from img2img.training.checkpoint import content_of, load_generator, read_card
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8
@@ -28,12 +29,15 @@ SOURCE = "samples.json"  # in a folder of images: the model and the seed that th
 class Sampler:
     """Draws images with the generator of a model file. Image i of a seed is always the same, whatever else is drawn.
 
+    It can be pickled and copied, as a `Translator` can.
+
     Attributes:
         card: the header of the model file.
     """
 
     def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto") -> None:
         self.path = model_file(path)
+        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
         self.card = read_card(self.path)
         if DRAWS not in self.card.directions:
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
@@ -41,10 +45,29 @@ class Sampler:
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
         if precision == "auto" and self.spec.scale_out.dtype != "uint8":
             precision = "fp32"
+        self._wanted = device, precision
         self.runtime = Runtime.start(device, precision)
         self.network = load_generator(self.path, self.card, DRAWS)
         self.config = METHODS[self.card.method].Config(**self.card.config)
         self.runtime.prepare(self.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        content = self._content or content_of(self.path, self._loaded)
+        return self.__dict__ | {"network": None, "runtime": None, "_content": content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        runtime = Runtime.start(*state["_wanted"])
+        network = load_generator(state["path"], state["card"], DRAWS, state["_content"])
+        runtime.prepare(network)
+        self.__dict__.update(state | {"runtime": runtime, "network": network})
+
+    def __repr__(self) -> str:
+        return in_words(self, f"{self.spec.scale_out.dtype} x{self.spec.out_channels}")
+
+    def to(self, device: str | torch.device) -> "Sampler":
+        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
+        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        return self
 
     def __call__(self, n: int, seed: int = 0, *, start: int = 0, batch_size: int = 64) -> Array:
         """Images number `start` to `start` + `n` of a seed.
@@ -107,31 +130,47 @@ def write_samples(
         ConfigError: if what is there is of another model or seed.
     """
     suffix = _suffix(model, options.format)
-    if n < 1:
-        raise ConfigError(f"--n is at least 1, not {n}.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
     source = json.dumps({"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}) + "\n"
-    others = (out / SOURCE).exists() and (out / SOURCE).read_text() != source
+    begun = (out / SOURCE).exists()
+    others = begun and (out / SOURCE).read_text() != source
     if others and not options.overwrite:
         raise ConfigError(f"{out} holds images of another model or seed; give another --out, or --overwrite them.")
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
+    wanted = [*paths, *(out / name for name in _names_of_sheets(options))]
+    if not begun and not options.overwrite and (foreign := next((path for path in wanted if path.exists()), None)):
+        raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
     missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for stale in out.glob("[0-9]*.*") if others else ():
-            if stale.stem.isdecimal() and stale.suffix in FORMATS:
+        remove_stale(out)
+        for stale in out.glob("[0-9]*.*") if others and _is_ours(out / SOURCE) else ():
+            if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
                 stale.unlink()
+        if others or not begun:  # before the images, so that a stopped call knows whose they are
+            with atomic(out / SOURCE) as temporary:
+                temporary.write_text(source)
         for done, image in enumerate(model._draw(missing, options.seed, options.batch_size), start=1):
-            write_image(paths[missing[done - 1]], Picture(image))
-            if done == 1:
-                with atomic(out / SOURCE) as temporary:
-                    temporary.write_text(source)
+            try:
+                write_image(paths[missing[done - 1]], Picture(image))
+            except DataError:  # a format that cannot hold them: the folder stays free for another
+                if done == 1 and not begun:
+                    (out / SOURCE).unlink()
+                raise
             progress(n - len(missing) + done, n)
         pictures = _pictures(model, n, out, options)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
     return Written(len(missing), n - len(missing), pictures)
+
+
+def _is_ours(source: Path) -> bool:
+    return holds_keys("model", "seed")(source.read_bytes())
+
+
+def _names_of_sheets(options: SampleOptions) -> list[str]:
+    return ["grid.png"] * bool(options.grid) + ["walk.png"] * bool(options.interpolate)
 
 
 def _suffix(model: Sampler, format: str) -> str:

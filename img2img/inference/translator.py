@@ -1,33 +1,37 @@
 """A trained model as a function from images to images."""
 
+import contextlib
 import copy
+import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
+from img2img import keywords
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
-from img2img.inference.backends import Forward, is_out_of_memory, prepare
+from img2img.inference.backends import Forward, Way, is_out_of_memory, prepare
 from img2img.inference.options import BACKENDS, TranslateOptions
 from img2img.inference.tiling import Lazy, Memory, Span
-from img2img.runtime import Runtime
-from img2img.training.checkpoint import Direction, load_generator, read_card
+from img2img.options import checked
+from img2img.runtime import PRECISIONS, Runtime
+from img2img.training.checkpoint import Direction, content_of, load_generator, read_card
 
 DRAWS = "sample"  # the direction of models that draw from noise
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
-SMALLEST = 16  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
+SMALLEST = 8  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
 AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
-BATCH_PIXELS = {"cpu": 4 * 256 * 256}  # translated at once; other devices take `BATCH_PIXELS_ELSEWHERE`
-BATCH_PIXELS_ELSEWHERE = 32 * 256 * 256
-SAMPLE_EDGE = 256  # of the piece of the first image on which precision and backend are checked
+BATCH_PIXELS = 32 * 256 * 256  # translated at once, where images do not go one by one
+Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of the kind that went in
 
 
 class Translator:
@@ -35,7 +39,10 @@ class Translator:
 
     `translator(image)` takes an array, a tensor, a PIL image or a path, or a list of such of any sizes, and returns
     the same kind, in the same size and, where the model does not change it, the same type. Inputs are left untouched,
-    and the output for an image does not depend on what else is in the call. Several threads may call it.
+    and the output for an image does not depend on what else is in the call, to the bit. Several threads may call it.
+
+    It can be pickled and copied. A pickle holds the weights, so that it needs no file where it is loaded, and chooses
+    device and precision there, as they were asked for.
 
     Attributes:
         card: the header of the model file.
@@ -51,6 +58,7 @@ class Translator:
         backend: str = "auto",
     ) -> None:
         self.path = model_file(path)
+        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
         self.card = read_card(self.path)
         self.direction = direction or next(iter(self.card.directions))
         if DRAWS in self.card.directions:
@@ -58,21 +66,49 @@ class Translator:
                 f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
             )
         spec = self.card.directions.get(self.direction)
+        requested = precision
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
         eight_bit = spec is not None and {spec.scale_in.dtype, spec.scale_out.dtype} == {"uint8"}
         self._may_change = precision == "auto" and eight_bit  # by rounding
         if precision == "auto" and not eight_bit:
             precision = "fp32"
-        self.runtime = Runtime.start(device, precision)
+        self._wanted = device, precision
+        self.runtime = _started(device, precision)
         choose("backend", backend, dict.fromkeys(BACKENDS))
         self.backend = backend
-        self.expected_pixels = 0  # of the job at hand, for choosing a backend
+        self.asked = device, requested, backend
+        self.threads: int | None = None  # of PyTorch on the CPU; None: as many as it has
         self.notes: list[str] = []  # what was changed to get by, for the user to know
         self._lock = threading.RLock()
         self._networks: dict[str, nn.Module] = {}
-        self._ways: dict[tuple[str, bool], tuple[Forward, str]] = {}  # by direction, and whether in tiles
+        self._ways: dict[tuple[str, bool], Way] = {}  # by direction, and whether in tiles
+        self._batches: dict[tuple[str, torch.Size], bool] = {}  # whether they give each image what it gets alone
         self._largest: int | None = None  # pixels of a batch that did fit, once one did not
         self.network(self.direction)
+
+    def __getstate__(self) -> dict[str, Any]:
+        fresh: dict[str, Any] = {"_lock": None, "_networks": {}, "_ways": {}, "_batches": {}}
+        fresh |= {"_largest": None, "runtime": None}
+        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": _started(*state["_wanted"])})
+
+    def __copy__(self) -> "Translator":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __repr__(self) -> str:
+        spec, names = self.spec(), dict.fromkeys([self.direction, *self.directions])
+        kinds = f"{spec.scale_in.dtype} x{spec.in_channels}", f"{spec.scale_out.dtype} x{spec.out_channels}"
+        return in_words(self, "|".join(names), " -> ".join(dict.fromkeys(kinds)))
+
+    def to(self, device: str | torch.device) -> "Translator":
+        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
+        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        self.asked = str(device), *self.asked[1:]
+        return self
 
     @property
     def directions(self) -> list[str]:
@@ -88,6 +124,14 @@ class Translator:
         other.network(direction)
         return other
 
+    def by_way_of(self, precision: str, backend: str, threads: int | None) -> "Translator":
+        """The same model, computed in another way."""
+        other = copy.copy(self)
+        other.runtime = replace(self.runtime, dtype=PRECISIONS[precision] or torch.float32)
+        other.backend, other.threads, other._may_change = backend, threads, False
+        other._networks, other._ways, other._batches = {}, {}, {}
+        return other
+
     def network(self, direction: str) -> nn.Module:
         """The generator of one direction, in evaluation mode, loaded when first asked for.
 
@@ -96,15 +140,74 @@ class Translator:
         """
         with self._lock:
             if direction not in self._networks:
-                self._networks[direction] = load_generator(self.path, self.card, direction)
+                self._networks[direction] = load_generator(self.path, self.card, direction, self._content)
             return self._networks[direction]
 
     def describe(self, direction: str | None = None) -> str:
-        """Device, precision and backend in use; what they will be is settled by the first image."""
+        """Device, precision and backend in use; what they will be is settled when a direction is first used."""
         direction = direction or self.direction
-        ways = [self._ways[key][1] for key in ((direction, False), (direction, True)) if key in self._ways]
+        ways = [self._ways[key].label for key in ((direction, False), (direction, True)) if key in self._ways]
         return ways[0] if ways else self.runtime.describe()
 
+    def way(self) -> dict[str, Any]:
+        """What the pixels of a result depend on besides model, image and options, for the record."""
+        way = self._way(self.direction, in_tiles=False)
+        threads = (self.threads or torch.get_num_threads()) if self.runtime.device.type == "cpu" else None
+        known = {"device": self.device_name(), "precision": way.precision, "backend": way.backend}
+        return known | {"threads": threads}
+
+    def digest(self) -> str:
+        """SHA-256 of the model file."""
+        return hashlib.sha256(self._content or content_of(self.path, self._loaded)).hexdigest()
+
+    def device_name(self) -> str:
+        return self.runtime.describe().split(", ")[0]
+
+    @overload
+    def __call__(
+        self,
+        images: Kind,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Kind: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Kind] | tuple[Kind, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Kind]: ...
+    @overload
+    def __call__(
+        self,
+        images: str | Path,
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        images: list[str] | list[Path] | tuple[str | Path, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Array]: ...
+    @overload
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        direction: str | None = None,
+        *,
+        channel_axis: int | None = None,
+        **options: Unpack[keywords.Calling],
+    ) -> list[Any]: ...
     def __call__(
         self, images: Any, direction: str | None = None, *, channel_axis: int | None = None, **options: Any
     ) -> Any:
@@ -126,7 +229,7 @@ class Translator:
 
     def _translate(self, unpacked: Unpacked, direction: str | None, options: dict[str, Any]) -> Any:
         pages, pack = unpacked
-        settings, direction = TranslateOptions(**options), direction or self.direction
+        settings, direction = checked(TranslateOptions, options, "translating"), direction or self.direction
         fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):
@@ -157,25 +260,17 @@ class Translator:
         return fit_channels(array, spec.in_channels, options.channels)
 
     def padded_size(self, array: Array, direction: str) -> tuple[int, int]:
-        """Height and width after padding: a multiple of the network's, and of an eighth of the power of two below.
-
-        So there are few sizes, and images of many sizes can go through together. It depends on the image alone.
-        """
+        """Height and width after padding to the next multiple that the network takes."""
         multiple = int(self.network(direction).multiple)  # type: ignore[arg-type]
-
-        def padded(n: int) -> int:
-            step = max(multiple, 2 ** (n.bit_length() - 4) if n >= 64 else 1)
-            return max(-(-n // step) * step, SMALLEST)
-
-        return padded(array.shape[0]), padded(array.shape[1])
+        height, width = (-(-max(n, SMALLEST) // multiple) * multiple for n in array.shape[:2])
+        return height, width
 
     def batch_size(self, size: tuple[int, int], options: TranslateOptions) -> int:
         """How many images of a padded size go through at once."""
         pixels = size[0] * size[1]
         if self.tile(size, options):
             return 1
-        most = BATCH_PIXELS.get(self.runtime.device.type, BATCH_PIXELS_ELSEWHERE)
-        wanted = options.batch_size or max(1, most // pixels)
+        wanted = options.batch_size or (1 if self.runtime.device.type == "cpu" else max(1, BATCH_PIXELS // pixels))
         return min(wanted, max(1, self._largest // pixels)) if self._largest else wanted
 
     def tile(self, size: tuple[int, int], options: TranslateOptions) -> int:
@@ -211,9 +306,11 @@ class Translator:
         size = self.padded_size(arrays[0], direction)
         edge = self.tile(size, options)
         try:
-            if edge:
-                return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
-            return self._whole(arrays, size, direction)
+            with self._with_threads():
+                if edge:
+                    return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
+                full = len(arrays) == self.batch_size(size, options)
+                return self._whole(arrays, size, direction, full)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -230,12 +327,43 @@ class Translator:
         self.notes.append(f"Out of memory; going on in tiles of {smaller} pixels.")
         return self.signals(arrays, direction, replace(options, tile=str(smaller)))
 
-    def _whole(self, arrays: Sequence[Array], size: tuple[int, int], direction: str) -> list[Tensor]:
-        scale = self.spec(direction).scale_in
-        padded = [_pad(array, size) for array in arrays]
-        batch = torch.stack([scale.encode(array) for array in padded]).to(self.runtime.device)
-        outputs = self._way(direction, padded[0], in_tiles=False)(batch).cpu()
+    @contextlib.contextmanager
+    def _with_threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        if self.threads in (None, before):
+            yield
+            return
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _whole(self, arrays: Sequence[Array], size: tuple[int, int], direction: str, full: bool) -> list[Tensor]:
+        scale, forward = self.spec(direction).scale_in, self._way(direction, in_tiles=False).forward
+        images = [scale.encode(_pad(array, size))[None].to(self.runtime.device) for array in arrays]
+        if full and self._may_batch(forward, len(images), images[0], direction):
+            outputs = list(forward(torch.cat(images)).cpu())
+        else:
+            outputs = [forward(image).cpu()[0] for image in images]
         return [_crop(out, array) for out, array in zip(outputs, arrays, strict=True)]
+
+    def _may_batch(self, forward: Forward, count: int, image: Tensor, direction: str) -> bool:
+        """Whether a batch of so many images gives each the very numbers that it gets alone; tried once for each size.
+
+        Kernels are chosen by the shape of the batch, and some add up in another order.
+        """
+        if count == 1:
+            return False
+        shape = torch.Size((count, *image.shape[1:]))
+        with self._lock:
+            if (direction, shape) not in self._batches:
+                draw = torch.Generator().manual_seed(0)
+                images = [(torch.rand(image.shape, generator=draw) * 2 - 1).to(image.device) for _ in range(count)]
+                together = forward(torch.cat(images)).cpu()
+                alone = (forward(x).cpu()[0] for x in images)
+                self._batches[direction, shape] = all(map(torch.equal, together, alone))
+            return self._batches[direction, shape]
 
     def _in_tiles(
         self, array: Array, size: tuple[int, int], edge: int, direction: str, options: TranslateOptions
@@ -246,46 +374,53 @@ class Translator:
         def read(rows: Span, columns: Span) -> Tensor:
             return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
 
-        forward: Any = self._way(direction, padded, in_tiles=True)
+        forward: Any = self._way(direction, in_tiles=True).forward
         out = forward(Lazy((1, padded.shape[2], *size), read, memory))
         return _crop(out.collect(torch.device("cpu"))[0], array)
 
-    def _way(self, direction: str, padded: Array, in_tiles: bool) -> Forward:
-        """What runs the network, settled on the middle of the first image that comes."""
+    def _way(self, direction: str, in_tiles: bool) -> Way:
+        """What runs the network."""
         with self._lock:
             if (direction, in_tiles) not in self._ways:
                 network = self.network(direction)
-                multiple = int(network.multiple)  # type: ignore[arg-type]
-                edges = [max(min(n, SAMPLE_EDGE) // multiple, 1) * multiple for n in padded.shape[:2]]
-                rows, columns = (slice((n - m) // 2, (n + m) // 2) for n, m in zip(padded.shape, edges, strict=False))
+                if (direction, not in_tiles) in self._ways:
+                    network = load_generator(self.path, self.card, direction, self._content)
                 self._ways[direction, in_tiles] = prepare(
-                    load_generator(self.path, self.card, direction)
-                    if (direction, not in_tiles) in self._ways
-                    else network,
+                    network,
                     self.runtime,
                     "eager" if in_tiles else self.backend,
                     self._may_change,
-                    self.spec(direction).scale_in.encode(padded[rows, columns])[None],
-                    self.expected_pixels,
-                    lambda: load_generator(self.path, self.card, direction),
-                    self.notes.append,
+                    self.spec(direction).in_channels,
+                    lambda: load_generator(self.path, self.card, direction, self._content),
                 )
-            return self._ways[direction, in_tiles][0]
+            return self._ways[direction, in_tiles]
+
+
+def _started(device: str, precision: str) -> Runtime:
+    runtime = Runtime.start(device, precision)
+    if runtime.device.type == "cuda":  # equal results from equal images
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return runtime
 
 
 def _pad(array: Array, size: tuple[int, int]) -> Array:
-    """`array` in the middle of a mirrored border."""
+    """`array` with a mirrored border on the right and below, so that it stays on the network's grid."""
     if array.shape[:2] == size:
         return array
     down, right = size[0] - array.shape[0], size[1] - array.shape[1]
-    return np.pad(array, ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0)), mode="reflect")
+    return np.pad(array, ((0, down), (0, right), (0, 0)), mode="reflect")
 
 
 def _crop(padded: Tensor, array: Array) -> Tensor:
     """Undoes `_pad`."""
-    height, width = array.shape[:2]
-    top, left = (padded.shape[1] - height) // 2, (padded.shape[2] - width) // 2
-    return padded[:, top : top + height, left : left + width]
+    return padded[:, : array.shape[0], : array.shape[1]]
+
+
+def in_words(model: Any, *facts: str) -> str:
+    """Return a line on a model: its method, `facts`, size, step and device."""
+    card = model.card
+    known = [card.method, *facts, f"{card.size} px", f"step {card.step}", str(model.runtime.device)]
+    return f"{type(model).__name__}({', '.join(known)})"
 
 
 def model_file(path: str | Path) -> Path:
@@ -294,6 +429,10 @@ def model_file(path: str | Path) -> Path:
     Raises:
         ModelFileError: if there is none.
     """
+    if not isinstance(path, str | Path):
+        raise ModelFileError(
+            f"A model is the path of a run folder or of a model file here, or one of the kind needed, not {path!r}."
+        )
     path = Path(path)
     if path.is_dir():
         found = path / "model.safetensors"

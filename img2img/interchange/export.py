@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose, needs
 from img2img.inference.translator import DRAWS, model_file
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
@@ -20,7 +21,7 @@ from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
 from img2img.networks.layers import traceable
 from img2img.runtime import environment
-from img2img.training.checkpoint import Direction, ModelCard, as_os_error, load_generator, read_card
+from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card
 
 TOLERANCE = 1e-3  # an eighth of an 8-bit grey level, on the networks' [-1, 1]
 Function = Callable[[Tensor], Tensor]
@@ -36,6 +37,7 @@ class Exported:
         direction: the direction it translates in.
         difference: the largest difference to the model's output, of -1 to 1, in `checked`.
         checked: the shapes (N, C, H, W) of the inputs that were compared.
+        notes: what the file does not say, and whoever loads it has to know.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Exported:
     direction: str
     difference: float
     checked: list[tuple[int, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def export_model(
@@ -90,7 +93,23 @@ def export_model(
                 f"The {name} file differs from the model by {difference:.2g}, of -1 to 1, so it was not kept. "
                 "Please report this with the versions of the packages."
             )
-    return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs])
+    notes = _unsaid(card.config) if name == "pth" else ()
+    return Exported(out, name, direction, difference, [tuple(x.shape) for x in inputs], notes)
+
+
+def _unsaid(config: dict[str, Any]) -> tuple[str, ...]:
+    """What the tensors of a .pth file do not show."""
+    resnet, dropout, notes = config["generator"].startswith("resnet"), config.get("dropout", 0), []
+    if resnet and config.get("padding") == "replicate":
+        notes.append(
+            "the file does not say that the blocks pad by replicating: give img2img import --padding replicate, and "
+            "the published ResnetGenerator padding_type='replicate'"
+        )
+    if dropout and not resnet:
+        notes.append(f"the file does not say that the U-Net was trained with dropout {dropout:g}")
+    elif dropout not in (0, 0.5):
+        notes.append(f"the file says dropout, but not that it was {dropout:g}: both programs take 0.5")
+    return tuple(notes)
 
 
 def _format_of(out: Path) -> str:
@@ -130,9 +149,7 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"Export to ONNX needs the package {name.partition('.')[0]}. Install it with pip install 'img2img[onnx]'."
-        ) from error
+        raise ConfigError(needs("Export to ONNX", name.partition(".")[0], "onnx")) from error
 
 
 def _write_onnx(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
@@ -150,8 +167,9 @@ def _read_onnx(path: Path, _: nn.Module) -> Function:
 def _write_torchscript(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:
     example = next(examples(spec.in_channels, network))
     traced = torch.jit.trace(traceable(network), example, check_trace=False)  # type: ignore[no-untyped-call]
-    with as_os_error(path):
-        torch.jit.save(traced, str(path), _extra_files={"img2img.json": json.dumps(metadata)})
+    file = io.BytesIO()  # torch.jit.save ends the process where the disk is full
+    torch.jit.save(traced, file, _extra_files={"img2img.json": json.dumps(metadata)})
+    path.write_bytes(file.getbuffer())
 
 
 def _read_torchscript(path: Path, _: nn.Module) -> Function:

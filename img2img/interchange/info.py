@@ -54,6 +54,7 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
     def pixels(scale: dict[str, Any]) -> str:
         return f"{Scale(**scale).dtype} {scale['low']:g} to {scale['high']:g}"
 
+    stated = "" if not info["source"] else ", as stated at the import" if info["size"] else "not known"
     found = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
     for name, spec in info["directions"].items():
         found += [
@@ -62,10 +63,23 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
             ("  pixels out", pixels(spec["scale_out"])),
         ]
     found += [
-        ("size trained at", f"{info['size']} px" + (", as stated at the import" if info["source"] else "")),
+        ("size trained at", f"{info['size']} px" * bool(info["size"]) + stated),
         ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),
         ("written by", f"img2img {info['version']}"),
         ("from", info["source"] or "a training of img2img"),
     ]
+    if info["source"] and (hidden := _hidden(info["config"])):
+        found.append(("not in such files", hidden))
     return found
+
+
+def _hidden(config: dict[str, Any]) -> str:
+    """What the tensors of an imported network leave open."""
+    if config["generator"].startswith("unet"):
+        return "whether it was trained with dropout"
+    if config["padding"] == "reflect":
+        return (
+            "whether its blocks mirror at the border (reflect, as taken here) or replicate: --padding of img2img import"
+        )
+    return ""

@@ -76,7 +76,8 @@ def standard_names(network: nn.Module) -> dict[str, str]:
 def infer(weights: Weights) -> tuple[dict[str, Any], int, int]:
     """The network that wrote `weights`: options of its method's config, input channels and output channels.
 
-    Zero padding and dropout show in the places of a residual block's layers; a U-Net does not show its dropout.
+    Zero padding and dropout show in the places of a residual block's layers. Other paddings look alike, and a U-Net
+    does not show its dropout.
 
     Raises:
         ValueError: with the end of a sentence that begins with the file, if they are not of a generator we have.
@@ -89,7 +90,8 @@ def infer(weights: Weights) -> tuple[dict[str, Any], int, int]:
                 return verdict(weights)
             except KeyError as missing:
                 raise ValueError(f"lacks {missing.args[0]}, which every standard generator of its kind has") from None
-    raise ValueError(f"names its tensors in a way of its own ({', '.join(map(shown, list(weights)[:3]))}, ...)")
+    odd = [name for name in weights if not re.fullmatch(r"model\.\d+\.(weight|bias)", name)] or list(weights)
+    raise ValueError(f"names its tensors in a way of its own ({', '.join(map(shown, odd[:3]))}, ...)")
 
 
 def _infer_resnet(weights: Weights) -> tuple[dict[str, Any], int, int]:
@@ -139,6 +141,11 @@ def _kernel(weights: Weights, name: str) -> tuple[int, ...]:
 def _norm(weights: Weights, first_bias: str) -> str:
     """Only a batch norm has weights; only before an instance norm does the first convolution have a bias."""
     if any(name.endswith(".weight") and x.ndim == 1 for name, x in weights.items()):
+        if first_bias in weights:
+            raise ValueError(
+                "has norms with learned gains after convolutions with biases, as InstanceNorm2d(affine=True) "
+                "makes them, which img2img does not have"
+            )
         return "batch"
     return "instance" if first_bias in weights else "none"
 
@@ -153,6 +160,8 @@ DISCRIMINATOR = "is a discriminator, which translates nothing; import the genera
 
 # What a file is, by the first pattern that one of its names begins with.
 KINDS: dict[str, str | Callable[[Weights], tuple[dict[str, Any], int, int]]] = {
+    r".*\.(weight_orig$|parametrizations\.)": "was trained with spectral norm, which img2img does not have; save it "
+    "after torch.nn.utils.remove_spectral_norm or parametrize.remove_parametrizations, which leave plain weights",
     r".*\.filt$": "has the blur filters of CUT's networks, which img2img does not have",
     r"model\.model\.": _infer_unet,
     r"model\.\d+\.conv_block\.": _infer_resnet,

@@ -4,13 +4,13 @@ Images here are float32 (C, H, W), scaled so that what the equalizer was fitted 
 """
 
 import contextlib
-import json
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,14 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from img2img.core.game import Method
-from img2img.data.images import Array, atomic
+from img2img.data.images import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
 from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.lab.patches import Patches, Sides
+from img2img.options import Option, Within, option, options_in
+from img2img.records import read_record
 from img2img.runtime import Runtime, environment, pick_device
 from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, TrainConfig, check
+from img2img.training.config import OPERATIONAL, TrainConfig
+from img2img.training.folder import begun, has_results, refuse_foreign
 from img2img.training.loop import Run, Samples, train
 from img2img.translation.cyclegan import CycleGAN
 from img2img.translation.local import Local
@@ -55,6 +58,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"discriminator": "patch_34", "d_width": 16},
 }
 GIVEN = {"batches", "reference", "seed", "device", "epochs"}  # known from the data, or arguments of their own
+UNUSED = {"metrics", "select", "patience", "validate_every"}  # no patches are held out
+PATCH = Annotated[int, "Side of the training patches in pixels.", Within(1, 2**14)]
 
 
 def train_generator(
@@ -94,15 +99,11 @@ def train_generator(
     """
     method_class = choose("adversarial model", model, ADVERSARIAL)
     chosen = _options(model, options)
-    if model != "cyclegan" and "batch_size" not in (options or {}):
+    if model != "cyclegan" and not (options or {}).get("batch_size"):
         chosen["batch_size"] = max(chosen["batch_size"], len(names))
     _check_batches(model, names, batch_index, chosen)
     config = _config(model, chosen, len(names), target)
     training = TrainConfig(seed=seed, device=device, **_those_of(TrainConfig, chosen))
-    try:
-        check(training, config.decay)
-    except TypeError as error:
-        raise ConfigError(f"An option of the training has a value of another type than its default: {error}.") from None
     patches = Patches(images, batch_index, chosen["patch"], seed)
     data: Samples = Sides(patches, target) if model == "cyclegan" else patches
     channels = len(images[0])
@@ -120,12 +121,13 @@ def train_generator(
         method = method_class(config, dict.fromkeys(("a", "b") if model == "cyclegan" else ("image",), channels))
         _refuse_small_patches(method, chosen["patch"])
         if runtime.is_main:
-            _start_folder(folder, record)
+            stack.enter_context(begun(folder, partial(_entry, folder, record)))
         facts = {"method": model, "batches": ", ".join(names)} | {k: record[k] for k in ("target", "images", "seed")}
         facts |= {"foreground in common": f"{patches.overlap:.0%}"}
         facts |= {"options": ", ".join(f"{k} {v}" for k, v in chosen.items())}
         hint = f"fit again with the same data and the folder {folder}"
-        run = Run(folder, _card_of(method, model, channels, chosen["patch"]), facts, hint)
+        card = _card_of(method, model, channels, chosen["patch"])
+        run = Run(folder, card, facts, hint, spelling="--train {name}={value}")
         try:
             train(method, data, None, training, run, runtime, quiet)
         except Interrupted as stop:
@@ -216,12 +218,16 @@ def _overlapping(network: nn.Module, image: Tensor, tile: int, radius: int, devi
 
 def _options(model: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults of `model` with `options` in their place."""
+    known = options_of(model)
+    taken = {name: choose(f"option of {model}", name, known).taken(value) for name, value in (options or {}).items()}
+    return DEFAULTS[model] | {name: value for name, value in taken.items() if (name, value) != ("batch_size", 0)}
+
+
+def options_of(model: str) -> dict[str, Option]:
+    """Return the options of training `model`, by name."""
     config = choose("adversarial model", model, ADVERSARIAL).Config
-    names = {f.name: None for group in (config, TrainConfig) for f in fields(group)}
-    names = {"patch": None} | {name: None for name in names if name not in GIVEN}
-    for name in options or {}:
-        choose(f"option of {model}", name, names)
-    return DEFAULTS[model] | dict(options or {})
+    known = {"patch": option("patch", PATCH), **options_in(config), **options_in(TrainConfig)}
+    return {name: one for name, one in known.items() if name not in GIVEN | UNUSED}
 
 
 def _those_of(group: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,20 +269,31 @@ def _checksum(images: Sequence[Array], batch_index: Sequence[int]) -> int:
     return value
 
 
-def _start_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Writes config.json; refuses a folder that holds another run."""
+@dataclass(frozen=True)
+class _Record:
+    """What the config.json of a training holds."""
+
+    model: str
+    names: list[str]
+    target: str
+    seed: int
+    options: dict[str, Any]
+    images: str
+
+
+def _entry(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json; refuses a folder that holds another run, or something else."""
+    refuse_foreign(folder, None)
     path = folder / "config.json"
-    if (folder / "last.pt").exists() and path.exists():
+    if path.exists() and has_results(folder):
         settings = [
             {**r, "options": {k: v for k, v in r["options"].items() if k not in OPERATIONAL}}
-            for r in (json.loads(path.read_text()), record)
+            for r in (read_record(_Record, path), record)
         ]
         differing = [k for k in record if settings[0].get(k) != settings[1].get(k)]
         if differing:
             raise ConfigError(f"{folder} holds a run of other {', '.join(differing)}. Use another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(record | {"environment": environment()}, indent=2) + "\n")
+    return record | {"environment": environment()}
 
 
 def _card_of(method: Method, model: str, channels: int, patch: int) -> Callable[[int], ModelCard]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, InputTypeError
+from img2img.lab.options import ORDER as ORDER
 
-ORDER = "NCYX"
 DTYPES = ("uint8", "uint16", "float32", "float64")
 MAX_CHANNELS = 64  # a longer axis C is rows or columns
 FAR = 1000  # times the highest value that was fitted: such floats are of another scale

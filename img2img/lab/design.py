@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import ConfoundedDesignError, InputError
+from img2img.errors import ConfoundedDesignError, InputError, counted
 from img2img.lab import checks
 from img2img.lab.baselines import Statistics
 from img2img.lab.correction import Correction
@@ -132,7 +132,7 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
     ):
         if who:
             shown = ", ".join(f"{names[i]} ({batch[i]})" for i in who[:5]) + ", ..." * (len(who) > 5)
-            note(f"{len(who)} images are {what}: {shown}.")
+            note(f"{counted(len(who), 'image is', 'images are')} {what}: {shown}.")
     left = [batch[i] for i in usable]
     if few := [name for name in sorted(set(batch)) if left.count(name) < fewest]:
         raise InputError(f"Fewer than {fewest} images that are not constant are left of {', '.join(few)}; give more.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.images import FORMATS, Picture, write_image
+from img2img.data.images import FORMATS, Picture, remove_stale, write_image
 from img2img.data.picture import Array, shown
 from img2img.errors import ConfigError, DataError
 from img2img.lab.folders import RESULTS
@@ -61,6 +61,19 @@ class Destination:
     def holds(self, i: int) -> bool:
         """Whether every result of row `i` is there."""
         return all(path.is_file() for path in self.targets[i])
+
+    def refuse_foreign(self) -> None:
+        """Raises ConfigError if a file has the name of a result, where no result has been written yet."""
+        if found := next((path for row in self.targets for path in row if path.exists()), None):
+            raise ConfigError(
+                f"{shown(found)} is there already and was not written by this command; give another folder, or "
+                "--overwrite it."
+            )
+
+    def remove_stale(self) -> None:
+        """Removes what killed processes left half written among the results."""
+        for folder in {path.parent for row in self.targets for path in row} | {self.folder}:
+            remove_stale(folder)
 
     def write(self, i: int, image: Array, pictures: list[Picture] | None = None) -> None:
         """Writes image `i` (C, H, W) as the files that it came from, with their metadata.

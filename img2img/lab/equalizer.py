@@ -1,11 +1,12 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 from sklearn import exceptions
@@ -13,8 +14,8 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, InputError, UnknownBatchError, choose
-from img2img.lab import adversarial, checks, design, probes, quality
+from img2img.errors import ConfigError, InputError, UnknownBatchError, choose, counted
+from img2img.lab import adversarial, checks, design, options as o, probes, quality
 from img2img.lab.arrays import Stack, unpack
 from img2img.lab.baselines import Statistics, applicable
 from img2img.lab.correction import Correction, Origin
@@ -22,11 +23,13 @@ from img2img.lab.design import fingerprint
 from img2img.lab.evaluation import Evaluation, evaluate
 from img2img.lab.features import image_features
 from img2img.lab.moving import MODELS, Model, Mover
+from img2img.options import arguments_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+Kind = TypeVar("Kind")  # of images: what comes out is of the kind that went in
 PROBED = 8  # images on which it is seen whether a network does anything
 IDLE = 1e-4  # mean change, as a share of the range, below which it does not
 
@@ -48,7 +51,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     Args:
         model: "tone", a monotone curve per batch and channel; "tone+field", and a smooth illumination field;
             "local" and "local+field", and a small bounded network, trained adversarially; "stargan", one generator
-            for all batches; "cyclegan", for two batches. The networks make up pixel values: judge them by `evaluate`.
+            for all batches; "cyclegan", for two batches. The networks make up pixel values: judge them by
+            `img2img equalize report`.
         target: the batch that the others are moved to; "medoid", the one nearest to the others; or, for "tone" and
             "tone+field", "mean" of all.
         axes: of the images, one letter each: N images, C channels, Y rows, X columns. Lists have no N.
@@ -79,21 +83,21 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = "tone",
+        model: o.Model = "tone",
         target: str = "medoid",
-        axes: str = checks.ORDER,
+        axes: str = o.ORDER,
         channels: Sequence[str] | None = None,
-        max_change: float = 0.10,
-        unseen: str = "error",
+        max_change: o.MaxChange = 0.10,
+        unseen: o.Unseen = "error",
         out_dtype: str = "same",
-        min_images: int = 8,
-        max_images: int = 200,
+        min_images: o.MinImages = 8,
+        max_images: o.MaxImages = 200,
         allow_confounded: bool = False,
         training: Mapping[str, Any] | None = None,
         run: str | Path | None = None,
-        random_state: int = 0,
-        device: str = "cpu",
-        n_jobs: int = 1,
+        random_state: o.Seed = 0,
+        device: o.Device = "cpu",
+        n_jobs: o.Jobs = 1,
     ) -> None:
         self.model, self.target, self.axes, self.channels = model, target, axes, channels
         self.max_change, self.unseen, self.out_dtype = max_change, unseen, out_dtype
@@ -172,7 +176,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def _learn(
         self, images: Any, names: Sequence[str] | None, batch: Any, control: Any, group: Any, label: Any
     ) -> None:
-        model = self._checked_parameters()
+        model = self.check_parameters()
         self.model_ = self.model
         self.network_: dict[str, Any] | None = None
         n = len(images)
@@ -227,22 +231,23 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             assert target is not None
             self._train(model, kept, number, target)
 
-    def _checked_parameters(self) -> Model:
+    def check_parameters(self) -> Model:
+        """Return the model; refuse parameters that make no sense.
+
+        Raises:
+            ConfigError: naming the parameter and the range it must lie in.
+        """
+        for name, argument in arguments_of(BatchEqualizer.__init__).items():
+            setattr(self, name, argument.taken(getattr(self, name)))
         model = choose("model", self.model, MODELS)
-        choose("way with unseen batches", self.unseen, {"error": 0, "passthrough": 0})
         choose("type of output", self.out_dtype, {"same": 0, "float32": 0})
         if self.target == "mean" and model.network:
             raise ConfigError(
                 f"The target 'mean' is for tone and tone+field: the mean of what {self.model} makes would be blurred. "
                 "Name a batch, or 'medoid'."
             )
-        if not 0 < self.max_change <= 1:
-            raise ConfigError(f"max_change is a share of the range, above 0 and at most 1, not {self.max_change}.")
-        checks.threads(self.n_jobs)
-        if self.min_images < 2 or self.max_images < self.min_images:
-            raise ConfigError(
-                f"min_images is at least 2 and at most max_images; they are {self.min_images} and {self.max_images}."
-            )
+        if self.max_images < self.min_images:
+            raise ConfigError(f"max_images, {self.max_images}, is less than min_images, {self.min_images}.")
         return model
 
     def _refuse_target(self, batches: list[str]) -> None:
@@ -256,7 +261,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def _note(self, sentence: str) -> None:
         self.notes_.append(sentence)
-        warnings.warn(sentence, LabWarning, stacklevel=4)
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith("img2img."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(sentence, LabWarning, stacklevel=level)  # it shows the line of the caller, not one of ours
 
     def _train(self, model: Model, images: Sequence[Array], number: Array, target: int) -> None:
         assert model.network is not None
@@ -296,6 +304,36 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     # Applying
 
+    @overload
+    def transform(
+        self,
+        X: Array,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Array: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[False] = False,
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> Kind: ...
+    @overload
+    def transform(
+        self,
+        X: Kind,
+        *,
+        batch: Any,
+        return_quality: Literal[True],
+        nan: str = "error",
+        origin: Sequence[Origin] | None = None,
+    ) -> "tuple[Kind, pd.DataFrame]": ...
     def transform(
         self,
         X: Any,
@@ -357,6 +395,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
         return stack.pack(results), pd.DataFrame(list(rows))
 
+    @overload
+    def fit_transform(self, X: Array, y: Any = None, *, batch: Any, **others: Any) -> Array: ...
+    @overload
+    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any, **others: Any) -> Kind: ...
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any, **others: Any) -> Any:
         """`fit`, then `transform` of the same images; `others` are those of `fit`."""
         return self.fit(X, y, batch=batch, **others).transform(X, batch=batch)
@@ -500,6 +542,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         truth: Any = None,
         nuclei: int | str = 0,
         dark: bool | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """Judges the equalizer on images that it was not fitted on, beside what a lab would use instead.
 
@@ -513,6 +556,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             truth: what the images should be, where that is known; as X.
             nuclei: the channel, by number or name, in which objects are segmented.
             dark: whether objects are dark; by default what `fit` found.
+            progress: called with the methods judged, and all there are.
 
         Raises:
             InputError: if the images do not fit, or a group was part of the fit.
@@ -520,7 +564,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         stack = unpack(X, self.axes, self.channels)
         known = None if truth is None else list(unpack(truth, self.axes, self.channels, "truth"))
-        return self._evaluate(stack, batch, label, control, group, masks, known, nuclei, dark)
+        return self._evaluate(stack, batch, label, control, group, masks, known, nuclei, dark, progress)
 
     def evaluate_table(
         self,
@@ -535,6 +579,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         nuclei: int | str = 0,
         dark: bool | None = None,
         where: str | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
         """As `evaluate`, on the images that a table names; `masks` is a column of label images."""
         from img2img.lab.tables import Manifest
@@ -542,7 +587,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         m = Manifest.open(table, root, batch=batch, control=control, group=group, label=label, where=where)
         objects = None if masks is None else m.masks(masks)
         groups = m.group if self.groups_ else None
-        return self._evaluate(m.images, m.batch, m.label, m.control, groups, objects, None, nuclei, dark)
+        return self._evaluate(m.images, m.batch, m.label, m.control, groups, objects, None, nuclei, dark, progress)
 
     def _evaluate(
         self,
@@ -555,6 +600,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         truth: Any,
         nuclei: Any,
         dark: Any,
+        progress: Callable[[int, int], None],
     ) -> Evaluation:
         self._refuse_unfitted()
         batches, n = checks.check_batch(batch, len(stack)), len(stack)
@@ -562,9 +608,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         channel = self._channel(nuclei)
         groups = None if group is None else checks.check_group(group, n)
         if seen := sorted(set(groups or []) & set(self.groups_)):
-            raise InputError(
-                f"{len(seen)} groups were part of the fit ({', '.join(seen[:5])}); judge on images of other groups."
-            )
+            were = counted(len(seen), "group was", "groups were")
+            raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
         labels = None if label is None else checks.check_batch(label, n, "label")
         controls = None if control is None else checks.check_mask(control, n).tolist()
         notes = list(self.notes_)
@@ -576,7 +621,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             checks.check_image_finite(image, stack.called(i), self.channels_)
         seen_images = {*self.fingerprints_}.intersection(map(fingerprint, images))
         if seen_images:
-            raise InputError(f"{len(seen_images)} of the images were part of the fit; judge on others.")
+            were = counted(len(seen_images), "of the images was", "of the images were")
+            raise InputError(f"{were} part of the fit; judge on others.")
         batches = [batches[i] for i in chosen]
         groups, labels, controls, masks, truth = (
             None if given is None else [given[i] for i in chosen] for given in (groups, labels, controls, masks, truth)
@@ -604,6 +650,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             nuclei=channel,
             dark=bool(self.correction_.signs[channel] < 0) if dark is None else dark,
             seed=self.random_state,
+            progress=progress,
         )
 
     def _toned(self, images: list[Array], batch: list[str]) -> list[Array]:

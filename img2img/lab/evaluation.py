@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from img2img.data.images import atomic
+from img2img.data.images import write_text
 from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab import probes, report, verdict
 from img2img.lab.measures import IDENTITY, Case, Row, batch_left, features_only, measure_case, prepare
+from img2img.lab.verdict import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,13 +126,19 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """One sentence on the judged method."""
-        return verdict.verdict(self)
+        return verdict.judgement(self)[1]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the verdict is good news: "pass", "warn" or "fail"."""
+        return verdict.judgement(self)[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, for JSON."""
         names = ("judged", "reference", "cramers_v", "confounded", "counts", "gates", "gate_texts", "rows", "settings")
         return {
             "verdict": self.verdict,
+            "outcome": self.outcome,
             "banner": verdict.BANNER,
             **{name: getattr(self, name) for name in names},
             "passed": {method: self.passed(method) for method in self.rows},
@@ -161,8 +168,7 @@ class Evaluation:
 
 
 def _write(path: str | Path, text: str) -> None:
-    with atomic(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(path), text)
 
 
 def evaluate(
@@ -177,6 +183,7 @@ def evaluate(
     notes: Iterable[str] = (),
     fit: tuple[Sequence[Array], Sequence[str], Sequence[Array] | None] | None = None,
     fitted_on_controls: bool | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     **case: Any,
 ) -> Evaluation:
     """Measures several methods on the same images and passes judgement on one of them.
@@ -192,6 +199,7 @@ def evaluate(
         notes: sentences for the report.
         fit: images, batches and masks (or None) of the fit set; adds a row for normalising features instead of images.
         fitted_on_controls: whether the methods have seen controls only; by default, whether `control` is given.
+        progress: called with the methods measured, and all there are.
         **case: `group`, `control`, `label`, `masks`, `truth`, `nuclei`, `dark` and `seed`, as for `measure`.
 
     Raises:
@@ -201,7 +209,11 @@ def evaluate(
     choose("method", judged, outputs)
     subject = prepare(before, batch=batch, reference=reference, scale=scale, **case)
     methods = ({} if IDENTITY in outputs else {IDENTITY: before}) | dict(outputs)
-    rows = {name: measure_case(subject, images) for name, images in methods.items()}
+    progress(0, len(methods))
+    rows = {}
+    for done, (name, images) in enumerate(methods.items(), 1):
+        rows[name] = measure_case(subject, images)
+        progress(done, len(methods))
     rows[judged]["sham"] = sham
     masked = subject.masks is not None
     gates = {name: gates_of(row, rows[IDENTITY], masked) for name, row in rows.items()}

@@ -16,11 +16,10 @@ from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import baselines, objects, probes
 from img2img.lab.features import image_features, in_range
-from img2img.lab.verdict import COLUMNS
+from img2img.lab.verdict import COLUMNS, IDENTITY as IDENTITY
 
 Row = dict[str, float | None]
 
-IDENTITY = "do nothing"
 PIXELS = 2000  # of each image, inside and outside the objects, that distributions are compared on
 STEPS = 3  # of whole numbers: a plane that spans no more shows nothing whose place could be followed
 MOST_PSNR = 100.0  # dB, of an image that is equal

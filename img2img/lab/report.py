@@ -71,7 +71,11 @@ figcaption, .faint { color: #666 } .wide { overflow-x: auto }
 table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
 .judged { background: #fff6d6 } .pass { color: #176b2c } .fail { color: #b00020; font-weight: 600 }
 .box { border-left: 4px solid #888; padding: .4rem 1rem; background: #f4f4f4; margin: 1rem 0 }
-.verdict { font-size: 1.15em } .stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
+.verdict { font-size: 1.15em }
+.verdict-pass { border-color: #176b2c; background: #e8f4ea }
+.verdict-warn { border-color: #b7791f; background: #fdf3dc }
+.verdict-fail { border-color: #b00020; background: #fbe9eb }
+.stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
 .row { display: flex; flex-wrap: wrap; gap: .6rem } .row figure { margin: 0; width: 160px }
 .row figcaption { font-size: 12px; line-height: 1.3 }
 """
@@ -83,7 +87,7 @@ def report(evaluation: "Evaluation", quality: "pd.DataFrame | None" = None) -> s
     told = draw_predictability(evaluation)
     parts = [
         f'<div class="box">{escape(BANNER)}</div>',
-        f'<div class="box verdict">{stamp}{escape(evaluation.verdict)}</div>',
+        f'<div class="box verdict verdict-{evaluation.outcome}">{stamp}{escape(evaluation.verdict)}</div>',
         "".join(f"<p>{escape(note)}</p>" for note in evaluation.notes),
         "<h2>Gates</h2>",
         "<p>A method that fails one is not fit for measuring, however well it removes the batch.</p>",

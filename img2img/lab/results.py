@@ -62,6 +62,9 @@ def transform(
     destination = Destination(manifest, out_dir)
     record = _Record(destination)
     earlier = dict(record.notes)
+    if not overwrite and not record.path.exists():
+        destination.refuse_foreign()
+    destination.remove_stale()
     record.save()  # whether that can be, before anything is computed
 
     def one(i: int) -> None:

@@ -1,14 +1,22 @@
 """How a judgement reads: what each number means, one sentence, and a table for the terminal."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from img2img.lab.evaluation import Evaluation
     from img2img.lab.measures import Row
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
-SIMPLE = ("batch moments", "batch quantiles", "per-batch Reinhard")  # what a model has to be better than
+IDENTITY = "do nothing"
+# What a model has to be better than, besides doing nothing.
+SIMPLE = (
+    "batch moments",
+    "batch quantiles",
+    "per-batch Reinhard",
+    "per-image z-score",
+    "per-image match_histograms",
+)
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "phenotype_accuracy": (
@@ -102,46 +110,112 @@ def _half(row: "Row", name: str) -> float:
     return ((row.get(f"{name}_high") or 0) - (row.get(f"{name}_low") or 0)) / 2
 
 
-# What the judged method is compared in with simple ones: metric, whether more is better, by how much to count.
-COMPARED: dict[str, tuple[str, int, Callable[["Row"], float]]] = {
-    "phenotype accuracy": ("phenotype_accuracy", 1, lambda row: _half(row, "phenotype")),
-    "batch predictability": ("batch_linear", -1, lambda row: _half(row, "batch_linear")),
-    "control shift": ("shift_control", -1, lambda row: 0.02),
-}
+def _told(row: "Row") -> float | None:
+    """How well the batch is told, from chance upwards: below it, nothing is told, and the rest is luck."""
+    told = row.get("batch_linear")
+    return told if told is None else max(told, row.get("batch_chance") or 0)
 
 
-def verdict(evaluation: "Evaluation") -> str:
-    """One sentence. Better means by more than half the width of the 95 % interval (shift: by more than 0.02)."""
+def _plain(name: str) -> Callable[["Row"], float | None]:
+    return lambda row: row.get(name)
+
+
+# What the judged method is compared in: metric, its value, whether more is better, by how much to count.
+COMPARED: dict[str, tuple[str, Callable[["Row"], float | None], int, Callable[["Row"], float]]] = {
+    "phenotype accuracy": (
+        "phenotype_accuracy", _plain("phenotype_accuracy"), 1, lambda row: _half(row, "phenotype")
+    ),
+    "batch predictability": ("batch_linear", _told, -1, lambda row: _half(row, "batch_linear")),
+    "control shift": ("shift_control", _plain("shift_control"), -1, lambda row: 0.02),
+}  # fmt: skip
+
+Outcome = Literal["pass", "warn", "fail"]
+PASS: Outcome = "pass"
+
+
+def judgement(evaluation: "Evaluation") -> tuple[Outcome, str]:
+    """One sentence, and whether it is good news.
+
+    A method that passes its gates is compared with doing nothing first, then with the simple ones that pass. Better
+    means by more than half the width of the 95 % interval (shift: by more than 0.02).
+    """
     name, gates = evaluation.judged, evaluation.gates[evaluation.judged]
+    row, nothing = evaluation.rows[name], evaluation.rows[IDENTITY]
     failed, missing = ([gate for gate, value in gates.items() if value is wanted] for wanted in (False, None))
-    warning = ""
+    warning, outcome = "", PASS
     if evaluation.confounded:
+        outcome = "warn"
         warning = (
             f"CONFOUNDED: batch and label go together (Cramér's V {evaluation.cramers_v:.2f}) and the fit was not on "
             "controls alone, so what was removed may be biology; "
         )
     if failed:
-        return f"{warning}“{name}” fails {_list(failed)}: do not measure on its images."
+        return "fail", f"{warning}“{name}” fails {_list(failed)}: do not measure on its images."
+    sides = _sides(row, nothing)
+    if name != IDENTITY and sides["worse"] and not sides["better"]:
+        worse = f"{warning}Do not use it: “{name}” is worse than doing nothing in {_list(sides['worse'])}"
+        return "fail", f"{worse}{_no_effect(nothing)}."
     if not evaluation.passed(name):
-        return f"{warning}“{name}” could not be judged, because no gate could be measured on these images."
+        return "warn", f"{warning}“{name}” could not be judged, because no gate could be measured on these images."
     unmeasured = f" ({_list(missing)} not measured)" if missing else ""
-    others = [m for m in SIMPLE if m in evaluation.rows and m != name and evaluation.passed(m)]
-    compared = [_comparison(evaluation.rows[name], evaluation.rows[other], other) for other in others]
-    compared = compared or ["there was no simpler batch-level method that passes to compare it with"]
-    touched = evaluation.rows[name].get("reference_change") or 0
+    passes = f"“{name}” passes every gate that could be measured{unmeasured}"
+    compared = []
+    if name == IDENTITY:
+        pass
+    elif sides["worse"]:
+        outcome = "warn"
+        passes = (
+            f"Use “{name}” for what it is better at alone: against doing nothing it is better in "
+            f"{_list(sides['better'])}, but worse in {_list(sides['worse'])}"
+        )
+    elif sides["even"] and not sides["better"]:
+        outcome = "warn"
+        passes = (
+            f"Leave the images as they are: “{name}” is no better than doing nothing in {_list(sides['even'], 'or')}"
+        )
+        passes += _no_effect(nothing)
+    elif not sides["better"]:
+        outcome = "warn"
+        compared.append("whether it is better than doing nothing could not be measured")
+    others = [m for m in SIMPLE if m in evaluation.rows and m != name and _is_choice(evaluation, m)]
+    comparisons = [_comparison(row, evaluation.rows[other], other) for other in others]
+    if any("prefer" in words for words in comparisons):
+        outcome = "warn"
+    compared += comparisons or ["there was no simpler method that passes to compare it with"]
+    touched = row.get("reference_change") or 0
     if touched:
         compared.append(f"it also changes the reference batch, by {touched:.2%} of the range")
-    return f"{warning}“{name}” passes every gate that could be measured{unmeasured}; {'; '.join(compared)}."
+    return outcome, f"{warning}{passes}; {'; '.join(compared)}."
 
 
-def _comparison(row: "Row", other: "Row", name: str) -> str:
+def _is_choice(evaluation: "Evaluation", method: str) -> bool:
+    """Whether a simple method may be advised: those per image erase effects, so these must have been seen to stay."""
+    kept = not method.startswith("per-image") or evaluation.gates[method].get("effect kept") is True
+    return kept and evaluation.passed(method)
+
+
+def _no_effect(nothing: "Row") -> str:
+    """Where the batch cannot be told to begin with, that is why nothing is to be won."""
+    told, chance = nothing.get("batch_linear"), nothing.get("batch_chance")
+    if told is None or chance is None or told > max(chance, nothing.get("batch_null_high") or 0):
+        return ""
+    return f"; without any correction the batch cannot be told either ({told:.2f}, by luck {chance:.2f})"
+
+
+def _sides(row: "Row", other: "Row") -> dict[str, list[str]]:
+    """What a method is better, worse and even in, with the numbers."""
     sides: dict[str, list[str]] = {"better": [], "worse": [], "even": []}
-    for title, (metric, sign, margin) in COMPARED.items():
-        mine, theirs = row.get(metric), other.get(metric)
+    for title, (metric, value, sign, margin) in COMPARED.items():
+        mine, theirs = value(row), value(other)
         if mine is not None and theirs is not None:
             gain, least = sign * (mine - theirs), max(margin(row), margin(other))
             side = "better" if gain > least else "worse" if gain < -least else "even"
-            sides[side].append(f"{title} ({mine:.2f} against {theirs:.2f})")
+            sides[side].append(f"{title} ({row[metric]:.2f} against {other[metric]:.2f})")
+    return sides
+
+
+def _comparison(row: "Row", other: "Row", name: str) -> str:
+    sides = _sides(row, other)
     if not sides["better"]:
         measured = _list(sides["worse"] + sides["even"], "or") or "anything, for nothing could be compared"
         return f"it does not beat “{name}” in {measured}, so prefer that simpler method"

@@ -20,6 +20,7 @@ from img2img.metrics.resampling import own_randomness
 WIDTHS = (16, 32, 32, 32, 32)
 LARGEST = 256  # px; larger images are reduced to it
 SLOPE = 0.2
+NOTE = "the features are fitted to these real images, so values have no absolute meaning: compare them within one table"
 
 
 class Encoder(nn.Module):
@@ -55,7 +56,7 @@ def open_encoder(real: Moments, device: torch.device) -> Network:
     with own_randomness():
         network = Encoder(2 * mean - 1, (2 * std).clamp_min(1e-4))
     network.requires_grad_(False).eval().to(device)
-    return Network(f"[{ENCODER}]", lambda x: (network(x), None))
+    return Network(f"[{ENCODER}]", lambda x: (network(x), None), note=NOTE)
 
 
 def standardised(network: Network, real: Tensor) -> tuple[Network, Tensor]:

@@ -21,11 +21,13 @@ class Network(NamedTuple):
         suffix: of the names of the metrics: "" of Inception, which they are named after, else "[name]".
         run: gives features (N, D), and logits (N, classes) or None of a network without classes.
         classes: whether it has classes.
+        note: what to know of all that is measured with it.
     """
 
     suffix: str
     run: Run
     classes: bool = False
+    note: str = ""
 
 
 def open_network(options: MetricOptions, channels: int, device: torch.device) -> Network:
@@ -36,14 +38,16 @@ def open_network(options: MetricOptions, channels: int, device: torch.device) ->
         ModelFileError: if its file is missing, damaged, or another one's.
     """
     from img2img.metrics.classifiers import classifier_names, open_classifier
-    from img2img.metrics.inception import open_inception
+    from img2img.metrics.inception import NETWORKS, open_inception
     from img2img.metrics.programs import PROGRAMS, open_program
 
     name = options.features
     if Path(name).suffix in PROGRAMS:
         return Network(f"[{Path(name).stem}]", open_program(Path(name), device))
     names = classifier_names()
-    choose("network of features", name, dict.fromkeys(["inception", ENCODER, *names]))
-    if name == "inception":
-        return Network("", open_inception(options.features_weights, channels, device), classes=True)
+    choose("network of features", name, dict.fromkeys([*NETWORKS, ENCODER, *names]))
+    if name in NETWORKS:
+        suffix, resized, note = NETWORKS[name]
+        run = open_inception(options.features_weights, channels, device, resized)
+        return Network(suffix, run, classes=True, note=note)
     return Network(f"[{name}]", open_classifier(name, options.features_weights, channels, device), classes=True)

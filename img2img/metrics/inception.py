@@ -1,26 +1,57 @@
 """The Inception network that FID, KID and the inception score are named after, by torch-fidelity (an extra).
 
-It is the network of the TensorFlow graph of 2015-12-05, with its resizing: other Inception weights, or another way of
-resizing, give other numbers.
+It is the network of the TensorFlow graph of 2015-12-05: other Inception weights, or another way of resizing to its 299
+px, give other numbers. Its own way, bilinear without antialiasing, is that of torch-fidelity and of clean-fid's mode
+"legacy_tensorflow"; it passes over pixels of large images. The way of clean-fid's mode "clean" (Parmar et al. 2022) is
+bicubic with antialiasing, each channel in floats, not rounded to 8 bits again.
 """
 
 import importlib
 import importlib.util
 import io
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, needs
 from img2img.metrics.features import Run
 from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
 
 LAYERS = ["2048", "logits_unbiased"]
+SIDE = 299
 
 
-def open_inception(weights: str | None, channels: int, device: torch.device) -> Run:
+def antialiased(pixels: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) of 0 to 255 as (N, 3, 299, 299) floats, as clean-fid's mode "clean" resizes them."""
+    small = F.interpolate(pixels.float(), (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+    return small.clamp(0, 255)  # bicubic overshoots
+
+
+# Name -> suffix of its metrics, what resizes the pixels (None: the network itself), and what to know of its values.
+NETWORKS: dict[str, tuple[str, Callable[[Tensor], Tensor] | None, str]] = {
+    "inception": (
+        "",
+        None,
+        "images are resized to 299 px without antialiasing, as by torch-fidelity and clean-fid's legacy_tensorflow; "
+        "for clean-fid's default, clean, take --features inception_clean",
+    ),
+    "inception_clean": (
+        "[inception_clean]",
+        antialiased,
+        "images are resized to 299 px with antialiasing, as by clean-fid's default, clean",
+    ),
+}
+
+
+def open_inception(
+    weights: str | None, channels: int, device: torch.device, resized: Callable[[Tensor], Tensor] | None = None
+) -> Run:
     """Features of the last pooling (N, 2048) and logits without their bias (N, 1008), as FID and IS use them.
+
+    `resized` gives pixels of 0 to 255 the network's size; None leaves it to the network.
 
     Raises:
         ConfigError: if the images are not RGB, or torch-fidelity is not installed.
@@ -32,9 +63,7 @@ def open_inception(weights: str | None, channels: int, device: torch.device) -> 
             "published one but compares models of one data set."
         )
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(
-            "Inception comes with torch-fidelity: pip install 'img2img[metrics]', or use --features encoder."
-        )
+        raise ConfigError(needs("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
     library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     url, option = library.URL_INCEPTION_V3, "--features-weights"
     path = find_weights("Inception", weights, url, option, ", or use --features encoder, which needs none")
@@ -48,9 +77,15 @@ def open_inception(weights: str | None, channels: int, device: torch.device) -> 
     except RuntimeError as error:
         raise misfit(path, "torch-fidelity's Inception") from error
     network.to(device)
+    first: list[Tensor] = []
+    if resized is not None:  # the library takes 8 bits and resizes: its first layer gets our floats in their place
+        network.get_submodule("Conv2d_1a_3x3").register_forward_pre_hook(lambda *_: (first.pop(),))
 
     def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        if resized is not None:
+            first.append((resized(pixels) - 128) / 128)
+            pixels = pixels.new_zeros(len(pixels), 3, SIDE, SIDE)
         features, logits = network(pixels)
         return features, logits
 

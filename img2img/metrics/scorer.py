@@ -53,10 +53,6 @@ class Scorer:
         self.real_features: Tensor | None = None
         self.real_moments: Moments | None = None
         self.kinds = {metric.kind for metric in self.metrics.values()}
-        for name in ("subsets", "subset_size", "neighbours"):
-            least = 2 if name == "subset_size" else 1
-            if getattr(self.options, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}.")
         if self.options.features_weights is not None and self.options.features == ENCODER:
             raise ConfigError("--features-weights are of a network: name it, as in --features inception.")
         self.keys = {name: name for name in self.metrics}
@@ -239,9 +235,12 @@ class Row:
             sets = [torch.cat(self._logits)]
         else:
             sets = [_prepared(name, scorer.real_features), torch.cat(self._features)]
-        if metric.too_few is not None:
-            note = metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
-            scorer.notes += [f"{key}: {note}"] * (note != "" and f"{key}: {note}" not in scorer.notes)
+        few = "" if metric.too_few is None else metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
+        for note in (
+            f"{key}: {few}" * bool(few),
+            f"{scorer.options.features}: {scorer.network.note}" * bool(scorer.network.note),
+        ):
+            scorer.notes += [note] * (note != "" and note not in scorer.notes)
         choices = {option: getattr(scorer.options, option) for option in metric.options}
         return {key: metric.fn(*sets, **choices)}
 

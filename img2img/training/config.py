@@ -1,41 +1,75 @@
 """The options of a run that all methods share, and what follows from them: its length and learning rate."""
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from img2img.errors import ConfigError, choose
-from img2img.runtime import PRECISIONS
+from img2img.options import SEEDS, Choice, Options, Within
 
 COMPILE = {"auto": None, "on": True, "off": False}
+PRECISIONS = Choice(table="img2img.runtime.PRECISIONS")
+DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
+METRICS = "img2img.metrics.table.METRICS"
+STEPS = Within(1, 10**12)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """How long and how to train; the same for every method."""
 
-    steps: Annotated[int, "Length of the run in steps; 0 to go by --epochs."] = 0
-    epochs: Annotated[int, "Length of the run in passes over the larger domain."] = 200
-    batch_size: Annotated[int, "Images of each domain in a batch, per process; 0: the method's own number."] = 0
-    accumulate: Annotated[int, "Batches whose gradients are averaged into one step."] = 1
-    clip: Annotated[float, "Largest gradient norm of a player; 0: no clipping."] = 0.0
-    ema: Annotated[float, "Decay of a moving average of the generators' weights, 0.999 say; 0: none."] = 0.0
-    seed: Annotated[int, "Seed of everything random."] = 0
+    steps: Annotated[int, "Length of the run in steps.", Within(1, 10**12, special=(0, "by --epochs"))] = 0
+    epochs: Annotated[int, "Length of the run in passes over the larger domain.", Within(1, 10**6)] = 200
+    batch_size: Annotated[
+        int, "Images of each domain in a batch, per process.", Within(1, 2**16, special=(0, "the method's own number"))
+    ] = 0
+    accumulate: Annotated[int, "Batches whose gradients are averaged into one step.", Within(1, 10**6)] = 1
+    clip: Annotated[float, "Largest gradient norm of a player.", Within(0, 10**9, special=(0, "no clipping"))] = 0.0
+    ema: Annotated[
+        float,
+        "Decay of a moving average of the generators' weights, e.g. 0.999.",
+        Within(0, 1, below=True, special=(0, "none")),
+    ] = 0.0
+    seed: Annotated[int, "Seed of everything random.", Within(0, SEEDS)] = 0
     deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps."] = "auto"
-    precision: Annotated[str, f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware multiplies it."] = "auto"
-    compile: Annotated[str, "Compile the networks: auto (long runs try it, and keep it if faster), on or off."] = "auto"
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
+    precision: Annotated[str, f"{PRECISIONS}; auto is bf16 where the hardware multiplies it.", PRECISIONS] = "auto"
+    compile: Annotated[
+        str,
+        "Compile the networks: auto (long runs try it, and keep it if faster), on or off.",
+        Choice(tuple(COMPILE)),
+    ] = "auto"
     checkpoint_activations: Annotated[
         bool, "Generators: compute activations again on the way back. Less memory, about a quarter more time."
     ] = False
-    workers: Annotated[int, "Processes that prepare images; -1: a sane number."] = -1
-    log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps."] = 10
-    sample_every: Annotated[int, "Steps between sample grids."] = 500
-    validate_every: Annotated[int, "Steps between scores on held-out images."] = 1000
-    metrics: Annotated[str, "What is measured on them, with commas; auto: what suits the method and is quick."] = "auto"
-    select: Annotated[str, "The metric that decides what best.safetensors is; auto: for pairs the first one."] = "auto"
-    patience: Annotated[int, "Stop when it has not improved in so many scores in a row; 0: never."] = 0
-    keep: Annotated[int, "Models that are kept in models/ along the run, evenly spaced, to choose from later."] = 4
-    save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway."] = 1000
+    workers: Annotated[
+        int,
+        "Processes that prepare images; automatic is 0 on a CPU, and up to 4 beside a GPU.",
+        Within(0, max(16, 4 * (os.cpu_count() or 1)), special=(-1, "automatic")),
+    ] = -1
+    log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps.", STEPS] = 10
+    sample_every: Annotated[int, "Steps between sample grids.", STEPS] = 500
+    validate_every: Annotated[int, "Steps between scores on held-out images.", STEPS] = 1000
+    metrics: Annotated[
+        str,
+        "What is measured on them, with commas; auto: what suits the method and is quick.",
+        Choice(("auto",), METRICS, complete=False),
+    ] = "auto"
+    select: Annotated[
+        str,
+        "The metric that decides what best.safetensors is; auto: for pairs the first one.",
+        Choice(("auto",), METRICS, complete=False),
+    ] = "auto"
+    patience: Annotated[
+        int,
+        "Stop when it has not improved in so many scores in a row.",
+        Within(1, 10**9, special=(0, "never")),
+    ] = 0
+    keep: Annotated[
+        int,
+        "Models that are kept in models/ along the run, evenly spaced, to choose from later.",
+        Within(0, 10**6),
+    ] = 4
+    save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway.", STEPS] = 1000
     tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
 
 
@@ -53,6 +87,15 @@ OPERATIONAL = {
     "tensorboard",
     "cache_mb",
 }
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the config.json of every run holds."""
+
+    method: str
+    options: dict[str, str | bool | int | float | None]
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,28 +124,6 @@ class Schedule:
         e, n = (self.epoch(step), self.steps // self.steps_per_epoch) if self.by_epoch else (step, self.steps)
         n_decay = round(n * self.decay)
         return 1 - max(0, e - (n - n_decay)) / (n_decay + 1)
-
-
-def check(config: TrainConfig, decay: float) -> None:
-    """Refuses numbers that make no run.
-
-    Raises:
-        ConfigError: naming the option and the range it must lie in.
-    """
-    rhythms = ("log_every", "sample_every", "validate_every", "save_every")
-    for name in ("batch_size", "accumulate", *rhythms):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}.")
-    if config.steps < 0 or (config.steps == 0 and config.epochs < 1):
-        raise ConfigError("A run needs --steps or --epochs of at least 1.")
-    choose("choice of --compile", config.compile, COMPILE)
-    for name in ("keep", "patience"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"--{name} must not be negative, but is {getattr(config, name)}.")
-    if not 0 <= config.ema < 1:
-        raise ConfigError(f"--ema is a decay from 0 up to 1, not {config.ema}.")
-    if not 0 <= decay <= 1:
-        raise ConfigError(f"--decay is a share from 0 to 1, not {decay}.")
 
 
 def flat(*configs: Any) -> dict[str, Any]:

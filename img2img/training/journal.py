@@ -1,24 +1,28 @@
 """What a run tells: the live line, log.jsonl, curves, sample grids, TensorBoard where wanted."""
 
 import json
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from annotated_types import Ge
 from torch import Tensor
 
 from img2img.data.images import atomic
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, ModelFileError, needs
+from img2img.output import stderr_console
 from img2img.page import draw_grid
+from img2img.progress import Meter, in_words
+from img2img.records import from_json, read_text
 from img2img.training.diagnosis import Diagnosis, Finding
+from img2img.training.folder import logged_steps, remove_samples
 from img2img.training.report import write_report
 
 FACTS = "report.json"
-PLAIN_SECONDS = 20.0  # between lines where there is no terminal to draw a live one
+Row = dict[str, int | float | Literal["train", "validation"]]  # a record of the log
+FIRST_SECONDS = 3.0  # before the first line where there is no terminal
+LONG = 3600.0  # seconds of a run, above which it is said how to shorten it
 
 
 class Journal:
@@ -28,37 +32,42 @@ class Journal:
         folder: the run folder.
         total: steps of the whole run.
         start: the step that training goes on from; later records of an earlier, killed process are dropped.
+        advise: what may help against a kind of failure, in words.
+        shorten: how to shorten a long run, in words.
     """
 
     def __init__(
-        self, folder: Path, total: int, start: int, enabled: bool = True, quiet: bool = False, tensorboard: bool = False
+        self,
+        folder: Path,
+        total: int,
+        start: int,
+        enabled: bool = True,
+        quiet: bool = False,
+        tensorboard: bool = False,
+        advise: Callable[[str], str] = lambda kind: "",
+        shorten: str = "",
     ) -> None:
-        self.folder, self.total, self.enabled = folder, total, enabled
-        self.console = Console(stderr=True, quiet=quiet or not enabled, highlight=False)
-        self.live: Progress | None = None
-        self.task = TaskID(0)
-        self.printed = time.monotonic()
+        self.folder, self.total, self.start, self.enabled, self.shorten = folder, total, start, enabled, shorten
+        self.console = stderr_console(quiet=quiet or not enabled)
+        self.meter: Meter | None = None
+        self.settled = True
+        self.estimated = start > 0
         self.board: Any = None
-        self.diagnosis = Diagnosis(total)
+        self.diagnosis = Diagnosis(total, advise)
         if not enabled:
             return
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self.log_file = folder / "log.jsonl"
+        remove_samples(folder, start, max(logged_steps(folder), default=0))
         kept = [r for r in read_log(self.log_file) if r["step"] <= start]
         with atomic(self.log_file) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
         for row in (row for row in kept if row["kind"] == "train"):
             self.diagnosis.see(row["step"], row)
-        for sample in (folder / "samples").glob("*.png"):
-            if int(sample.stem) > start:
-                sample.unlink()
         if tensorboard:
             self.board = _tensorboard(folder)
-        if self.console.is_terminal and not quiet:
-            columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self.live = Progress(*columns, console=self.console, transient=True)
-            self.task = self.live.add_task("starting", total=total, completed=start)
-            self.live.start()
+        if not quiet:
+            self.meter = Meter(self.console, "train", total, start, lambda text: self.say(text), first=FIRST_SECONDS)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -78,23 +87,37 @@ class Journal:
             return
         for finding in self.diagnosis.see(step, row):
             self.say(f"step {step}: {finding.text}")
-        line = self._line(step, epoch, values)
-        if self.live is not None:
-            self.live.update(self.task, completed=step, description=line)
-        elif time.monotonic() - self.printed > PLAIN_SECONDS or step == self.total:
-            self.printed = time.monotonic()
-            left = (self.total - step) * values.get("seconds_per_step", 0.0)
-            self.say(f"{line}, {left / 60:.0f} min left")
+        if self.meter is not None:
+            self.meter.below = self._line(epoch, values)
 
-    def _line(self, step: int, epoch: int, values: Mapping[str, float]) -> str:
+    def advance(self, step: int, images: float, settled: bool = True) -> None:
+        """Shows that a step is done, which took so many images.
+
+        Args:
+            step: its number.
+            images: how many it took.
+            settled: whether later steps will take about as long; not so while compiling is tried.
+        """
+        if self.meter is None:
+            return
+        pace = self.meter.pace
+        if settled and not self.settled:
+            pace.restart()
+        self.settled = settled
+        self.meter.advance(step, work=images)
+        if pace.warm and settled and not self.estimated:
+            self.estimated = True
+            seconds = self.total * (pace.seconds or 0.0)
+            if seconds > LONG and self.shorten:
+                self.say(f"The whole run takes about {in_words(seconds)} {self.shorten}")
+
+    def _line(self, epoch: int, values: Mapping[str, float]) -> str:
         quiet = ("lr", "seconds_per_step", "images_per_s")
         shown = {k: v for k, v in values.items() if k not in quiet and not k.startswith("grad_")}
         accuracies = {k: v for k, v in shown.items() if k.endswith(("_real", "_fake"))}
         losses = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if k not in accuracies)
         right = " ".join(f"{k} {v:.0%}" for k, v in accuracies.items())
-        return (
-            f"step {step}/{self.total} epoch {epoch} {values['images_per_s']:.1f} images/s | {losses} | right: {right}"
-        )
+        return f"epoch {epoch} {losses}" + (f" | right: {right}" if right else "")
 
     def samples(self, step: int, columns: Mapping[str, Tensor]) -> None:
         """Writes a sample grid: a row per image, a column per title."""
@@ -110,25 +133,39 @@ class Journal:
                 temporary.write_text(json.dumps(known, indent=1) + "\n")
             write_report(self.folder, read_log(self.log_file), facts, self.diagnosis.findings)
 
+    def complete(self, facts: Mapping[str, Any]) -> None:
+        """Reports a run that has nothing left to do, if a kill prevented that at its end."""
+        known = read_facts(self.folder)[0]
+        if any(known.get(name) != facts.get(name) for name in ("steps", "ended")):
+            self.report(facts)
+
     def failed(self, step: int, facts: Mapping[str, Any]) -> None:
         """Notes in the report that numbers are not finite any more."""
-        self.diagnosis.findings.append(Finding("not finite", step))
+        self.diagnosis.findings.append(Finding("not finite", step, ways=self.diagnosis.advise("not finite")))
         self.report(facts)
 
     def close(self) -> None:
-        if self.live is not None:
-            self.live.stop()
+        if self.meter is not None:
+            self.meter.close()
         if self.board is not None:
             self.board.close()
+
+
+@dataclass
+class _Facts:
+    """The content of report.json."""
+
+    facts: dict[str, Any]
+    findings: list[Finding]
 
 
 def read_facts(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """What the report of a run says beyond its log; nothing where that is missing or damaged."""
     try:
-        known = json.loads((folder / FACTS).read_text())
-        return dict(known["facts"]), [Finding(**finding) for finding in known["findings"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = from_json(_Facts, read_text(folder / FACTS), FACTS)
+    except ModelFileError:
         return {}, []
+    return known.facts, known.findings
 
 
 def rewrite_report(folder: Path) -> None:
@@ -141,16 +178,34 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard.") from None
+        raise ConfigError(needs("--tensorboard", "tensorboard", "tensorboard")) from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """Return the records of a log; a last line that a kill cut short is left out.
+
+    Raises:
+        ModelFileError: naming the line that is no record.
+    """
+    lines = read_text(path).decode(errors="replace").splitlines() if path.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            from_json(_Record, line, f"Line {number} of {path}")
+            row = from_json(Row, line, f"Line {number} of {path}")
+        except ModelFileError:
+            if number == len(lines):
+                break
+            raise
+        rows.append(row)
     return rows
+
+
+@dataclass
+class _Record:
+    """What every line of a log has; its other values are numbers by name."""
+
+    step: Annotated[int, Ge(0)]
+    epoch: Annotated[int, Ge(0)]
+    kind: Literal["train", "validation"]

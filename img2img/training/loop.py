@@ -1,12 +1,13 @@
 """The one training loop: steps, rhythm, resume, and what may go wrong on the way."""
 
 import contextlib
+import errno
 import math
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,17 +19,21 @@ from torch.utils.data import Dataset
 from img2img.compiling import Compiling
 from img2img.core.game import Batch, Method
 from img2img.data.layouts import HeldOut
-from img2img.data.stream import auto_workers, stream
-from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
+from img2img.data.stream import PREFETCH, auto_workers, stream
+from img2img.data.workers import fitting
+from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.metrics.scorer import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
-from img2img.training.checkpoint import ModelCard, load_resume, save_model, save_resume
-from img2img.training.config import COMPILE, Schedule, TrainConfig
+from img2img.training.advice import SPELLING, remedies
+from img2img.training.checkpoint import ModelCard, load_resume, read_card, save_model, save_resume
+from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
+from img2img.training.stops import Stops
 from img2img.training.validation import Validation, kept_steps
 
+DISK_ERRORS = {getattr(errno, name, 0) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")}
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 # Where it has been measured that compiled steps are not faster, "auto" does not try (docs/benchmarks.md, "Training").
 NOT_COMPILED = {("cpu", torch.float32)}
@@ -50,6 +55,8 @@ class Run:
     card: Callable[[int], ModelCard]  # the model file's header, at a step
     facts: dict[str, Any]  # for the report
     resume_hint: str
+    shorten: str = ""  # how to shorten a long run, in words
+    spelling: str = SPELLING  # of an option, in advice
 
     @property
     def last(self) -> Path:
@@ -73,7 +80,8 @@ def train(
         Whether there was anything left to do.
 
     Raises:
-        Interrupted: after SIGINT or SIGTERM, when everything is saved.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, when everything is saved.
+        DataError: if an image cannot be read any more; everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
     schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
@@ -95,12 +103,14 @@ def train(
     if run.last.exists():
         progress.load()
     start = progress.step
-    journal = Journal(run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard)
+    progress.options = flat(method.config, replace(config, precision=runtime.precision))
+    journal = Journal(
+        run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard, progress.ways, run.shorten
+    )
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
     bf16 = runtime.dtype is torch.bfloat16
     path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * bool(compiling.decided)]
     path += ["activations recomputed"] * config.checkpoint_activations
-    path += [f"expected {runtime.gain():.1f}x fp32"] if bf16 else []
     journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
     compiling.begin(journal.say)
     for note in validation.scorer.notes if validation else ():
@@ -108,23 +118,32 @@ def train(
     source = heldout if heldout is not None else data
     preview = [source[i] for i in range(min(method.rows, len(source)))]
 
-    workers = auto_workers(runtime.device) if config.workers < 0 else config.workers
-    batches = (
-        runtime.to_device(batch)
-        for batch in stream(
-            cast(Dataset[Batch], data),
-            config.accumulate * method.draws_until(start),
-            config.accumulate * method.draws_until(schedule.steps),
-            config.batch_size,
-            runtime.rank,
-            runtime.world_size,
-            workers,
-            pin_memory=runtime.device.type == "cuda",
-        )
+    batches = stream(
+        cast(Dataset[Batch], data),
+        config.accumulate * method.draws_until(start),
+        config.accumulate * method.draws_until(schedule.steps),
+        config.batch_size,
+        runtime.rank,
+        runtime.world_size,
+        **_workers(method, schedule.steps, preview[0], config, runtime, journal.say),
+        pin_memory=runtime.device.type == "cuda",
     )
-    window, ended = _Window(), dict[str, str]()
+    per_batch = config.batch_size * config.accumulate * runtime.world_size
+    ready: deque[Batch] = deque()
+    taken = (runtime.to_device(ready.popleft()) for _ in iter(int, 1))
+    window, ended = progress.window, dict[str, str]()
+    window.since = time.perf_counter()
+
+    def report() -> None:
+        journal.report(run.facts | {"steps": f"{progress.step} of {schedule.steps}"} | ended)
+
     try:
-        with deterministic(config.deterministic), _signals() as stopped, _explained(run, progress):
+        with (
+            deterministic(config.deterministic),
+            Stops(journal.say) as stops,
+            contextlib.closing(batches),
+            _explained(run, progress),
+        ):
             for step in range(start + 1, schedule.steps + 1):
                 if progress.stale >= config.patience > 0:
                     break
@@ -133,25 +152,26 @@ def train(
                 last = step == schedule.steps
                 due = step % config.log_every == 0 or last
                 method.watch = due
-                drawn = method.draws_until(step)
-                with compiling.step(drawn - method.draws_until(step - 1), method.draws_until(schedule.steps) - drawn):
+                before, drawn = method.draws_until(step - 1), method.draws_until(step)
+                with _saving(run, progress, runtime, stops, report):
+                    while len(ready) < config.accumulate * (drawn - before):
+                        ready.append(next(batches))
+                with compiling.step(drawn - before, method.draws_until(schedule.steps) - drawn):
                     for _ in range(config.accumulate):
-                        scalars = method.step(batches)
+                        scalars = method.step(taken)
                         window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
                         method.gradient_norms = {}
                 ema.update()
-                progress.step = step
+                progress.step, window.steps = step, window.steps + 1
                 if due:
-                    drawn -= method.draws_until(max(step - config.log_every, 0))
-                    values = window.close(
-                        config.log_every,
-                        config.batch_size * config.accumulate * runtime.world_size * drawn / config.log_every,
-                    )
+                    drawn -= method.draws_until(step - window.steps)
+                    values = window.close(per_batch * drawn)
                     if not all(map(math.isfinite, values.values())):
                         journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
+                journal.advance(step, per_batch * (method.draws_until(step) - before), compiling.decided is not None)
                 save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
@@ -162,21 +182,31 @@ def train(
                     journal.record(step, schedule.epoch(step), scores, kind="validation")
                     progress.keep_best(validation.better(scores, progress.best))
                     progress.stale = runtime.largest(progress.stale)  # all processes stop at the same step
+                    ended = _ended(progress, validation, config)
                     if progress.stale >= config.patience > 0:
                         journal.say(
                             f"step {step}: {validation.select} has not improved in {progress.stale} scores; stopped. "
                             f"The best model is {run.folder / 'best.safetensors'}"
                         )
-                        last, ended = True, {"ended": f"{validation.select} no longer improved"}
-                stop = _agree(stopped, runtime, step, config.log_every)
+                        last = True
+                stop = _agree(stops.received, runtime, step, config.log_every)
                 if save or last or stop:
                     progress.save()
-                    journal.report(run.facts | {"steps": f"{step} of {schedule.steps}"} | ended)
+                    report()
                 if stop and not last:
                     raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
+            if progress.step == start > 0 and runtime.is_main:
+                ended = _ended(progress, validation, config)
+                journal.complete(run.facts | {"steps": f"{start} of {schedule.steps}"} | ended)
     finally:
         journal.close()
     return progress.step > start
+
+
+def _ended(progress: "_Progress", validation: Validation | None, config: TrainConfig) -> dict[str, str]:
+    """Why a run is over before its last step, for the report."""
+    over = validation is not None and progress.stale >= config.patience > 0
+    return {"ended": f"{validation.select} no longer improved"} if over and validation else {}
 
 
 class _Progress:
@@ -193,6 +223,12 @@ class _Progress:
         self.best: float | None = None
         self.stale = 0  # held-out scores since the best one
         self.saved_at = time.monotonic()
+        self.window = _Window()
+        self.options: dict[str, Any] = {}  # of the run
+
+    def ways(self, kind: str) -> str:
+        """What may help against a kind of failure, in words."""
+        return ", ".join(remedies(kind, self.options, self.run.spelling))
 
     def set_lr(self, step: int) -> None:
         factor = self.schedule.lr_factor(step)
@@ -209,13 +245,12 @@ class _Progress:
         return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
 
     def save(self) -> None:
-        """Writes model.safetensors and last.pt, unless a weight is not finite: then the last good ones stay."""
+        """Writes last.pt, then model.safetensors, unless a weight is not finite: then the last good ones stay."""
         if not all_finite(self.method.parameters()):
             raise TrainingError(_not_finite("a weight", self.step, self))
-        own = {"random": random_state(), "extra": _extra_state(self.method)}
+        own = {"random": random_state(), "extra": _extra_state(self.method), "window": self.window.state_dict()}
         ranks = self.runtime.gather(own)
         if self.runtime.is_main:
-            self.write_model(self.run.folder / "model.safetensors")
             state = {
                 "step": self.step,
                 "best": self.best,
@@ -227,11 +262,31 @@ class _Progress:
                 "ranks": ranks,
             }
             save_resume(self.run.last, state)
+            self.write_model(self.run.folder / "model.safetensors")
         self.runtime.gather(None)  # nobody goes on before the files are there
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def load(self) -> None:
+        """Goes on from last.pt, and writes model.safetensors if a kill prevented that.
+
+        Raises:
+            ModelFileError: if last.pt is damaged, or of a run with other networks.
+        """
         state = load_resume(self.run.last)
+        try:
+            self._restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            raise ModelFileError(
+                f"{self.run.last} does not fit the run that config.json beside it describes; restore both, or train "
+                "into another folder."
+            ) from error
+        newest = self.run.folder / "model.safetensors"
+        if self.runtime.is_main and not _is_of_step(newest, self.step):
+            self.write_model(newest)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step = self.saved_step = state["step"]
         self.best, self.stale = state["best"], state.get("stale", 0)
         self.compiling.decided = state.get("compiled", self.compiling.decided)
@@ -241,6 +296,7 @@ class _Progress:
         self.ema.load_state_dict(state["ema"])
         own = state["ranks"][self.runtime.rank]
         self.method.load_state_dict(own["extra"], strict=False)
+        self.window.load_state_dict(own.get("window", {}), self.runtime.device)
         set_random_state(own["random"])
         for network in self.method.networks().values():
             network.to(self.runtime.device)
@@ -263,9 +319,14 @@ class _Progress:
 
 
 class _Window:
-    """Means of the scalars over the steps since the last record, added up on the device."""
+    """Means of the scalars over the steps since the last record, added up on the device.
+
+    Attributes:
+        steps: how many of them this process has taken, since the time `since`.
+    """
 
     def __init__(self) -> None:
+        self.steps = 0
         self.sums: dict[str, Tensor] = {}
         self.counts: Counter[str] = Counter()
         self.since = time.perf_counter()
@@ -275,12 +336,26 @@ class _Window:
         for name, x in scalars.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
 
-    def close(self, steps: int, images_per_step: float) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {name: x.cpu() for name, x in self.sums.items()}, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: x.to(device) for name, x in state.get("sums", {}).items()}
+        self.counts = Counter(state.get("counts", {}))
+
+    def close(self, images: float) -> dict[str, float]:
         means = {name: float(x) / self.counts[name] for name, x in self.sums.items()}  # waits for the device
         now = time.perf_counter()
-        seconds = (now - self.since) / steps
-        self.sums, self.counts, self.since = {}, Counter(), now
-        return means | {"seconds_per_step": seconds, "images_per_s": images_per_step / seconds}
+        seconds, steps = now - self.since, self.steps
+        self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
+        return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
+
+
+def _is_of_step(path: Path, step: int) -> bool:
+    try:
+        return read_card(path).step == step
+    except ModelFileError:
+        return False
 
 
 def _compiled(config: TrainConfig, runtime: Runtime) -> bool | None:
@@ -317,8 +392,7 @@ def _scored(validation: Validation, ema: Ema, step: int, progress: _Progress) ->
 
 
 def _not_finite(what: str, step: int, progress: _Progress) -> str:
-    ways = "a smaller --lr, --clip 1, or --precision fp32"
-    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {ways}."
+    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {progress.ways('not finite')}."
 
 
 def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress) -> None:
@@ -327,19 +401,49 @@ def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress)
         raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, progress))
 
 
+def _workers(
+    method: Method, steps: int, sample: Batch, config: TrainConfig, runtime: Runtime, say: Callable[[str], None]
+) -> dict[str, int]:
+    """How many processes prepare batches, and how many each ahead: a step's in all, where shared memory has room."""
+    asked = auto_workers(runtime.device) if config.workers < 0 else config.workers
+    ahead = -(-config.accumulate * method.draws_until(steps) // (steps * max(asked, 1)))
+    batch_bytes = config.batch_size * sum(x.nbytes for x in sample.values())
+    workers, prefetch = fitting(asked, max(ahead, PREFETCH), batch_bytes)
+    if workers < asked:
+        say(
+            f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, which is how many are "
+            "used. A container gets more by docker run --shm-size 2g."
+        )
+    return {"workers": workers, "prefetch": prefetch}
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT and SIGTERM while the block runs, instead of an exception in mid-step."""
-    received: list[int] = []
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda n, _: received.append(n))
+def _saving(
+    run: Run, progress: _Progress, runtime: Runtime, stops: Stops, report: Callable[[], None]
+) -> Iterator[None]:
+    """Between two steps all is whole: a signal that comes here, or batches that do not, end the run with that saved."""
+    alone = runtime.world_size == 1  # several processes would have to agree
     try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with stops.waiting(alone):
+            yield
+    except KeyboardInterrupt:
+        if not alone:
+            raise
+        progress.save()
+        report()
+        raise Interrupted(
+            f"Stopped and saved at step {progress.step}. To go on: {run.resume_hint}", stops.received[0]
+        ) from None
+    except (DataError, TrainingError, OSError, MemoryError) as error:
+        if alone and progress.step > progress.saved_step:
+            progress.save()
+            report()
+        if isinstance(error, MemoryError):
+            raise
+        kept = progress.kept()
+        kind = TrainingError if isinstance(error, TrainingError) else DataError
+        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
+        raise kind(f"{error} {kept[0].upper()}{kept[1:]}.{hint}") from error
 
 
 def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
@@ -353,15 +457,21 @@ def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
 
 @contextlib.contextmanager
 def _explained(run: Run, progress: _Progress) -> Iterator[None]:
-    """Full memory and full disk, in a sentence that says what is kept."""
+    """Full memory, a full disk and a second Ctrl-C, in a sentence that says what is kept."""
     try:
         yield
+    except KeyboardInterrupt:
+        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
+        raise Interrupted(f"Stopped at once; {progress.kept()}.{hint}", signal.SIGINT) from None
     except OSError as error:
+        file = Path(error.filename).absolute() if isinstance(error.filename, str) else None
+        if error.errno not in DISK_ERRORS and not (file and file.is_relative_to(run.folder.absolute())):
+            raise
         raise TrainingError(
             f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {progress.kept()}."
         ) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
-        ways = "--batch-size 1 with --accumulate, --checkpoint-activations, a smaller --size, or a smaller --width"
+        ways = f"{progress.ways('out of memory')}, or a smaller --size"
         raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error

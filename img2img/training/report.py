@@ -1,6 +1,5 @@
 """report.html: a run in one self-contained page that can be mailed."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +11,13 @@ from statistics import median
 from typing import Any
 
 from img2img.data.images import atomic
+from img2img.errors import ModelFileError
 from img2img.page import captioned, page, table
+from img2img.records import read_record
 from img2img.training import remarks
 from img2img.training.curves import Panel, draw_panel, stacked, training_panels
 from img2img.training.diagnosis import Finding
+from img2img.training.folder import NUMBERED
 from img2img.training.remarks import Remark, Row, shown
 from img2img.training.result import pictured, result, score
 
@@ -83,13 +85,10 @@ class _Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
-            record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if not (isinstance(record, dict) and _shaped(record)):
-                raise ValueError
-        except ValueError:
+            return read_record(_Result, path) if path.exists() else {}
+        except ModelFileError:
             self.unreadable.append(name)
             return {}
-        return record
 
     @cached_property
     def progress(self) -> tuple[int, int | None]:
@@ -144,13 +143,36 @@ class _Run:
         return chosen if chosen.exists() and remarks.of_scores(self.scores, self.select, "") else self.folder
 
 
-def _shaped(record: Mapping[str, Any]) -> bool:
-    """Whether the parts of a result are of the kind that the report reads; what is not there does no harm."""
-    tables = ("rows", "metrics", "protocol", "per_image", "scores", "options")
-    nested = ("rows", "metrics", "per_image", "scores")
-    return all(isinstance(record.get(name, {}), dict) for name in tables) and all(
-        isinstance(entry, dict) for name in nested for entry in record.get(name, {}).values()
-    )
+Table = dict[str, dict[str, Any]]
+
+
+@dataclass
+class _Checkpoint:
+    step: int
+
+
+@dataclass
+class _Protocol:
+    step: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Result:
+    """The parts of a result, or of a run's config, that the report reads; what is not there does no harm."""
+
+    rows: Table = field(default_factory=dict)
+    metrics: Table = field(default_factory=dict)
+    per_image: Table = field(default_factory=dict)
+    protocol: _Protocol = field(default_factory=_Protocol)
+    options: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, _Checkpoint] = field(default_factory=dict)
+    best: str | None = None
+
+
+def _per_step(row: Row) -> float:
+    """Return the seconds of a step; 0 where a record has none."""
+    return remarks.number(row.get("seconds_per_step")) or 0.0
 
 
 def write_report(folder: Path, rows: Sequence[Row], facts: Mapping[str, Any], findings: Sequence[Finding] = ()) -> None:
@@ -199,7 +221,7 @@ def _head(run: _Run) -> str:
         ended = run.facts.get("ended")
         state += f" (ended: {ended})" if ended else " (done)" if step == steps else ""
         if run.training:
-            own = median(row.get("seconds_per_step", 0.0) for row in run.training)
+            own = median(_per_step(row) for row in run.training)
             state += f" after {_duration(_seconds(run.training))}, {own:.3g} s per step"
         state += "."
     images, held = run.facts.get("training images"), run.facts.get("held-out images", "none")
@@ -213,7 +235,7 @@ def _seconds(rows: Sequence[Row]) -> float:
     """What training took, from the means that each record holds of the steps before it."""
     before, seconds = 0, 0.0
     for row in rows:
-        seconds += (row["step"] - before) * row.get("seconds_per_step", 0.0)
+        seconds += (row["step"] - before) * _per_step(row)
         before = row["step"]
     return seconds
 
@@ -304,7 +326,11 @@ def _figures(panels: Sequence[tuple[Panel, bytes]]) -> str:
 
 
 def _samples(run: _Run) -> str:
-    every = sorted(path for path in (run.folder / "samples").glob("*.png") if path.stem.isdecimal())
+    every = sorted(
+        path
+        for path in (run.folder / "samples").glob("*.png")
+        if NUMBERED.fullmatch(path.name) and not path.is_symlink()
+    )
     if not every:
         return ""
     count = min(len(every), SHOWN_SAMPLES)

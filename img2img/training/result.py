@@ -5,10 +5,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from img2img.metrics.table import METRICS, base_name
 from img2img.page import captioned, lightened, table
 from img2img.training import remarks
 from img2img.training.remarks import MODEL, Row, shown
 
+BOLD = "Bold: the best of a line, but for what is best by definition."
 NAMED_IMAGES = 3  # best and worst of the held-out ones
 
 
@@ -28,13 +30,15 @@ def result(evaluation: Row, folder: Path, step: int) -> str:
         return ""
     parts = [
         scores_table(rows, metrics),
-        f'<p class="faint">Bold: the best of a line. {escape(protocol(evaluation, step))}</p>',
+        f'<p class="faint">{BOLD} {escape(protocol(evaluation, step))}</p>',
         meanings(metrics),
         _ranking(evaluation),
     ]
     picture = folder / "evaluation_images.png"
     if picture.exists():
-        parts.append(pictured(picture, "Best and worst held-out images.", "Inputs and results of held-out images"))
+        by = f" by {name}" if (name := ranked_by(evaluation.get("per_image", {}))) else ""
+        caption = f"Best and worst held-out images{by}."
+        parts.append(pictured(picture, caption, "Inputs and results of held-out images"))
     return "\n".join(filter(None, parts))
 
 
@@ -52,7 +56,12 @@ def scores_table(rows: Row, metrics: Row) -> str:
 
 def meanings(metrics: Row) -> str:
     """What each metric says, to open."""
-    words = "".join(_meaning(name, metric) for name, metric in metrics.items())
+    judged = [name for name in metrics if name.startswith("judge[")]  # one line for all classes
+    words = "".join(
+        _meaning("judge[class]" if name in judged else name, metric)
+        for name, metric in metrics.items()
+        if name not in judged[1:]
+    )
     return f"<details open><summary>What the metrics mean</summary><dl>{words}</dl></details>"
 
 
@@ -98,19 +107,26 @@ def protocol(evaluation: Row, reached: int = 0) -> str:
 
 def _ranking(evaluation: Row) -> str:
     """The names of the best and the worst held-out images."""
-    for name, images in evaluation.get("per_image", {}).items():
-        sign = remarks.ahead(name, evaluation.get("metrics", {}))
-        known = {image: x for image, value in images.items() if (x := remarks.number(value)) is not None}
-        if not sign or remarks.of_the_input(name) or len(known) < 2:
-            continue
-        order = sorted(known, key=lambda image: -sign * known[image])
-        some = min(NAMED_IMAGES, len(order) // 2)
-        best, worst = (
-            ", ".join(f"{escape(image)} ({shown(known[image])})" for image in images)
-            for images in (order[:some], order[: -some - 1 : -1])
-        )
-        return f"<p>By {escape(name)}, best: {best}; worst: {worst}.</p>"
-    return ""
+    per_image = evaluation.get("per_image", {})
+    name = ranked_by(per_image)
+    sign = remarks.ahead(name, evaluation.get("metrics", {}))
+    known = {image: x for image, value in per_image.get(name, {}).items() if (x := remarks.number(value)) is not None}
+    if not sign or len(known) < 2:
+        return ""
+    order = sorted(known, key=lambda image: -sign * known[image])
+    some = min(NAMED_IMAGES, len(order) // 2)
+    best, worst = (
+        ", ".join(f"{escape(image)} ({shown(known[image])})" for image in images)
+        for images in (order[:some], order[: -some - 1 : -1])
+    )
+    means = ", where best is what changed least" if remarks.of_the_input(name) else ""
+    return f"<p>By {escape(name)}{means}, best: {best}; worst: {worst}.</p>"
+
+
+def ranked_by(per_image: Mapping[str, Any]) -> str:
+    """The metric that held-out images are ranked by, the first that scores single results; empty if there is none."""
+    known = (name for name in per_image if (metric := METRICS.get(base_name(name))) and "fake" in metric.on)
+    return next(known, "")
 
 
 def pictured(path: Path, caption: str, alt: str) -> str:

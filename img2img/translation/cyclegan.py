@@ -3,40 +3,19 @@ ICCV 2017, arXiv:1703.10593.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.core.game import Batch, Method, Scalars
-from img2img.core.referee import Adversarial, Objective, Referee, learning_rates
+from img2img.core.referee import Referee, learning_rates
 from img2img.errors import ConfigError
 from img2img.networks.layers import each
-from img2img.translation import options as o
+from img2img.translation.build import build_discriminator, build_generator
+from img2img.translation.options import CycleGANConfig
 from img2img.translation.pool import ImagePool
-
-
-@dataclass(frozen=True)
-class CycleGANConfig(Adversarial):
-    """CycleGAN's options, with the defaults of section 4 and appendix 7."""
-
-    generator: o.Generator = "auto"
-    discriminator: o.Discriminator = "patch_70"
-    width: o.Width = 64
-    d_width: o.DWidth = 64
-    norm: o.Norm = "instance"
-    padding: o.Padding = "auto"
-    dropout: o.Dropout = 0.0
-    upsample: o.Upsample = "deconv"
-    objective: Objective = "lsgan"
-    lambda_cycle: Annotated[float, "Weight of the cycle loss."] = 10.0
-    lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle."] = 0.5
-    pool: Annotated[int, "Generated images kept to be shown to the discriminators again."] = 50
-    lr: o.LearningRate = 2e-4
-    beta1: o.Beta1 = 0.5
-    decay: o.Decay = 0.5
 
 
 class CycleGAN(Method):
@@ -52,7 +31,7 @@ class CycleGAN(Method):
 
     Config = CycleGANConfig
     generators = {"a2b": ("a", "b", "g_ab"), "b2a": ("b", "a", "g_ba")}
-    layout = "unpaired"
+    layout = CycleGANConfig.layout
 
     def __init__(self, config: CycleGANConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)
@@ -63,8 +42,8 @@ class CycleGAN(Method):
                 "Switch it off with --lambda-identity 0."
             )
         self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (appendix 7)
-        self.g_ab, self.g_ba = o.build_generator(config, a, b), o.build_generator(config, b, a)
-        self.d_a, self.d_b = o.build_discriminator(config, a), o.build_discriminator(config, b)
+        self.g_ab, self.g_ba = build_generator(config, a, b), build_generator(config, b, a)
+        self.d_a, self.d_b = build_discriminator(config, a), build_discriminator(config, b)
         self.pool_a, self.pool_b = ImagePool(config.pool), ImagePool(config.pool)
         g_lr, d_lr = learning_rates(config)
         self.add_player("G", self.g_ab, self.g_ba, lr=g_lr, beta1=config.beta1)
@@ -78,7 +57,7 @@ class CycleGAN(Method):
 
     @staticmethod
     def build_generator(config: CycleGANConfig, in_channels: int, out_channels: int) -> nn.Module:
-        return o.build_generator(config, in_channels, out_channels)
+        return build_generator(config, in_channels, out_channels)
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         c, referee, batch = self.config, self.referee, next(batches)

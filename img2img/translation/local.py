@@ -13,23 +13,27 @@ from torch import Tensor, nn
 
 from img2img.core.game import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
+from img2img.core.options import WEIGHT, Decay, LambdaGP, Objective, Spectral
 from img2img.core.penalties import gradient_penalty
-from img2img.core.referee import LambdaGP, Objective, Spectral
 from img2img.errors import ConfigError, choose
 from img2img.networks.layers import ConditionalConv, ReflectPad, he_init
+from img2img.options import Options, Within
 from img2img.translation import options as o
+from img2img.translation.build import build_discriminator
 from img2img.translation.stargan import Batches
 
 RANGE = 2.0  # from -1 to 1
 
 
 @dataclass(frozen=True)
-class LocalConfig:
+class LocalConfig(Options):
     """The options of `Local`."""
 
     batches: Batches = 2
-    reference: Annotated[int, "The batch that the others are led to; its own images stay as they are."] = 0
-    max_change: Annotated[float, "Largest change of a pixel, as a share of the fitted range."] = 0.10
+    reference: Annotated[
+        int, "The batch that the others are led to; its own images stay as they are.", Within(0, 10**6)
+    ] = 0
+    max_change: Annotated[float, "Largest change of a pixel, as a share of the fitted range.", Within(0, 1)] = 0.10
     width: o.Width = 32
     discriminator: o.Discriminator = "patch_16"
     d_width: o.DWidth = 32
@@ -37,11 +41,11 @@ class LocalConfig:
     objective: Objective = "wasserstein"
     lambda_gp: LambdaGP = 10.0
     spectral: Spectral = False
-    lambda_mean: Annotated[float, "Weight of the edit's local mean, which keeps intensities."] = 1.0
-    lambda_edit: Annotated[float, "Weight of the edit itself, squared."] = 0.003
+    lambda_mean: Annotated[float, "Weight of the edit's local mean, which keeps intensities.", WEIGHT] = 1.0
+    lambda_edit: Annotated[float, "Weight of the edit itself, squared.", WEIGHT] = 0.003
     lr: o.LearningRate = 1e-3
     beta1: o.Beta1 = 0.5
-    decay: o.Decay = 0.5
+    decay: Decay = 0.5
 
 
 class Bounded(nn.Module):
@@ -176,7 +180,7 @@ class Local(Method):
         if self.gan.relative:
             raise ConfigError(f"local cannot use the objective {config.objective}, which compares; use wasserstein.")
         self.g = self.build_generator(config, n, n)
-        self.d = Critic(o.build_discriminator(config, n), n)
+        self.d = Critic(build_discriminator(config, n), n)
         self.add_player("G", self.g, lr=config.lr, beta1=config.beta1)
         self.add_player("D", self.d, lr=config.lr, beta1=config.beta1)
 

@@ -1,44 +1,75 @@
-"""The options that the translation methods share: each declared once, with the text that explains it everywhere."""
+"""The options of the translation methods, each with its paper's defaults; imports nothing heavy, so that help is
+quick.
+"""
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from torch import nn
+from img2img.core.options import BETA, CHANNELS, RATE, WEIGHT, Adversarial, Decay, Objective
+from img2img.options import Choice, Within
 
-from img2img.core.referee import regularised
-from img2img.errors import choose
-from img2img.networks import DISCRIMINATORS, GENERATORS
-from img2img.networks.layers import init_weights
+GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS")
+DISCRIMINATORS = Choice(table="img2img.networks.DISCRIMINATORS")
 
-Generator = Annotated[str, f"Generator: auto (by --size), {', '.join(GENERATORS)}."]
-Discriminator = Annotated[str, f"Discriminator, by its receptive field in pixels: {', '.join(DISCRIMINATORS)}."]
-Width = Annotated[int, "Channels of the generators' first layer."]
-DWidth = Annotated[int, "Channels of the discriminators' first layer."]
-Norm = Annotated[str, "Norm in all networks: instance, batch or none."]
-Padding = Annotated[str, "Border in a ResNet's blocks: reflect (auto), replicate or zero. A U-Net has zero."]
-Dropout = Annotated[float, "Share of features dropped in the generator while training."]
-Upsample = Annotated[str, "deconv, as published, or resize: resize and convolve, which draws no checkerboard."]
-LearningRate = Annotated[float, "Adam's learning rate."]
-Beta1 = Annotated[float, "Adam's beta 1."]
-Decay = Annotated[float, "Share of the run, at its end, over which the learning rate falls linearly towards zero."]
-
-
-def build_generator(config: Any, in_channels: int, out_channels: int) -> nn.Module:
-    network = choose("generator", config.generator, GENERATORS)(
-        in_channels,
-        out_channels,
-        width=config.width,
-        norm=config.norm,
-        padding=config.padding,
-        dropout=config.dropout,
-        upsample=config.upsample,
-    )
-    init_weights(network)
-    return network
+Generator = Annotated[str, f"Generator: auto (by --size), {', '.join(GENERATORS.names[1:])}.", GENERATORS]
+Discriminator = Annotated[str, f"Discriminator, by its receptive field in pixels: {DISCRIMINATORS}.", DISCRIMINATORS]
+Width = Annotated[int, "Channels of the generators' first layer.", CHANNELS]
+DWidth = Annotated[int, "Channels of the discriminators' first layer.", CHANNELS]
+Norm = Annotated[str, "Norm in all networks: instance, batch or none.", Choice(("instance", "batch", "none"))]
+Padding = Annotated[
+    str,
+    "Border in a ResNet's blocks: reflect (auto), replicate or zero. A U-Net has zero.",
+    Choice(("auto", "reflect", "replicate", "zero")),
+]
+Dropout = Annotated[float, "Share of features dropped in the generator while training.", Within(0, 1)]
+Upsample = Annotated[
+    str,
+    "deconv, as published, or resize: resize and convolve, which draws no checkerboard.",
+    Choice(("deconv", "resize")),
+]
+LearningRate = Annotated[float, "Adam's learning rate.", RATE]
+Beta1 = Annotated[float, "Adam's beta 1.", BETA]
 
 
-def build_discriminator(config: Any, in_channels: int) -> nn.Module:
-    network = choose("discriminator", config.discriminator, DISCRIMINATORS)(
-        in_channels, width=config.d_width, norm=config.norm
-    )
-    init_weights(network)
-    return regularised(network, config.spectral)
+@dataclass(frozen=True)
+class CycleGANConfig(Adversarial):
+    """CycleGAN's options, with the defaults of section 4 and appendix 7."""
+
+    layout: ClassVar[str] = "unpaired"
+    unused: ClassVar[tuple[str, ...]] = ("ab", "direction")  # for pairs
+
+    generator: Generator = "auto"
+    discriminator: Discriminator = "patch_70"
+    width: Width = 64
+    d_width: DWidth = 64
+    norm: Norm = "instance"
+    padding: Padding = "auto"
+    dropout: Dropout = 0.0
+    upsample: Upsample = "deconv"
+    objective: Objective = "lsgan"
+    lambda_cycle: Annotated[float, "Weight of the cycle loss.", WEIGHT] = 10.0
+    lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle.", WEIGHT] = 0.5
+    pool: Annotated[int, "Generated images kept to be shown to the discriminators again.", Within(0, 10**6)] = 50
+    lr: LearningRate = 2e-4
+    beta1: Beta1 = 0.5
+    decay: Decay = 0.5
+
+
+@dataclass(frozen=True)
+class Pix2PixConfig(Adversarial):
+    """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
+
+    layout: ClassVar[str] = "pairs"
+
+    generator: Generator = "auto"
+    discriminator: Discriminator = "patch_70"
+    width: Width = 64
+    d_width: DWidth = 64
+    norm: Norm = "batch"
+    padding: Padding = "auto"
+    dropout: Dropout = 0.5
+    upsample: Upsample = "deconv"
+    lambda_l1: Annotated[float, "Weight of the L1 distance to the target.", WEIGHT] = 100.0
+    lr: LearningRate = 2e-4
+    beta1: Beta1 = 0.5
+    decay: Decay = 0.5

@@ -3,34 +3,16 @@ arXiv:1611.07004.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.core.game import Batch, Method, Scalars
-from img2img.core.referee import Adversarial, Referee, learning_rates
-from img2img.translation import options as o
-
-
-@dataclass(frozen=True)
-class Pix2PixConfig(Adversarial):
-    """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
-
-    generator: o.Generator = "auto"
-    discriminator: o.Discriminator = "patch_70"
-    width: o.Width = 64
-    d_width: o.DWidth = 64
-    norm: o.Norm = "batch"
-    padding: o.Padding = "auto"
-    dropout: o.Dropout = 0.5
-    upsample: o.Upsample = "deconv"
-    lambda_l1: Annotated[float, "Weight of the L1 distance to the target."] = 100.0
-    lr: o.LearningRate = 2e-4
-    beta1: o.Beta1 = 0.5
-    decay: o.Decay = 0.5
+from img2img.core.referee import Referee, learning_rates
+from img2img.translation.build import build_discriminator, build_generator
+from img2img.translation.options import Pix2PixConfig
 
 
 class Pix2Pix(Method):
@@ -46,14 +28,14 @@ class Pix2Pix(Method):
 
     Config = Pix2PixConfig
     generators = {"a2b": ("a", "b", "g")}
-    layout = "pairs"
+    layout = Pix2PixConfig.layout
 
     def __init__(self, config: Pix2PixConfig, channels: dict[str, int]) -> None:
         super().__init__(config, channels)
         a, b = channels["a"], channels["b"]
         self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (section 3.3)
-        self.g = o.build_generator(config, a, b)
-        self.d = o.build_discriminator(config, a + b)
+        self.g = build_generator(config, a, b)
+        self.d = build_discriminator(config, a + b)
         g_lr, d_lr = learning_rates(config)
         self.add_player("G", self.g, lr=g_lr, beta1=config.beta1)
         self.add_player("D", self.d, lr=d_lr, beta1=config.beta1)
@@ -68,7 +50,7 @@ class Pix2Pix(Method):
 
     @staticmethod
     def build_generator(config: Pix2PixConfig, in_channels: int, out_channels: int) -> nn.Module:
-        return o.build_generator(config, in_channels, out_channels)
+        return build_generator(config, in_channels, out_channels)
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         c, referee, batch = self.config, self.referee, next(batches)

@@ -15,32 +15,33 @@ from torch import Tensor, nn
 
 from img2img.core.game import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
+from img2img.core.options import WEIGHT, Decay, LambdaGP, NCritic
 from img2img.core.penalties import gradient_penalty
-from img2img.core.referee import LambdaGP
 from img2img.networks.layers import UPSAMPLINGS, ConditionalConv, ReflectPad, he_init
 from img2img.networks.resnet import ResidualBlock
+from img2img.options import Options, Within
 from img2img.translation import options as o
 
-Batches = Annotated[int, "Batches that the images come from."]
+Batches = Annotated[int, "Batches that the images come from.", Within(1, 10**6)]
 
 
 @dataclass(frozen=True)
-class StarGANConfig:
+class StarGANConfig(Options):
     """StarGAN's options, with the defaults of the published code of both papers."""
 
     batches: Batches = 2
     width: o.Width = 64
-    blocks: Annotated[int, "Residual blocks of the generator."] = 6
+    blocks: Annotated[int, "Residual blocks of the generator.", Within(0, 1000)] = 6
     d_width: o.DWidth = 64
-    d_layers: Annotated[int, "Layers of the discriminator, each of which halves the image."] = 6
-    n_critic: Annotated[int, "Moves of the discriminator per move of the generator."] = 5
+    d_layers: Annotated[int, "Layers of the discriminator, each of which halves the image.", Within(1, 16)] = 6
+    n_critic: NCritic = 5
     lambda_gp: LambdaGP = 10.0
-    lambda_cls: Annotated[float, "Weight of the classification of batches."] = 1.0
-    lambda_rec: Annotated[float, "Weight of the way there and back again."] = 10.0
-    lambda_variance: Annotated[float, "Weight of the variance of the edit between images of a batch."] = 100.0
+    lambda_cls: Annotated[float, "Weight of the classification of batches.", WEIGHT] = 1.0
+    lambda_rec: Annotated[float, "Weight of the way there and back again.", WEIGHT] = 10.0
+    lambda_variance: Annotated[float, "Weight of the variance of the edit between images of a batch.", WEIGHT] = 100.0
     lr: o.LearningRate = 1e-4
     beta1: o.Beta1 = 0.5
-    decay: o.Decay = 0.5
+    decay: Decay = 0.5
 
 
 class Residual(nn.Module):

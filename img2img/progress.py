@@ -1,0 +1,180 @@
+"""How far a job is: a live bar in a terminal, one output that changes in a notebook, else a plain line now and then."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+PLAIN_SECONDS = 20.0  # between plain lines
+LIVE_SECONDS = 0.1  # between changes of a live bar
+CELL_SECONDS = 1.0  # between changes of a notebook's output
+MEMORY_SECONDS = 300.0  # over which a rate is taken
+WARM_SECONDS = 2.0  # of measured work, after which the first piece, which is slow, no longer counts
+CELL_BAR = 30  # characters
+
+
+def duration(seconds: float) -> str:
+    """Return hours, minutes and seconds as "0:03:09", and from a day on "1 d 3 h"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def in_words(seconds: float) -> str:
+    """Return a rough duration, as "40 minutes", "5 hours" or "3 days"."""
+    units = (("day", 86400), ("hour", 3600), ("minute", 60))
+    unit, length = next(((u, s) for u, s in units if seconds >= 1.5 * s), units[-1])
+    count = max(1, round(seconds / length))
+    return f"{count} {unit}{'s' * (count > 1)}"
+
+
+def rate(per_second: float) -> str:
+    """Return a rate with two or three digits."""
+    return f"{per_second:.0f}" if per_second >= 100 else f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
+
+
+class Pace:
+    """How fast a job of `total` pieces goes, from the times at which pieces were done, over the last minutes.
+
+    Args:
+        total: pieces of the whole job, 0 while that is not known.
+        done: pieces that were done before.
+        unit: what the rate counts.
+        clock: seconds.
+
+    Attributes:
+        warm: whether the rate leaves the first piece out, which loads, compiles and chooses kernels.
+    """
+
+    def __init__(
+        self, total: int, done: int = 0, unit: str = "img", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total, self.done, self.work, self.unit, self.clock = total, done, 0.0, unit, clock
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget how fast it was."""
+        self.now, self.warm = self.clock(), False
+        self.marks = deque([(self.now, self.done, self.work)])
+
+    def mark(self, done: int, work: float = 1.0) -> None:
+        """Note that so many pieces are done, with `work` units since the last time."""
+        self.now, self.done, self.work = self.clock(), done, self.work + work
+        first_piece = len(self.marks) == 1 and not self.warm
+        if first_piece or self.now - self.marks[-1][0] >= 1:
+            self.marks.append((self.now, self.done, self.work))
+        warmed = not self.warm and self.now - self.marks[1][0] >= WARM_SECONDS
+        if warmed or (len(self.marks) > 2 and self.now - self.marks[1][0] > MEMORY_SECONDS):
+            self.marks.popleft()
+            self.warm = True
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds for one piece; None while nothing is known."""
+        then, done, _ = self.marks[0]
+        return (self.now - then) / (self.done - done) if self.done > done else None
+
+    @property
+    def text(self) -> str:
+        """Return e.g. "7 % 140/2000 9.8 img/s 0:03:09 left"."""
+        then, _, work = self.marks[0]
+        shown = f"{self.done / self.total if self.total else 1:.0%}".replace("%", " %") + f" {self.done}/{self.total}"
+        if self.seconds is None or self.now <= then:
+            return f"{shown} starting"
+        left = duration((self.total - self.done) * self.seconds)
+        return f"{shown} {rate((self.work - work) / (self.now - then))} {self.unit}/s {left} left"
+
+
+class _TwoLines(Progress):
+    """A bar, and below it a line that is cut to the width."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield Text(self.below, no_wrap=True, overflow="ellipsis")
+
+
+class Meter:
+    """Shows a job on a console.
+
+    Args:
+        console: where; one that is quiet shows nothing.
+        title: what is done, in a word.
+        total: pieces of the whole job, 0 while that is not known.
+        done: pieces that were done before.
+        say: prints a plain line.
+        unit: what the rate counts.
+        first: seconds before the first plain line.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        total: int = 0,
+        done: int = 0,
+        say: Callable[[str], object] | None = None,
+        unit: str = "img",
+        first: float = PLAIN_SECONDS,
+    ) -> None:
+        self.console, self.title, self.below = console, title, ""
+        self.say = say or (lambda text: console.print(text, markup=False, soft_wrap=True))
+        self.pace = Pace(total, done, unit)
+        self.due = self.pace.now + (0.0 if console.is_terminal or console.is_jupyter else first)
+        self.shown = ""
+        self.cell: Any = None
+        self.bar: _TwoLines | None = None
+        self.task = TaskID(0)
+        if console.is_terminal and not console.quiet:
+            columns = (TextColumn(title), BarColumn(None), TextColumn("{task.description}"))
+            self.bar = _TwoLines(*columns, console=console, transient=True, expand=True)
+            self.task = self.bar.add_task(self.pace.text, total=total or None, completed=done)
+            self.bar.start()
+
+    def advance(self, done: int, total: int | None = None, work: float | None = None) -> None:
+        """Show that `done` pieces of `total` are done, with `work` units since the last time."""
+        if total is not None:
+            self.pace.total = total
+        self.pace.mark(done, done - self.pace.done if work is None else work)
+        if self.pace.now >= self.due or done == self.pace.total:
+            self.show()
+
+    def show(self) -> None:
+        """Show it now."""
+        if self.console.quiet:
+            return
+        text, share = self.pace.text, self.pace.done / self.pace.total if self.pace.total else 0.0
+        if self.bar is not None:
+            self.bar.below = self.below
+            self.bar.update(self.task, completed=self.pace.done, total=self.pace.total or None, description=text)
+            pause = LIVE_SECONDS
+        elif self.console.is_jupyter:
+            bar = "━" * round(share * CELL_BAR)
+            self._show_cell(f"{self.title} {bar:─<{CELL_BAR}} {text}\n{self.below}".rstrip())
+            pause = CELL_SECONDS
+        else:
+            line = f"{self.title} {text}" + (f" | {self.below}" if self.below else "")
+            if line != self.shown:
+                self.say(line)
+            self.shown, pause = line, PLAIN_SECONDS
+        self.due = self.pace.now + pause
+
+    def _show_cell(self, text: str) -> None:
+        """One output of a notebook, which is replaced; IPython has what it takes, and needs no widgets."""
+        display = import_module("IPython.display").display
+        if self.cell is None:
+            self.cell = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self.cell.update({"text/plain": text}, raw=True)
+
+    def close(self) -> None:
+        """Leave nothing of a live bar."""
+        if self.bar is not None:
+            self.bar.stop()

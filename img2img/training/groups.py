@@ -1,0 +1,30 @@
+"""Which dataclasses hold the options of training a method; imports nothing heavy, so that help is quick."""
+
+from dataclasses import fields
+from typing import Any
+
+from img2img.data.options import CONFIGS
+from img2img.metrics.options import MetricOptions
+from img2img.training.config import TrainConfig
+
+
+def groups_of(config: Any) -> tuple[type, ...]:
+    """Return them, given a method's own: of its data, of training, its own, and of the metrics if images are scored."""
+    groups = (CONFIGS[config.layout], TrainConfig, config)
+    return groups if config.layout == "images" else (*groups, MetricOptions)
+
+
+HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")
+UNDER = {
+    "Length": "steps epochs batch_size accumulate lr d_lr beta1 beta2 decay clip ema",
+    "Networks": "generator discriminator network latent noise width d_width depth norm d_norm padding dropout upsample",
+    "Evaluation": "validate_every metrics select patience",
+}
+
+
+def headings_of(config: Any) -> dict[str, str]:
+    """Return what each option of a method stands under in its help, in the order in which they stand there."""
+    own = {name: heading for heading, names in UNDER.items() for name in names.split()}
+    groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=False))
+    found = {field.name: own.get(field.name, heading) for heading, group in groups.items() for field in fields(group)}
+    return dict(sorted(found.items(), key=lambda entry: HEADINGS.index(entry[1])))

@@ -1,0 +1,169 @@
+"""What a job shows of its progress: in terminals of several widths, in a notebook, and where it is piped."""
+
+import builtins
+import io
+import re
+import sys
+import types
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from img2img.progress import Meter, Pace, duration, in_words, rate
+from img2img.training.journal import Journal
+
+LOSSES = {
+    "g_gan": 0.763, "cycle": 0.667, "identity": 0.649, "d_a": 0.193, "d_b": 0.183, "d_a_real": 0.59, "d_a_fake": 0.6,
+    "d_b_real": 0.82, "d_b_fake": 0.7, "grad_G": 3.0, "lr": 1.0, "seconds_per_step": 0.1, "images_per_s": 9.8,
+}  # fmt: skip
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("img2img.progress.time.monotonic", clock)
+    monkeypatch.setattr(Pace.__init__, "__defaults__", (*Pace.__init__.__defaults__[:-1], clock))
+    return clock
+
+
+def test_durations_are_told_in_the_unit_that_fits():
+    told = {0: "0:00:00", 189: "0:03:09", 3600: "1:00:00", 86399: "23:59:59", 86400: "1 d 0 h", 97200: "1 d 3 h"}
+    assert {seconds: duration(seconds) for seconds in told} == told
+    told = {20: "1 minute", 2400: "40 minutes", 5400: "2 hours", 18000: "5 hours", 86400: "24 hours", 260000: "3 days"}
+    assert {seconds: in_words(seconds) for seconds in told} == told
+    assert [rate(x) for x in (1234, 99.96, 9.84, 0.1234)] == ["1234", "100.0", "9.8", "0.12"]
+
+
+def test_a_pace_is_known_from_the_first_piece_and_leaves_it_out_when_more_is_known():
+    clock = Clock()
+    pace = Pace(100, clock=clock)
+    assert pace.text == "0 % 0/100 starting" and pace.seconds is None
+    clock.now = 10  # the first step compiles
+    pace.mark(1, 4)
+    assert pace.text == "1 % 1/100 0.4 img/s 0:16:30 left" and not pace.warm
+    for step in range(2, 8):
+        clock.now += 0.5
+        pace.mark(step, 4)
+    assert pace.warm and pace.text == "7 % 7/100 8.0 img/s 0:00:46 left"
+
+
+def test_a_pace_forgets_how_fast_it_was_long_ago():
+    clock = Clock()
+    pace = Pace(10_000, clock=clock)
+    for seconds in (0.1, 1.0):
+        for _ in range(600):
+            clock.now += seconds
+            pace.mark(pace.done + 1)
+    assert pace.seconds == pytest.approx(1.0, abs=0.01) and len(pace.marks) < 400
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_terminal_shows_bar_percent_rate_and_time_left_and_cuts_the_losses(width, tmp_path, monkeypatch, clock):
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False)
+    monkeypatch.setattr("img2img.training.journal.Console", lambda **_: console)
+    journal = Journal(tmp_path, 301_000, 0)
+    screens = []
+    for step in range(1, 12):
+        clock.now += 0.9
+        if step == 10:
+            journal.record(step, 4, LOSSES)
+        journal.advance(step, 1)
+        paper = Console(width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        paper.print(journal.meter.bar.get_renderable())
+        screens.append([line.rstrip() for line in Text.from_ansi(paper.file.getvalue()).plain.splitlines()])
+    journal.close()
+    assert [len(lines) for lines in screens] == [1] * 9 + [2] * 2  # from the first step on
+    for step, (first, *losses) in enumerate(screens, 1):
+        assert re.fullmatch(rf"train [━╸╺]{{10,}} 0 % {step}/301000 1\.1 img/s 3 d 3 h left", first), first
+        assert len(first) <= width and all(len(line) <= width for line in losses)
+    assert losses[0].startswith("epoch 4 g_gan 0.763 cycle 0.667 identity 0.649") and losses[0].endswith("…")
+
+
+def test_piped_output_has_lines_at_a_sensible_rhythm(tmp_path, monkeypatch, clock, capfd):
+    journal = Journal(tmp_path, 1000, 0)
+    for step in range(1, 1001):
+        clock.now += 0.125
+        if step % 10 == 0:
+            journal.record(step, 1, LOSSES)
+        journal.advance(step, 2)
+    journal.close()
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("train 2 % 24/1000 16.0 img/s 0:02:02 left | epoch 1 g_gan 0.763")
+    assert [line.split()[3].split("/")[0] for line in lines] == ["24", "184", "344", "504", "664", "824", "984", "1000"]
+    assert lines[-1].startswith("train 100 % 1000/1000 16.0 img/s 0:00:00 left | epoch 1 ")
+
+
+def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown[-1] = data["text/plain"]
+
+    def display(data, raw, display_id):
+        assert display_id is True
+        shown.append(data["text/plain"])
+        return Handle()
+
+    class ZMQInteractiveShell:
+        pass
+
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    module = types.ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    journal = Journal(tmp_path, 100, 0)
+    for step in range(1, 51):
+        clock.now += 1
+        if step % 10 == 0:
+            journal.record(step, 1, LOSSES)
+        journal.advance(step, 1)
+    bar, losses = shown[0].splitlines()
+    assert len(shown) == 1 and bar == f"train {'━' * 15}{'─' * 15} 50 % 50/100 1.0 img/s 0:00:50 left"
+    assert losses.startswith("epoch 1 g_gan 0.763")
+
+
+def test_a_long_run_says_once_how_long_it_takes_and_how_to_shorten_it(tmp_path, clock, capfd):
+    def told(seconds, start=0, settled=lambda step: True):
+        journal = Journal(tmp_path / str(clock.now), 1000, start, shorten="on this CPU; --size 128 is quicker.")
+        for step in range(start + 1, start + 30):
+            clock.now += seconds if settled(step) else 100 * seconds
+            journal.advance(step, 1, settled(step))
+        journal.close()
+        return [line for line in capfd.readouterr().err.splitlines() if "whole run" in line]
+
+    sentence = "The whole run takes about {} on this CPU; --size 128 is quicker."
+    assert told(86.4) == [sentence.format("24 hours")]
+    assert told(3.0) == []  # less than an hour
+    assert told(86.4, start=500) == []  # going on; the options are fixed
+    assert told(8.64, settled=lambda step: step > 6) == [sentence.format("2 hours")]  # trials of compiling do not count
+
+
+def test_commands_show_progress_too(clock, capfd):
+    from img2img.terminal import progress_bar
+
+    with progress_bar("a2b") as (advance, _):
+        for done in range(31):
+            clock.now += 1
+            advance(done, 30)
+    assert [line.rpartition(" ")[0] for line in capfd.readouterr().err.splitlines()] == [
+        "a2b 63 % 19/30 1.0 img/s 0:00:11",
+        "a2b 100 % 30/30 1.0 img/s 0:00:00",
+    ]
+
+
+def test_a_quiet_console_shows_nothing(clock, capfd):
+    meter = Meter(Console(quiet=True, force_terminal=True), "train", 10)
+    clock.now += 100
+    meter.advance(10)
+    meter.close()
+    assert meter.bar is None and capfd.readouterr() == ("", "")

@@ -1,0 +1,199 @@
+"""What type checkers and `help` see of the options. `python tests/test_types.py` writes `img2img/keywords.py` anew."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import img2img
+from img2img import api, keywords
+from img2img.docstrings import in_code
+from img2img.evaluation.compare import compare
+from img2img.inference.options import TranslateOptions
+from img2img.methods import METHODS
+
+ROOT = Path(img2img.__file__).parents[1]
+FILE = Path(keywords.__file__)
+HEAD = '''"""The options of calls, for type checkers. `python tests/test_types.py` writes it from the dataclasses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
+'''
+WIDER = {  # what calls take beside the type that is declared
+    **dict.fromkeys(("a", "b", "data"), "Images | None"),
+    **dict.fromkeys(("ab", "real", "fake", "judge", "report"), "str | Path | None"),
+    "tile": "str | int",
+}
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("equalizing", "sampling", "translating"))]
+DRAWS = {name: method.layout == "images" for name, method in METHODS.items()}
+
+
+def calls():
+    """Name of a dict of keywords -> the call's own keywords, and dataclasses of options."""
+    own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    users = img2img.train.users
+    for name, wanted in (("TranslationTraining", {False}), ("SamplingTraining", {True}), ("Training", {True, False})):
+        yield name, own, [group for method, groups in users.items() if DRAWS[method] in wanted for group in groups]
+    yield "Translating", [], img2img.translate.users[""]
+    yield "Calling", [], (TranslateOptions,)
+    yield "Sampling", [], img2img.sample.users[""]
+    yield "Evaluating", [], img2img.evaluate.users[""]
+
+
+def written():
+    """The text of keywords.py."""
+    parts = [HEAD]
+    for title, draws in (("TranslationMethod", False), ("SamplingMethod", True)):
+        names = ", ".join(f'"{name}"' for name in METHODS if DRAWS[name] is draws)
+        parts.append(f"{title} = Literal[{names}]\n")
+    for title, own, groups in calls():
+        types = {p.name: {in_code(p.annotation): None} for p in own}
+        for group in groups:
+            hints = get_type_hints(group)
+            for field in fields(group):
+                kind = WIDER.get(field.name) or in_code(hints[field.name])
+                types.setdefault(field.name, {})[kind] = None
+        lines = [f"    {name}: {' | '.join(kinds)}\n" for name, kinds in types.items()]
+        parts.append(f"\n\nclass {title}(TypedDict, total=False):\n{''.join(lines)}")
+    return parts[0] + "".join(parts[1:])
+
+
+def test_keywords_are_those_of_the_dataclasses():
+    assert FILE.read_text(encoding="utf-8") == written(), "run python tests/test_types.py"
+
+
+def test_calls_with_the_same_options_say_so():
+    assert img2img.translate.users == img2img.translate_folder.users
+    assert img2img.evaluate.users == img2img.rank.users == compare.users
+    assert {name: set(groups) for name, groups in img2img.train.users.items()} == {
+        name: set(api.options_of(method)) for name, method in METHODS.items()
+    }
+
+
+CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
+
+
+@pytest.mark.parametrize("call", [*CALLS, img2img.rank], ids=lambda call: call.__name__)
+def test_help_shows_every_option_with_its_meaning(call):
+    text = inspect.getdoc(call).partition("\nOptions:\n")[2]
+    assert "Annotated" not in text and max(map(len, text.splitlines())) <= 100
+    text = text.replace("\n" + 8 * " ", " ")
+    for groups in call.users.values():
+        for group in groups:
+            for field in fields(group):
+                assert re.search(rf"^    {field.name}: .* = .*\. \S", text, re.MULTILINE), field.name
+
+
+def test_help_of_train_says_whose_an_option_is():
+    text = " ".join(inspect.getdoc(img2img.train).split())
+    assert "lambda_cycle: float = 10.0. " in text
+    assert re.search(r"n_critic: int = 1 \([^)]*wgan: 5[^)]*\)\. .*? Only gan, dcgan, wgan, wgan_gp\.", text)
+
+
+def snippets(page):
+    """The Python blocks of a page, one after another."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+USES = """
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import img2img
+from img2img.inference.engine import Summary
+
+method: str = input()
+model = img2img.train("pix2pix", ab=Path("x"), size=64, lr=1e-4, out=Path("run"), quiet=True)
+assert_type(model, img2img.Translator)
+assert_type(img2img.train("dcgan", data=np.zeros((9, 8, 8)), n_critic=2), img2img.Sampler)
+assert_type(img2img.train(method, epochs=3), img2img.Translator | img2img.Sampler)
+image: NDArray[np.uint8] = np.zeros((8, 8, 3), np.uint8)
+picture, tensor = Image.new("RGB", (8, 8)), torch.zeros(3, 8, 8)
+assert_type(model(tensor), torch.Tensor)
+assert_type(model(picture), Image.Image)
+assert_type(model([picture, picture]), list[Image.Image])
+assert_type(model([tensor], "b2a"), list[torch.Tensor])
+out: NDArray[np.uint8] = model(image, ensemble=True)
+outs: list[NDArray[np.uint8]] = model([image, image[:4]], tile=64)
+read: NDArray[np.uint8] = model("x.png", channel_axis=-1)
+several: list[NDArray[np.uint8]] = model([Path("x.png"), Path("y.png")])
+assert_type(img2img.translate(model, "in", Path("out"), overwrite=True, report="r.json"), Summary)
+drawn: NDArray[np.uint8] = img2img.sample("run", 4, seed=3)
+print(img2img.sample("run", 4, out="drawn", grid=True).pictures)
+print(img2img.evaluate(model, a="a", b="b", metrics="kid", limit=3).scores)
+equalizer = img2img.BatchEqualizer(axes="NYX").fit(image, batch=["A"] * 8)
+same: NDArray[np.uint8] = equalizer.transform(image, batch="A")
+assert_type(equalizer.transform(tensor, batch="A"), torch.Tensor)
+both, table = equalizer.transform(tensor, batch="A", return_quality=True)
+assert_type(both, torch.Tensor)
+"""
+MISTAKES = [
+    'img2img.train("cyclegan", a="a", b="b", batchsize=4)',
+    'img2img.train("cyclegan", a="a", b="b", size="large")',
+    'img2img.train("dcgan", data="a", lambda_cyclic=4.0)',
+    'img2img.train("dcgan", data="a").directions',
+    'img2img.translate("run", "in", "out", overwrit=True)',
+    'img2img.sample("run", 4, interpolated=3)',
+    'img2img.evaluate("run", limits=3)',
+    'img2img.Translator("run")(np.zeros((8, 8)), esemble=True)',
+    'img2img.Translator("run")(3)',
+]
+
+
+HEAD_OF_MISTAKES = "import numpy as np\n\nimport img2img\n\n"
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory):
+    """What mypy --strict says of programs that use the package, from outside: program -> its lines of errors."""
+    folder = tmp_path_factory.mktemp("programs")
+    programs = {"uses": USES, "mistakes": HEAD_OF_MISTAKES + "\n".join(MISTAKES) + "\n"}
+    programs |= {page.stem.lower(): "".join(snippets(page)) for page in PAGES}
+    for name, text in programs.items():
+        assert "img2img" in text, name
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    options = ["--strict", "--no-error-summary", "--config-file=", "--follow-imports=silent", "--cache-dir=cache"]
+    command = [sys.executable, "-m", "mypy", *options, *(f"{name}.py" for name in programs)]
+    environment = os.environ | {"MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert not done.stderr, done.stderr
+    found = {name: [] for name in programs}
+    for line in done.stdout.splitlines():
+        name, number, kind = re.match(r"(\w+)\.py:(\d+): (\w+)", line).groups()
+        if kind == "error":
+            found[name].append((int(number), line))
+    return found
+
+
+@pytest.mark.slow
+def test_pages_and_other_calls_pass_mypy(complaints):
+    assert {name: lines for name, lines in complaints.items() if lines and name != "mistakes"} == {}
+
+
+@pytest.mark.slow
+def test_mypy_sees_mistakes(complaints):
+    seen = {number for number, _ in complaints["mistakes"]}
+    first = HEAD_OF_MISTAKES.count("\n") + 1
+    assert [mistake for number, mistake in enumerate(MISTAKES, first) if number not in seen] == []
+
+
+if __name__ == "__main__":
+    FILE.write_text(written(), encoding="utf-8")
