@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -57,6 +57,7 @@ from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 PATHS = ("a", "b", "ab", "data")
+OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
 SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
 
@@ -125,6 +126,8 @@ def train(
         options = saved["options"] | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
+    if {"steps", "epochs"} <= asked and train_config.steps:
+        raise ConfigError("--steps and --epochs both give the length of the run; give one of them.")
     refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     unresolved, method_config = method_config, method_class.resolve(method_config, data_config.size)
@@ -142,6 +145,11 @@ def train(
     opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
     if train_config.precision == "auto" and any(s.dtype != "uint8" for s in opened.train.scales.values()):
         runtime = replace(runtime, dtype=torch.float32)  # bf16 keeps 8 significant bits: enough for 8-bit pixels only
+    if opened.heldout is None and (idle := asked & OF_SCORES):
+        raise ConfigError(
+            f"--{min(idle).replace('_', '-')} is for scores on held-out images, and there are none; hold some out "
+            "with --val-fraction, or leave it out."
+        )
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.channels)
     if method_class.layout != "images":

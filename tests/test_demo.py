@@ -59,7 +59,8 @@ def test_the_demo_replaces_nothing_of_others(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_bytes(b"mine")
     text = refused(ConfigError, demo.run, tmp_path, 1)
-    assert "is not the folder of a demo" in text and name in text
+    said = "translated" if name.startswith("translated") else name
+    assert f"is not the folder of a demo: it holds {tmp_path / said}. " in text
     assert (tmp_path / name).read_bytes() == b"mine"
 
 

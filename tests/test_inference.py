@@ -1018,7 +1018,7 @@ def test_files_that_are_no_model(folder, tmp_path):
         (tmp_path / "bad.safetensors").write_bytes(content)
         with pytest.raises(ModelFileError, match=rf"bad\.safetensors {said}"):
             img2img.load(tmp_path / "bad.safetensors")
-    with pytest.raises(ModelFileError, match=r"last\.pt is damaged or not"):
+    with pytest.raises(ModelFileError, match=r"last\.pt is what its run is resumed from; give the folder"):
         img2img.load(folder / "last.pt")
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ModelFileError, match="not written by img2img"):

@@ -455,7 +455,7 @@ def test_images_that_cannot_be_learned_from():
     )
     assert usable == [0, 2, 3] and notes == [
         "1 image is constant, and left out of the fit: image 5 (a).",
-        "1 images are saturated in more than 1 % of the pixels: image 6 (a).",
+        "1 image is saturated in more than 1 % of the pixels: image 6 (a).",
     ]
     says = refused(InputError, design.inspect, [good, flat, good], list("aab"), [0, 1, 2], 2, print)
     assert says == "Fewer than 2 images that are not constant are left of a, b; give more."

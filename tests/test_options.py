@@ -314,7 +314,9 @@ def test_the_outline_of_the_equalizer_is_the_equalizer():
         pairs = zip(
             inspect.signature(ours).parameters.values(), inspect.signature(real).parameters.values(), strict=True
         )
-        assert all((a.name, a.default, a.kind) == (b.name, b.default, b.kind) for a, b in pairs)
+        for a, b in pairs:
+            assert (a.name, a.kind) == (b.name, b.kind)
+            assert a.default == b.default or (callable(a.default) and callable(b.default))  # functions are not compared
 
 
 def test_every_option_of_training_stands_under_a_heading():

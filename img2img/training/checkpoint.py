@@ -175,6 +175,8 @@ def content_of(path: Path, loaded: os.stat_result) -> bytes:
 
 def _other_than_ours(path: Path) -> str:
     """What is wrong with a file that is not safetensors, in words."""
+    if path.name == "last.pt":
+        return "is what its run is resumed from; give the folder of the run, or its model.safetensors"
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(4)[:2] in (b"PK", b"\x80\x02"):  # what torch.save writes today, and wrote until 1.6
             return "is a file of torch.save; to use weights of the pix2pix and CycleGAN code, first run img2img import"
