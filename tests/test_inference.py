@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import weakref
 import zipfile
@@ -277,8 +278,6 @@ def test_pil_images_and_paths(model, tmp_path):
     Image.fromarray(image).save(tmp_path / "x.png")
     np.testing.assert_array_equal(model(tmp_path / "x.png"), expected)
     np.testing.assert_array_equal(model([str(tmp_path / "x.png"), image])[1], expected)
-    with pytest.raises(DataError, match=r"mode CMYK.*convert\('RGB'\)"):
-        model(Image.fromarray(image).convert("CMYK"))
     with pytest.raises(DataError, match="not int"):
         model(3)
 
@@ -775,6 +774,47 @@ def test_files_are_let_go_when_done(model, tmp_path, monkeypatch):
         for _ in img2img.translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2)
     ]
     assert len(read) == len(alive) == 100 and max(alive) <= 60 and alive[-1] <= 2
+
+
+@pytest.mark.parametrize("width", [64, 1024])
+def test_no_more_is_read_ahead_than_there_is_room_for(model, tmp_path, monkeypatch, width):
+    """From the first image on, by the size that the headers say."""
+    monkeypatch.setattr(engine, "LOOK_AHEAD_BYTES", 2**20)
+    for i in range(24):
+        write_image(tmp_path / "in" / f"{i:02}.png", Picture(pixels(128, width, seed=i)))
+    lock, reading, most = threading.Lock(), 0, 0
+
+    def watched(*words):
+        nonlocal reading, most
+        with lock:
+            reading += 1
+            most = max(most, reading)
+        return read_image(*words)
+
+    def let_go(*words):
+        nonlocal reading
+        with lock:
+            reading -= 1
+        return opened(*words)
+
+    opened = engine.Job._open
+    monkeypatch.setattr(engine, "read_image", watched)
+    monkeypatch.setattr(engine.Job, "_open", let_go)
+    assert translate_folder(model, tmp_path / "in", tmp_path / "out").translated == 24
+    assert most == 2 if width == 1024 else 2 < most <= 16  # of 384 and 24 KiB
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_first(model, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "signals", lambda *_: pytest.fail("it has been computed"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in (tmp_path / "out", tmp_path / "out" / "sub"))
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    summary = translate_folder(model, source, tmp_path / "out")
+    assert summary.translated == 0 and len(summary.failed) == 5
+    reasons = {reason for _, reason in summary.failed}
+    assert all("nothing may be written into" in reason for reason in reasons)
+    (tmp_path / "file").write_text("x")
+    text = refused(ConfigError, translate_folder, model, source, tmp_path / "file" / "out")
+    assert "cannot be written: Not a directory; choose another --out" in text
 
 
 def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_an_image_depends_on_the_seed_and_its_number_alone(name, samplers):
     assert_same(name, model(20, batch_size=6)[:9], images)
     assert not np.array_equal(model(9, seed=1), images)
     assert len({image.tobytes() for image in images}) > 1
+
+
+def test_threads_that_draw_at_once_get_what_one_gets(samplers):
+    model = samplers["float"]
+    expected = [model(1, 5, start=i, batch_size=1) for i in range(60)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: model(1, 5, start=i, batch_size=1), range(60)))
+    finally:
+        sys.setswitchinterval(switch)
+    assert all(map(np.array_equal, found, expected))
+
+
+def test_a_job_that_was_stopped_draws_the_same_bytes(models, tmp_path, monkeypatch):
+    """Each image among the same neighbours in its batch, whatever was there already."""
+    model = Sampler(models["float"], **CPU)
+    network = model.network
+    model.network = lambda noise: network(noise) + noise.mean()  # as if the rounding told who the neighbours were
+    for parts in ([11], [3, 7, 11]):
+        for n in parts:
+            sample(model, n, out=tmp_path / str(parts), batch_size=4)
+    (tmp_path / "[3, 7, 11]" / "000002.tif").unlink()
+    sample(model, 11, out=tmp_path / "[3, 7, 11]", batch_size=4)
+    whole, cut = ({p.name: p.read_bytes() for p in (tmp_path / name).glob("*.tif")} for name in ("[11]", "[3, 7, 11]"))
+    assert whole == cut and len(cut) == 11
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -94,7 +94,7 @@ def _read(out: Path) -> dict[str, Any] | None:
     path = out / RECORD
     try:
         known = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         known = None
