@@ -1,5 +1,6 @@
 """From folders and arrays to training samples: layouts, augmentation, the stream."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,54 @@ def test_arrays_that_do_not_fit():
         open_data(config(), True, [picture(0), picture(1, height=30)], arrays(2))
     with pytest.raises((ConfigError, DataError), match="domain B"):
         open_data(config(), False, arrays(3), [])
+
+
+def test_pairs_match_in_either_unicode_form(tmp_path):
+    name = "caf\u00e9 {i}"
+    fill(tmp_path / "a", 3, name=unicodedata.normalize("NFC", name))
+    fill(tmp_path / "b", 3, name=unicodedata.normalize("NFD", name))
+    a, b = open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True).train
+    pairs = [[unicodedata.normalize("NFC", n) for n in names(domain)] for domain in (a, b)]
+    assert pairs[0] == pairs[1] == [f"caf\u00e9 {i}.png" for i in range(3)]
+    fill(tmp_path / "a", 1, name=unicodedata.normalize("NFD", name))
+    with pytest.raises(DataError, match="the same name but for the suffix, or for how accents are stored; keep one"):
+        open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True)
+
+
+def test_partners_that_differ_only_in_case_are_named(tmp_path):
+    fill(tmp_path / "a", 2, name="IMG_{i}")
+    fill(tmp_path / "b", 2, name="img_{i}")
+    with pytest.raises(DataError, match=r"4 images have no partner.*IMG_0\.png and .*img_0\.png differ only in case"):
+        open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True)
+    fill(tmp_path / "c", 2, name="other_{i}")
+    with pytest.raises(DataError, match=r"complete or remove them\.$"):
+        open_data(config(a=tmp_path / "a", b=tmp_path / "c"), True)
+
+
+def test_of_a_mixed_folder_the_minority_is_named(tmp_path):
+    fill(tmp_path / "a", 8)
+    fill(tmp_path / "a", 7, name="deep_{i}", dtype="uint16")
+    fill(tmp_path / "b", 2)
+    with pytest.raises(
+        DataError, match=r"8 with 3 channels of uint8, 7 with 3 channels of uint16 \(.*deep_0\.png, .*2 more"
+    ):
+        open_data(config(a=tmp_path / "a", b=tmp_path / "b"), False)
+    mixed = [*arrays(3), *arrays(1, dtype="uint16")]
+    with pytest.raises(DataError, match=r"1 with 3 channels of uint16 \(array 3 of domain A\)\. Convert"):
+        open_data(config(), False, mixed, arrays(2))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_files_passed_over_are_counted_once(tmp_path, paired):
+    for place in ("trainA", "trainB", "testA", "testB"):
+        fill(tmp_path / place, 3)
+    for name in ("trainA/x.heic", "trainB/y.HEIC", "testB/z.avif", "testB/.hidden.avif"):
+        (tmp_path / name).touch()
+    notes = open_data(config(data=tmp_path), paired).notes
+    assert notes == ("3 files were passed over: 2 .heic, 1 .avif.",)
+    fill(tmp_path / "ab", 3, width=64)
+    (tmp_path / "ab" / "x.gif").touch()
+    assert open_data(config(ab=tmp_path / "ab"), True).notes == ("1 file was passed over: 1 .gif.",)
 
 
 # Held out

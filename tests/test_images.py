@@ -2,33 +2,39 @@
 
 import itertools
 import os
+import re
 import socket
 import struct
 import tempfile
 import time
 import zipfile
 import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFile
 
 from img2img.data.images import (
     FORMATS,
     SUFFIXES,
     Picture,
     find_images,
+    passed_over,
     read_header,
     read_image,
     resize,
     write_image,
 )
 from img2img.data.picture import DTYPES
+from img2img.data.raster import ADAM7
 from img2img.errors import ConfigError, DataError
 
 ORIENTATION = 0x0112
@@ -813,7 +819,126 @@ def test_broken_exif_does_not_spoil_the_picture(tmp_path):
     again(path)
 
 
+def text_of(count):
+    return zlib.compress(b" " * count)
+
+
+BESIDE = {
+    "zTXt of 3 MB": chunk(b"zTXt", b"prompt\0\0" + text_of(3_000_000)),
+    "iTXt of 3 MB": chunk(b"iTXt", b"x\0\1\0\0\0" + text_of(3_000_000)),
+    "zTXt of 40 MB with an orientation": chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + text_of(40_000_000)),
+    "iCCP that is too large": chunk(b"iCCP", b"x\0\0" + text_of(20_000_000)),
+    "iCCP that is broken": chunk(b"iCCP", b"x\0\0garbage"),
+    "iCCP of another method": chunk(b"iCCP", b"x\0\7" + text_of(9)),
+    "a wrong checksum": chunk(b"tEXt", b"x\0y")[:-1] + b"?",
+    "gAMA that is short": chunk(b"gAMA", b"\0"),
+    "pHYs that is short": chunk(b"pHYs", b"\0"),
+    "an unknown chunk": chunk(b"exTr", b"?" * 100)[:-1] + b"!",
+    "a text of a dangerous name": chunk(b"tEXt", b"transparency\0what"),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("late", [False, True])
+def test_chunks_beside_sound_pixels_do_not_spoil_a_png(tmp_path, bits, late):
+    rows, path = pixels(f"uint{bits}", 3), tmp_path / "x.png"
+    for what, data in BESIDE.items():
+        png(path, rows, 2, bits, data * (not late), data * late)
+        assert np.array_equal(agrees(path).array, rows), what
+        assert np.array_equal(agrees(again(path)).array, rows), what
+
+
+def test_a_large_profile_of_a_png_is_kept(tmp_path):
+    path, icc = tmp_path / "x.png", profile(3) + bytes(3_000_000)
+    png(path, pixels(), 2, 8, chunk(b"iCCP", b"x\0\0" + zlib.compress(icc)))
+    assert read_image(again(path)).source.icc == icc
+
+
+def test_orientation_in_a_text_of_a_png_is_applied(tmp_path):
+    xmp = b'<x:xmpmeta><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    path = tmp_path / "x.png"
+    for packed, text in ((b"\0", xmp), (b"\1", zlib.compress(xmp))):
+        png(path, pixels(), 2, 8, chunk(b"iTXt", b"XML:com.adobe.xmp\0" + packed + b"\0\0\0" + text))
+        np.testing.assert_array_equal(agrees(path).array, UPRIGHT[6](pixels()))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_chunks_that_say_which_colours_are_meant_are_kept(tmp_path, bits):
+    kept = [
+        chunk(b"cICP", bytes([9, 16, 0, 1])),
+        chunk(b"gAMA", struct.pack(">I", 100_000)),
+        chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)),
+        chunk(b"sRGB", b"\1"),
+    ]
+    path, rows = tmp_path / "x.png", pixels(f"uint{bits}", 3)
+    png(path, rows, 2, bits, b"".join(kept))
+    out = again(path)
+    np.testing.assert_array_equal(agrees(out).array, rows)
+    assert all(out.read_bytes().count(data) == 1 for data in kept)
+    write_image(tmp_path / "x.tif", read_image(path))
+    write_image(tmp_path / "x.jpg", Picture(pixels(), None, read_image(path).source))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_of_a_png_that_changed_are_noticed(tmp_path, bits):
+    path = tmp_path / "x.png"
+    png(path, pixels(f"uint{bits}", 3), 2, bits)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.png is damaged: a checksum of its pixels is wrong"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("colour_type", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_interlaced_png_of_16_bits(tmp_path, colour_type, samples, capfd):
+    path = tmp_path / "x.png"
+    for height, width in ((13, 17), (1, 1), (2, 3), (8, 8), (1, 9), (5, 1)):
+        rows, raw = pixels("uint16", samples, height, width), b""
+        for top, left, down, across in ADAM7:
+            part = rows[top::down, left::across]
+            raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part) if part.size else b""
+        header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 1)
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+        picture = agrees(path)
+        whole = picture.array if picture.alpha is None else np.concatenate([picture.array, picture.alpha], axis=2)
+        np.testing.assert_array_equal(whole, rows)
+    assert capfd.readouterr().err == ""
+
+
 # From one format to another
+
+
+@pytest.mark.parametrize("quality", [90, 94, 95, 100])
+def test_progressive_jpegs_of_noise_are_written(tmp_path, quality, capfd):
+    noise = np.random.default_rng(0).choice([0, 255], (300, 300, 3)).astype(np.uint8)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise[:16, :16]).save(path, progressive=True, subsampling=0)
+    picture = read_image(path)
+    with ThreadPoolExecutor(4) as pool:
+        write = [
+            pool.submit(write_image, tmp_path / f"{i}.jpg", replace(picture, array=noise), quality) for i in range(8)
+        ]
+        for future in write:
+            future.result()
+    assert len({(tmp_path / f"{i}.jpg").read_bytes() for i in range(8)}) == 1
+    with Image.open(tmp_path / "0.jpg") as image:
+        assert image.info["progressive"] and image.layer[0][1:3] == (1, 1)
+    assert ImageFile.MAXBLOCK == 2**16 and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jpe", ".jfif", ".JFIF"])
+def test_a_jpeg_of_any_suffix_has_full_colour_unless_its_original_had_not(tmp_path, suffix):
+    array, path = pixels(height=32, width=32), tmp_path / "x.png"
+    write_image(path, Picture(array))
+    write_image(tmp_path / f"x{suffix}", read_image(path))
+    with Image.open(tmp_path / f"x{suffix}") as image:
+        assert image.format == "JPEG" and image.layer[0][1:3] == (1, 1)
+    for old in (tmp_path / f"old{suffix}",):
+        Image.fromarray(array).save(old, "JPEG", subsampling=2)
+        with Image.open(again(old)) as image:
+            assert image.format == "JPEG" and image.layer[0][1:3] == (2, 2)
 
 
 SOME_PICTURES = [
@@ -903,7 +1028,159 @@ def test_missing_file_is_refused_by_name(tmp_path, read):
         read(tmp_path / "nowhere.png")
 
 
+BOASTS = {
+    "SizeT": ('SizeT="1"', 'SizeT="1000000000"'),
+    "PlaneCount": ('PlaneCount="1"', 'PlaneCount="1000000000"'),
+    "NumPlanes": ('PlaneCount="1"', 'NumPlanes="1000000000"'),
+    "Modulo": (
+        "</OME>",
+        '<StructuredAnnotations><X Namespace="modulo" ID="1"><V><M>'
+        '<ModuloAlongT Start="0" End="1000000000"/></M></V></X></StructuredAnnotations></OME>',
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BOASTS)
+def test_an_ome_tiff_that_speaks_of_pages_it_has_no_bytes_for(tmp_path, what):
+    path, (old, new) = tmp_path / "x.tif", BOASTS[what]
+    tifffile.imwrite(path, pixels(channels=1)[..., 0], ome=True, metadata={"axes": "YX"})
+    with tifffile.TiffFile(path) as tiff:
+        text = tiff.ome_metadata
+    assert old in text
+    tifffile.imwrite(path, pixels(channels=1)[..., 0], description=text.replace(old, new), metadata=None)
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"x\.tif lacks some of the pages it announces"):
+        read_header(path)
+    assert time.process_time() - start < 1
+
+
+def set_tag(path, tag, dtype, count, value):
+    """Changes a short tag of a little-endian TIFF in place."""
+    data = bytearray(path.read_bytes())
+    start = struct.unpack_from("<I", data, 4)[0]
+    for at in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            struct.pack_into("<HII", data, at + 2, dtype, count, value)
+    path.write_bytes(data)
+
+
+def test_a_tiff_of_more_tiles_than_it_says_where(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), tile=(16, 16), compression="zlib", metadata=None)
+    for tag in (256, 257):
+        set_tag(path, tag, 4, 1, 16_000)
+    for read in (read_header, read_image):
+        start = time.process_time()
+        with pytest.raises(DataError, match=r"x\.tif lacks some of the tiles or strips it announces"):
+            read(path)
+        assert time.process_time() - start < 1
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), tile=(64, 64), compression="zlib", metadata=None)
+    for tag in (322, 323):
+        set_tag(path, tag, 4, 1, 2**15)
+    with pytest.raises(DataError, match=r"x\.tif has tiles of 1073741824 values, more than the image has"):
+        read_header(path)
+
+
+OTHER_CONTENT = {
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0",
+    "AVIF": b"\0\0\0\x1cftypavif",
+    "GIF": b"GIF89a",
+    "JPEG XL": b"\xff\n\0\0",
+    "HTML or XML": b"<!DOCTYPE html><html>",
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONTENT)
+def test_other_files_under_the_name_of_an_image_are_called_what_they_are(tmp_path, kind):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(OTHER_CONTENT[kind] + bytes(100))
+    for read in (read_header, read_image):
+        with pytest.raises(DataError, match=rf"x\.jpg holds {kind}, which img2img does not read; save it as PNG"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".npy", ".npz"])
+def test_reasons_are_sentences_of_ours(suffix, tmp_path):
+    """What a decoder says in its own words is its cause, not its text."""
+    good, path = whole(suffix, "uint8", 3), tmp_path / "x"
+    ours = (
+        r"is damaged: (its (header|pixels) cannot be decoded \(\w+\)|a checksum of its pixels is wrong)\.|"
+        r"is cut short\.|is of a kind of \w+ that img2img does not decode|is none of the formats|has no pixels|"
+        r"is .*more than the limit|"
+        r"lacks some of the|has tiles of|holds images of different|holds \d+ entries|holds an array|holds \w+ values|"
+        r"has version|has pixels of the kind|is an animation|has the axes|cannot be read: [A-Z][a-z ]+\."
+    )
+    rng, strange = np.random.default_rng(0), set()
+    for _ in range(300):
+        data = bytearray(good)
+        for at in rng.integers(0, min(len(data), 600), 3):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            read_image(path, max_pixels=10_000)
+        except DataError as error:
+            reason = str(error).removeprefix(str(path)).strip()
+            strange |= set() if re.match(ours, reason) else {reason}
+    assert not strange
+
+
 # Writing
+
+
+@pytest.mark.parametrize("value", [(0, 0), (0, 1), (1, 0)])
+def test_a_resolution_that_is_none_does_not_spoil_a_tiff(tmp_path, value):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, pixels(), photometric="rgb", resolution=(72, 72), metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name in ("XResolution", "YResolution"):
+            tiff.pages[0].tags[name].overwrite(value)
+    assert read_image(path).source.dpi is None
+    for changes in ({}, {"array": pixels("uint16", 2)}):
+        array = changes.get("array", pixels())
+        np.testing.assert_array_equal(agrees(again(path, **changes)).array, array, strict=True)
+    write_image(tmp_path / "x.png", read_image(path))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "value"), [(3, 1, 300), (4, 1, 300), (2, 4, 0x41414141), (1, 1, 7), (11, 1, 0)]
+)
+@pytest.mark.parametrize("tag", [282, 283, 296])
+def test_a_resolution_of_another_type_does_not_spoil_a_tiff(tmp_path, tag, dtype, count, value):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, pixels(), photometric="rgb", resolution=(72, 72), metadata=None)
+    set_tag(path, tag, dtype, count, value)
+    for changes in ({}, {"array": pixels("uint16", 2)}):
+        array = changes.get("array", pixels())
+        np.testing.assert_array_equal(agrees(again(path, **changes)).array, array, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("<Pixels", "<Pixels <"), ('PhysicalSizeX="0.5"', 'PhysicalSizeX="half"'), ("</OME>", "<OME>")]
+)
+def test_damaged_ome_xml_does_not_spoil_a_tiff(tmp_path, old, new):
+    path, stored = tmp_path / "x.tif", pixels(channels=2).transpose(2, 0, 1)
+    tifffile.imwrite(path, stored, ome=True, metadata={"axes": "CYX", "PhysicalSizeX": 0.5}, photometric="minisblack")
+    with tifffile.TiffFile(path) as tiff:
+        text = tiff.ome_metadata
+    assert old in text
+    description = text.replace(old, new, 1)
+    tifffile.imwrite(path, stored, description=description, metadata=None, photometric="minisblack")
+    picture = agrees(path)
+    for channels in (1, 3):
+        result = pixels("uint16", channels, pages=len(picture.array) if picture.array.ndim == 4 else None)
+        np.testing.assert_array_equal(agrees(again(path, array=result)).array, result, strict=True)
+
+
+def test_whatever_a_writer_raises_is_one_failed_file(tmp_path, monkeypatch):
+    for error in (ZeroDivisionError("Fraction(0, 0)"), IndexError("x"), OSError("broken data stream"), KeyError(3)):
+        monkeypatch.setitem(FORMATS, ".png", replace(FORMATS[".png"], write=Mock(side_effect=error)))
+        with pytest.raises(DataError, match=r"x\.png cannot be written as PNG: what its original says"):
+            write_image(tmp_path / "x.png", Picture(pixels()))
+    monkeypatch.setitem(FORMATS, ".png", replace(FORMATS[".png"], write=Mock(side_effect=MemoryError())))
+    with pytest.raises(DataError, match="not enough memory"):
+        write_image(tmp_path / "x.png", Picture(pixels()))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "channels"), REFUSED)
@@ -1170,6 +1447,29 @@ def test_find_images_is_lean(tmp_path):
     start = time.process_time()
     assert len(find_images(tmp_path)) == 5000
     assert time.process_time() - start < 0.5
+
+
+def test_find_images_counts_what_it_passes_over(tmp_path):
+    for name in ("a.png", "b.JFIF", "c.jpe", "d.heic", "sub/e.HEIC", "sub/f.avif", "g", "h.two words", ".hidden.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images(tmp_path)
+    assert [path.name for path in found] == ["a.png", "b.JFIF", "c.jpe"]
+    assert passed_over(found.passed) == ("5 files were passed over: 2 .heic, 2 of other names, 1 .avif.",)
+    assert passed_over(Counter()) == ()
+    with pytest.raises(DataError, match=r"sub holds no image.*2 files were passed over: 1 .avif, 1 .heic\."):
+        find_images(tmp_path / "sub")
+
+
+def test_links_that_multiply_are_refused(tmp_path):
+    for level in range(40):  # each level doubles the ways to the next
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "40").mkdir()
+    (tmp_path / "40" / "x.png").touch()
+    with pytest.raises(DataError, match=r"Links below .* lead to .* in over 100 ways"):
+        find_images(tmp_path / "0")
 
 
 # Resizing

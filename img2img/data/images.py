@@ -188,7 +188,7 @@ def find_images(folder: Path) -> Found:
                 continue
             sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
             for entry in entries:
-                if entry.name in sheets:
+                if entry.name in sheets or entry.name in SHEETS:
                     continue
                 suffix = entry.name[entry.name.rfind(".") :].lower() if "." in entry.name else ""
                 if entry.is_dir():
@@ -223,7 +223,8 @@ def passed_over(suffixes: Counter[str]) -> tuple[str, ...]:
     count = suffixes.total()
     if not count:
         return ()
-    kinds = [f"{n} {suffix or 'of other names'}" for suffix, n in suffixes.most_common()]
+    ranked = sorted(suffixes.items(), key=lambda entry: (-entry[1], not entry[0], entry[0]))
+    kinds = [f"{n} {suffix or 'of other names'}" for suffix, n in ranked]
     more = f", and {len(kinds) - KINDS} other kinds" if len(kinds) > KINDS else ""
     return (f"{count} file{'s were' if count > 1 else ' was'} passed over: {', '.join(kinds[:KINDS])}{more}.",)
 

@@ -79,6 +79,11 @@ def shown(path: Path | str) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
+def is_text(path: Path) -> bool:
+    """Return whether the name is UTF-8, as it must be for libraries that are not written in Python."""
+    return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
+
+
 def known_dtype(path: Path, dtype: Any) -> str:
     """The name of `dtype`.
 

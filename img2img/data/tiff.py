@@ -237,7 +237,7 @@ class _File:
             extras=tuple(2 if extra == 1 else extra for extra in self.extras),
             alpha=self.alpha,
             tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
-            structure="ome" if self.tiff.is_ome else "imagej" if self.tiff.is_imagej else "",
+            structure="ome" if self.first.kind == "ome" else "imagej" if self.tiff.is_imagej else "",
             described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
             resolution=resolution,
             unit=unit,

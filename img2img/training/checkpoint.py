@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors, save
 from torch import Tensor
 
 from img2img.data.images import atomic
-from img2img.data.picture import shown
+from img2img.data.picture import is_text, shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
@@ -124,6 +124,8 @@ def read_card(path: Path) -> ModelCard:
     """
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
+    if not is_text(path):
+        raise ModelFileError(f"{shown(path)} cannot be opened: its name is not UTF-8; rename it or its folder.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
