@@ -30,6 +30,7 @@ from PIL import Image
 import img2img
 from img2img import cli
 from img2img.cli_equalize import add_equalizing
+from img2img.data.images import SUFFIXES
 from img2img.data.layouts import DataConfig
 from img2img.data.opening import LAYOUTS
 from img2img.evaluation.options import EvaluateOptions
@@ -331,3 +332,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
+
+
+def test_every_suffix_of_an_image_is_listed() -> None:
+    text = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    sentence = " ".join(text.split("suffix is none of", 1)[1].split("and a line counts", 1)[0].split())
+    assert re.findall(r"`(\.\w+)`", sentence) == list(SUFFIXES)

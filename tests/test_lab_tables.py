@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -413,6 +414,24 @@ def test_bad_files_are_collected(plates, tmp_path):
     assert not [p for p in out.rglob(".*")]
     write(root / "p1" / "A01_ER.tif")
     assert transform(manifest, brighter, out).status.tolist() == ["done", "kept", "failed", "failed"]
+
+
+def test_odd_metadata_and_a_writer_that_fails(plates, tmp_path, monkeypatch):
+    with tifffile.TiffFile(plates.parent / "p1" / "A01_ER.tif", mode="r+") as tiff:
+        for name in ("XResolution", "YResolution"):
+            tiff.pages[0].tags[name].overwrite((0, 0))
+    known, calls = destination.FORMATS[".tif"], []
+
+    def writer(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise ZeroDivisionError("Fraction(0, 0)")
+        known.write(*args)
+
+    monkeypatch.setitem(destination.FORMATS, ".tif", replace(known, write=writer))
+    table = transform(Manifest.open(plates), brighter, tmp_path / "out")
+    assert table.status.tolist() == ["done", "failed", "done", "done"]
+    assert "B02_DNA.tif cannot be written as TIFF" in table.error[1] and "\n" not in table.error[1]
 
 
 def test_no_row_can_be_read(plates, tmp_path):
