@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -277,3 +278,36 @@ def test_images_that_do_not_fit_into_memory_are_read_each_time(tmp_path):
 def test_every_method_has_a_layout():
     assert {method.layout for method in METHODS.values()} <= set(LAYOUTS)
     assert all(issubclass(method, Method) for method in METHODS.values())
+
+
+def test_a_folder_of_idx_files_names_the_one_to_give(tmp_path):
+    for name in ("t10k-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"):
+        write(tmp_path / name, idx_bytes(grey()))
+    text = refused(DataError, open_images, ImagesConfig(data=str(tmp_path), size=4))
+    assert f"holds no image but idx files; give one: --data {tmp_path / 'train-images-idx3-ubyte.gz'}." in text
+
+
+def test_an_idx_bomb_takes_no_memory(tmp_path):
+    path, part = tmp_path / "x-idx3-ubyte.gz", bytes(2**20)
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header((2**9, 2**10, 2**10)))
+        for _ in range(2**9):
+            file.write(part)
+    tracemalloc.start()
+    try:
+        assert "says that it holds 512 MiB, over 100 times its own size" in refused(DataError, read_idx, path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_idx_file_is_in_memory_once(tmp_path):
+    path, array = tmp_path / "x-idx3-ubyte", np.zeros((2**4, 2**10, 2**10), np.uint8)
+    path.write_bytes(idx_bytes(array))
+    tracemalloc.start()
+    try:
+        read = read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * array.nbytes
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(read, array)

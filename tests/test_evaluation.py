@@ -685,3 +685,11 @@ def test_sides_are_read_in_order_and_ahead(root):
     for side in sides.sides.values():
         for i, image in enumerate(side):
             np.testing.assert_array_equal(image, side[i])
+
+
+def test_files_passed_over_are_a_note(tmp_path):
+    for name in ("real", "fake"):
+        write_images(tmp_path / name, 3, (16, 16), 0)
+        (tmp_path / name / "x.heic").touch()
+    result = img2img.evaluate(real=str(tmp_path / "real"), fake=str(tmp_path / "fake"), metrics="drift")
+    assert "2 files were passed over: 2 .heic." in result.protocol["notes"]

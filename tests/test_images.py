@@ -1,6 +1,7 @@
 """Image files: what is written is read back, and what a file says of itself is what it holds."""
 
 import itertools
+import logging
 import os
 import re
 import socket
@@ -34,7 +35,6 @@ from img2img.data.images import (
     write_image,
 )
 from img2img.data.picture import DTYPES
-from img2img.data.raster import ADAM7
 from img2img.errors import ConfigError, DataError
 
 ORIENTATION = 0x0112
@@ -823,6 +823,8 @@ def text_of(count):
     return zlib.compress(b" " * count)
 
 
+# The passes of an interlaced PNG: the first row and column of each, and the steps to the next.
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 BESIDE = {
     "zTXt of 3 MB": chunk(b"zTXt", b"prompt\0\0" + text_of(3_000_000)),
     "iTXt of 3 MB": chunk(b"iTXt", b"x\0\1\0\0\0" + text_of(3_000_000)),
@@ -891,7 +893,8 @@ def test_pixels_of_a_png_that_changed_are_noticed(tmp_path, bits):
 
 
 @pytest.mark.parametrize(("colour_type", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_interlaced_png_of_16_bits(tmp_path, colour_type, samples, capfd):
+def test_interlaced_png_of_16_bits(tmp_path, colour_type, samples, capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
     path = tmp_path / "x.png"
     for height, width in ((13, 17), (1, 1), (2, 3), (8, 8), (1, 9), (5, 1)):
         rows, raw = pixels("uint16", samples, height, width), b""

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from img2img.data.images import Picture, _here, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.inference import backends, engine
 from img2img.inference.options import TranslateOptions
+from img2img.page import page
 
 TINY = {
     "size": 32,
@@ -1098,3 +1101,64 @@ def test_unknown_direction(folder, deep_folder, model):
         img2img.load(deep_folder, device="cpu", direction="b2a")
     with pytest.raises(ConfigError, match="no direction"):
         model(pixels(), direction="c2d")
+
+
+# Names and files of all kinds, on the command line
+
+ESCAPES = "\x1b]0;title\x07"
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """A folder with a good image, a damaged one whose name a terminal would obey, and three of other formats."""
+    write_image(tmp_path / "in" / "good.png", Picture(pixels()))
+    (tmp_path / "in" / f"{ESCAPES}.png").write_bytes(b"text")
+    for name in ("a.heic", "b.HEIC", "c.gif"):
+        (tmp_path / "in" / name).touch()
+    return tmp_path / "in"
+
+
+def test_names_are_shown_so_that_no_terminal_obeys_them(folder, odd, tmp_path, command_line):
+    code, out, err = command_line("translate", folder, odd, "--out", tmp_path / "out", "--precision", "fp32")
+    assert code == 1 and "1 images translated" in out and "1 failed" in out
+    assert "\x1b" not in out + err and "\x07" not in out + err
+    line = next(line for line in err.splitlines() if line.startswith("failed: "))
+    assert line.count("title") == 1 and "is none of the formats" in line
+    assert "3 files were passed over: 2 .heic, 1 .gif." in err.splitlines()
+
+
+def test_a_stream_that_cannot_encode_a_name_ends_nothing(folder, tmp_path):
+    write_image(tmp_path / "in" / "\u65e5\u672c.png", Picture(pixels()))
+    words = ["translate", folder, tmp_path / "in", "--out", tmp_path / "out_\u65e5\u672c", "--precision", "fp32"]
+    env = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-m", "img2img", *map(str, words)], capture_output=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert rb"out_\u65e5\u672c" in done.stdout
+    assert (tmp_path / "out_\u65e5\u672c" / "\u65e5\u672c.png").is_file()
+
+
+def test_a_target_that_is_a_folder_and_an_out_that_leads_nowhere(folder, tmp_path, command_line):
+    write_image(tmp_path / "in" / "x.png", Picture(pixels()))
+    (tmp_path / "out" / "x.png").mkdir(parents=True)
+    code, _, err = command_line("translate", folder, tmp_path / "in", "--out", tmp_path / "out", "--precision", "fp32")
+    assert code == 1 and "x.png, which is a folder." in err
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".json"] == ["x.png"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    code, _, err = command_line("translate", folder, tmp_path / "in", "--out", tmp_path / "link")
+    assert code == 2 and "link is a link that leads nowhere; give a folder." in err
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are text")
+def test_names_that_are_no_text(folder, tmp_path, command_line):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    write_image(odd / "caf\udce9.png", Picture(pixels()))
+    code, _, err = command_line("translate", folder, odd, "--out", odd.with_name("out\udce9"), "--precision", "fp32")
+    assert code == 0, err
+    assert read_image(odd.with_name("out\udce9") / "caf\udce9.png").array.shape == (32, 32, 3)
+    assert page("caf\udce9", "").encode()
+    shutil.copytree(folder, odd / "run")
+    code, _, err = command_line("info", odd / "run")
+    assert code == 2 and "cannot be opened: its name is not UTF-8; rename it or its folder." in err
+    with pytest.raises(img2img.Img2ImgError, match="cannot hold a model: its name is not UTF-8; choose another --out"):
+        img2img.train("dcgan", data=[pixels(seed=i) for i in range(3)], out=odd / "new", size=32, steps=1)
+    assert not (odd / "new").exists()

@@ -3,6 +3,7 @@
 import bisect
 import copy
 import io
+import logging
 import os
 import struct
 import threading
@@ -40,11 +41,11 @@ COLOUR_CHUNKS = {b"cICP": 4, b"cHRM": 32, b"gAMA": 4, b"sRGB": 1, b"mDCV": 24, b
 PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # the ancillary ones that change what is seen
 ABOUT = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}  # texts with an orientation
 PNG_START = 33  # bytes of the signature and the header chunk
-# The seven passes of an interlaced PNG: the first row and column of each, and the steps to the next.
-ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 MOST_BESIDE = 2**24  # bytes that a profile or such a text may unpack to
 
 JPEG_BYTES = 8  # room for each pixel of a progressive JPEG; black and white noise of quality 100 takes 3.3
+
+logging.getLogger("imagecodecs").addHandler(logging.NullHandler())  # or libpng's remarks go to stderr
 
 _pillow = threading.Lock()  # guards Pillow's limits and the process's warnings while a header is parsed
 _block = ImageFile.MAXBLOCK
@@ -288,40 +289,7 @@ def _deep(file: IO[bytes]) -> Array:
     import imagecodecs
 
     file.seek(0)
-    data = file.read()
-    array: Array = imagecodecs.png_decode(data) if not data[28] else _interlaced(data)
-    return array
-
-
-def _interlaced(data: bytes) -> Array:
-    """The pixels of an interlaced PNG of 16 bits: libpng would say on stderr that it was not told so."""
-    import imagecodecs
-
-    width, height = struct.unpack(">II", data[16:24])
-    pixel = {0: 2, 2: 6, 4: 4, 6: 8}[data[25]]
-    rows, others, at = io.BytesIO(), b"", 8
-    while at < len(data):
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if name == b"IDAT":
-            rows.write(data[at + 8 : at + 8 + length])
-        elif name == b"tRNS":
-            others = data[at : at + length + 12]
-        at += length + 12
-    raw = zlib.decompressobj().decompress(rows.getvalue(), height * (width * pixel + 7) + 8 * width * pixel)
-    array, at = None, 0
-    for top, left, down, across in ADAM7:
-        high, wide = -(-(height - top) // down), -(-(width - left) // across)
-        if high <= 0 or wide <= 0:
-            continue
-        size = high * (1 + wide * pixel)
-        header = struct.pack(">II", wide, high) + data[24:28] + b"\0"
-        chunks = _chunk(b"IHDR", header) + others + _chunk(b"IDAT", zlib.compress(raw[at : at + size], 1))
-        part = np.atleast_3d(imagecodecs.png_decode(data[:8] + chunks + _chunk(b"IEND", b"")))
-        if array is None:
-            array = np.empty((height, width, part.shape[2]), part.dtype)
-        array[top::down, left::across] = part
-        at += size
-    assert array is not None
+    array: Array = imagecodecs.png_decode(file.read())
     return array
 
 
