@@ -58,6 +58,7 @@ NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its op
 COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
 # Of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
+    "shm-size",
     "nproc-per-node",
     "fix",
     "large",
