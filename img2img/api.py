@@ -126,8 +126,6 @@ def train(
         options = saved["options"] | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
-    if {"steps", "epochs"} <= asked and train_config.steps:
-        raise ConfigError("--steps and --epochs both give the length of the run; give one of them.")
     refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     unresolved, method_config = method_config, method_class.resolve(method_config, data_config.size)
