@@ -38,7 +38,7 @@ def test_the_plain_loop_is_the_same_training(name, benchmark_module, monkeypatch
     batch = benchmark_module.batch_of(names, 2, 32, "cpu")
     twin = copy.deepcopy(method)
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.25))  # the noise; pools are not full
-    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *_: self.fill_(-0.5))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *_, **__: self.fill_(-0.5))
     step = benchmark_module.PLAIN[name](twin.train(), *batch.values())
     method.train().step(iter([batch]))
     step()
