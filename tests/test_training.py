@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,4 +406,11 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(pairs, quick, tmp_path, mon
         img2img.train("pix2pix", **options)
     kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert kept["step"] == 2
-    assert not list((tmp_path / "run").glob(".*.part*"))
+    assert [path for path in (tmp_path / "run").rglob("*") if "img2img-part" in path.name] == []
+
+
+def test_a_run_folder_that_was_taken_away_is_not_said_to_keep_anything(pairs, quick, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    at_step(monkeypatch, "pix2pix", 3, lambda scalars: shutil.rmtree(out) or scalars)
+    with pytest.raises(TrainingError, match=r"Cannot write .*; .*run with all that was saved is gone\."):
+        img2img.train("pix2pix", ab=pairs, out=out, generator="unet_32", **quick)

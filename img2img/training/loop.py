@@ -238,7 +238,11 @@ class _Progress:
 
     def kept(self) -> str:
         """What is safe on the disk, for a message."""
-        return f"step {self.saved_step} is kept in {self.run.folder}" if self.saved_step else "nothing was saved yet"
+        if not self.saved_step:
+            return "nothing was saved yet"
+        if not self.run.last.exists():
+            return f"{self.run.folder} with all that was saved is gone"
+        return f"step {self.saved_step} is kept in {self.run.folder}"
 
     def late(self, ask: bool) -> bool:
         """Whether the last checkpoint is too old for any process; asked of all at the same steps."""
