@@ -203,6 +203,18 @@ def test_a_run_knows_its_data_from_everywhere(dcgan, tmp_path, monkeypatch):
     assert "data has files of other contents" in said
 
 
+def test_evaluate_and_compare_find_the_data_from_elsewhere(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("plain", 1), ("striped", 2)):
+        write_images(tmp_path / name, 4, (32, 32), seed)
+    for name in ("one", "two"):
+        img2img.train("cyclegan", a="plain", b="striped", out=name, val_fraction=0.5, **quick | {"steps": 1})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = img2img.evaluate(tmp_path / "one", metrics="drift").protocol
+    assert str(found["images"]) == "2" and img2img.compare([tmp_path / "one", tmp_path / "two"], metrics="drift").rows
+
+
 def test_a_run_of_an_earlier_version_goes_on(run, dcgan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = json.loads((run / "config.json").read_text())
