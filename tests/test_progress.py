@@ -35,6 +35,19 @@ def clock(monkeypatch):
     return clock
 
 
+def test_the_rate_of_the_step_that_ends_a_trial_is_not_that_of_an_instant(tmp_path, clock):
+    journal = Journal(tmp_path, 100, 0)
+    journal.console.quiet = True
+    for step in range(1, 4):
+        clock.now += 2
+        journal.advance(step, 4, settled=step == 3)
+        assert journal.meter.pace.seconds is None or journal.meter.pace.seconds == 2
+    for step in (4, 5):
+        clock.now += 0.5
+        journal.advance(step, 4)
+    assert journal.meter.pace.seconds == 0.5 and " 8.0 img/s " in journal.meter.pace.text
+
+
 def test_durations_are_told_in_the_unit_that_fits():
     told = {0: "0:00:00", 189: "0:03:09", 3600: "1:00:00", 86399: "23:59:59", 86400: "1 d 0 h", 97200: "1 d 3 h"}
     assert {seconds: duration(seconds) for seconds in told} == told

@@ -101,10 +101,10 @@ class Journal:
         if self.meter is None:
             return
         pace = self.meter.pace
-        if settled and not self.settled:
-            pace.restart()
-        self.settled = settled
         self.meter.advance(step, work=images)
+        if settled and not self.settled:
+            pace.restart()  # from here on steps take as long as the rest
+        self.settled = settled
         if pace.warm and settled and not self.estimated:
             self.estimated = True
             seconds = self.total * (pace.seconds or 0.0)
