@@ -14,7 +14,6 @@ import typer
 from img2img import __version__
 from img2img.cli_equalize import add_equalizing
 from img2img.cli_evaluate import add_judging
-from img2img.data.options import Size
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.inference.options import (
     Count,
@@ -162,7 +161,7 @@ def import_(
     ] = None,
     direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
     size: Annotated[
-        Size | None, typer.Option(help="Size of the training images, for the record: the file does not tell it.")
+        int | None, typer.Option(help="Size of the training images, for the record: the file does not tell it.")
     ] = None,
     padding: Annotated[
         str | None,
