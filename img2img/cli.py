@@ -14,6 +14,7 @@ import typer
 from img2img import __version__
 from img2img.cli_equalize import add_equalizing
 from img2img.cli_evaluate import add_judging
+from img2img.data.options import SIDES
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.inference.options import (
     Count,
@@ -161,7 +162,9 @@ def import_(
     ] = None,
     direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
     size: Annotated[
-        int | None, typer.Option(help="Size of the training images, for the record: the file does not tell it.")
+        int | None,
+        typer.Option(help="Size of the training images, for the record: the file does not tell it."),
+        SIDES,
     ] = None,
     padding: Annotated[
         str | None,

@@ -8,7 +8,8 @@ from img2img.options import Choice, Options, Within
 
 DIRECTIONS = Choice(("a2b", "b2a"))
 
-Size = Annotated[int, "Side of the training images in pixels.", Within(1, 2**16)]
+SIDES = Within(1, 2**16)
+Size = Annotated[int, "Side of the training images in pixels.", SIDES]
 Augmentation = Annotated[
     str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + ".", Choice(tuple(PRESETS))
 ]
