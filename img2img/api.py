@@ -197,7 +197,7 @@ def _is_evaluated(folder: Path, model: Translator) -> bool:
     """Whether the evaluation of the newest model is there; a kill may have come before it."""
     try:
         step = json.loads((folder / RESULT).read_text())["protocol"]["step"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return step == model.card.step and (folder / PICTURE).is_file()
 

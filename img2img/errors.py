@@ -14,6 +14,11 @@ def needs(what: str, package: str, extra: str) -> str:
     return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
 
 
+def printable(text: str) -> str:
+    """Return the text on one line, with what a terminal would obey or cannot show written out as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class Img2ImgError(Exception):
     """Base of all errors a user can cause. The command line prints it as one line and exits with 2.
 
@@ -21,7 +26,7 @@ class Img2ImgError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class ConfigError(Img2ImgError):

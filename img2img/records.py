@@ -49,15 +49,14 @@ def read_text(path: Path) -> bytes:
     Raises:
         ModelFileError: if it is missing, cannot be read, is no regular file, or is far too large.
     """
-    name = ascii(str(path))[1:-1] if not str(path).isprintable() else str(path)
     try:
         if not path.is_file():
-            raise ModelFileError(f"There is no file {name}.")
+            raise ModelFileError(f"There is no file {path}.")
         if path.stat().st_size > LARGEST:
-            raise ModelFileError(f"{name} has more than {LARGEST // 2**20} MB; it was not written by img2img.")
+            raise ModelFileError(f"{path} has more than {LARGEST // 2**20} MB; it was not written by img2img.")
         return path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"{name} cannot be read: {error.strerror}.") from error
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_record(kind: type[Any], path: Path) -> dict[str, Any]:

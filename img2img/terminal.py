@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
-from img2img.errors import Interrupted
+from img2img.errors import Interrupted, printable
 from img2img.options import Choice, Option, Within, options_in, unused_in
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -124,11 +124,6 @@ def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
     return beginning
 
 
-def printable(text: str) -> str:
-    """Return the text with what a terminal would obey, as escapes in the name of a file, written out."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 @contextmanager
 def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """Show progress on stderr: functions that move it to so many of so many, and that print a line above it."""
@@ -139,7 +134,7 @@ def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, 
     console = Console(stderr=True, highlight=False)
 
     def say(text: str) -> None:
-        console.print(printable(text), markup=False, soft_wrap=True)
+        console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
     meter = Meter(console, what, say=say, unit=unit)
     try:

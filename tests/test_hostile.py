@@ -18,10 +18,12 @@ import img2img
 from img2img import BatchEqualizer
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError
 from img2img.evaluation.sides import Sides
+from img2img.inference.record import RECORD
 from img2img.interchange.info import model_info, rows
 from img2img.records import from_json
 from img2img.training.checkpoint import load_generator, read_card
 from img2img.training.config import RunRecord
+from img2img.training.folder import logged_steps
 from img2img.training.journal import read_log, rewrite_report
 
 BAD = (None, True, -1, 0, 10**30, 1.5, float("nan"), "x", "", [], [1], {}, {"a": 1}, "\x1b[2J", "\ud800")
@@ -228,6 +230,25 @@ class TestRunFolders:
         assert unsound(json.loads(first), use) == []
         log.write_text("5\n" + "\n".join(rest) + "\n")
         assert "Line 1 of" in refused(ModelFileError, read_log, log)
+
+    def test_any_record_of_results(self, run, tmp_path):
+        model = img2img.load(run, precision="fp32")
+        write_images(tmp_path / "in", 1, (32, 32), 1)
+        img2img.translate(model, tmp_path / "in", tmp_path / "out")
+        path = tmp_path / "out" / RECORD
+        record = json.loads(path.read_text())
+
+        def use(text):
+            path.write_text(text)
+            img2img.translate(model, tmp_path / "in", tmp_path / "out")
+
+        assert unsound(record, use) == []
+
+    def test_a_log_or_an_evaluation_that_nests_without_end(self, copied):
+        for name in ("log.jsonl", "evaluation.json"):
+            (copied / name).write_text("[" * 50_000)
+        assert logged_steps(copied) == []
+        assert img2img.api._is_evaluated(copied, img2img.load(copied)) is False
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
     @pytest.mark.parametrize("name", ["config.json", "log.jsonl"])

@@ -2,19 +2,35 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from img2img.data.images import atomic
 from img2img.data.picture import shown
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, ModelFileError
 from img2img.inference.options import FolderOptions, TranslateOptions
 from img2img.inference.translator import Translator
+from img2img.records import read_record
 
 RECORD = ".img2img.json"
 BY_MACHINE = ("device", "precision", "backend", "threads")  # what was not asked for is taken from the record
 NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report")  # options that pixels do not depend on
+
+
+@dataclass
+class _Record:
+    """What a record says of how results were computed."""
+
+    options: dict[str, Any]
+    precision: Literal["fp32", "bf16"]
+    backend: str
+    threads: Annotated[int, Interval(ge=1, le=4096)] | None = None
+    model: str | None = None
+    direction: str | None = None
+    device: str | None = None
 
 
 def settled(
@@ -92,19 +108,12 @@ def _holds_results(out: Path) -> bool:
 
 def _read(out: Path) -> dict[str, Any] | None:
     path = out / RECORD
-    try:
-        known = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (OSError, ValueError):
-        known = None
-    valid = isinstance(known, dict) and known.get("precision") in ("fp32", "bf16")
-    valid = valid and isinstance(known.get("options"), dict) and isinstance(known.get("backend"), str)
-    threads = known.get("threads") if valid else None
-    if not valid or not (threads is None or (isinstance(threads, int) and 1 <= threads <= 4096)):
-        raise ConfigError(f"{shown(path)} is damaged; remove it, and the results of the folder with it.")
-    checked: dict[str, Any] = known
-    return checked
+    try:
+        return read_record(_Record, path)
+    except ModelFileError as error:
+        raise ConfigError(f"{shown(path)} is damaged; remove it, and the results of the folder with it.") from error
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

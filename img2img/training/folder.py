@@ -134,7 +134,7 @@ def _clear(folder: Path) -> None:
 def logged_steps(folder: Path) -> list[int]:
     """The steps in the log of a run, as far as it can be read."""
     steps = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
             steps.append(int(json.loads(line)["step"]))
     return steps
