@@ -216,7 +216,7 @@ def load(
         path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
-            first image comes out close enough to fp32.
+            model draws a fixed picture close enough to fp32.
         direction: the direction to translate in; by default the model's first.
         backend: what runs the network: "auto", "eager", "compile" or "openvino".
 
