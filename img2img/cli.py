@@ -15,7 +15,7 @@ from img2img import __version__
 from img2img.cli_equalize import add_equalizing
 from img2img.cli_evaluate import add_judging
 from img2img.data.options import SIDES
-from img2img.errors import Img2ImgError, Interrupted
+from img2img.errors import Img2ImgError, Interrupted, counted
 from img2img.inference.options import (
     Count,
     FolderOptions,
@@ -120,7 +120,8 @@ def translate(
     skipped = f", {summary.skipped} were there already" if summary.skipped else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
-    typer.echo(f"{summary.translated} images translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
+    images = counted(summary.translated, "image", "images")
+    typer.echo(f"{images} translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
         typer.echo(f"computed with {summary.computed}")
     if summary.failed:
@@ -145,7 +146,7 @@ def sample(
     with stoppable("Stopped. The same command does what is missing."), progress_bar("drawing") as (advance, _):
         written = img2img.api.sample(model, n, out=out, progress=advance, **options)
     skipped = f", {written.skipped} were there already" if written.skipped else ""
-    typer.echo(f"{written.drawn} images drawn into {out}{skipped}")
+    typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for picture in written.pictures:
         typer.echo(f"picture: {picture}")
 

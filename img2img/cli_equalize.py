@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from img2img.errors import ConfigError, choose
+from img2img.errors import ConfigError, choose, counted
 from img2img.lab import options as types
 from img2img.options import Option, arguments_of
 from img2img.outline import outline
@@ -196,7 +196,7 @@ def _transform(
     done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))
     flagged = sum(isinstance(words, str) and bool(words) for words in result.get("flags", ()))
     shares = [f", {kept} were there already" if kept else "", f", {failed} failed" if failed else ""]
-    typer.echo(f"{done} images equalized into {out}{''.join(shares)}; {flagged} flagged")
+    typer.echo(f"{counted(done, 'image', 'images')} equalized into {out}{''.join(shares)}; {flagged} flagged")
     typer.echo(f"listed in {out / 'equalized.csv'}")
     typer.echo(BANNER)
     if failed:

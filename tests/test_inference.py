@@ -1120,7 +1120,7 @@ def odd(tmp_path):
 
 def test_names_are_shown_so_that_no_terminal_obeys_them(folder, odd, tmp_path, command_line):
     code, out, err = command_line("translate", folder, odd, "--out", tmp_path / "out", "--precision", "fp32")
-    assert code == 1 and "1 images translated" in out and "1 failed" in out
+    assert code == 1 and "1 image translated" in out and "1 failed" in out
     assert "\x1b" not in out + err and "\x07" not in out + err
     line = next(line for line in err.splitlines() if line.startswith("failed: "))
     assert line.count("title") == 1 and "is none of the formats" in line
