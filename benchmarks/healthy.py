@@ -66,8 +66,8 @@ def data_of(method, names, root):
 
 def judged(folder):
     """What the diagnosis says of a run, and when."""
-    from img2img.training.diagnosis import Diagnosis
-    from img2img.training.journal import read_log
+    from img2img.report.diagnosis import Diagnosis
+    from img2img.runs.record import read_log
 
     steps = json.loads((folder / "config.json").read_text())["options"]["steps"]
     diagnosis = Diagnosis(steps)

@@ -75,8 +75,8 @@ def toy(job):
 def failing(job):
     """One game that is made to fail: what is found, and after which share of the run."""
     import img2img
-    from img2img.training.diagnosis import Diagnosis
-    from img2img.training.journal import read_log
+    from img2img.report.diagnosis import Diagnosis
+    from img2img.runs.record import read_log
 
     kind, out = job
     method, options = FAILING[kind]
@@ -99,11 +99,11 @@ def failing(job):
 def mnist(job):
     """One method on MNIST at 32 px for some minutes, judged by a classifier of real digits."""
     import img2img
-    from img2img.classes import Classifier
     from img2img.data.idx import read_idx
     from img2img.data.images import resize
-    from img2img.inference.options import SampleOptions
-    from img2img.inference.sampling import write_samples
+    from img2img.evaluation.classes import Classifier
+    from img2img.model.options import SampleOptions
+    from img2img.model.sampling import write_samples
 
     name, data, minutes, out = job
     method, options = IMAGES[name]
@@ -164,7 +164,7 @@ def draw_toys(out, target):
 def draw_failing(out, target):
     """Of each game that was made to fail and lived to save a model: its last samples, and what its log shows."""
     import img2img
-    from img2img.training.journal import read_log
+    from img2img.runs.record import read_log
 
     folders = {kind: out / f"failing_{kind.replace(' ', '_')}" for kind in FAILING}
     folders = {kind: folder for kind, folder in folders.items() if (folder / "model.safetensors").exists()}

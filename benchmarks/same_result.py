@@ -66,7 +66,7 @@ class SimulatedBf16(TorchFunctionMode):
 def train_one(kind, method, seed, data, out, device):
     """One run, and its score on held-out images."""
     import img2img
-    from img2img.runtime import Runtime, multiplies_bf16
+    from img2img.runtime.device import Runtime, multiplies_bf16
 
     folder, options, metric = ROWS[method]
     options = COMMON | options | {"seed": seed, "compile": "on" if kind == "compiled" else "off"}

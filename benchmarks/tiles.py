@@ -37,7 +37,7 @@ def picture(size, channels, seed=0):
 
 def compare(model, image, tile, precision):
     import img2img
-    from img2img.inference.options import TranslateOptions
+    from img2img.model.options import TranslateOptions
 
     translator = img2img.load(model, precision=precision)
     begin = time.perf_counter()

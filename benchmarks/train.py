@@ -204,7 +204,7 @@ def our_step(method, batch, device, kind):
     import torch
 
     from img2img.networks.regions import checkpoint_parts, compile_parts
-    from img2img.runtime import Runtime
+    from img2img.runtime.device import Runtime
 
     runtime = Runtime.start(device, "fp32" if kind == "ours fp32" else "auto")
     if kind == "ours deterministic":
@@ -316,7 +316,7 @@ class Worker:
 def kinds_of(method, args):
     import torch
 
-    from img2img.runtime import pick_precision
+    from img2img.runtime.device import pick_precision
 
     kinds = ["plain", "ours"]
     if pick_precision("auto", torch.device(args.device)) is not torch.float32:

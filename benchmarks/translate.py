@@ -47,7 +47,7 @@ def make_model(path, generator, channels=3, width=64):
 
     from img2img.data.scale import Scale
     from img2img.methods import METHODS
-    from img2img.training.checkpoint import Direction, ModelCard, save_model
+    from img2img.model.file import Direction, ModelCard, save_model
 
     torch.manual_seed(0)
     method = "pix2pix" if generator.startswith("unet") else "cyclegan"
@@ -61,8 +61,8 @@ def plain_loop(model, source, out):
     """What is compared with."""
     import torch
 
+    from img2img.model.file import load_generator, read_card
     from img2img.networks import layers
-    from img2img.training.checkpoint import load_generator, read_card
 
     layers.MATMUL_PIXELS = 0  # PyTorch's own convolutions everywhere
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -137,7 +137,7 @@ def measure(generator, folder, args):
 def compile_and_compare(generator, folder, args):
     """Seconds of the first compiled batch, and how many times as fast as others the later ones are."""
     import img2img
-    from img2img.inference.options import TranslateOptions
+    from img2img.model.options import TranslateOptions
 
     model, source = folder / f"{generator}.safetensors", folder / "images"
     make_model(model, generator)

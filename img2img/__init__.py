@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from img2img.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from img2img import modes as modes
     from img2img.api import (
         load as load,
         sample as sample,
@@ -13,22 +14,21 @@ if TYPE_CHECKING:
         translate_folder as translate_folder,
     )
     from img2img.errors import Img2ImgError as Img2ImgError
+    from img2img.evaluation import modes as modes
     from img2img.evaluation.compare import compare as compare
     from img2img.evaluation.evaluate import evaluate as evaluate, rank as rank
-    from img2img.inference.sampling import Sampler as Sampler
-    from img2img.inference.translator import Translator as Translator
     from img2img.interchange.export import export_model as export_model
     from img2img.interchange.pth import import_model as import_model
     from img2img.lab.equalizer import BatchEqualizer as BatchEqualizer
-
-__version__ = "0.1.0"
+    from img2img.model.sampling import Sampler as Sampler
+    from img2img.model.translator import Translator as Translator
 
 # Imported when first used: `import img2img` and `img2img --help` must not wait for torch.
 _HOMES = {
     "BatchEqualizer": "img2img.lab.equalizer",
     "Img2ImgError": "img2img.errors",
-    "Sampler": "img2img.inference.sampling",
-    "Translator": "img2img.inference.translator",
+    "Sampler": "img2img.model.sampling",
+    "Translator": "img2img.model.translator",
     "compare": "img2img.evaluation.compare",
     "evaluate": "img2img.evaluation.evaluate",
     "export_model": "img2img.interchange.export",
@@ -41,7 +41,7 @@ _HOMES = {
     "translate_folder": "img2img.api",
 }
 
-_MODULES = {"modes"}
+_MODULES = {"modes": "img2img.evaluation.modes"}
 _LAB = {"sklearn", "skimage", "scipy", "pandas"}  # the extra [lab]
 
 __all__ = [
@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"img2img.{name}")
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'img2img' has no attribute '{name}'")
     try:

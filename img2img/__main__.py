@@ -20,7 +20,7 @@ def main() -> None:
     with suppress(ValueError):
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
-    from img2img import cli
+    from img2img.cli import main as cli
 
     cli.main()
 

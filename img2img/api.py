@@ -16,22 +16,23 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img import keywords
-from img2img.core.game import Method
+from img2img.core.method import Method
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import LAYOUTS, Opened
 from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
-from img2img.docstrings import documented
 from img2img.errors import ConfigError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides
-from img2img.inference import engine
-from img2img.inference.engine import Outcome, Summary, write_report
-from img2img.inference.options import (
+from img2img.methods import METHODS
+from img2img.metrics.options import MetricOptions
+from img2img.model import folder as engine
+from img2img.model.file import Direction, ModelCard, read_card
+from img2img.model.folder import Outcome, Summary, write_report
+from img2img.model.options import (
     Count,
     FolderOptions,
     LoadOptions,
@@ -39,20 +40,20 @@ from img2img.inference.options import (
     SampleOptions,
     TranslateOptions,
 )
-from img2img.inference.sampling import Sampler, Written, write_samples
-from img2img.inference.translator import DRAWS, Translator, model_file
-from img2img.methods import METHODS
-from img2img.metrics.options import MetricOptions
+from img2img.model.sampling import Sampler, Written, write_samples
+from img2img.model.translator import DRAWS, Translator, model_file
 from img2img.networks import DISCRIMINATORS
-from img2img.options import check_names, given, option, refuse_idle, split
-from img2img.output import stderr_console
-from img2img.records import read_record
-from img2img.runtime import Runtime, environment
-from img2img.training.checkpoint import Direction, ModelCard, read_card
-from img2img.training.config import OPERATIONAL, RunRecord, TrainConfig, flat
-from img2img.training.folder import begun, has_results, refuse_foreign
+from img2img.options import keywords
+from img2img.options.declared import check_names, given, option, refuse_idle, split
+from img2img.options.docstrings import documented
+from img2img.report.run import read_facts, rewrite_report
+from img2img.runs.folder import begun, has_results, refuse_foreign
+from img2img.runs.record import OPERATIONAL, RunRecord
+from img2img.runtime.device import Runtime, environment
+from img2img.runtime.output import stderr_console
+from img2img.runtime.records import read_record
+from img2img.training.config import TrainConfig, flat
 from img2img.training.groups import groups_of
-from img2img.training.journal import read_facts, rewrite_report
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 

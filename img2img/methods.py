@@ -8,7 +8,7 @@ from img2img.core.options import Adversarial, DCGANConfig, GANConfig, WGANConfig
 from img2img.translation.options import CycleGANConfig, Pix2PixConfig
 
 if TYPE_CHECKING:
-    from img2img.core.game import Method
+    from img2img.core.method import Method
 
 PLACES = {
     "cyclegan": ("img2img.translation.cyclegan", "CycleGAN"),

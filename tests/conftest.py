@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from img2img import cli
+from img2img.cli import main as cli
 from img2img.errors import Img2ImgError
 
 torch.set_num_threads(1)  # tiny maps; with more, threads wait for each other on a busy machine

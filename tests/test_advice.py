@@ -13,9 +13,9 @@ from img2img.api import _refuse_wrong_size, options_of
 from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.networks import DISCRIMINATORS, GENERATORS
-from img2img.training.advice import REMEDIES, remedies
+from img2img.report.advice import REMEDIES, remedies
+from img2img.report.diagnosis import MEANINGS
 from img2img.training.config import TrainConfig, flat
-from img2img.training.diagnosis import MEANINGS
 
 SIZE, SMALL = 32, {"width": 4, "d_width": 4}
 TRANSLATOR = {"generator": "unet_32", "discriminator": "patch_16"}
@@ -166,7 +166,7 @@ def test_the_sentence_on_a_wrong_size():
 
 def test_a_long_run_is_told_how_to_be_shorter_by_options_that_are_accepted():
     from img2img.api import _shorten
-    from img2img.runtime import Runtime
+    from img2img.runtime.device import Runtime
 
     def told(name, size, training=None, **options):
         method_class = METHODS[name]

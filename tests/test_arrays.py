@@ -188,7 +188,7 @@ def test_a_profile_of_other_channels_is_dropped(runs):
 @pytest.mark.parametrize("method", ["cyclegan", "dcgan"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
     found = []
 
     def stop(built, train, heldout, config, run, runtime, *rest):

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from img2img import averaging
+from img2img.runtime import averaging
 
 
 def network():

@@ -18,15 +18,17 @@ import tifffile
 import typer
 from PIL import Image
 
-from img2img import BatchEqualizer, __version__, cli, cli_equalize
-from img2img.cli_equalize import add_equalizing
+from img2img import BatchEqualizer, __version__
+from img2img.cli import equalize as cli_equalize, main as cli
+from img2img.cli.equalize import add_equalizing
 from img2img.data.opening import LAYOUTS
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
-from img2img.training.config import OPERATIONAL, TrainConfig
+from img2img.runs.record import OPERATIONAL
+from img2img.training.config import TrainConfig
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 FIELDS = [
     (name, field.name, get_args(get_type_hints(config, include_extras=True)[field.name])[1])
     for name, method in METHODS.items()
@@ -260,7 +262,7 @@ def test_a_bug_shows_its_traceback(methods, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "add_methods", lambda: None)
-    monkeypatch.setattr("img2img.inference.translator.Translator", broken)
+    monkeypatch.setattr("img2img.model.translator.Translator", broken)
     monkeypatch.setattr(sys, "argv", ["img2img", "translate", "x", "y", "--out", "z"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -576,7 +578,7 @@ class Absent:
 
 sys.meta_path.insert(0, Absent)
 sys.argv = ["img2img", "equalize", "transform", "eq", "plates.csv", "--out", "out"]
-from img2img.cli import main
+from img2img.cli.main import main
 main()
 """
     done = python("-c", code)

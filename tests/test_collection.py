@@ -12,7 +12,7 @@ from conftest import refused, write_images
 from PIL import Image
 
 import img2img
-from img2img.core.game import Method
+from img2img.core.method import Method
 from img2img.data.collection import Images, ImagesConfig, open_images
 from img2img.data.idx import is_idx, read_idx
 from img2img.data.opening import LAYOUTS

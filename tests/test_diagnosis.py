@@ -6,7 +6,7 @@ import random
 import pytest
 
 import img2img
-from img2img.training.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
+from img2img.report.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
 from img2img.training.journal import Journal
 
 HEALTHY = {"d_real": 0.8, "d_fake": 0.7, "diversity": 0.9, "grad_G": 1.0, "grad_D": 1.0}

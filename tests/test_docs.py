@@ -28,19 +28,19 @@ import typer
 from PIL import Image
 
 import img2img
-from img2img import cli
-from img2img.cli_equalize import add_equalizing
+from img2img.cli import main as cli
+from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
 from img2img.data.layouts import DataConfig
 from img2img.data.opening import LAYOUTS
 from img2img.evaluation.options import EvaluateOptions
-from img2img.inference.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
-from img2img.options import options_in, unused_in
+from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
+from img2img.options.declared import options_in, unused_in
 from img2img.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ import sys
 
 import torch
 
-from img2img.cli import main
+from img2img.cli.main import main
 
 torch.set_num_threads(1)
 tiny = {tiny!r}

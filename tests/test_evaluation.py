@@ -22,8 +22,8 @@ from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Side, Sides
 from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, names_of
-from img2img.training.remarks import MODEL, NOTHING, of_evaluation
-from img2img.training.result import meanings
+from img2img.report.remarks import MODEL, NOTHING, of_evaluation
+from img2img.report.result import meanings
 from img2img.training.validation import kept_steps
 
 SIZE = 32

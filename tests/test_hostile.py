@@ -18,13 +18,13 @@ import img2img
 from img2img import BatchEqualizer
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError
 from img2img.evaluation.sides import Sides
-from img2img.inference.record import RECORD
 from img2img.interchange.info import model_info, rows
-from img2img.records import from_json
-from img2img.training.checkpoint import load_generator, read_card
-from img2img.training.config import RunRecord
-from img2img.training.folder import logged_steps
-from img2img.training.journal import read_log, rewrite_report
+from img2img.model.file import load_generator, read_card
+from img2img.model.record import RECORD
+from img2img.report.run import rewrite_report
+from img2img.runs.folder import logged_steps
+from img2img.runs.record import RunRecord, read_log
+from img2img.runtime.records import from_json
 
 BAD = (None, True, -1, 0, 10**30, 1.5, float("nan"), "x", "", [], [1], {}, {"a": 1}, "\x1b[2J", "\ud800")
 
@@ -194,8 +194,8 @@ class TestRunFolders:
     @pytest.fixture
     def undrawn(self, monkeypatch):
         """Reports without curves, which hundreds of them would take minutes for."""
-        monkeypatch.setattr("img2img.training.report.training_panels", lambda rows: [])
-        monkeypatch.setattr("img2img.training.report._held_out_panels", lambda run: [])
+        monkeypatch.setattr("img2img.report.run.training_panels", lambda rows: [])
+        monkeypatch.setattr("img2img.report.run._held_out_panels", lambda run: [])
 
     @pytest.mark.parametrize("name", ["report.json", "evaluation.json"])
     def test_any_result(self, copied, name, undrawn):

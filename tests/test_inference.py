@@ -27,9 +27,9 @@ from torch import nn
 import img2img
 from img2img.data.images import Picture, _here, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
-from img2img.inference import backends, engine
-from img2img.inference.options import TranslateOptions
-from img2img.page import page
+from img2img.model import backends, folder as engine
+from img2img.model.options import TranslateOptions
+from img2img.report.page import page
 
 TINY = {
     "size": 32,
@@ -389,7 +389,7 @@ def test_other_errors_are_not_taken_for_full_memory(model, monkeypatch):
 
 def test_bf16_is_used_where_it_is_close_to_fp32(folder, monkeypatch):
     exact = img2img.load(folder, device="cpu", precision="fp32")(pixels())
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
     model = img2img.load(folder, device="cpu")
     assert np.abs(model(pixels()).astype(int) - exact).mean() <= 2
     assert re.fullmatch(r"cpu, bf16, \d\.\d\d/255 from fp32", model.describe())
@@ -397,8 +397,8 @@ def test_bf16_is_used_where_it_is_close_to_fp32(folder, monkeypatch):
 
 def test_bf16_is_not_used_where_it_is_not_close(folder, monkeypatch):
     exact = img2img.load(folder, device="cpu", precision="fp32")(pixels())
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
-    monkeypatch.setattr("img2img.inference.backends.difference", lambda x, y: 0.1)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.model.backends.difference", lambda x, y: 0.1)
     model = img2img.load(folder, device="cpu")
     np.testing.assert_array_equal(model(pixels()), exact)
     assert model.describe() == "cpu, fp32, because bf16 was 12.75/255 away"
@@ -408,14 +408,14 @@ def test_bf16_is_not_used_where_it_is_not_close(folder, monkeypatch):
 
 
 def test_16_bit_goes_through_fp32(deep_folder, monkeypatch):
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
     assert img2img.load(deep_folder, device="cpu").describe() == "cpu, fp32"
 
 
 @pytest.fixture
 def with_bf16(monkeypatch):
     """A machine that multiplies bf16."""
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
 
 
 def test_precision_depends_on_the_model_alone(folder, with_bf16):
@@ -721,7 +721,7 @@ def test_full_disk_stops_the_job(model, source, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("img2img.inference.engine.write_image", full)
+    monkeypatch.setattr("img2img.model.folder.write_image", full)
     with pytest.raises(TrainingError, match=r"The disk is full; .* was not written. Make room"):
         translate_folder(model, source, tmp_path / "out")
 
@@ -771,7 +771,7 @@ def test_files_are_let_go_when_done(model, tmp_path, monkeypatch):
         read.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr("img2img.inference.engine.read_image", watched)
+    monkeypatch.setattr("img2img.model.folder.read_image", watched)
     alive = [
         sum(reference() is not None for reference in list(read))
         for _ in img2img.translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2)
@@ -942,7 +942,7 @@ def test_what_is_missing_is_computed_as_the_rest_was(folder, photos, tmp_path, m
     assert re.fullmatch(r"cpu, bf16, .* from fp32", first.computed)
     expected = contents(out)
     (out / "1.png").unlink()
-    monkeypatch.setattr("img2img.runtime.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: False)
     model = img2img.load(folder, device="cpu")
     again = img2img.translate(model, photos, out)
     assert (again.translated, again.skipped, again.computed) == (1, 8, "cpu, bf16")

@@ -24,8 +24,8 @@ from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
 from img2img.methods import METHODS
+from img2img.model.file import Direction, ModelCard, load_generator, read_card, save_model
 from img2img.networks import GENERATORS
-from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card, save_model
 
 # The published networks, put together from the tables of their layout: which module sits where in which sequence.
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import img2img
-from img2img.classes import Classifier
 from img2img.errors import DataError
-from img2img.modes import grid, ring, stacked
+from img2img.evaluation.classes import Classifier
+from img2img.evaluation.modes import grid, ring, stacked
 
 
 @pytest.mark.parametrize(("mixture", "modes"), [(ring(), 8), (grid(), 25), (ring(modes=3), 3)])

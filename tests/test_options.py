@@ -14,20 +14,20 @@ import torch
 from conftest import refused
 
 import img2img
-from img2img import cli
-from img2img.cli_equalize import add_equalizing
+from img2img.cli import main as cli
+from img2img.cli.equalize import add_equalizing
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.options import Adversarial
 from img2img.data.options import DataConfig
 from img2img.errors import ConfigError
 from img2img.evaluation.options import EvaluateOptions
-from img2img.inference.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.lab import adversarial, options as lab_options
 from img2img.lab.equalizer import BatchEqualizer
 from img2img.methods import CONFIGS, METHODS, PLACES
+from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.networks import layers
-from img2img.options import Choice, Options, Within, arguments_of, options_in, split
-from img2img.outline import keys, outline
+from img2img.options.declared import Choice, Options, Within, arguments_of, options_in, split
+from img2img.options.outline import keys, outline
 from img2img.training.config import TrainConfig
 from img2img.training.groups import HEADINGS, groups_of, headings_of
 from img2img.translation import options as o

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from img2img.progress import Meter, Pace, duration, in_words, rate
+from img2img.runtime.progress import Meter, Pace, duration, in_words, rate
 from img2img.training.journal import Journal
 
 LOSSES = {
@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("img2img.progress.time.monotonic", clock)
+    monkeypatch.setattr("img2img.runtime.progress.time.monotonic", clock)
     monkeypatch.setattr(Pace.__init__, "__defaults__", (*Pace.__init__.__defaults__[:-1], clock))
     return clock
 
@@ -162,7 +162,7 @@ def test_a_long_run_says_once_how_long_it_takes_and_how_to_shorten_it(tmp_path, 
 
 
 def test_commands_show_progress_too(clock, capfd):
-    from img2img.terminal import progress_bar
+    from img2img.cli.terminal import progress_bar
 
     with progress_bar("a2b") as (advance, _):
         for done in range(31):
@@ -175,7 +175,7 @@ def test_commands_show_progress_too(clock, capfd):
 
 
 def test_a_quick_job_prints_no_line(clock, capfd):
-    from img2img.terminal import progress_bar
+    from img2img.cli.terminal import progress_bar
 
     with progress_bar("a2b") as (advance, _):
         clock.now += 1

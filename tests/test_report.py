@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from img2img.training.diagnosis import Finding
-from img2img.training.report import SHOWN_SAMPLES, write_report
+from img2img.report.diagnosis import Finding
+from img2img.report.run import SHOWN_SAMPLES, write_report
 
 FACTS = {
     "method": "cyclegan",

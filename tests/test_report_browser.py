@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from test_report import FACTS, full_folder, noise_rows, records, run_folder
 
-from img2img.training.curves import WIDE
-from img2img.training.report import write_report
+from img2img.report.curves import WIDE
+from img2img.report.run import write_report
 
 MISSING = "needs {}, which `scripts/browser` installs"
 selenium = pytest.importorskip("selenium", reason=MISSING.format("selenium"))

@@ -16,9 +16,9 @@ from PIL import Image
 
 import img2img
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
+from img2img.model.file import load_resume
+from img2img.runs.folder import LOCK, begun
 from img2img.training import loop
-from img2img.training.checkpoint import load_resume
-from img2img.training.folder import LOCK, begun
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
 
@@ -132,7 +132,7 @@ def test_options_are_compared_before_the_first_save(dcgan, tmp_path, monkeypatch
 
 def test_two_at_once_are_refused_and_a_lock_ends_with_its_process(dcgan, tmp_path):
     out = tmp_path / "run"
-    hold = "import sys, time, pathlib\nfrom img2img.training.folder import begun\n"
+    hold = "import sys, time, pathlib\nfrom img2img.runs.folder import begun\n"
     hold += "with begun(pathlib.Path(sys.argv[1]), dict):\n    print('held', flush=True)\n    time.sleep(60)\n"
     other = subprocess.Popen([sys.executable, "-c", hold, str(out)], env=ENV, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"

@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import img2img
-from img2img import cli
 from img2img.api import sample
+from img2img.cli import main as cli
 from img2img.data.images import find_images, read_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
-from img2img.inference.sampling import GRID_IMAGES, WALKS, Sampler
 from img2img.interchange.export import export_model
-from img2img.training.checkpoint import read_card, save_model
+from img2img.model.file import read_card, save_model
+from img2img.model.sampling import GRID_IMAGES, WALKS, Sampler
 
 ROOT = Path(cli.__file__).parents[1]
 OPTIONS = dict(steps=2, batch_size=3, latent=3, width=8, d_width=2, device="cpu", precision="fp32", quiet=True)

@@ -8,17 +8,17 @@ from test_training import RHYTHM, assert_equal, at_step, images, log_of, options
 from torch import nn
 
 import img2img
-from img2img import compiling
-from img2img.compiling import Compiling
 from img2img.core.penalties import gradient_penalty
 from img2img.errors import ConfigError, Interrupted
+from img2img.model.file import load_resume
 from img2img.networks import DISCRIMINATORS, GENERATORS, regions
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.networks.resnet import ResidualBlock
-from img2img.runtime import Runtime
+from img2img.runtime import compiling
+from img2img.runtime.compiling import Compiling
+from img2img.runtime.device import Runtime
 from img2img.training import loop
-from img2img.training.checkpoint import load_resume
 from img2img.training.config import TrainConfig
 
 NETWORKS = {

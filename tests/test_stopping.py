@@ -20,8 +20,8 @@ from img2img.data import images, layouts, patience, workers
 from img2img.data.stream import stream
 from img2img.errors import DataError, Interrupted, TrainingError
 from img2img.methods import METHODS
+from img2img.model.file import load_resume
 from img2img.training import loop, stops
-from img2img.training.checkpoint import load_resume
 from img2img.training.stops import Stops
 
 ROOT = Path(img2img.__file__).parents[1]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from img2img.inference import tiling
-from img2img.inference.tiling import Lazy, Memory
+from img2img.model import tiling
+from img2img.model.tiling import Lazy, Memory
 from img2img.networks import GENERATORS
 from img2img.networks.layers import init_weights
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import img2img
 from img2img.errors import ConfigError, Interrupted, ModelFileError, TrainingError
 from img2img.methods import METHODS
-from img2img.training.checkpoint import load_resume, read_card
+from img2img.model.file import load_resume, read_card
 from img2img.training.config import Schedule
 from img2img.training.ema import Ema
 
@@ -344,7 +344,7 @@ WORKER = """
 import json, sys
 import torch
 import img2img
-from img2img.core.game import Method
+from img2img.core.method import Method
 
 def add_player(self, name, *networks, lr, beta1):
     parameters = [p for network in networks for p in network.parameters()]

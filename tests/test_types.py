@@ -1,4 +1,4 @@
-"""What type checkers and `help` see of the options. `python tests/test_types.py` writes `img2img/keywords.py` anew."""
+"""What type checkers and `help` see of the options. `python tests/test_types.py` writes `options/keywords.py` anew."""
 
 import inspect
 import os
@@ -12,11 +12,12 @@ from typing import get_type_hints
 import pytest
 
 import img2img
-from img2img import api, keywords
-from img2img.docstrings import in_code
+from img2img import api
 from img2img.evaluation.compare import compare
-from img2img.inference.options import TranslateOptions
 from img2img.methods import METHODS
+from img2img.model.options import TranslateOptions
+from img2img.options import keywords
+from img2img.options.docstrings import in_code
 
 ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
@@ -118,7 +119,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import img2img
-from img2img.inference.engine import Summary
+from img2img.model.folder import Summary
 
 method: str = input()
 model = img2img.train("pix2pix", ab=Path("x"), size=64, lr=1e-4, out=Path("run"), quiet=True)

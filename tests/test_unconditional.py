@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 import img2img
 from img2img.core import wgan
+from img2img.core.noise import NOISES, SHOWN, diversity, draw_noise
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.penalties import PENALTIES
-from img2img.core.unconditional import NOISES, SHOWN, diversity, draw_noise
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted
-from img2img.inference.sampling import Sampler
 from img2img.methods import METHODS
+from img2img.model.file import load_resume, read_card
+from img2img.model.sampling import Sampler
 from img2img.networks.dcgan import SIZES
-from img2img.training.checkpoint import load_resume, read_card
 
 UNCONDITIONAL = [name for name, method in METHODS.items() if method.layout == "images"]
 SMALL = {"mlp": 2, "dcgan": 16}

@@ -2,7 +2,7 @@
 Networks", ICLR 2016, arXiv:1511.06434.
 """
 
-from img2img.core import unconditional as u
+from img2img.core import noise as u
 from img2img.core.options import DCGANConfig
 
 

@@ -2,7 +2,7 @@
 NeurIPS 2014, arXiv:1406.2661.
 """
 
-from img2img.core import unconditional as u
+from img2img.core import noise as u
 from img2img.core.options import GANConfig
 
 

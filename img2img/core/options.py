@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from img2img.options import Choice, Options, Within
+from img2img.options.declared import Choice, Options, Within
 
 OBJECTIVES = Choice(table="img2img.core.objectives.OBJECTIVES")
 PENALTIES = Choice(table="img2img.core.penalties.PENALTIES")
 TRANSFORMS = Choice(("none",), "img2img.core.diffaugment.TRANSFORMS", complete=False)  # some of them, with commas
 NETWORKS = Choice(("mlp", "dcgan"))
-NOISES = Choice(table="img2img.core.unconditional.NOISES")
+NOISES = Choice(table="img2img.core.noise.NOISES")
 
 RATE = Within(0, 1000)
 WEIGHT = Within(0, 10**9)  # of a term of a loss

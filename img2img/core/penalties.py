@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from img2img.runtime import second_derivatives
+from img2img.runtime.device import second_derivatives
 
 Critic = Callable[[Tensor], Tensor]
 

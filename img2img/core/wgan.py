@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from img2img.core import unconditional as u
+from img2img.core import noise as u
 from img2img.core.options import AGAIN, WARM_MOVES, WARM_STEPS, WGANConfig
 from img2img.core.penalties import clip_weights
 from img2img.core.referee import learning_rates

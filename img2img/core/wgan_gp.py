@@ -2,7 +2,7 @@
 arXiv:1704.00028.
 """
 
-from img2img.core import unconditional as u
+from img2img.core import noise as u
 from img2img.core.options import WGANGPConfig
 
 

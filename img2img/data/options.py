@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from img2img.data.augment import PRESETS
-from img2img.options import Choice, Options, Within
+from img2img.options.declared import Choice, Options, Within
 
 DIRECTIONS = Choice(("a2b", "b2a"))
 

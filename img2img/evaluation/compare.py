@@ -11,24 +11,25 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from img2img import keywords
+from img2img.data.grid import draw_grid
 from img2img.data.images import refuse_unwritable, write_text
-from img2img.docstrings import documented
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
 from img2img.evaluation.evaluator import Evaluator, Progress, described, rows_to_json, shrunk
 from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.evaluation.sides import arrays_in
-from img2img.inference.options import LoadOptions
-from img2img.inference.translator import Translator
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
 from img2img.metrics.table import names_of
-from img2img.options import check_names, given, option, split
-from img2img.page import captioned, draw_grid, is_page, lightened, page, table
-from img2img.records import read_record
-from img2img.training.config import OPERATIONAL, RunRecord
-from img2img.training.result import BOLD, meanings, protocol, scores_table
+from img2img.model.options import LoadOptions
+from img2img.model.translator import Translator
+from img2img.options import keywords
+from img2img.options.declared import check_names, given, option, split
+from img2img.options.docstrings import documented
+from img2img.report.page import captioned, is_page, lightened, page, table
+from img2img.report.result import BOLD, meanings, protocol, scores_table
+from img2img.runs.record import OPERATIONAL, RunRecord
+from img2img.runtime.records import read_record
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from img2img import keywords
 from img2img.data.images import atomic
 from img2img.data.scale import Scale
-from img2img.docstrings import documented
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
@@ -24,15 +22,17 @@ from img2img.evaluation.evaluator import (
 )
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides, arrays_in, open_two, size_in_words
-from img2img.inference.options import LoadOptions
-from img2img.inference.translator import Translator, model_file
 from img2img.methods import METHODS
 from img2img.metrics.scorer import MetricOptions
 from img2img.metrics.table import METRICS, Score, base_name, names_of
-from img2img.options import check_names, given, split
-from img2img.training.checkpoint import read_card
-from img2img.training.journal import rewrite_report
-from img2img.training.remarks import MODEL
+from img2img.model.file import read_card
+from img2img.model.options import LoadOptions
+from img2img.model.translator import Translator, model_file
+from img2img.options import keywords
+from img2img.options.declared import check_names, given, split
+from img2img.options.docstrings import documented
+from img2img.report.remarks import MODEL
+from img2img.report.run import rewrite_report
 
 RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
 

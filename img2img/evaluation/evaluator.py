@@ -17,21 +17,21 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.folders import Domain, passed_beside
+from img2img.data.grid import draw_grid
 from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError, needs
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.sides import Side, Sides
-from img2img.inference.translator import Translator
 from img2img.metrics.features import ENCODER
 from img2img.metrics.scorer import MetricOptions, Row, Scorer
 from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, base_name
-from img2img.page import draw_grid
-from img2img.runtime import environment
-from img2img.training.remarks import MATCHED, MODEL, NOTHING
-from img2img.training.result import ranked_by, scores_table
+from img2img.model.translator import Translator
+from img2img.report.remarks import MATCHED, MODEL, NOTHING
+from img2img.report.result import ranked_by, scores_table
+from img2img.runtime.device import environment
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.classes import Classifier
 from img2img.data.folders import Domain, scan
 from img2img.data.images import Array, resize
 from img2img.errors import DataError
+from img2img.evaluation.classes import Classifier
 from img2img.evaluation.sides import Side
 
 EDGE = 64  # pixels that images are shrunk to

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from img2img.errors import ConfigError
-from img2img.options import Options, Within
+from img2img.options.declared import Options, Within
 
 Show = Annotated[int, "Held-out images to show side by side.", Within(1, 100)]
 

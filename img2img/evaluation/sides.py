@@ -18,10 +18,10 @@ from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
-from img2img.options import split
-from img2img.records import read_record
-from img2img.training.config import RunRecord
-from img2img.training.journal import read_facts
+from img2img.options.declared import split
+from img2img.report.run import read_facts
+from img2img.runs.record import RunRecord
+from img2img.runtime.records import read_record
 
 WHERE = "--a DIR --b DIR, or --ab DIR of side-by-side pairs (in Python a= and b=, folders or arrays)"
 ARRAYS = ("a", "b", "real", "fake")  # where Python takes images themselves

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, ModelFileError, choose, needs
-from img2img.inference.translator import DRAWS, model_file
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
+from img2img.model.file import Direction, ModelCard, load_generator, read_card
+from img2img.model.translator import DRAWS, model_file
 from img2img.networks.layers import traceable
-from img2img.runtime import environment
-from img2img.training.checkpoint import Direction, ModelCard, load_generator, read_card
+from img2img.runtime.device import environment
 
 TOLERANCE = 1e-3  # an eighth of an 8-bit grey level, on the networks' [-1, 1]
 Function = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
-from img2img.inference.translator import model_file
-from img2img.training.checkpoint import read_card
+from img2img.model.file import read_card
+from img2img.model.translator import model_file
 
 
 def model_info(path: str | Path) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
 from img2img.interchange.target import new_file
 from img2img.methods import METHODS
+from img2img.model.file import PRECISIONS_OF_WEIGHTS, Direction, ModelCard, as_os_error, save_model
 from img2img.networks.layers import BatchNorm
 from img2img.networks.unet import UNet
-from img2img.options import option
-from img2img.runtime import environment
-from img2img.training.checkpoint import PRECISIONS_OF_WEIGHTS, Direction, ModelCard, as_os_error, save_model
+from img2img.options.declared import option
+from img2img.runtime.device import environment
 
 SCALE = Scale(0, 255, "uint8")  # what the published code feeds its networks
 WRAPPERS = ("state_dict", "netG")

@@ -18,18 +18,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from img2img.core.game import Method
+from img2img.core.method import Method
 from img2img.data.images import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
-from img2img.inference.tiling import Lazy, Memory, Span
 from img2img.lab.patches import Patches, Sides
-from img2img.options import Option, Within, option, options_in
-from img2img.records import read_record
-from img2img.runtime import Runtime, environment, pick_device
-from img2img.training.checkpoint import Direction, ModelCard
-from img2img.training.config import OPERATIONAL, TrainConfig
-from img2img.training.folder import begun, has_results, refuse_foreign
+from img2img.model.file import Direction, ModelCard
+from img2img.model.tiling import Lazy, Memory, Span
+from img2img.options.declared import Option, Within, option, options_in
+from img2img.runs.folder import begun, has_results, refuse_foreign
+from img2img.runs.record import OPERATIONAL
+from img2img.runtime.device import Runtime, environment, pick_device
+from img2img.runtime.records import read_record
+from img2img.training.config import TrainConfig
 from img2img.training.loop import Run, Samples, train
 from img2img.translation.cyclegan import CycleGAN
 from img2img.translation.local import Local

@@ -23,7 +23,7 @@ from img2img.lab.design import fingerprint
 from img2img.lab.evaluation import Evaluation, evaluate
 from img2img.lab.features import image_features
 from img2img.lab.moving import MODELS, Model, Mover
-from img2img.options import arguments_of
+from img2img.options.declared import arguments_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from img2img.options import Choice, Within
+from img2img.options.declared import Choice, Within
 
 ORDER = "NCYX"
 

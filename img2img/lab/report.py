@@ -11,7 +11,7 @@ import numpy as np
 from img2img.data.picture import Array
 from img2img.lab.features import in_range
 from img2img.lab.verdict import BANNER, COLUMNS, number
-from img2img.page import captioned, page
+from img2img.report.page import captioned, page
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,8 @@ from img2img.lab.correction import Correction
 from img2img.lab.field import TERMS
 from img2img.lab.moving import MODELS
 from img2img.lab.quality import Familiarity
-from img2img.records import from_json, read_text
-from img2img.runtime import environment
+from img2img.runtime.device import environment
+from img2img.runtime.records import from_json, read_text
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from img2img.options import Choice, Options, Within
+from img2img.options.declared import Choice, Options, Within
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from img2img.errors import choose
-from img2img.runtime import several_processes
+from img2img.runtime.device import several_processes
 
 
 class InstanceNorm(nn.Module):

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from img2img.networks.resnet import ResidualBlock, ResNet
 from img2img.networks.unet import UNet
-from img2img.runtime import needs_second_derivative
+from img2img.runtime.device import needs_second_derivative
 
 BACKEND = "inductor"
 VARIANTS = 64  # shapes and kinds of parts that are compiled; PyTorch's own limit is 8 for all of them together

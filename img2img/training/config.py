@@ -4,10 +4,10 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from img2img.options import SEEDS, Choice, Options, Within
+from img2img.options.declared import SEEDS, Choice, Options, Within
 
 COMPILE = {"auto": None, "on": True, "off": False}
-PRECISIONS = Choice(table="img2img.runtime.PRECISIONS")
+PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 METRICS = "img2img.metrics.table.METRICS"
 STEPS = Within(1, 10**12)
@@ -73,31 +73,6 @@ class TrainConfig(Options):
     ] = 4
     save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway.", STEPS] = 1000
     tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
-
-
-# Options that leave the result as it is: a resumed run may change them.
-OPERATIONAL = {
-    "device",
-    "checkpoint_activations",
-    "workers",
-    "log_every",
-    "sample_every",
-    "validate_every",
-    "save_every",
-    "keep",
-    "patience",
-    "tensorboard",
-    "cache_mb",
-}
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What the config.json of every run holds."""
-
-    method: str
-    options: dict[str, str | bool | int | float | None]
-    processes: int = 1
 
 
 @dataclass(frozen=True)

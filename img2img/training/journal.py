@@ -2,25 +2,22 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge
 from torch import Tensor
 
+from img2img.data.grid import draw_grid
 from img2img.data.images import atomic
-from img2img.errors import ConfigError, ModelFileError, needs
-from img2img.output import stderr_console
-from img2img.page import draw_grid
-from img2img.progress import Meter, in_words
-from img2img.records import from_json, read_text
-from img2img.training.diagnosis import Diagnosis, Finding
-from img2img.training.folder import logged_steps, remove_samples
-from img2img.training.report import write_report
+from img2img.errors import ConfigError, needs
+from img2img.report.diagnosis import Diagnosis, Finding
+from img2img.report.run import FACTS, read_facts, write_report
+from img2img.runs.folder import logged_steps, remove_samples
+from img2img.runs.record import read_log
+from img2img.runtime.output import stderr_console
+from img2img.runtime.progress import Meter, in_words
 
-FACTS = "report.json"
-Row = dict[str, int | float | Literal["train", "validation"]]  # a record of the log
 FIRST_SECONDS = 3.0  # before the first line where there is no terminal
 LONG = 3600.0  # seconds of a run, above which it is said how to shorten it
 
@@ -151,61 +148,9 @@ class Journal:
             self.board.close()
 
 
-@dataclass
-class _Facts:
-    """The content of report.json."""
-
-    facts: dict[str, Any]
-    findings: list[Finding]
-
-
-def read_facts(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """What the report of a run says beyond its log; nothing where that is missing or damaged."""
-    try:
-        known = from_json(_Facts, read_text(folder / FACTS), FACTS)
-    except ModelFileError:
-        return {}, []
-    return known.facts, known.findings
-
-
-def rewrite_report(folder: Path) -> None:
-    """Writes report.html anew, for results that came after the run; without the log of a run, leaves it alone."""
-    if (folder / "log.jsonl").exists():
-        write_report(folder, read_log(folder / "log.jsonl"), *read_facts(folder))
-
-
 def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(needs("--tensorboard", "tensorboard", "tensorboard")) from None
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a log; a last line that a kill cut short is left out.
-
-    Raises:
-        ModelFileError: naming the line that is no record.
-    """
-    lines = read_text(path).decode(errors="replace").splitlines() if path.exists() else []
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            from_json(_Record, line, f"Line {number} of {path}")
-            row = from_json(Row, line, f"Line {number} of {path}")
-        except ModelFileError:
-            if number == len(lines):
-                break
-            raise
-        rows.append(row)
-    return rows
-
-
-@dataclass
-class _Record:
-    """What every line of a log has; its other values are numbers by name."""
-
-    step: Annotated[int, Ge(0)]
-    epoch: Annotated[int, Ge(0)]
-    kind: Literal["train", "validation"]

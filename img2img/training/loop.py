@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from img2img.compiling import Compiling
-from img2img.core.game import Batch, Method
+from img2img.core.method import Batch, Method
 from img2img.data.layouts import HeldOut
 from img2img.data.stream import PREFETCH, auto_workers, stream
 from img2img.data.workers import fitting
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.metrics.scorer import MetricOptions
+from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.networks.regions import checkpoint_parts, compile_parts
-from img2img.runtime import Runtime, all_finite, deterministic, random_state, set_random_state
-from img2img.training.advice import SPELLING, remedies
-from img2img.training.checkpoint import ModelCard, load_resume, read_card, save_model, save_resume
+from img2img.report.advice import SPELLING, remedies
+from img2img.runtime.compiling import Compiling
+from img2img.runtime.device import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal

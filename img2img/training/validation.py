@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.game import Method
+from img2img.core.method import Method
 from img2img.data.folders import Domain
 from img2img.data.images import Array
 from img2img.data.layouts import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.scorer import MetricOptions, Scorer
 from img2img.metrics.table import METRICS, base_name, names_of
-from img2img.runtime import Runtime
+from img2img.runtime.device import Runtime
 from img2img.training.config import TrainConfig
 from img2img.training.ema import Ema
 

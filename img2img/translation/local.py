@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars
+from img2img.core.method import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.options import WEIGHT, Decay, LambdaGP, Objective, Spectral
 from img2img.core.penalties import gradient_penalty
 from img2img.errors import ConfigError, choose
 from img2img.networks.layers import ConditionalConv, ReflectPad, he_init
-from img2img.options import Options, Within
+from img2img.options.declared import Options, Within
 from img2img.translation import options as o
 from img2img.translation.build import build_discriminator
 from img2img.translation.stargan import Batches

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from img2img.core.options import BETA, CHANNELS, RATE, WEIGHT, Adversarial, Decay, Objective
-from img2img.options import Choice, Within
+from img2img.options.declared import Choice, Within
 
 GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS")
 DISCRIMINATORS = Choice(table="img2img.networks.DISCRIMINATORS")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars
+from img2img.core.method import Batch, Method, Scalars
 from img2img.core.referee import Referee, learning_rates
 from img2img.translation.build import build_discriminator, build_generator
 from img2img.translation.options import Pix2PixConfig

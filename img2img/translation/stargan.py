@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars
+from img2img.core.method import Batch, Method, Scalars
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.options import WEIGHT, Decay, LambdaGP, NCritic
 from img2img.core.penalties import gradient_penalty
 from img2img.networks.layers import UPSAMPLINGS, ConditionalConv, ReflectPad, he_init
 from img2img.networks.resnet import ResidualBlock
-from img2img.options import Options, Within
+from img2img.options.declared import Options, Within
 from img2img.translation import options as o
 
 Batches = Annotated[int, "Batches that the images come from.", Within(1, 10**6)]

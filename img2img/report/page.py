@@ -1,15 +1,11 @@
-"""The parts of reports: an HTML page that needs no other file, and sheets of images."""
+"""The parts of reports: an HTML page that needs no other file."""
 
 import base64
 import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from PIL import Image
 
 LARGEST_PNG = 300_000  # bytes of a picture that is put into a page as it is
 LONGEST_SIDE = 1600  # pixels of one that is not
@@ -89,36 +85,3 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), label: str = 
         f'<div class="wide"{name}><table>{f"<thead><tr>{top}</tr></thead>" if head else ""}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
-
-
-def displayable(image: Tensor) -> Image.Image:
-    """(C, H, W) in [-1, 1] as a picture for people: grey or RGB; of more channels the first three, of two the first."""
-    channels = 3 if len(image) >= 3 else 1
-    pixels = ((image[:channels].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-    array = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Image.fromarray(array if channels == 3 else array[..., 0]).convert("RGB")
-
-
-def draw_grid(columns: Mapping[str, Tensor], wide: int | None = None) -> Image.Image:
-    """A row per image and a titled column per entry; a single entry without a title is laid out `wide` images wide, by
-    default as a square.
-    """
-    pictures = {title: [displayable(x) for x in images] for title, images in columns.items()}
-    if list(pictures) == [""]:
-        every = pictures.pop("")
-        wide = wide or max(1, round(len(every) ** 0.5))
-        pictures = {" " * c: every[c::wide] for c in range(wide)}
-    rows = max(map(len, pictures.values()))
-    side = max(picture.width for column in pictures.values() for picture in column)
-    high = max(picture.height for column in pictures.values() for picture in column)
-    gap, head, font = 4, 22 if any(title.strip() for title in pictures) else 4, ImageFont.load_default(13)
-    titles = [title.strip().replace("→", "to") for title in pictures]
-    side = max(side, *(math.ceil(font.getlength(title)) for title in titles))
-    sheet = Image.new("RGB", (len(pictures) * (side + gap) + gap, head + rows * (high + gap)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for c, (title, column) in enumerate(zip(titles, pictures.values(), strict=True)):
-        x = gap + c * (side + gap)
-        pen.text((x + side / 2, head / 2), title, fill="black", font=font, anchor="mm")
-        for r, picture in enumerate(column):
-            sheet.paste(picture, (x + (side - picture.width) // 2, head + r * (high + gap)))
-    return sheet

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from img2img import __version__
-from img2img.cli_equalize import add_equalizing
-from img2img.cli_evaluate import add_judging
+from img2img.cli.equalize import add_equalizing
+from img2img.cli.evaluate import add_judging
+from img2img.cli.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
 from img2img.errors import Img2ImgError, Interrupted, counted
-from img2img.inference.options import (
+from img2img.methods import CONFIGS, PLACES
+from img2img.model.options import (
     Count,
     FolderOptions,
     LoadOptions,
@@ -24,16 +25,15 @@ from img2img.inference.options import (
     SampleOptions,
     TranslateOptions,
 )
-from img2img.methods import CONFIGS, PLACES
-from img2img.options import option
-from img2img.outline import docstring
-from img2img.output import forgiving_output
-from img2img.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
+from img2img.options.declared import option
+from img2img.options.outline import docstring
+from img2img.runtime.output import forgiving_output
 from img2img.training.config import STEPS
 from img2img.training.groups import groups_of, headings_of
+from img2img.version import __version__
 
 if TYPE_CHECKING:
-    from img2img.inference.engine import Outcome
+    from img2img.model.folder import Outcome
 
 OTHER = "Models in and out, and a demo"
 
@@ -96,7 +96,7 @@ def translate(
     """
     import img2img.api
     from img2img.data.picture import shown
-    from img2img.inference.translator import Translator
+    from img2img.model.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
     loaded = Translator(model, **loading)

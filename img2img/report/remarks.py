@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from img2img.metrics.table import METRICS
-from img2img.training.curves import NOT_CURVES
-from img2img.training.diagnosis import Finding
+from img2img.report.curves import NOT_CURVES
+from img2img.report.diagnosis import Finding
 
 DRIFTED = 0.05  # of the range from black to white: grey values have moved as a whole
 # Correlation of the edges of inputs and results. CycleGAN of MNIST to USPS that kept 6 % of the digits had 0.16, one

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from img2img.runtime import Runtime
+from img2img.runtime.device import Runtime
 
 WORTH = 3600.0  # seconds that are still to come: compiling takes one or two minutes
 FASTER = 1.05  # what is not faster by this when compiled is not kept so

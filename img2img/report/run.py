@@ -12,15 +12,17 @@ from typing import Any
 
 from img2img.data.images import atomic
 from img2img.errors import ModelFileError
-from img2img.page import captioned, page, table
-from img2img.records import read_record
-from img2img.training import remarks
-from img2img.training.curves import Panel, draw_panel, stacked, training_panels
-from img2img.training.diagnosis import Finding
-from img2img.training.folder import NUMBERED
-from img2img.training.remarks import Remark, Row, shown
-from img2img.training.result import pictured, result, score
+from img2img.report import remarks
+from img2img.report.curves import Panel, draw_panel, stacked, training_panels
+from img2img.report.diagnosis import Finding
+from img2img.report.page import captioned, page, table
+from img2img.report.remarks import Remark, Row, shown
+from img2img.report.result import pictured, result, score
+from img2img.runs.folder import NUMBERED
+from img2img.runs.record import read_log
+from img2img.runtime.records import from_json, read_record, read_text
 
+FACTS = "report.json"
 SHOWN_SAMPLES = 12
 
 STYLE = """
@@ -394,3 +396,26 @@ def _trained(run: _Run) -> str:
 def _details(title: str, pairs: Iterable[tuple[str, Any]], open_: bool = False) -> str:
     lines = [(escape(str(name)), escape(str(value))) for name, value in pairs]
     return f"<details{' open' if open_ else ''}><summary>{title}</summary>{table(lines)}</details>" if lines else ""
+
+
+@dataclass
+class _Facts:
+    """The content of report.json."""
+
+    facts: dict[str, Any]
+    findings: list[Finding]
+
+
+def read_facts(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """What the report of a run says beyond its log; nothing where that is missing or damaged."""
+    try:
+        known = from_json(_Facts, read_text(folder / FACTS), FACTS)
+    except ModelFileError:
+        return {}, []
+    return known.facts, known.findings
+
+
+def rewrite_report(folder: Path) -> None:
+    """Writes report.html anew, for results that came after the run; without the log of a run, leaves it alone."""
+    if (folder / "log.jsonl").exists():
+        write_report(folder, read_log(folder / "log.jsonl"), *read_facts(folder))

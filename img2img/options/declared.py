@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from img2img.errors import ConfigError, choose
-from img2img.outline import keys
+from img2img.options.outline import keys
 
 SEEDS = 2**63 - 1  # of a torch.Generator
 SHOWN = 60  # letters of a wrong value in an error

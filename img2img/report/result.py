@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from img2img.metrics.table import METRICS, base_name
-from img2img.page import captioned, lightened, table
-from img2img.training import remarks
-from img2img.training.remarks import MODEL, Row, shown
+from img2img.report import remarks
+from img2img.report.page import captioned, lightened, table
+from img2img.report.remarks import MODEL, Row, shown
 
 BOLD = "Bold: the best of a line, but for what is best by definition."
 NAMED_IMAGES = 3  # best and worst of the held-out ones

@@ -262,7 +262,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def environment() -> dict[str, str]:
     """Versions and hardware, for the record of a run."""
-    from img2img import __version__
+    from img2img.version import __version__
 
     return {
         "img2img": __version__,

@@ -29,11 +29,11 @@ from img2img.data.images import (
 )
 from img2img.data.picture import shown
 from img2img.errors import ConfigError, DataError, TrainingError, choose
-from img2img.inference.arrays import Unpacked, by_page
-from img2img.inference.options import FolderOptions, TranslateOptions
-from img2img.inference.record import finish, settled
-from img2img.inference.translator import Translator
-from img2img.runtime import side_by_side, torch_threads
+from img2img.model.arrays import Unpacked, by_page
+from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.record import finish, settled
+from img2img.model.translator import Translator
+from img2img.runtime.device import side_by_side, torch_threads
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 SMALL = 2 * 256 * 256  # pixels

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from img2img.averaging import averaged_gradients
 from img2img.core.referee import Referee
+from img2img.runtime.averaging import averaged_gradients
 
 Batch = dict[str, Tensor]
 Scalars = dict[str, Tensor]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from img2img.runtime import several_processes
+from img2img.runtime.device import several_processes
 
 BUCKET_BYTES = 25 * 2**20
 

@@ -21,8 +21,8 @@ from img2img.data.picture import is_text, shown
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
-from img2img.options import checked
-from img2img.records import from_json
+from img2img.options.declared import checked
+from img2img.runtime.records import from_json
 
 FORMAT = 1
 Channels = Annotated[int, Interval(ge=1, le=65536)]  # with noise as the input, its length

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.core.game import Batch, Method, Scalars
+from img2img.core.method import Batch, Method, Scalars
 from img2img.core.options import UnconditionalConfig
 from img2img.core.referee import Referee, learning_rates, regularised
 from img2img.errors import ConfigError, choose

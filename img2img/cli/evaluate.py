@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from img2img.cli.terminal import Command, options_of, progress_bar, stoppable
 from img2img.errors import ConfigError
 from img2img.evaluation.options import EvaluateOptions, Show
-from img2img.inference.options import LoadOptions
 from img2img.metrics.options import MetricOptions
-from img2img.terminal import Command, options_of, progress_bar, stoppable
+from img2img.model.options import LoadOptions
 
 if TYPE_CHECKING:
     from img2img.metrics.score import Score
@@ -39,7 +39,7 @@ def evaluate(
     --real and --fake. `--metric list` shows all metrics.
     """
     from img2img.evaluation import evaluate as judging
-    from img2img.training.remarks import of_structure
+    from img2img.report.remarks import of_structure
 
     if metric == ["list"]:
         return _list_metrics()
@@ -103,7 +103,7 @@ def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
     from rich.table import Table
 
     from img2img.evaluation.evaluator import described, rows_to_json
-    from img2img.training.remarks import best_rows
+    from img2img.report.remarks import best_rows
 
     known = {name: described(name) for row in rows.values() for name in row}
     table = Table(box=None, pad_edge=False)

@@ -13,16 +13,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from img2img import keywords
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
-from img2img.inference.arrays import Unpacked, by_page, fit_channels, unpack
-from img2img.inference.backends import Forward, Way, is_out_of_memory, prepare
-from img2img.inference.options import BACKENDS, TranslateOptions
-from img2img.inference.tiling import Lazy, Memory, Span
-from img2img.options import checked
-from img2img.runtime import PRECISIONS, Runtime
-from img2img.training.checkpoint import Direction, content_of, load_generator, read_card
+from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
+from img2img.model.backends import Forward, Way, is_out_of_memory, prepare
+from img2img.model.file import Direction, content_of, load_generator, read_card
+from img2img.model.options import BACKENDS, TranslateOptions
+from img2img.model.tiling import Lazy, Memory, Span
+from img2img.options import keywords
+from img2img.options.declared import checked
+from img2img.runtime.device import PRECISIONS, Runtime
 
 DRAWS = "sample"  # the direction of models that draw from noise
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
@@ -213,7 +213,7 @@ class Translator:
         """Translates one image or a list of images.
 
         Args:
-            images: what `img2img.inference.arrays.unpack` takes, or a list of it.
+            images: what `img2img.model.arrays.unpack` takes, or a list of it.
             direction: one of `directions`.
             channel_axis: where arrays and tensors have their channels; by default last and third from last.
             **options: those of `TranslateOptions`: `batch_size`, `tile`, `ensemble`, `channels`, `tile_memory`.

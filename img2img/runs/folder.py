@@ -11,7 +11,7 @@ from typing import Any
 from img2img.data.images import atomic, is_run, remove_stale
 from img2img.data.picture import is_text, shown
 from img2img.errors import ConfigError, ModelFileError, TrainingError
-from img2img.training.checkpoint import read_card
+from img2img.model.file import read_card
 
 LOCK = ".img2img-lock"
 # Written from the first checkpoint on, right after last.pt: where one of them is, a last.pt has been.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from img2img.data.defaults import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.errors import ConfigError
-from img2img.options import SEEDS, Choice, Options, Within
+from img2img.options.declared import SEEDS, Choice, Options, Within
 
 CHANNELS = {
     "exact": "refuse files with another number of channels than the model takes",
@@ -14,7 +14,7 @@ CHANNELS = {
     "each": "give each channel by itself to a model of one channel",
 }
 BACKENDS = ("auto", "eager", "compile", "openvino")
-PRECISIONS = Choice(table="img2img.runtime.PRECISIONS")
+PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz"), complete=False)
 TILES = Within(16, 2**20)

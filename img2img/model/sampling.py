@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.unconditional import draw_noise
+from img2img.core.noise import draw_noise
+from img2img.data.grid import draw_grid
 from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
-from img2img.inference.options import SampleOptions
-from img2img.inference.translator import DRAWS, in_words, model_file
 from img2img.methods import METHODS
-from img2img.page import draw_grid
-from img2img.runtime import Runtime
-from img2img.training.checkpoint import content_of, load_generator, read_card
+from img2img.model.file import content_of, load_generator, read_card
+from img2img.model.options import SampleOptions
+from img2img.model.translator import DRAWS, in_words, model_file
+from img2img.runtime.device import Runtime
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.compiling import reason
 from img2img.errors import ConfigError, choose, needs
 from img2img.networks.layers import traceable
 from img2img.networks.regions import LIMIT
-from img2img.runtime import Runtime
+from img2img.runtime.compiling import reason
+from img2img.runtime.device import Runtime
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
 from img2img.errors import Interrupted, printable
-from img2img.options import Choice, Option, Within, options_in, unused_in
+from img2img.options.declared import Choice, Option, Within, options_in, unused_in
 
 Function = TypeVar("Function", bound=Callable[..., None])
 ORDER = ("train", "translate", "evaluate", "compare", "sample", "equalize", "export", "import", "info", "demo")
@@ -129,7 +129,7 @@ def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, 
     """Show progress on stderr: functions that move it to so many of so many, and that print a line above it."""
     from rich.console import Console
 
-    from img2img.progress import Meter
+    from img2img.runtime.progress import Meter
 
     console = Console(stderr=True, highlight=False)
 

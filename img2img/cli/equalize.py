@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
+from img2img.cli.terminal import Command, parameter_of, progress_bar, stoppable, with_options
 from img2img.errors import ConfigError, choose, counted
 from img2img.lab import options as types
-from img2img.options import Option, arguments_of
-from img2img.outline import outline
-from img2img.terminal import Command, parameter_of, progress_bar, stoppable, with_options
+from img2img.options.declared import Option, arguments_of
+from img2img.options.outline import outline
 
 LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # of arrays, and what has a form of its own here
 FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
@@ -213,7 +213,7 @@ def _report(
     """Judge an equalizer on images that it was not fitted on, beside what a lab would use instead."""
     from img2img.data.images import holds_keys, refuse_unwritable
     from img2img.lab.equalizer import BatchEqualizer, LabWarning
-    from img2img.page import is_page
+    from img2img.report.page import is_page
 
     refuse_unwritable(out, is_page)
     if json:

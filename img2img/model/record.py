@@ -11,9 +11,9 @@ from annotated_types import Interval
 from img2img.data.images import atomic
 from img2img.data.picture import shown
 from img2img.errors import ConfigError, ModelFileError
-from img2img.inference.options import FolderOptions, TranslateOptions
-from img2img.inference.translator import Translator
-from img2img.records import read_record
+from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.translator import Translator
+from img2img.runtime.records import read_record
 
 RECORD = ".img2img.json"
 BY_MACHINE = ("device", "precision", "backend", "threads")  # what was not asked for is taken from the record

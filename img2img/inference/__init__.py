@@ -1,1 +1,0 @@
-"""From a model file to translated arrays and folders."""

@@ -1,0 +1,1 @@
+"""Options: declared once as fields of dataclasses, with their help and their limits."""

@@ -1,0 +1,1 @@
+"""Devices, precision, processes and streams: all that is not mathematics."""
