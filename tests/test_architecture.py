@@ -16,9 +16,9 @@ ROWS = [
     ["version", "errors"],
     ["options"],
     ["runtime"],
-    ["networks", "data"],
+    ["networks"],
     ["core"],
-    ["translation"],
+    ["data", "translation"],
     ["methods"],
     ["metrics"],
     ["model"],
@@ -35,8 +35,6 @@ ROWS = [
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 # Arrows that the rows alone would allow.
 NEVER = {
-    "core": {"data"},
-    "translation": {"data"},
     "methods": {"data"},
     "metrics": {"core", "translation", "methods", "networks", "data"},
 }

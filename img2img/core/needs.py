@@ -1,0 +1,33 @@
+"""What a method asks of the data, and what the data say; imports nothing heavy, so that help is quick."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training batch holds.
+
+    Attributes:
+        domains: the keys of its images, each (N, C, H, W) in [-1, 1].
+        paired: whether image n of one domain shows the same thing as image n of the others.
+        labels: whether it also holds "label", (N,) int64, the index of each image's class.
+    """
+
+    domains: tuple[str, ...] = ("image",)
+    paired: bool = False
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data say. With the config, all that networks are built from; both are stored in the model file.
+
+    Attributes:
+        size: height and width of the training images, in pixels; 0 if unknown.
+        channels: of the images of each domain.
+        classes: names of the labels, in the order of their indices.
+    """
+
+    size: int = 0
+    channels: dict[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
