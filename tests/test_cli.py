@@ -79,7 +79,7 @@ WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --ou
 def test_neither_help_nor_a_typo_waits_for_torch(words):
     code = 2 if words in WITH_CODE_2 else 0
     script = (
-        "import sys\nfrom img2img import cli\n"
+        "import sys\nfrom img2img.cli import main as cli\n"
         f"sys.argv = ['img2img', *{words.split()!r}]\n"
         f"try:\n    cli.main()\nexcept SystemExit as stop:\n    assert (stop.code or 0) == {code}\n"
         "heavy = {'torch', 'torchvision', 'albumentations', 'cv2', 'matplotlib', 'torchmetrics', 'numpy'}\n"

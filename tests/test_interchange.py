@@ -811,7 +811,7 @@ def test_a_card_without_a_source_is_read(tmp_path):
 @pytest.mark.parametrize("command", ["import", "export", "info"])
 def test_help_does_not_wait_for_torch(command):
     code = (
-        "import sys\nfrom img2img import cli\n"
+        "import sys\nfrom img2img.cli import main as cli\n"
         f"sys.argv = ['img2img', '{command}', '--help']\n"
         "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"

@@ -388,7 +388,7 @@ def test_info_of_a_model_that_draws(models, command_line):
 
 def test_help_does_not_wait_for_torch():
     code = (
-        "import sys\nfrom img2img import cli\nsys.argv = ['img2img', 'sample', '--help']\n"
+        "import sys\nfrom img2img.cli import main as cli\nsys.argv = ['img2img', 'sample', '--help']\n"
         "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "sys.exit(', '.join({'torch', 'numpy'} & set(sys.modules)) or 0)"
     )
