@@ -16,11 +16,11 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img.core.method import Method
+from img2img.core.method import Method, Use
+from img2img.core.needs import Facts, Needs
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import LAYOUTS, Opened
-from img2img.data.scale import Scale
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
@@ -30,8 +30,9 @@ from img2img.evaluation.sides import Sides
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.model import folder as engine
-from img2img.model.file import Direction, ModelCard, read_card
+from img2img.model.file import RETIRED, ModelCard, read_card
 from img2img.model.folder import Outcome, Summary, write_report
+from img2img.model.model import model_file
 from img2img.model.options import (
     Count,
     FolderOptions,
@@ -41,7 +42,7 @@ from img2img.model.options import (
     TranslateOptions,
 )
 from img2img.model.sampling import Sampler, Written, write_samples
-from img2img.model.translator import DRAWS, Translator, model_file
+from img2img.model.translator import Translator
 from img2img.networks import DISCRIMINATORS
 from img2img.options import keywords
 from img2img.options.declared import check_names, given, option, refuse_idle, split
@@ -60,7 +61,10 @@ from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 PATHS = ("a", "b", "ab", "data")
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
 SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
-NOISE = Scale(-1, 1, "float32")  # what goes into a generator that draws from noise
+
+
+def layout_of(needs: Needs) -> str:
+    return ("pairs" if needs.paired else "unpaired") if "a" in needs.domains else "images"
 
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
@@ -108,7 +112,8 @@ def train(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     method_class = choose("method", method, METHODS)
-    layout, groups = LAYOUTS[method_class.layout], options_of(method_class)
+    groups, needs = options_of(method_class), method_class.Config.needs
+    layout = LAYOUTS[layout_of(needs)]
     check_names(method, options, *groups)
     asked = set(options)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
@@ -124,12 +129,12 @@ def train(
     if resume:
         if saved is None or not (folder / "last.pt").exists():
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
-        options = saved["options"] | options
+        options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
     refuse_idle(method, asked, method_config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
-    unresolved, method_config = method_config, method_class.resolve(method_config, data_config.size)
+    unresolved, method_config = method_config, method_class.resolve(method_config, Facts(data_config.size))
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     record = {
@@ -141,7 +146,7 @@ def train(
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
-    opened = layout.open(data_config, method_class.layout == "pairs", train_config.seed, shared, say, **arrays)
+    opened = layout.open(data_config, needs.paired, train_config.seed, shared, say, **arrays)
     if train_config.precision == "auto" and any(s.dtype != "uint8" for s in opened.train.scales.values()):
         runtime = replace(runtime, dtype=torch.float32)  # bf16 keeps 8 significant bits: enough for 8-bit pixels only
     if opened.heldout is None and (idle := asked & OF_SCORES):
@@ -150,9 +155,9 @@ def train(
             "with --val-fraction, or leave it out."
         )
     torch.manual_seed(train_config.seed)
-    built = method_class(method_config, opened.train.channels)
-    if method_class.layout != "images":
-        _refuse_wrong_size(built, data_config.size)
+    facts = Facts(data_config.size, opened.train.channels, getattr(opened.train, "classes", ()))
+    built = method_class(method_config, facts)
+    _refuse_wrong_size(built, data_config.size)
 
     def entry() -> dict[str, Any]:
         _refuse_folder(folder, record, overwrite)
@@ -169,14 +174,14 @@ def train(
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = _shorten(built, unresolved, data_config.size, train_config, runtime)
-        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened), hint, shorten)
+        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened, built), hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
-        if method_class.layout == "images":
+        if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
         model = Translator(folder, train_config.device, train_config.precision)
-        if opened.heldout is not None and runtime.is_main:
+        if opened.heldout is not None and runtime.is_main and needs.domains == ("a", "b"):
             if trained or not _is_evaluated(folder, model):
-                _evaluate(model, folder, opened, method_class.layout == "pairs", *others)
+                _evaluate(model, folder, opened, needs.paired, *others)
             else:  # it may lack the evaluation, if a kill came between
                 rewrite_report(folder)
         return model
@@ -210,6 +215,7 @@ def load(
     precision: str = "auto",
     direction: str | None = None,
     backend: str = "auto",
+    label: str | None = None,
 ) -> Translator | Any:
     """Opens a model file, the newest model of a run folder, or a saved equalizer; executes nothing of it.
 
@@ -220,6 +226,7 @@ def load(
             model draws a fixed picture close enough to fp32.
         direction: the direction to translate in; by default the model's first.
         backend: what runs the network: "auto", "eager", "compile" or "openvino".
+        label: the class to translate to or to draw, of a model that takes one.
 
     Returns:
         A `Translator`; a `Sampler` of a model that draws from noise, or a `BatchEqualizer`, which type checkers cannot
@@ -229,17 +236,17 @@ def load(
         ModelFileError: if there is no readable model.
         ConfigError: if the model has no such direction, or options are not for its kind.
     """
-    chosen = LoadOptions(direction, device, precision, backend)
+    chosen = LoadOptions(direction, device, precision, label, backend)
     device, precision, direction, backend = chosen.device, chosen.precision, chosen.direction, chosen.backend
     of_networks = {"direction": direction, "backend": None if backend == "auto" else backend}
     if _holds_equalizer(path):
-        rounding = {"precision": None if precision == "auto" else precision}
+        rounding = {"precision": None if precision == "auto" else precision, "label": chosen.label}
         _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
         return _load_equalizer(Path(path), device)
-    if DRAWS in read_card(model_file(path)).directions:
+    if not any(spec.takes_images for spec in read_card(model_file(path)).directions.values()):
         _refuse_given(of_networks, f"{path} draws from noise, and has none")
-        return Sampler(path, device, precision)
-    return Translator(path, device, precision, direction, backend)
+        return Sampler(path, device, precision, chosen.label)
+    return Translator(path, device, precision, direction, backend, chosen.label)
 
 
 def _holds_equalizer(path: str | Path) -> bool:
@@ -315,7 +322,7 @@ def sample(
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
     (chosen,) = split(options, SampleOptions)
     if out is None:
-        return model(n, chosen.seed, batch_size=chosen.batch_size)
+        return model(n, chosen.seed, label=chosen.label, batch_size=chosen.batch_size)
     return write_samples(model, n, Path(out), chosen, progress)
 
 
@@ -367,10 +374,10 @@ def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Tr
     loading = given(options, LoadOptions)
     if not isinstance(model, Translator):
         return Translator(model, **loading)
-    direction = loading.pop("direction", None)
+    towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}
     if loading:
         raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
-    return model.towards(direction) if direction else model
+    return model.towards(**towards) if towards else model
 
 
 def _default_folder(method: str, options: dict[str, Any]) -> Path:
@@ -409,26 +416,31 @@ def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, 
 
 
 def _refuse_wrong_size(method: Method, size: int) -> None:
-    smallest = _smallest(method)
-    for _, _, attribute in method.generators.values():
-        multiple = getattr(method, attribute).multiple
-        if size % multiple:
-            nearest = max(round(size / multiple), math.ceil(smallest / multiple), 1) * multiple
-            usual = method.resolve(replace(method.config, generator="auto"), size)
-            fits = size >= smallest and size % _multiple(method, usual) == 0
-            other = f", or --generator {usual.generator}" if fits else ""
-            raise ConfigError(
-                f"--size {size} does not suit {method.config.generator}, which needs multiples of {multiple}. "
-                f"Use --size {nearest}{other}."
-            )
-    if size < smallest:
-        multiple = max(getattr(method, attribute).multiple for _, _, attribute in method.generators.values())
-        with torch.device("meta"):
-            smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
-        fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
+    """Refuse a size that the networks of a translation cannot take; those that draw are built for it."""
+    if not any(use.source for use in method.uses.values()):
+        return
+    smallest, multiple = _smallest(method), _multiple(method.uses)
+    chosen = getattr(method.config, "generator", "this method")
+    if size % multiple:
+        nearest = max(round(size / multiple), math.ceil(smallest / multiple), 1) * multiple
+        other = ""
+        if hasattr(method.config, "generator"):
+            usual = method.resolve(replace(method.config, generator="auto"), Facts(size))
+            if size >= smallest and size % _multiple_of(method, usual) == 0:
+                other = f", or --generator {usual.generator}"
         raise ConfigError(
-            f"The discriminator {method.config.discriminator} needs images of at least {smallest} px, not {size}. "
-            f"Use --size {math.ceil(smallest / multiple) * multiple}, or --discriminator {fitting}."
+            f"--size {size} does not suit {chosen}, which needs multiples of {multiple}. Use --size {nearest}{other}."
+        )
+    if size < smallest:
+        least, other = math.ceil(smallest / multiple) * multiple, ""
+        if hasattr(method.config, "discriminator"):
+            with torch.device("meta"):
+                smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
+            fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
+            other = f", or --discriminator {fitting}"
+        judge = getattr(method.config, "discriminator", "of this method")
+        raise ConfigError(
+            f"The discriminator {judge} needs images of at least {smallest} px, not {size}. Use --size {least}{other}."
         )
 
 
@@ -447,8 +459,8 @@ def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> Non
 def _identities(opened: Opened) -> dict[str, dict[str, Any]]:
     """What tells the data from others, by domain."""
     known = {domain.title: domain.identity() for domain in opened.train.domains.values()}
-    held = opened.heldout
-    return known | {f"held-out {d.title}": d.identity() for d in ((held.a, held.b) if held is not None else ())}
+    held = opened.heldout.domains.values() if opened.heldout is not None else ()
+    return known | {f"held-out {domain.title}": domain.identity() for domain in held}
 
 
 def _refuse_other_data(folder: Path, data: dict[str, dict[str, Any]], counts: str) -> None:
@@ -492,11 +504,14 @@ def _smallest(method: Method) -> int:
     return max(getattr(network, "min_size", 1) for network in method.networks().values())
 
 
-def _multiple(method: Method | type[Method], config: Any) -> int:
-    """What the sides of images have to divide by for the generator of `config`."""
+def _multiple(uses: Mapping[str, Use]) -> int:
+    """The number that the sides of images must divide by for these networks."""
+    return math.lcm(*(int(getattr(use.network, "multiple", 1)) for use in uses.values()))
+
+
+def _multiple_of(method: Method, config: Any) -> int:
     with torch.device("meta"):
-        multiple: int = method.build_generator(config, 1, 1).multiple  # type: ignore[assignment]
-    return multiple
+        return _multiple(method.build(config, method.facts))
 
 
 def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, runtime: Runtime) -> str:
@@ -504,7 +519,7 @@ def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, r
     ways, half = [], size // 2
     with contextlib.suppress(ConfigError):
         fits = half >= max(SMALLEST_HALF, _smallest(built)) and getattr(config, "network", "") != "mlp"
-        if fits and half % _multiple(built, built.resolve(config, half)) == 0:
+        if fits and half % _multiple_of(built, built.resolve(config, Facts(half))) == 0:
             ways.append(f"--size {half} takes about a quarter of the time")
     name = "steps" if train_config.steps else "epochs"
     if length := getattr(train_config, name) // 2:
@@ -514,19 +529,22 @@ def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, r
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
-    channels, scales, directions = built.channels, opened.train.scales, {}
-    for name, (source, target, _) in built.generators.items():
-        spec = Direction(channels[source], channels[target], scales.get(source, NOISE), scales[target])
-        directions[config.direction if built.layout == "pairs" else name] = spec
-    options = flat(built.config)
+    other_way = getattr(config, "direction", "a2b") == "b2a"
+    uses = {"b2a" if other_way and name == "a2b" else name: name for name in built.uses}
+    facts, options, scales = built.facts, flat(built.config), dict(opened.train.scales)
 
     def card(step: int) -> ModelCard:
-        return ModelCard(method, options, directions, config.size, step, environment()["img2img"])
+        version = environment()["img2img"]
+        return ModelCard(method, options, facts.size, facts.channels, scales, uses, step, version, facts.classes)
 
     return card
 
 
-def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
+def _facts(record: dict[str, Any], opened: Opened, built: Method) -> dict[str, Any]:
+    uses = [
+        {"name": name, "image": use.source, "label": use.labelled, "output": use.output}
+        for name, use in built.uses.items()
+    ]
     return {
         "method": record["method"],
         "training images": opened.counts,
@@ -535,6 +553,9 @@ def _facts(record: dict[str, Any], opened: Opened) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M"),
         "on": f"{environment()['system']}, torch {environment()['torch']}",
         "processes": record["processes"],
+        "uses": uses,
+        "kinds": dict(built.kinds),
+        "classes": list(built.facts.classes),
     }
 
 
@@ -542,7 +563,9 @@ def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: s
     say = partial(stderr_console().print, markup=False, soft_wrap=True)
     for line in (*opened.notes, *filter(None, [note])):
         say(line)
-    held = f", held out {opened.held}" if opened.held else ", none held out" if built.layout != "images" else ""
+    held = (
+        f", held out {opened.held}" if opened.held else ", none held out" if built.needs.domains == ("a", "b") else ""
+    )
     say(f"{method}: {opened.counts}{held}; run folder {folder}")
     if not opened.train.cached:
         say("The decoded images do not fit into --cache-mb and are read from disk each time.")

@@ -2,16 +2,28 @@
 NeurIPS 2014, arXiv:1406.2661.
 """
 
-from img2img.core import noise as u
-from img2img.core.options import GANConfig
+from dataclasses import dataclass
+
+from img2img.core import options as o
+from img2img.core.noise import FromNoise
 
 
-class GAN(u.Unconditional):
+@dataclass(frozen=True)
+class GANConfig(o.NoiseConfig):
+    """The options of the first GAN."""
+
+    network: o.Network = "mlp"
+    noise: o.Noise = "uniform"
+    width: o.Width = 1200
+    d_width: o.DWidth = 1200
+
+
+class GAN(FromNoise):
     r"""A generator g: noise -> images, and a discriminator d: images -> probability of being real.
 
         min_G max_D V(D, G) = E[log D(x)] + E[log(1 - D(G(z)))]         eq. 1
 
-    Algorithm 1 is `Unconditional.step`: D moves k = n_critic times, then G. By default G maximises log D(G(z)) instead
+    Algorithm 1 is `FromNoise.step`: D moves k = n_critic times, then G. By default G maximises log D(G(z)) instead
     (section 3); the objective "minimax" is eq. 1 as it stands.
 
     The paper's D has maxout units and dropout, its G sigmoids at the end, and both are trained by SGD with momentum.

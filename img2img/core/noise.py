@@ -1,119 +1,120 @@
-"""The unconditional game, of a generator of images from noise against a discriminator; such papers are cases of it."""
+"""The game of a generator of images from noise against a discriminator; such papers are cases of it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from img2img.core.method import Batch, Method, Scalars
-from img2img.core.options import UnconditionalConfig
-from img2img.core.referee import Referee, learning_rates, regularised
-from img2img.errors import ConfigError, choose
-from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
-from img2img.networks.layers import init_weights
-from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
+from img2img.core.method import Batch, Method, Noise, Optimizer, Scalars, Use, adam
+from img2img.core.needs import Facts
+from img2img.core.options import NoiseConfig
+from img2img.core.referee import Referee, learning_rates, measured, regularised
+from img2img.networks import FROM_NOISE
 
 SHOWN = 64  # images of the sample grid
-NOISES: dict[str, Callable[[Tensor, torch.Generator | None], Tensor]] = {
-    "normal": lambda z, generator: z.normal_(generator=generator),
-    "uniform": lambda z, generator: z.uniform_(-1, 1, generator=generator),
-}
 
 
-class Unconditional(Method):
-    """g: noise -> images, and d: images -> logits.
+class FromNoise(Method):
+    """g: noise -> images, and d: images -> logits. A paper changes the networks, the losses, or neither.
 
     Attributes:
         fixed_noise: what the sample grid is drawn from, the same at every step.
     """
 
-    layout = UnconditionalConfig.layout
+    Config: ClassVar[Any] = NoiseConfig
+    kinds = measured("d") | {"diversity": "distance"}
     rows = 1
     batch_size = 64
-    generators = {"sample": ("noise", "image", "g")}
+    referee: Referee
     fixed_noise: Tensor
 
-    def __init__(self, config: Any, channels: dict[str, int]) -> None:
-        super().__init__(config, channels | {"noise": config.latent})
+    def __init__(self, config: Any, facts: Facts) -> None:
+        super().__init__(config, facts)
         self.draws = config.n_critic
-        self.g = self.build_generator(config, config.latent, channels["image"])
-        self.d = regularised(build_discriminator(config, channels["image"]), config.spectral)
+        self.g = self.uses["sample"].network
+        self.noise: Noise = self.uses["sample"].inputs[0]  # type: ignore[assignment]
+        self.d = regularised(self.build_d(), config.spectral)
         self.referee = Referee(config, config.d_norm if config.network == "dcgan" else "none", option="--d-norm")
-        self.register_buffer("fixed_noise", draw_noise(config, SHOWN))
+        self.register_buffer("fixed_noise", self.noise.draw(SHOWN))
+        self.register_load_state_dict_pre_hook(_flatten_noise)  # type: ignore[no-untyped-call]
         g_lr, d_lr = learning_rates(config)
-        self.add_player("G", self.g, lr=g_lr, beta1=config.beta1, beta2=config.beta2)
-        self.add_player("D", self.d, lr=d_lr, beta1=config.beta1, beta2=config.beta2)
+        self.player("G", self.g, lr=g_lr, optimizer=self.optimizer())
+        self.player("D", self.d, lr=d_lr, optimizer=self.optimizer())
 
     @staticmethod
-    def resolve(config: Any, size: int) -> Any:
-        if config.image_size not in (0, size):
-            raise ConfigError(f"--image-size {config.image_size} is not --size {size}; leave it out.")
-        return replace(config, image_size=size)
+    def build(config: Any, facts: Facts) -> dict[str, Use]:
+        g = FROM_NOISE[config.network].g(config.latent, facts.channels["image"], facts.size, config)
+        return {"sample": Use(g, (Noise(config.latent, config.noise),), "image")}
 
-    @staticmethod
-    def build_generator(config: Any, in_channels: int, out_channels: int) -> nn.Module:
-        network: nn.Module
-        if config.network == "mlp":
-            return MLPGenerator(in_channels, out_channels, config.image_size, config.width, config.depth)
-        network = DCGANGenerator(in_channels, out_channels, config.image_size, config.width, config.norm)
-        init_weights(network)
-        return network
+    def build_d(self) -> nn.Module:
+        """Build the discriminator."""
+        return FROM_NOISE[self.config.network].d(self.facts.channels["image"], self.facts.size, self.config)
+
+    def optimizer(self) -> Optimizer:
+        return adam(self.config.beta1, self.config.beta2)
+
+    def conditions(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the conditions of a batch, in the order in which G and D take them after noise and images."""
+        return (batch["label"],) if self.needs.labels else ()
+
+    def d_loss(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
+        """Return D's loss, and scalars for the log, whose names get the prefix "d_"."""
+        return self.referee.judge(self.d, batch["image"], fake, *self.conditions(batch))
+
+    def g_loss(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
+        """Return G's loss, and scalars for the log."""
+        loss = self.referee.fool(self.d, fake, batch["image"], *self.conditions(batch))
+        return loss, {"g_gan": loss}
 
     def critic_moves(self, step: int) -> int:
-        """Moves of D in one step."""
+        """Return the number of D's moves in a step."""
         moves: int = self.config.n_critic
         return moves
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         # D moves k times, each time on fresh images and fresh noise (Goodfellow et al. 2014, Algorithm 1) ...
         for _ in range(self.critic_moves(self.step_number)):
-            x = next(batches)["image"]
+            batch = next(batches)
             with torch.no_grad():
-                fake = self.g(self._z(x))
-            d_loss, says = self.referee.judge(self.d, x, fake)
-            self.update("D", d_loss)
+                fake = self.fake(batch)
+            d_loss, measures = self.d_loss(batch, fake)
+            self.move("D", d_loss)
 
         # ... then G moves once.
-        fake = self.g(self._z(x))
-        g_loss = self.referee.fool(self.d, fake, x)
-        self.update("G", g_loss)
+        fake = self.fake(batch)
+        g_loss, scalars = self.g_loss(batch, fake)
+        self.move("G", g_loss)
 
-        scalars = {"g_gan": g_loss, "d": d_loss} | {f"d_{name}": value for name, value in says.items()}
+        scalars = scalars | {"d": d_loss} | {f"d_{name}": value for name, value in measures.items()}
         if self.watch:
-            scalars["diversity"] = diversity(fake, x)
+            scalars["diversity"] = diversity(fake, batch["image"])
         return {name: value.detach() for name, value in scalars.items()}
 
-    def _z(self, like: Tensor) -> Tensor:
-        return draw_noise(self.config, len(like), like.device)
+    def fake(self, batch: Batch) -> Tensor:
+        """Generate as many images as the batch has, under its conditions."""
+        image = batch["image"]
+        fake: Tensor = self.g(self.noise.draw(len(image), image.device), *self.conditions(batch))
+        return fake
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        return {"": self.g(self.fixed_noise)}
+        labels = torch.arange(SHOWN, device=self.fixed_noise.device) % max(len(self.facts.classes), 1)
+        return {"": self.g(self.fixed_noise, *[labels][: len(self.uses["sample"].inputs) - 1])}
+
+
+def _flatten_noise(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read the noise (N, length, 1, 1) of runs that 0.1.0 began."""
+    if f"{prefix}fixed_noise" in state:
+        state[f"{prefix}fixed_noise"] = state[f"{prefix}fixed_noise"].flatten(1)
 
 
 @torch.no_grad()
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean distance between two generated images of a batch, as a share of that between two real ones; 1 is right."""
+    """Return the mean distance of two generated images of a batch, as a share of that of two real ones; 1 is right."""
     return pairwise(fake) / pairwise(real).clamp_min(1e-12)
 
 
 def pairwise(x: Tensor) -> Tensor:
-    """Mean Euclidean distance between two of the images (N, ...); 0 if there is one."""
+    """Return the mean Euclidean distance of two of the images (N, ...); 0 if there is one."""
     return torch.pdist(x.detach().flatten(1)).sum() / max(len(x) * (len(x) - 1) / 2, 1)
-
-
-def build_discriminator(config: Any, channels: int) -> nn.Module:
-    if config.network == "mlp":
-        return MLPDiscriminator(channels, config.image_size, config.d_width, config.depth)
-    network = DCGANDiscriminator(channels, config.image_size, config.d_width, config.d_norm)
-    init_weights(network)
-    return network
-
-
-def draw_noise(
-    config: Any, n: int, device: torch.device | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """Noise (n, latent, 1, 1), of the global generator unless another is given."""
-    return choose("noise", config.noise, NOISES)(torch.empty(n, config.latent, 1, 1, device=device), generator)

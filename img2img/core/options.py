@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from img2img.core.needs import Needs
 from img2img.options.declared import Choice, Options, Within
 
 OBJECTIVES = Choice(table="img2img.core.objectives.OBJECTIVES")
 PENALTIES = Choice(table="img2img.core.penalties.PENALTIES")
 TRANSFORMS = Choice(("none",), "img2img.core.diffaugment.TRANSFORMS", complete=False)  # some of them, with commas
-NETWORKS = Choice(("mlp", "dcgan"))
-NOISES = Choice(table="img2img.core.noise.NOISES")
+NETWORKS = Choice(table="img2img.networks.FROM_NOISE")
+NOISES = Choice(table="img2img.core.method.NOISES")
 
 RATE = Within(0, 1000)
 WEIGHT = Within(0, 10**9)  # of a term of a loss
@@ -33,7 +34,7 @@ Spectral = Annotated[bool, "Spectral norm in the discriminators (Miyato et al. 2
 class Adversarial(Options):
     """The options of the adversarial game, the same for every method. The tricks are off unless a paper uses them."""
 
-    layout: ClassVar[str]  # what the method learns from: see `Method`
+    needs: ClassVar[Needs]  # what a training batch holds
 
     objective: Objective = "nonsaturating"
     penalty: Penalty = "auto"
@@ -61,7 +62,6 @@ class Adversarial(Options):
             yield "lambda_gp", "runs with a --penalty"
 
 
-ImageSize = Annotated[int, "Side of the generated images in pixels.", Within(1, 2**16, special=(0, "that of --size"))]
 Network = Annotated[str, f"Networks: {NETWORKS}.", NETWORKS]
 Latent = Annotated[int, "Length of the noise.", Within(1, 2**16)]
 Noise = Annotated[str, f"Distribution of the noise: {NOISES}.", NOISES]
@@ -80,14 +80,11 @@ Decay = Annotated[
 
 
 @dataclass(frozen=True)
-class UnconditionalConfig(Adversarial):
-    """The options of the unconditional methods; each paper has its own defaults."""
+class NoiseConfig(Adversarial):
+    """The options of the methods that draw images from noise; each paper has its own defaults."""
 
-    layout: ClassVar[str] = "images"
-    # the size is that of the data; and no images are held out to be scored
-    unused: ClassVar[tuple[str, ...]] = ("image_size", "metrics", "select", "patience", "validate_every")
+    needs: ClassVar[Needs] = Needs()
 
-    image_size: ImageSize = 0
     network: Network = "dcgan"
     latent: Latent = 100
     noise: Noise = "normal"
@@ -108,53 +105,3 @@ class UnconditionalConfig(Adversarial):
             yield from (("norm", "--network dcgan"), ("d_norm", "--network dcgan"))
         else:
             yield "depth", "--network mlp"
-
-
-@dataclass(frozen=True)
-class GANConfig(UnconditionalConfig):
-    """The options of the first GAN."""
-
-    network: Network = "mlp"
-    noise: Noise = "uniform"
-    width: Width = 1200
-    d_width: DWidth = 1200
-
-
-@dataclass(frozen=True)
-class DCGANConfig(UnconditionalConfig):
-    """DCGAN's options, with the defaults of section 4 and half its width."""
-
-    noise: Noise = "uniform"
-
-
-WARM_STEPS, WARM_MOVES, AGAIN = 25, 100, 500  # of the WGAN authors' code
-
-
-@dataclass(frozen=True)
-class WGANConfig(UnconditionalConfig):
-    """WGAN's options, with the defaults of Algorithm 1; RMSprop has no betas."""
-
-    unused: ClassVar[tuple[str, ...]] = (*UnconditionalConfig.unused, "beta1", "beta2")
-
-    objective: Objective = "wasserstein"
-    penalty: Penalty = "none"
-    weight_clip: Annotated[
-        float, "The critic's weights are cut to plus or minus this.", Within(0, 10**6, above=True)
-    ] = 0.01
-    warm_up: Annotated[
-        bool, f"As in the authors' code, {WARM_MOVES} critic moves in the first {WARM_STEPS} steps and every {AGAIN}th."
-    ] = False
-    n_critic: NCritic = 5
-    lr: LearningRate = 5e-5
-
-
-@dataclass(frozen=True)
-class WGANGPConfig(UnconditionalConfig):
-    """WGAN-GP's options, with the defaults of Algorithm 1; the penalty is the objective's."""
-
-    objective: Objective = "wasserstein"
-    d_norm: DNorm = "none"
-    n_critic: NCritic = 5
-    lr: LearningRate = 1e-4
-    beta1: Beta1 = 0.0
-    beta2: Beta2 = 0.9

@@ -1,33 +1,47 @@
-"""What the discriminator and the generator minimise, with the tricks of the literature around it."""
+"""The losses of the discriminator and the generator, with the tricks of the literature around them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from img2img.core.diffaugment import policy
-from img2img.core.objectives import OBJECTIVES, smoothed
+from img2img.core.objectives import OBJECTIVES, Objective, smoothed
 from img2img.core.options import Adversarial
 from img2img.core.penalties import PENALTIES
 from img2img.errors import ConfigError, choose
 
+Critic = Callable[..., Tensor]  # images, then conditions, to logits
+
 
 class Referee:
-    """Losses of both sides, from an `Adversarial` config.
+    """The losses of both sides, from an `Adversarial` config.
+
+    `judge` and `fool` serve a discriminator that returns logits; `weigh` and `slope` are their parts, for one that
+    returns more. Conditions, such as labels, are passed on as they are: neither augmented nor mixed with noise.
 
     Args:
         config: the options.
-        norm: what norm the discriminators have; a penalty cannot do with one that mixes images.
-        option: that chooses the norm.
-        weight: of D's part, without the penalty.
+        norm: the norm of the discriminators; a penalty rules out one that mixes images.
+        weight: factor of D's loss, except for the penalty.
+        option: the option that chooses the norm.
+        gan: an objective other than the one that `config` names.
 
     Attributes:
-        progress: share of the run that is done, for schedules; the training loop moves it.
+        progress: share of the run that is done, for schedules; set by the training loop.
     """
 
-    def __init__(self, config: Adversarial, norm: str = "none", weight: float = 1.0, option: str = "--norm") -> None:
+    def __init__(
+        self,
+        config: Adversarial,
+        norm: str = "none",
+        weight: float = 1.0,
+        option: str = "--norm",
+        gan: Objective | None = None,
+    ) -> None:
         self.config, self.weight, self.progress = config, weight, 0.0
-        self.gan = choose("objective", config.objective, OBJECTIVES)
+        self.gan = gan or choose("objective", config.objective, OBJECTIVES)
         chosen = ("gp" if self.gan.penalised else "none") if config.penalty == "auto" else config.penalty
         self.penalty = choose("penalty", chosen, {"none": None, **PENALTIES})
         if self.penalty is not None and norm == "batch":
@@ -44,48 +58,66 @@ class Referee:
         self.transforms = policy(config.diffaugment)
 
     def seen(self, x: Tensor) -> Tensor:
-        """What a discriminator sees of images (N, C, H, W), or of points (N, D): the same for real and fake."""
+        """Return what a discriminator sees of images (N, C, H, W) or points (N, D): the same for real and fake."""
         for transform in self.transforms:
             x = transform(x)
         # Sønderby et al. 2017, Arjovsky and Bottou 2017: noise on both sides makes their distributions overlap.
         sigma = self.config.instance_noise * (1 - self.progress)
         return x + sigma * torch.randn_like(x) if sigma else x
 
-    def judge(self, d: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `d` minimises on one batch of real and one of generated images.
+    def weigh(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return D's loss of these logits without a penalty, and how well it tells both sides apart.
 
-        Returns:
-            The loss with its penalty; and its accuracy on "real" and on "fake", each in [0, 1], or for a critic that
-            only ranks its estimate of the "distance" between both sides (Wasserstein, if its slope is bounded by 1).
+        The latter is its accuracy on "real" and on "fake", each in [0, 1]; or for a critic that only ranks its estimate
+        of the "distance" between both sides (Wasserstein, if its slope is bounded by 1).
         """
-        real, fake = self.seen(real), self.seen(fake.detach())
-        real_logits, fake_logits = d(real), d(fake)
         loss = self.gan.d(real_logits, fake_logits) * self.weight
-        if self.penalty is not None:
-            loss = loss + self.config.lambda_gp * self.penalty(d, real, fake)
-        at = self.gan.boundary
-        if at is None:
+        boundary = self.gan.boundary
+        if boundary is None:
             return loss, {"distance": (real_logits.mean() - fake_logits.mean()).detach()}
         if self.gan.relative:  # each side is judged from the mean of the other
             real_logits, fake_logits = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
-        accuracy = {"real": (real_logits.detach() > at), "fake": (fake_logits.detach() <= at)}
+        accuracy = {"real": (real_logits.detach() > boundary), "fake": (fake_logits.detach() <= boundary)}
         return loss, {name: right.float().mean() for name, right in accuracy.items()}
 
-    def fool(self, d: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
-        """What the generator minimises; `real` is only looked at by objectives that compare."""
-        fake_logits = d(self.seen(fake))
-        return self.gan.g(fake_logits, d(self.seen(real))) if self.gan.relative else self.gan.g(fake_logits)
+    def slope(self, d: Critic, real: Tensor, fake: Tensor, *conditions: Tensor) -> Tensor | None:
+        """Return the weighted penalty on the slope of `d`, or None without one."""
+        if self.penalty is None:
+            return None
+        return self.config.lambda_gp * self.penalty(lambda x: d(x, *conditions), real, fake)
+
+    def judge(self, d: Critic, real: Tensor, fake: Tensor, *conditions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return D's loss on one batch of real and one of generated images, with its penalty, and the measures of
+        `weigh`.
+        """
+        real, fake = self.seen(real), self.seen(fake.detach())
+        loss, measures = self.weigh(d(real, *conditions), d(fake, *conditions))
+        penalty = self.slope(d, real, fake, *conditions)
+        return loss if penalty is None else loss + penalty, measures
+
+    def fool(self, d: Critic, fake: Tensor, real: Tensor, *conditions: Tensor) -> Tensor:
+        """Return the generator's loss; only objectives that compare look at `real`."""
+        fake_logits = d(self.seen(fake), *conditions)
+        if not self.gan.relative:
+            return self.gan.g(fake_logits)
+        return self.gan.g(fake_logits, d(self.seen(real), *conditions))
 
 
-def regularised(d: nn.Module, spectral: bool) -> nn.Module:
-    """`d`, with spectral norm on its weights if that is wanted."""
+def measured(*players: str) -> dict[str, str]:
+    """Return the kinds of the scalars that `Referee.judge` measures, for discriminators of these names."""
+    kinds = {"real": "share", "fake": "share", "distance": "distance"}
+    return {f"{player}_{name}": kind for player in players for name, kind in kinds.items()}
+
+
+def regularised(network: nn.Module, spectral: bool) -> nn.Module:
+    """Return `network`, with spectral norm on its weights if `spectral`."""
     if spectral:
-        for module in list(d.modules()):
+        for module in list(network.modules()):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 torch.nn.utils.parametrizations.spectral_norm(module)
-    return d
+    return network
 
 
 def learning_rates(config: Any) -> tuple[float, float]:
-    """Of the generators and of the discriminators (two time scales: Heusel et al. 2017)."""
+    """Return those of the generators and of the discriminators (two time scales: Heusel et al. 2017)."""
     return config.lr, config.d_lr or config.lr

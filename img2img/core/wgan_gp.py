@@ -2,11 +2,25 @@
 arXiv:1704.00028.
 """
 
-from img2img.core import noise as u
-from img2img.core.options import WGANGPConfig
+from dataclasses import dataclass
+
+from img2img.core import options as o
+from img2img.core.noise import FromNoise
 
 
-class WGANGP(u.Unconditional):
+@dataclass(frozen=True)
+class WGANGPConfig(o.NoiseConfig):
+    """WGAN-GP's options, with the defaults of Algorithm 1; the penalty is the objective's."""
+
+    objective: o.Objective = "wasserstein"
+    d_norm: o.DNorm = "none"
+    n_critic: o.NCritic = 5
+    lr: o.LearningRate = 1e-4
+    beta1: o.Beta1 = 0.0
+    beta2: o.Beta2 = 0.9
+
+
+class WGANGP(FromNoise):
     r"""The game of WGAN, whose critic is kept 1-Lipschitz by a penalty on its slope instead.
 
         L = E[D(g(z))] - E[D(x)] + lambda E[(|grad D(x^)| - 1)^2]       eq. 3, x^ between x and g(z)

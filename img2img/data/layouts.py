@@ -227,6 +227,7 @@ class HeldOut(Dataset[dict[str, Tensor]]):
 
     def __init__(self, a: Domain, b: Domain, train: Translation) -> None:
         self.a, self.b, self.config, self.scales = a, b, train.config, train.scales
+        self.domains = {"a": a, "b": b}
 
     def __len__(self) -> int:
         return max(len(self.a), len(self.b))

@@ -26,8 +26,9 @@ from img2img.methods import METHODS
 from img2img.metrics.scorer import MetricOptions
 from img2img.metrics.table import METRICS, Score, base_name, names_of
 from img2img.model.file import read_card
+from img2img.model.model import model_file
 from img2img.model.options import LoadOptions
-from img2img.model.translator import Translator, model_file
+from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, given, split
 from img2img.options.docstrings import documented
@@ -200,7 +201,7 @@ def sides_of(
     """The held-out images of `run`; without one, those that `options` name, or `arrays`."""
     if run is not None:
         return Sides.of_run(run, options)
-    return Sides.of_folders(options, METHODS[model.card.method].layout == "pairs", arrays)
+    return Sides.of_folders(options, METHODS[model.card.method].Config.needs.paired, arrays)
 
 
 def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:

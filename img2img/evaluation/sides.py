@@ -137,13 +137,13 @@ class Sides:
             raise ModelFileError(f"{folder} is not the folder of a translation run: it holds no config.json.")
         record = read_record(RunRecord, folder / "config.json")
         method = METHODS.get(record["method"])
-        if method is None or method.layout == "images":
+        if method is None or method.Config.needs.domains != ("a", "b"):
             raise ModelFileError(f"{folder} is not the folder of a translation run, but of {record['method']}.")
         try:
             (config,) = split(record["options"], DataConfig)
         except ConfigError as error:
             raise ModelFileError(f"{folder / 'config.json'} is damaged: {error}") from error
-        paired = method.layout == "pairs"
+        paired = method.Config.needs.paired
         if not any((config.a, config.b, config.ab, config.data)):
             raise ConfigError(
                 f"{folder} was trained on arrays, so its held-out images are not known here; "

@@ -19,7 +19,7 @@ from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
 from img2img.model.file import Direction, ModelCard, load_generator, read_card
-from img2img.model.translator import DRAWS, model_file
+from img2img.model.model import model_file
 from img2img.networks.layers import traceable
 from img2img.runtime.device import environment
 
@@ -77,7 +77,7 @@ def export_model(
     name = _format_of(out) if format == "auto" else format
     chosen, card = choose("format", name, FORMATS), read_card(path)
     direction = direction or next(iter(card.directions))
-    if DRAWS in card.directions:
+    if not card.directions[choose("direction in this model", direction, card.uses)].takes_images:
         raise ConfigError(f"{path} is a {card.method} model, which draws from noise; only those that translate can go.")
     network, spec = load_generator(path, card, direction), card.directions[direction]
     metadata = describe(card, direction, network)

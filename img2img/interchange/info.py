@@ -11,7 +11,7 @@ from safetensors import safe_open
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
 from img2img.model.file import read_card
-from img2img.model.translator import model_file
+from img2img.model.model import model_file
 
 
 def model_info(path: str | Path) -> dict[str, Any]:
@@ -57,12 +57,14 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
     stated = "" if not info["source"] else ", as stated at the import" if info["size"] else "not known"
     found = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
     for name, spec in info["directions"].items():
+        source = f"{spec['in_channels']}" if spec["takes_images"] else f"noise of {spec['in_channels']}"
         found += [
-            (name, f"{spec['in_channels']} to {spec['out_channels']} channels, {spec['parameters']:,} parameters"),
-            ("  pixels in", pixels(spec["scale_in"])),
+            (name, f"{source} to {spec['out_channels']} channels, {spec['parameters']:,} parameters"),
+            *([("  pixels in", pixels(spec["scale_in"]))] if spec["takes_images"] else []),
             ("  pixels out", pixels(spec["scale_out"])),
         ]
     found += [
+        *([("classes", ", ".join(info["classes"]))] if info["classes"] else []),
         ("size trained at", f"{info['size']} px" * bool(info["size"]) + stated),
         ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),

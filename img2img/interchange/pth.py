@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.core.needs import Facts
 from img2img.data.options import Size
 from img2img.data.picture import shown
 from img2img.data.scale import Scale
@@ -18,7 +19,7 @@ from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
 from img2img.interchange.target import new_file
 from img2img.methods import METHODS
-from img2img.model.file import PRECISIONS_OF_WEIGHTS, Direction, ModelCard, as_os_error, save_model
+from img2img.model.file import PRECISIONS_OF_WEIGHTS, ModelCard, as_os_error, save_model
 from img2img.networks.layers import BatchNorm
 from img2img.networks.unet import UNet
 from img2img.options.declared import option
@@ -85,21 +86,23 @@ def import_model(
         )
     method = "pix2pix" if len(found) == 1 and first.options["norm"] == "batch" else "cyclegan"
     config = METHODS[method].Config(**first.options)
-    directions, weights = {}, {}
+    uses = {name: "a2b" if method == "pix2pix" else name for name in found}
+    channels = dict(zip(uses[direction].split("2"), first.channels, strict=True))
+    with torch.device("meta"):
+        built = METHODS[method].build(config, Facts(size or 0, channels))
+    networks = {name: built[own].network for name, own in uses.items()}
     for name, generator in found.items():
-        with torch.device("meta"):
-            network = METHODS[method].build_generator(config, *generator.channels)
         try:
-            weights[name] = fit(generator.weights, network)
+            networks[name].load_state_dict(fit(generator.weights, networks[name]), assign=True)
         except ValueError as reason:
             raise ModelFileError(f"{files[name]} looks like {generator.describe()}, but {reason}.") from None
-        directions[name] = Direction(*generator.channels, SCALE, SCALE)
     source = "imported from " + " and ".join(file.name for file in files.values())
     if any(generator.averaged for generator in found.values()):
         source += ", without the running averages of its batch norms"
-    card = ModelCard(method, first.options, directions, size or 0, 0, environment()["img2img"], source=source)
+    scales, version = dict.fromkeys(channels, SCALE), environment()["img2img"]
+    card = ModelCard(method, first.options, size or 0, channels, scales, uses, 0, version, source=source)
     with new_file(Path(out), overwrite, *files.values()) as temporary:
-        save_model(temporary, card, weights)
+        save_model(temporary, card, networks)
     return Path(out)
 
 

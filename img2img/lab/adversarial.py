@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from img2img.core.method import Method
+from img2img.core.needs import Facts
 from img2img.data.images import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted, choose
 from img2img.lab.patches import Patches, Sides
-from img2img.model.file import Direction, ModelCard
+from img2img.model.file import ModelCard
 from img2img.model.tiling import Lazy, Memory, Span
 from img2img.options.declared import Option, Within, option, options_in
 from img2img.runs.folder import begun, has_results, refuse_foreign
@@ -58,7 +59,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"generator": "resnet_3", "width": 16, "norm": "none", "upsample": "resize"}
     | {"discriminator": "patch_34", "d_width": 16},
 }
-GIVEN = {"batches", "reference", "seed", "device", "epochs"}  # known from the data, or arguments of their own
+GIVEN = {"reference", "seed", "device", "epochs"}  # known from the data, or arguments of their own
 UNUSED = {"metrics", "select", "patience", "validate_every"}  # no patches are held out
 PATCH = Annotated[int, "Side of the training patches in pixels.", Within(1, 2**14)]
 
@@ -103,7 +104,7 @@ def train_generator(
     if model != "cyclegan" and not (options or {}).get("batch_size"):
         chosen["batch_size"] = max(chosen["batch_size"], len(names))
     _check_batches(model, names, batch_index, chosen)
-    config = _config(model, chosen, len(names), target)
+    config = _config(model, chosen, names[target])
     training = TrainConfig(seed=seed, device=device, **_those_of(TrainConfig, chosen))
     patches = Patches(images, batch_index, chosen["patch"], seed)
     data: Samples = Sides(patches, target) if model == "cyclegan" else patches
@@ -119,7 +120,7 @@ def train_generator(
         folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(torch.random.fork_rng(cuda))
         torch.manual_seed(seed)
-        method = method_class(config, dict.fromkeys(("a", "b") if model == "cyclegan" else ("image",), channels))
+        method = method_class(config, _facts(model, channels, names, chosen["patch"]))
         _refuse_small_patches(method, chosen["patch"])
         if runtime.is_main:
             stack.enter_context(begun(folder, partial(_entry, folder, record)))
@@ -127,7 +128,7 @@ def train_generator(
         facts |= {"foreground in common": f"{patches.overlap:.0%}"}
         facts |= {"options": ", ".join(f"{k} {v}" for k, v in chosen.items())}
         hint = f"fit again with the same data and the folder {folder}"
-        card = _card_of(method, model, channels, chosen["patch"])
+        card = _card_of(method, model)
         run = Run(folder, card, facts, hint, spelling="--train {name}={value}")
         try:
             train(method, data, None, training, run, runtime, quiet)
@@ -135,18 +136,26 @@ def train_generator(
             if kept:
                 raise
             raise Interrupted("Stopped; nothing is kept, as no folder was given to keep it in.", stop.signal) from None
-        generator = build_generator(model, chosen, channels, len(names))
+        generator = build_generator(model, chosen, channels, len(names), target)
         weights = load_file(folder / "model.safetensors")  # the moving average, which `method` does not hold
-    prefix = f"{next(iter(method.generators))}."
+    prefix = f"{next(iter(method.uses))}."
     generator.load_state_dict({k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)})
     return generator.eval()
 
 
-def build_generator(model: str, options: Mapping[str, Any] | None, channels: int, batches: int) -> nn.Module:
-    """The generator that `train_generator` returns for the same options, before its weights are loaded."""
+def build_generator(
+    model: str, options: Mapping[str, Any] | None, channels: int, batches: int, target: int = 0
+) -> nn.Module:
+    """Return the generator that `train_generator` returns for the same options, before its weights are loaded."""
     method_class = choose("adversarial model", model, ADVERSARIAL)
-    config = _config(model, _options(model, options), batches, 0)
-    return method_class.build_generator(config, channels, channels).eval()
+    config = _config(model, _options(model, options), str(target))
+    facts = _facts(model, channels, [str(i) for i in range(batches)])
+    return next(iter(method_class.build(config, facts).values())).network.eval()
+
+
+def _facts(model: str, channels: int, names: Sequence[str], patch: int = 0) -> Facts:
+    domains = ("a", "b") if model == "cyclegan" else ("image",)
+    return Facts(patch, dict.fromkeys(domains, channels), tuple(names))
 
 
 def bind(model: str, generator: nn.Module, source: int, target: int) -> nn.Module:
@@ -235,9 +244,9 @@ def _those_of(group: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: options[f.name] for f in fields(group) if f.name in options}
 
 
-def _config(model: str, options: Mapping[str, Any], batches: int, target: int) -> Any:
+def _config(model: str, options: Mapping[str, Any], target: str) -> Any:
     group = ADVERSARIAL[model].Config
-    known = _those_of(group, {"batches": batches, "reference": target})
+    known = _those_of(group, {"reference": target})
     return group(**known, **_those_of(group, options))
 
 
@@ -255,7 +264,7 @@ def _check_batches(model: str, names: Sequence[str], batch_index: Sequence[int],
 
 
 def _refuse_small_patches(method: Method, patch: int) -> None:
-    multiple = max(getattr(method, attribute).multiple for _, _, attribute in method.generators.values())
+    multiple = max(int(use.network.multiple) for use in method.uses.values())  # type: ignore[arg-type]
     smallest = max(getattr(network, "min_size", 1) for network in method.networks().values())
     if patch % multiple or patch < smallest:
         raise ConfigError(
@@ -297,7 +306,11 @@ def _entry(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return record | {"environment": environment()}
 
 
-def _card_of(method: Method, model: str, channels: int, patch: int) -> Callable[[int], ModelCard]:
-    scale = Scale(-1, 1, "float32")
-    directions = {name: Direction(channels, channels, scale, scale) for name in method.generators}
-    return lambda step: ModelCard(model, asdict(method.config), directions, patch, step, environment()["img2img"])
+def _card_of(method: Method, model: str) -> Callable[[int], ModelCard]:
+    facts, scale, version = method.facts, Scale(-1, 1, "float32"), environment()["img2img"]
+    scales, uses, config = (
+        dict.fromkeys(facts.channels, scale),
+        {name: name for name in method.uses},
+        asdict(method.config),
+    )
+    return lambda step: ModelCard(model, config, facts.size, facts.channels, scales, uses, step, version, facts.classes)

@@ -15,7 +15,7 @@ BINS = 8
 
 
 class Patches(Dataset[dict[str, Tensor]]):
-    """Training samples {"image": (C, size, size), "batch": ()}, numbered without end, that show alike in every batch.
+    """Training samples {"image": (C, size, size), "label": ()}, numbered without end, that show alike in every batch.
 
     A discriminator that sees crowded patches of one batch and sparse ones of another learns density, and the generator
     then draws or removes objects. So patches are drawn by content: every patch on a grid is put into one of `BINS` bins
@@ -86,7 +86,7 @@ class Patches(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         batch = n % self.batches
-        return {"image": self.patch(n, batch), "batch": torch.tensor(batch)}
+        return {"image": self.patch(n, batch), "label": torch.tensor(batch)}
 
 
 class Sides(Dataset[dict[str, Tensor]]):

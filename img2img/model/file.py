@@ -4,8 +4,9 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -14,8 +15,10 @@ import torch
 from annotated_types import Ge, Interval, Len
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from img2img.core.method import Noise, Use
+from img2img.core.needs import Facts
 from img2img.data.images import atomic
 from img2img.data.picture import is_text, shown
 from img2img.data.scale import Scale
@@ -24,8 +27,11 @@ from img2img.methods import METHODS
 from img2img.options.declared import checked
 from img2img.runtime.records import from_json
 
-FORMAT = 1
-Channels = Annotated[int, Interval(ge=1, le=65536)]  # with noise as the input, its length
+FORMAT = 2
+DRAWS = "sample"  # the use of models that draw from noise
+NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
+RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
+Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
 PRECISIONS_OF_WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -66,8 +72,89 @@ def load_resume(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Direction:
-    """One way a model translates: channels and pixel values of what goes in and what comes out."""
+    """One use of a model: channels and pixel values of what goes in and what comes out.
 
+    Attributes:
+        in_channels: of the images; the length of the noise, if it takes no image.
+        labelled: whether it takes a class.
+        takes_images: whether it takes an image; if not, it draws from noise.
+    """
+
+    in_channels: int
+    out_channels: int
+    scale_in: Scale
+    scale_out: Scale
+    labelled: bool = False
+    takes_images: bool = True
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The header of a model file: with its weights, all that is needed to use them.
+
+    Attributes:
+        size: height and width of the training images; 0 if unknown, as in some imported models.
+        channels: of the images of each domain.
+        scales: how the pixel values of each domain map to [-1, 1].
+        uses: the networks in the file: name -> the name that the method's `build` gives it. They differ for pairs that
+            were learned the other way round, where the domain "a" of the method is the data's B.
+        classes: names of the labels.
+        shared: tensors that are stored once although several uses have them: name -> name of the stored one.
+        source: where the weights are from, if not from training with `img2img`.
+    """
+
+    method: str
+    config: dict[str, Value]
+    size: Annotated[int, Interval(ge=0, le=2**24)]
+    channels: Annotated[dict[str, Channels], Len(1)]
+    scales: dict[str, Scale]
+    uses: Annotated[dict[str, str], Len(1)]
+    step: Annotated[int, Ge(0)]
+    version: str
+    classes: tuple[str, ...] = ()
+    shared: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+    source: str = ""
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(self.size, self.channels, self.classes)
+
+    def build(self) -> dict[str, Use]:
+        """Build the networks of the file, without memory: on the meta device.
+
+        Raises:
+            ConfigError: if the method or its options are unknown.
+        """
+        method = choose("method", self.method, METHODS)
+        with torch.device("meta"):
+            uses = method.build(checked(method.Config, self.config, "this method"), self.facts)
+        return {name: choose("use of this method", own, uses) for name, own in self.uses.items()}
+
+    @cached_property
+    def directions(self) -> dict[str, Direction]:
+        """The uses, by name, with channels and pixel values."""
+        return {name: self._direction(use) for name, use in self.build().items()}
+
+    def _direction(self, use: Use) -> Direction:
+        length = next((x.length for x in use.inputs if isinstance(x, Noise)), 0)
+        channels = self.channels[use.source] if use.source else length
+        scale = self.scales[use.source] if use.source else NOISE
+        return Direction(
+            channels, self.channels[use.output], scale, self.scales[use.output], use.labelled, bool(use.source)
+        )
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What every version of a model file states."""
+
+    format: int
+    version: str
+
+
+@dataclass(frozen=True)
+class _Direction1:
     in_channels: Channels
     out_channels: Channels
     scale_in: Scale
@@ -75,49 +162,58 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """The header of a model file: all that is needed to use its weights.
-
-    Attributes:
-        size: height and width of the training images; 0 if not known, as of some imported models.
-        source: where the weights are from, if not from a training of `img2img`.
-    """
+class _Card1:
+    """The header of format 1, which img2img 0.1 wrote."""
 
     method: str
     config: dict[str, Value]
-    directions: Annotated[dict[str, Direction], Len(1)]
-    size: Annotated[int, Interval(ge=0, le=2**24)]  # 0: not known
+    directions: Annotated[dict[str, _Direction1], Len(1)]
+    size: Annotated[int, Interval(ge=0, le=2**24)]
     step: Annotated[int, Ge(0)]
     version: str
-    format: int = FORMAT
+    format: int = 1
     source: str = ""
 
+    def upgraded(self) -> ModelCard:
+        """Return the same header in today's format."""
+        channels: dict[str, int] = {}
+        scales: dict[str, Scale] = {}
+        uses = {name: "a2b" if self.method == "pix2pix" else name for name in self.directions}
+        for name, spec in self.directions.items():
+            source, _, target = uses[name].rpartition("2")
+            target = "image" if name == DRAWS else target
+            channels[target], scales[target] = spec.out_channels, spec.scale_out
+            if source:
+                channels[source], scales[source] = spec.in_channels, spec.scale_in
+        size = int(self.config.get("image_size") or 0) or self.size
+        config = {name: value for name, value in self.config.items() if name not in RETIRED}
+        return ModelCard(self.method, config, size, channels, scales, uses, self.step, self.version, source=self.source)
 
-@dataclass(frozen=True)
-class _Format:
-    """What every version of a model file says of itself."""
 
-    format: int
-    version: str
-
-
-def save_model(path: Path, card: ModelCard, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Writes the generators, `weights[direction]`, with their card in the header.
+def save_model(path: Path, card: ModelCard, networks: Mapping[str, nn.Module]) -> None:
+    """Write the networks of a model, by the names in `card.uses`, each tensor once, with the card in the header.
 
     Raises:
         OSError: if the disk is full or fails; what was there before stays.
     """
-    tensors = {
-        f"{direction}.{name}": x.detach().cpu().contiguous()
-        for direction, state in weights.items()
-        for name, x in state.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    shared: dict[str, str] = {}
+    for use, network in networks.items():
+        for name, x in network.state_dict().items():
+            identity = (x.device, x.data_ptr(), x.shape, x.stride()) if x.numel() else (use, name)
+            stored = first.setdefault(identity, f"{use}.{name}")
+            if stored == f"{use}.{name}":
+                tensors[stored] = x.detach().cpu().contiguous()
+            else:
+                shared[f"{use}.{name}"] = stored
+    header = json.dumps(asdict(replace(card, shared=shared)))
     with as_os_error(path), atomic(path, durable=True) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"img2img": json.dumps(asdict(card))}))
+        temporary.write_bytes(save(tensors, metadata={"img2img": header}))
 
 
 def read_card(path: Path) -> ModelCard:
-    """The header of a model file.
+    """Read the header of a model file.
 
     Raises:
         ModelFileError: if the file is missing, damaged, not a model of img2img, or of a newer format.
@@ -139,8 +235,13 @@ def read_card(path: Path) -> ModelCard:
     where = f"The header of {path}"
     if (written := from_json(_Format, metadata, where)).format > FORMAT:
         raise ModelFileError(f"{path} was written by img2img {written.version}; this one cannot read it. Upgrade.")
-    card = from_json(ModelCard, metadata, where)
-    if strange := [name for name in names if name.partition(".")[0] not in card.directions]:
+    old = written.format == 1
+    card = from_json(_Card1, metadata, where).upgraded() if old else from_json(ModelCard, metadata, where)
+    try:
+        card.directions  # noqa: B018
+    except (ConfigError, KeyError) as error:
+        raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
+    if strange := [name for name in names if name.partition(".")[0] not in card.uses]:
         raise ModelFileError(f"{path} holds {shown(Path(strange[0]))}, which none of its directions has.")
     return card
 
@@ -185,29 +286,35 @@ def _other_than_ours(path: Path) -> str:
     return "is damaged or not a safetensors file"
 
 
-def load_generator(path: Path, card: ModelCard, direction: str, content: bytes = b"") -> torch.nn.Module:
-    """Builds the generator of one direction from its file, or the `content` of it, in evaluation mode on the CPU."""
-    spec = choose("direction in this model", direction, card.directions)
-    method = choose("method", card.method, METHODS)
-    try:
-        config = checked(method.Config, card.config, "this method")
-    except ConfigError as error:
-        raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
-    with torch.device("meta"):  # without memory: the weights of the file take its place
-        network = method.build_generator(config, spec.in_channels, spec.out_channels)
+def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Use:
+    """Build one use of a model from its file, or the `content` of it, in evaluation mode on the CPU."""
+    choose("direction in this model", name, card.uses)
+    use = card.build()[name]
+    expected = use.network.state_dict()
     with _tensors(path, content) as file:
-        prefix, names = f"{direction}.", list(file.keys())
-        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
-    if odd := [name for name, x in weights.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
+        names = set(file.keys())
+        places = {short: card.shared.get(f"{name}.{short}", f"{name}.{short}") for short in expected}
+        own = {n.removeprefix(f"{name}.") for n in names if n.startswith(f"{name}.")}
+        if own - expected.keys() or not set(places.values()) <= names:
+            raise ModelFileError(f"{path} does not hold the weights that its header promises.")
+        weights = {short: file.get_tensor(place) for short, place in places.items()}
+    fractions = {short: x for short, x in weights.items() if expected[short].is_floating_point()}
+    if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
         raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {shown(Path(odd[0]))}; weights are fractions.")
-    weights = {name: x.float() for name, x in weights.items()}
-    if broken := [name for name, x in weights.items() if not torch.isfinite(x).all()]:
+    weights |= {short: x.float() for short, x in fractions.items()}
+    if broken := [short for short, x in fractions.items() if not torch.isfinite(x).all()]:
         raise ModelFileError(
             f"{path} holds weights that are not finite numbers, in {shown(Path(broken[0]))}: its training had failed; "
             "take an earlier model of the run."
         )
     try:
-        network.load_state_dict(weights, assign=True)
+        use.network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ModelFileError(f"{path} does not hold the weights that its header promises.") from error
-    return network.eval()
+    use.network.requires_grad_(False).eval()
+    return use
+
+
+def load_generator(path: Path, card: ModelCard, name: str) -> nn.Module:
+    """Return the network of one use of a model file, as `load_use` does."""
+    return load_use(path, card, name).network

@@ -33,6 +33,7 @@ class LoadOptions(Options):
     precision: Annotated[
         str, "auto (bf16 for 8-bit images where it is native and close enough), fp32, bf16.", PRECISIONS
     ] = "auto"
+    label: Annotated[str | None, "The class to translate to, for a model that takes one."] = None
     backend: Annotated[str, f"What runs the network: {', '.join(BACKENDS)}.", Choice(BACKENDS)] = "auto"
 
 
@@ -95,6 +96,7 @@ class SampleLoadOptions(Options):
 class SampleOptions(Options):
     """What is drawn, and how it is written."""
 
+    label: Annotated[str | None, "The class to draw, for a model that takes one; by default all in turn."] = None
     seed: Annotated[int, "Seed of the noise; image i depends on it and i alone.", Within(0, SEEDS)] = 0
     batch_size: Annotated[int, "Images drawn at once.", Within(1, 2**16)] = 64
     format: Annotated[

@@ -1,8 +1,7 @@
 """A trained model as a source of images: from noise to arrays, and to files."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,69 +11,66 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.noise import draw_noise
+from img2img.core.method import Noise
 from img2img.data.grid import draw_grid
 from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
-from img2img.methods import METHODS
-from img2img.model.file import content_of, load_generator, read_card
+from img2img.model.model import Model
 from img2img.model.options import SampleOptions
-from img2img.model.translator import DRAWS, in_words, model_file
-from img2img.runtime.device import Runtime
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8
 SOURCE = "samples.json"  # in a folder of images: the model and the seed that they are of
 
 
-class Sampler:
+class Sampler(Model):
     """Draws images with the generator of a model file. Image i of a seed is always the same, whatever else is drawn.
 
-    It can be pickled and copied, as a `Translator` can.
-
-    Attributes:
-        card: the header of the model file.
+    A model with classes draws image i of class i modulo their number, unless a label is chosen.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto") -> None:
-        self.path = model_file(path)
-        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
-        self.card = read_card(self.path)
-        if DRAWS not in self.card.directions:
+    def __init__(
+        self, path: str | Path, device: str = "auto", precision: str = "auto", label: str | None = None
+    ) -> None:
+        super().__init__(path, device, precision, None, label)
+        if self.spec().takes_images:
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
-        self.spec = self.card.directions[DRAWS]
-        # bf16 keeps 8 significant bits: enough for 8-bit pixels only
-        if precision == "auto" and self.spec.scale_out.dtype != "uint8":
-            precision = "fp32"
-        self._wanted = device, precision
-        self.runtime = Runtime.start(device, precision)
-        self.network = load_generator(self.path, self.card, DRAWS)
-        self.config = METHODS[self.card.method].Config(**self.card.config)
+        self._open()
+
+    def _open(self) -> None:
+        use = self.use()
+        self._noise = next(x for x in use.inputs if isinstance(x, Noise))
+        self.network = use.network
         self.runtime.prepare(self.network)
 
     def __getstate__(self) -> dict[str, Any]:
-        content = self._content or content_of(self.path, self._loaded)
-        return self.__dict__ | {"network": None, "runtime": None, "_content": content}
+        return super().__getstate__() | {"network": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        runtime = Runtime.start(*state["_wanted"])
-        network = load_generator(state["path"], state["card"], DRAWS, state["_content"])
-        runtime.prepare(network)
-        self.__dict__.update(state | {"runtime": runtime, "network": network})
+        super().__setstate__(state)
+        self._open()
 
     def __repr__(self) -> str:
-        return in_words(self, f"{self.spec.scale_out.dtype} x{self.spec.out_channels}")
+        spec = self.spec()
+        return self._in_words(f"{spec.scale_out.dtype} x{spec.out_channels}")
 
-    def to(self, device: str | torch.device) -> "Sampler":
-        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
-        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
-        return self
+    def __call__(
+        self, n: int, seed: int = 0, *, label: str | None = None, start: int = 0, batch_size: int = 64
+    ) -> Array:
+        """Draw images number `start` to `start` + `n` of a seed.
 
-    def __call__(self, n: int, seed: int = 0, *, start: int = 0, batch_size: int = 64) -> Array:
-        """Images number `start` to `start` + `n` of a seed.
+        Args:
+            n: how many.
+            seed: of the noise.
+            label: the class, one of `classes`, for a model that takes one; by default all in turn.
+            start: number of the first one.
+            batch_size: images drawn at once.
 
         Returns:
             (n, H, W, C), in the type and range of the training images.
+
+        Raises:
+            ConfigError: if a number is out of range, or the model has no such class.
         """
         if n < 1 or batch_size < 1 or start < 0 or seed < 0:
             raise ConfigError(
@@ -82,34 +78,44 @@ class Sampler:
                 f"and {seed}."
             )
         numbers = list(range(start, start + n))
-        return np.stack([image for image in self._draw(numbers, seed, batch_size)])
+        return np.stack(list(self.towards(label=label)._draw(numbers, seed, batch_size)))
 
     def noise(self, number: int, seed: int = 0) -> Tensor:
-        """The noise (1, latent, 1, 1) of image `number` of a seed."""
+        """Return the noise (1, latent) of image `number` of a seed."""
         state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
-        own = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
-        return draw_noise(self.config, 1, generator=own)
+        generator = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
+        return self._noise.draw(1, generator=generator)
 
     @torch.no_grad()
-    def images_of(self, noise: Tensor) -> list[Array]:
-        """The image (H, W, C) of each noise (N, latent, 1, 1)."""
-        return [self.spec.scale_out.decode(x) for x in self.network(noise.to(self.runtime.device))]
+    def images_of(self, noise: Tensor, numbers: Sequence[int] | None = None) -> list[Array]:
+        """Return the image (H, W, C) of each noise (N, latent); `numbers` decide their classes if none is chosen."""
+        device, conditions = self.runtime.device, []
+        if self.spec().labelled:
+            count = len(self.classes)
+            chosen = None if self.label is None else self.classes.index(self.label)
+            labels = [k % count if chosen is None else chosen for k in numbers or range(len(noise))]
+            conditions = [torch.tensor(labels, device=device)]
+        return [self.spec().scale_out.decode(x) for x in self.network(noise.to(device), *conditions)]
 
     def walk(self, start: int, stop: int, steps: int, seed: int = 0) -> list[Array]:
-        """Images along the way from image `start` to image `stop`, both included.
+        """Return the images along the way from image `start` to image `stop`, both included.
 
-        Normal noise is interpolated along the sphere (White 2016), as its length hardly varies; other noise straight.
+        Normal noise is interpolated along the sphere (White 2016), as its length hardly varies; other noise linearly.
+        The class is that of image `start`.
         """
         a, b = self.noise(start, seed), self.noise(stop, seed)
-        t = torch.linspace(0, 1, steps).view(-1, 1, 1, 1)
-        if self.config.noise == "normal":
+        t = torch.linspace(0, 1, steps).view(-1, 1)
+        if self._noise.kind == "normal":
             angle = torch.arccos(torch.cosine_similarity(a.flatten(), b.flatten(), 0).clamp(-1, 1)).clamp_min(1e-6)
-            return self.images_of((torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle))
-        return self.images_of(torch.lerp(a, b, t))
+            between = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+        else:
+            between = torch.lerp(a, b, t)
+        return self.images_of(between, [start] * steps)
 
     def _draw(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
         for i in range(0, len(numbers), batch_size):
-            yield from self.images_of(torch.cat([self.noise(k, seed) for k in numbers[i : i + batch_size]]))
+            batch = numbers[i : i + batch_size]
+            yield from self.images_of(torch.cat([self.noise(k, seed) for k in batch]), batch)
 
     def _draw_in_place(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
         """As `_draw`, but each always among the same neighbours: in other batches it would be rounded otherwise."""
@@ -138,11 +144,15 @@ def write_samples(
     suffix = _suffix(model, options.format)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
-    source = json.dumps({"model": hashlib.sha256(model.path.read_bytes()).hexdigest(), "seed": options.seed}) + "\n"
+    model = model.towards(label=options.label)
+    known = {"model": model.digest(), "seed": options.seed} | ({"label": model.label} if model.label else {})
+    source = json.dumps(known) + "\n"
     begun = (out / SOURCE).exists()
     others = begun and (out / SOURCE).read_text() != source
     if others and not options.overwrite:
-        raise ConfigError(f"{out} holds images of another model or seed; give another --out, or --overwrite them.")
+        raise ConfigError(
+            f"{out} holds images of another model, seed or class; give another --out, or --overwrite them."
+        )
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
     wanted = [*paths, *(out / name for name in _names_of_sheets(options))]
     if not begun and not options.overwrite and (foreign := next((path for path in wanted if path.exists()), None)):
@@ -181,7 +191,7 @@ def _names_of_sheets(options: SampleOptions) -> list[str]:
 
 def _suffix(model: Sampler, format: str) -> str:
     if format == "auto":
-        fits = model.spec.scale_out.dtype in PNG_HOLDS and model.spec.out_channels in (1, 3)
+        fits = model.spec().scale_out.dtype in PNG_HOLDS and model.spec().out_channels in (1, 3)
         return ".png" if fits else ".tif"
     suffix = f".{format.removeprefix('.')}"
     choose("format", suffix, FORMATS)
@@ -190,7 +200,7 @@ def _suffix(model: Sampler, format: str) -> str:
 
 def _pictures(model: Sampler, n: int, out: Path, options: SampleOptions) -> list[Path]:
     def shown(images: Iterable[Array]) -> Tensor:
-        return torch.stack([model.spec.scale_out.encode(image) for image in images])
+        return torch.stack([model.spec().scale_out.encode(image) for image in images])
 
     sheets: dict[str, tuple[Tensor, int | None]] = {}
     if options.grid:

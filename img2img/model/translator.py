@@ -1,8 +1,6 @@
 """A trained model as a function from images to images."""
 
 import copy
-import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +15,14 @@ from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
 from img2img.model.backends import Forward, Way, is_out_of_memory, prepare
-from img2img.model.file import Direction, content_of, load_generator, read_card
+from img2img.model.file import load_use
+from img2img.model.model import Model, of_images
 from img2img.model.options import BACKENDS, TranslateOptions
 from img2img.model.tiling import Lazy, Memory, Span
 from img2img.options import keywords
 from img2img.options.declared import checked
-from img2img.runtime.device import PRECISIONS, Runtime
+from img2img.runtime.device import PRECISIONS
 
-DRAWS = "sample"  # the direction of models that draw from noise
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
 SMALLEST = 8  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
 AUTO_TILE = 512
@@ -33,19 +31,12 @@ BATCH_PIXELS = 32 * 256 * 256  # translated at once, where images do not go one 
 Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of the kind that went in
 
 
-class Translator:
-    """Translates images with the generators of one model file.
+class Translator(Model):
+    """Translates images with the networks of one model file.
 
     `translator(image)` takes an array, a tensor, a PIL image or a path, or a list of such of any sizes, and returns
     the same kind, in the same size and, where the model does not change it, the same type. Inputs are left untouched,
     and the output for an image does not depend on what else is in the call, to the bit. Several threads may call it.
-
-    It can be pickled and copied. A pickle holds the weights, so that it needs no file where it is loaded, and chooses
-    device and precision there, as they were asked for.
-
-    Attributes:
-        card: the header of the model file.
-        direction: the direction that calls without one take.
     """
 
     def __init__(
@@ -55,97 +46,64 @@ class Translator:
         precision: str = "auto",
         direction: str | None = None,
         backend: str = "auto",
+        label: str | None = None,
     ) -> None:
-        self.path = model_file(path)
-        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
-        self.card = read_card(self.path)
-        self.direction = direction or next(iter(self.card.directions))
-        if DRAWS in self.card.directions:
+        super().__init__(path, device, precision, direction, label)
+        if not self.spec().takes_images:
             raise ModelFileError(
                 f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
             )
-        spec = self.card.directions.get(self.direction)
-        requested = precision
-        # bf16 keeps 8 significant bits: enough for 8-bit pixels only
-        eight_bit = spec is not None and {spec.scale_in.dtype, spec.scale_out.dtype} == {"uint8"}
-        self._may_change = precision == "auto" and eight_bit  # by rounding
-        if precision == "auto" and not eight_bit:
-            precision = "fp32"
-        self._wanted = device, precision
-        self.runtime = _started(device, precision)
+        self._may_change = precision == "auto" and self._eight_bit  # by rounding
         choose("backend", backend, dict.fromkeys(BACKENDS))
         self.backend = backend
-        self.asked = device, requested, backend
+        self.asked = device, precision, backend
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None: as many as it has
         self.notes: list[str] = []  # what was changed to get by, for the user to know
-        self._lock = threading.RLock()
-        self._networks: dict[str, nn.Module] = {}
-        self._ways: dict[tuple[str, bool], Way] = {}  # by direction, and whether in tiles
-        self._batches: dict[tuple[str, torch.Size], bool] = {}  # whether they give each image what it gets alone
+        self._networks: dict[tuple[str, str | None], nn.Module] = {}
+        self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
+        self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
         self._largest: int | None = None  # pixels of a batch that did fit, once one did not
-        self.network(self.direction)
+        self.use()
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_lock": None, "_networks": {}, "_ways": {}, "_batches": {}}
-        fresh |= {"_largest": None, "runtime": None}
-        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": _started(*state["_wanted"])})
-
-    def __copy__(self) -> "Translator":
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        return other
+        fresh: dict[str, Any] = {"_networks": {}, "_ways": {}, "_batches": {}, "_largest": None}
+        return super().__getstate__() | fresh
 
     def __repr__(self) -> str:
         spec, names = self.spec(), dict.fromkeys([self.direction, *self.directions])
         kinds = f"{spec.scale_in.dtype} x{spec.in_channels}", f"{spec.scale_out.dtype} x{spec.out_channels}"
-        return in_words(self, "|".join(names), " -> ".join(dict.fromkeys(kinds)))
+        return self._in_words("|".join(names), " -> ".join(dict.fromkeys(kinds)))
 
     def to(self, device: str | torch.device) -> "Translator":
-        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
-        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        super().to(device)
         self.asked = str(device), *self.asked[1:]
         return self
 
-    @property
-    def directions(self) -> list[str]:
-        return list(self.card.directions)
-
-    def spec(self, direction: str | None = None) -> Direction:
-        return choose("direction in this model", direction or self.direction, self.card.directions)
-
-    def towards(self, direction: str) -> "Translator":
-        """The same model with another direction of its own; the networks are shared."""
-        other = copy.copy(self)
-        other.direction = direction
-        other.network(direction)
-        return other
-
     def by_way_of(self, precision: str, backend: str, threads: int | None) -> "Translator":
-        """The same model, computed in another way."""
+        """Return the same model, computed in another way."""
         other = copy.copy(self)
         other.runtime = replace(self.runtime, dtype=PRECISIONS[precision] or torch.float32)
         other.backend, other.threads, other._may_change = backend, threads, False
-        other._networks, other._ways, other._batches = {}, {}, {}
+        other._uses, other._networks, other._ways, other._batches = {}, {}, {}, {}
         return other
 
-    def network(self, direction: str) -> nn.Module:
-        """The generator of one direction, in evaluation mode, loaded when first asked for.
+    def network(self, direction: str | None = None) -> nn.Module:
+        """Return the network of a direction, of images alone: towards the model's class, where it takes one.
 
         Raises:
-            ConfigError: if the model has no such direction.
+            ConfigError: if the model has no such direction, or takes a class and none was chosen.
         """
+        key = direction or self.direction, self.label
         with self._lock:
-            if direction not in self._networks:
-                self._networks[direction] = load_generator(self.path, self.card, direction, self._content)
-            return self._networks[direction]
+            if key not in self._networks:
+                self._networks[key] = of_images(self.use(key[0]), self.classes, self.label)
+            return self._networks[key]
 
     def describe(self, direction: str | None = None) -> str:
         """Device, precision and backend in use; what they will be is settled when a direction is first used."""
         direction = direction or self.direction
-        ways = [self._ways[key].label for key in ((direction, False), (direction, True)) if key in self._ways]
+        keys = ((direction, self.label, in_tiles) for in_tiles in (False, True))
+        ways = [self._ways[key].label for key in keys if key in self._ways]
         return ways[0] if ways else self.runtime.describe()
 
     def way(self) -> dict[str, Any]:
@@ -155,19 +113,13 @@ class Translator:
         known = {"device": self.device_name(), "precision": way.precision, "backend": way.backend}
         return known | {"threads": threads}
 
-    def digest(self) -> str:
-        """SHA-256 of the model file."""
-        return hashlib.sha256(self._content or content_of(self.path, self._loaded)).hexdigest()
-
-    def device_name(self) -> str:
-        return self.runtime.describe().split(", ")[0]
-
     @overload
     def __call__(
         self,
         images: Kind,
         direction: str | None = None,
         *,
+        label: str | None = None,
         channel_axis: int | None = None,
         **options: Unpack[keywords.Calling],
     ) -> Kind: ...
@@ -177,6 +129,7 @@ class Translator:
         images: list[Kind] | tuple[Kind, ...],
         direction: str | None = None,
         *,
+        label: str | None = None,
         channel_axis: int | None = None,
         **options: Unpack[keywords.Calling],
     ) -> list[Kind]: ...
@@ -186,6 +139,7 @@ class Translator:
         images: str | Path,
         direction: str | None = None,
         *,
+        label: str | None = None,
         channel_axis: int | None = None,
         **options: Unpack[keywords.Calling],
     ) -> Array: ...
@@ -195,6 +149,7 @@ class Translator:
         images: list[str] | list[Path] | tuple[str | Path, ...],
         direction: str | None = None,
         *,
+        label: str | None = None,
         channel_axis: int | None = None,
         **options: Unpack[keywords.Calling],
     ) -> list[Array]: ...
@@ -204,31 +159,40 @@ class Translator:
         images: list[Any] | tuple[Any, ...],
         direction: str | None = None,
         *,
+        label: str | None = None,
         channel_axis: int | None = None,
         **options: Unpack[keywords.Calling],
     ) -> list[Any]: ...
     def __call__(
-        self, images: Any, direction: str | None = None, *, channel_axis: int | None = None, **options: Any
+        self,
+        images: Any,
+        direction: str | None = None,
+        *,
+        label: str | None = None,
+        channel_axis: int | None = None,
+        **options: Any,
     ) -> Any:
         """Translates one image or a list of images.
 
         Args:
             images: what `img2img.model.arrays.unpack` takes, or a list of it.
             direction: one of `directions`.
+            label: one of `classes`, for a model that takes a class.
             channel_axis: where arrays and tensors have their channels; by default last and third from last.
             **options: those of `TranslateOptions`: `batch_size`, `tile`, `ensemble`, `channels`, `tile_memory`.
 
         Raises:
             DataError: if an image has another type or number of channels than the model was trained on.
         """
+        model = self.towards(direction, label)
         if isinstance(images, list | tuple):
             unpacked = [unpack(image, channel_axis) for image in images]
-            return self._translate(by_page(unpacked), direction, options)
-        return self._translate(unpack(images, channel_axis), direction, options)
+            return model._translate(by_page(unpacked), options)
+        return model._translate(unpack(images, channel_axis), options)
 
-    def _translate(self, unpacked: Unpacked, direction: str | None, options: dict[str, Any]) -> Any:
+    def _translate(self, unpacked: Unpacked, options: dict[str, Any]) -> Any:
         pages, pack = unpacked
-        settings, direction = checked(TranslateOptions, options, "translating"), direction or self.direction
+        settings, direction = checked(TranslateOptions, options, "translating"), self.direction
         fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):
@@ -347,13 +311,13 @@ class Translator:
             return False
         shape = torch.Size((count, *image.shape[1:]))
         with self._lock:
-            if (direction, shape) not in self._batches:
+            if (direction, self.label, shape) not in self._batches:
                 draw = torch.Generator().manual_seed(0)
                 images = [(torch.rand(image.shape, generator=draw) * 2 - 1).to(image.device) for _ in range(count)]
                 together = forward(torch.cat(images)).cpu()
                 alone = (forward(x).cpu()[0] for x in images)
-                self._batches[direction, shape] = all(map(torch.equal, together, alone))
-            return self._batches[direction, shape]
+                self._batches[direction, self.label, shape] = all(map(torch.equal, together, alone))
+            return self._batches[direction, self.label, shape]
 
     def _in_tiles(
         self, array: Array, size: tuple[int, int], edge: int, direction: str, options: TranslateOptions
@@ -369,28 +333,27 @@ class Translator:
         return _crop(out.collect(torch.device("cpu"))[0], array)
 
     def _way(self, direction: str, in_tiles: bool) -> Way:
-        """What runs the network."""
+        """Return what runs the network."""
+        key = direction, self.label, in_tiles
         with self._lock:
-            if (direction, in_tiles) not in self._ways:
-                network = self.network(direction)
-                if (direction, not in_tiles) in self._ways:
-                    network = load_generator(self.path, self.card, direction, self._content)
-                self._ways[direction, in_tiles] = prepare(
+            if key not in self._ways:
+                if (direction, self.label, not in_tiles) in self._ways:
+                    network = self._fresh(direction)
+                else:
+                    network = self.network(direction)
+                self._ways[key] = prepare(
                     network,
                     self.runtime,
                     "eager" if in_tiles else self.backend,
                     self._may_change,
                     self.spec(direction).in_channels,
-                    lambda: load_generator(self.path, self.card, direction, self._content),
+                    lambda: self._fresh(direction),
                 )
-            return self._ways[direction, in_tiles]
+            return self._ways[key]
 
-
-def _started(device: str, precision: str) -> Runtime:
-    runtime = Runtime.start(device, precision)
-    if runtime.device.type == "cuda":  # equal results from equal images
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    return runtime
+    def _fresh(self, direction: str) -> nn.Module:
+        """Return the network of a direction, loaded anew: `prepare` changes networks in place."""
+        return of_images(load_use(self.path, self.card, direction, self._content), self.classes, self.label)
 
 
 def _pad(array: Array, size: tuple[int, int]) -> Array:
@@ -404,31 +367,3 @@ def _pad(array: Array, size: tuple[int, int]) -> Array:
 def _crop(padded: Tensor, array: Array) -> Tensor:
     """Undoes `_pad`."""
     return padded[:, : array.shape[0], : array.shape[1]]
-
-
-def in_words(model: Any, *facts: str) -> str:
-    """Return a line on a model: its method, `facts`, size, step and device."""
-    card = model.card
-    known = [card.method, *facts, f"{card.size} px", f"step {card.step}", str(model.runtime.device)]
-    return f"{type(model).__name__}({', '.join(known)})"
-
-
-def model_file(path: str | Path) -> Path:
-    """The model file that `path` is, or that the run folder `path` holds.
-
-    Raises:
-        ModelFileError: if there is none.
-    """
-    if not isinstance(path, str | Path):
-        raise ModelFileError(
-            f"A model is the path of a run folder or of a model file here, or one of the kind needed, not {path!r}."
-        )
-    path = Path(path)
-    if path.is_dir():
-        found = path / "model.safetensors"
-        if not found.exists():
-            raise ModelFileError(f"{path} holds no model.safetensors; is it the folder of a run that has saved?")
-        return found
-    if not path.exists():
-        raise ModelFileError(f"There is no model or run folder {path}.")
-    return path

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 
+from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from img2img.networks.layers import init_weights
+from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
 from img2img.networks.patchgan import PatchGAN, PixelGAN
 from img2img.networks.resnet import ResNet
 from img2img.networks.unet import UNet
@@ -30,4 +34,23 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "patch_70": partial(PatchGAN, layers=3),
     "patch_142": partial(PatchGAN, layers=4),
     "patch_286": partial(PatchGAN, layers=5),
+}
+
+
+class FromNoise(NamedTuple):
+    """Builders of a generator, `g(latent, channels, size, options)`, and its rival, `d(channels, size, options)`."""
+
+    g: Callable[..., nn.Module]
+    d: Callable[..., nn.Module]
+
+
+FROM_NOISE = {
+    "mlp": FromNoise(
+        lambda latent, channels, size, o: MLPGenerator(latent, channels, size, o.width, o.depth),
+        lambda channels, size, o: MLPDiscriminator(channels, size, o.d_width, o.depth),
+    ),
+    "dcgan": FromNoise(
+        lambda latent, channels, size, o: init_weights(DCGANGenerator(latent, channels, size, o.width, o.norm)),
+        lambda channels, size, o: init_weights(DCGANDiscriminator(channels, size, o.d_width, o.d_norm)),
+    ),
 }

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,8 @@ from torch.nn.utils import skip_init
 
 from img2img.errors import choose
 from img2img.runtime.device import several_processes
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class InstanceNorm(nn.Module):
@@ -232,8 +234,10 @@ def _resize(c_in: int, c_out: int, _kernel: int, bias: bool) -> nn.Module:
 UPSAMPLINGS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {"deconv": _deconv, "resize": _resize}
 
 
-def init_weights(network: nn.Module, std: float = 0.02) -> None:
-    """Convolution weights from N(0, std²), norm gains from N(1, std²), biases zero (DCGAN, section 3)."""
+def init_weights(network: Network, std: float = 0.02) -> Network:
+    """Draw convolution weights from N(0, std²) and norm gains from N(1, std²), set biases to zero (DCGAN, section 3),
+    and return the network.
+    """
     for module in network.modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
             continue  # no memory yet: weights are about to be loaded
@@ -244,6 +248,7 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
         elif isinstance(module, BatchNorm):
             nn.init.normal_(module.weight, 1.0, std)
             nn.init.zeros_(module.bias)
+    return network
 
 
 class ConditionalConv(nn.Conv2d):

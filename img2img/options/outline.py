@@ -62,6 +62,58 @@ def outline(module: str, name: str, scope: dict[str, Any]) -> Any:
     return local[name]
 
 
+def declared(module: str, name: str) -> Any:
+    """Return a dataclass of options that a module declares, or another of its constants, without importing the module.
+
+    Only the statements that the declaration refers to are executed; from modules of this package that are called
+    options, needs or declared names are imported, from other ones they are declared in turn.
+    """
+    live = getattr(sys.modules.get(module), name, None)
+    return _executed(module, name) if live is None else live
+
+
+@lru_cache
+def _executed(module: str, name: str) -> Any:
+    statements = [node for node in _tree(module).body if _binds(node)]
+    wanted, needed = {name}, set[int]()
+    while True:
+        fresh = [node for node in statements if id(node) not in needed and wanted & _binds(node)]
+        if not fresh:
+            break
+        needed |= {id(node) for node in fresh}
+        for node in fresh:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                wanted |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
+    scope: dict[str, Any] = {"__name__": module}
+    for node in statements:
+        if id(node) in needed and not (isinstance(node, ast.ImportFrom) and _declares(node, wanted, scope)):
+            exec(compile(ast.Module([node], []), module, "exec"), scope)
+    return scope[name]
+
+
+def _binds(node: ast.stmt) -> set[str]:
+    """Return the names that a statement at the top of a module binds."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {x.id for target in targets if target is not None for x in ast.walk(target) if isinstance(x, ast.Name)}
+
+
+def _declares(node: ast.ImportFrom, wanted: set[str], scope: dict[str, Any]) -> bool:
+    """Put the wanted names of an import into `scope`, if they come from a module that must not be imported."""
+    module = node.module or ""
+    light = module.rpartition(".")[2] in ("options", "needs", "declared")
+    if light or module.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    names = {alias.asname or alias.name: alias.name for alias in node.names}
+    if any(name in ("options", "needs") for name in names.values()):  # such a module itself
+        return False
+    scope |= {key: declared(module, name) for key, name in names.items() if key in wanted}
+    return True
+
+
 def _head(node: ast.ClassDef | ast.FunctionDef) -> list[ast.stmt]:
     """Return the statement of the docstring, where there is one."""
     return node.body[:1] if ast.get_docstring(node, clean=False) is not None else []

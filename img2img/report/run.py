@@ -119,7 +119,7 @@ class _Run:
         from img2img.methods import METHODS
 
         if self.method in METHODS:
-            return METHODS[self.method].layout == "images"
+            return not METHODS[self.method].Config.needs.domains[1:]
         return any("diversity" in row for row in self.rows)
 
     @cached_property

@@ -10,8 +10,9 @@ from img2img.training.config import TrainConfig
 
 def groups_of(config: Any) -> tuple[type, ...]:
     """Return them, given a method's own: of its data, of training, its own, and of the metrics if images are scored."""
-    groups = (CONFIGS[config.layout], TrainConfig, config)
-    return groups if config.layout == "images" else (*groups, MetricOptions)
+    layout = "unpaired" if "a" in config.needs.domains else "images"
+    groups = (CONFIGS[layout], TrainConfig, config)
+    return groups if layout == "images" else (*groups, MetricOptions)
 
 
 HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")

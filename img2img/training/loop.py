@@ -93,7 +93,7 @@ def train(
     if config.checkpoint_activations and not checkpoint_parts(networks):
         raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
     method.train()
-    ema = Ema([getattr(method, attribute) for _, _, attribute in method.generators.values()], config.ema)
+    ema = Ema([use.network for use in method.uses.values()], config.ema)
     progress = _Progress(method, ema, schedule, run, runtime, compiling)
     kept = kept_steps(schedule.steps, config.keep)
     validation = None
@@ -309,11 +309,10 @@ class _Progress:
         path.parent.mkdir(exist_ok=True)
         with self.ema.applied():
             card = self.run.card(self.step)
-            generators = [getattr(self.method, attribute) for _, _, attribute in self.method.generators.values()]
-            weights = {name: g.state_dict() for name, g in zip(card.directions, generators, strict=True)}
-            if not all_finite(x for state in weights.values() for x in state.values()):
+            networks = {name: self.method.uses[own].network for name, own in card.uses.items()}
+            if not all_finite(x for network in networks.values() for x in network.state_dict().values()):
                 raise TrainingError(_not_finite("a weight", self.step, self))
-            save_model(path, card, weights)
+            save_model(path, card, networks)
 
     def keep_best(self, better: float | None) -> None:
         """Writes best.safetensors if there is a `better` score."""

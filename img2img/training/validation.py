@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.method import Method
+from img2img.core.method import Image, Method, Noise, Use
 from img2img.data.folders import Domain
 from img2img.data.images import Array
 from img2img.data.layouts import HeldOut, cut
@@ -20,11 +20,15 @@ from img2img.training.ema import Ema
 
 IMAGES = 200  # of each side, evenly chosen; the same ones every time
 BATCH = 4
-QUICK = {True: ("l1", "psnr", "ssim"), False: ("drift", "structure", "cycle", "identity")}  # of pairs, and without
+QUICK = {
+    "pairs": ("l1", "psnr", "ssim"),
+    "unpaired": ("drift", "structure", "cycle", "identity"),
+    "drawn": ("kid", "precision", "recall", "drift"),
+}
 
 
 class Validation:
-    """Scores the first direction of a method on held-out images.
+    """Scores the first use of a method on held-out images: its translations, or what it draws from noise.
 
     Attributes:
         select: the metric that decides which model is the best; "" where nothing decides.
@@ -37,21 +41,29 @@ class Validation:
     def __init__(
         self, method: Method, heldout: HeldOut, config: TrainConfig, options: MetricOptions, runtime: Runtime
     ) -> None:
-        paired = method.layout == "pairs"
-        names = list(QUICK[paired] if config.metrics == "auto" else names_of(config.metrics))
+        self.use, *others = method.uses.values()
+        self.source, self.target = self.use.source, self.use.output
+        self.paired = method.needs.paired
+        kind = "drawn" if not self.source else "pairs" if self.paired else "unpaired"
+        names = list(QUICK[kind] if config.metrics == "auto" else names_of(config.metrics))
         if not names:
             raise ConfigError("--metrics names none; leave it out, or choose from " + ", ".join(METRICS) + ".")
-        self.select = names[0] * paired if config.select == "auto" else config.select
+        self.select = config.select
+        if self.select == "auto":
+            self.select = names[0] if self.paired else ""
         if self.select and self.select not in names:
             names.append(self.select)
-        (self.source, self.target, attribute), *others = method.generators.values()
-        self.generator = getattr(method, attribute)
-        back = next((other for source, _, other in others if source == self.target), None)
+        back = next((use for use in others if (use.source, use.output) == (self.target, self.source)), None)
+        channels = method.facts.channels
         impossible = {} if back else {"cycle": "needs a method of both directions"}
-        if method.channels[self.source] != method.channels[self.target]:
-            impossible["identity"] = "needs domains with the same channels"
+        if channels.get(self.source) != channels[self.target] or self.use.labelled:
+            impossible["identity"] = "needs two domains with the same channels"
+        if not self.source:
+            impossible |= {
+                name: "is for translations" for name in METRICS if not {"real", "fake"} >= {*METRICS[name].on}
+            }
         for name in names:
-            if choose("metric", name, METRICS).paired and not paired:
+            if choose("metric", name, METRICS).paired and not self.paired:
                 raise ConfigError(f"--metrics {name} compares with true answers, and this method learns without pairs.")
         asked = {self.select} if config.metrics == "auto" else set(names)
         if wrong := [name for name in names if name in asked and name in impossible]:
@@ -59,33 +71,48 @@ class Validation:
         names = [name for name in names if name not in impossible]
         if config.patience and not self.select:
             raise ConfigError("--patience waits for a metric to improve; say which: --select METRIC.")
-        self.back = getattr(method, back) if back and "cycle" in names else None
+        self.back = back if "cycle" in names else None
         self.identity = "identity" in names
-        self.method, self.paired, self.runtime = method, paired, runtime
-        self.scales, self.images = heldout.scales, {"a": _some(heldout, heldout.a), "b": _some(heldout, heldout.b)}
-        self.scorer = Scorer(names, options, method.channels[self.target], runtime.device)
+        self.method, self.runtime, self.scales = method, runtime, heldout.scales
+        self.images = {domain: _some(heldout, images) for domain, images in heldout.domains.items()}
+        self.scorer = Scorer(names, options, channels[self.target], runtime.device)
         self.scorer.prepare(lambda: self._batches(self.target))
         first = next(self._batches(self.target))  # images too small for a metric are refused now
         self.scorer.row().add(**dict.fromkeys({kind for name in names for kind in METRICS[name].on}, first))
 
     @torch.no_grad()
     def __call__(self, ema: Ema) -> dict[str, float]:
-        """The scores of the generators as they would be saved now."""
+        """Return the scores of the networks as they would be saved now."""
         row = self.scorer.row()
         self.method.eval()
         with ema.applied():
             answers = self._batches(self.target) if self.paired else None
-            for source in self._batches(self.source):
-                images = {"source": source, "fake": self.generator(source)}
+            for i, source in enumerate(self._batches(self.source or self.target)):
+                images = {"fake": self._run(self.use, source, BATCH * i)}
+                if self.source:
+                    images["source"] = source
                 if answers is not None:
                     images["real"] = next(answers)
                 if self.back is not None:
-                    images["cycled"] = self.back(images["fake"])
+                    images["cycled"] = self._run(self.back, images["fake"], BATCH * i)
                 row.add(**images)
             for real in self._batches(self.target) if self.identity else ():
-                row.add(real=real, identity=self.generator(real))
+                row.add(real=real, identity=self._run(self.use, real, 0))
         self.method.train()
         return {name: score.value for name, score in row.scores().items()}
+
+    def _run(self, use: Use, images: Tensor, number: int) -> Tensor:
+        """Return a use's output for images, the first of which has a `number`: classes in turn, noise by number."""
+        n, device, given = len(images), images.device, list[Tensor]()
+        for x in use.inputs:
+            if isinstance(x, Image):
+                given.append(images)
+            elif isinstance(x, Noise):
+                given.append(x.draw(n, generator=torch.Generator().manual_seed(number)).to(device))
+            else:
+                given.append(torch.arange(number, number + n, device=device) % x.classes)
+        out: Tensor = use.network(*given)
+        return out
 
     def better(self, scores: dict[str, float], best: float | None) -> float | None:
         """The deciding score, if it is better than the best so far."""

@@ -1,4 +1,4 @@
-"""The networks of the translation methods, as their options say."""
+"""The networks of the translation methods, built from their options."""
 
 from typing import Any
 
@@ -11,22 +11,27 @@ from img2img.networks.layers import init_weights
 
 
 def build_generator(config: Any, in_channels: int, out_channels: int) -> nn.Module:
-    network = choose("generator", config.generator, GENERATORS)(
-        in_channels,
-        out_channels,
-        width=config.width,
-        norm=config.norm,
-        padding=config.padding,
-        dropout=config.dropout,
-        upsample=config.upsample,
+    return init_weights(
+        choose("generator", config.generator, GENERATORS)(
+            in_channels,
+            out_channels,
+            width=config.width,
+            norm=config.norm,
+            padding=config.padding,
+            dropout=config.dropout,
+            upsample=config.upsample,
+        )
     )
-    init_weights(network)
-    return network
 
 
 def build_discriminator(config: Any, in_channels: int) -> nn.Module:
     network = choose("discriminator", config.discriminator, DISCRIMINATORS)(
         in_channels, width=config.d_width, norm=config.norm
     )
-    init_weights(network)
-    return regularised(network, config.spectral)
+    return regularised(init_weights(network), config.spectral)
+
+
+def deepest_unet(size: int) -> str:
+    """Return the deepest U-Net up to unet_256 whose multiple divides `size`; resnet_9 where there is none."""
+    depth = next((m for m in (256, 128, 64, 32, 16) if size % m == 0), None)
+    return f"unet_{depth}" if depth else "resnet_9"

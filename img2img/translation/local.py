@@ -5,13 +5,14 @@ denoise, but cannot draw anything larger than its field of view or stronger than
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.method import Batch, Method, Scalars
+from img2img.core.method import Batch, Image, Label, Method, Scalars, Use, adam
+from img2img.core.needs import Facts, Needs
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.options import WEIGHT, Decay, LambdaGP, Objective, Spectral
 from img2img.core.penalties import gradient_penalty
@@ -20,7 +21,6 @@ from img2img.networks.layers import ConditionalConv, ReflectPad, he_init
 from img2img.options.declared import Options, Within
 from img2img.translation import options as o
 from img2img.translation.build import build_discriminator
-from img2img.translation.stargan import Batches
 
 RANGE = 2.0  # from -1 to 1
 
@@ -29,10 +29,11 @@ RANGE = 2.0  # from -1 to 1
 class LocalConfig(Options):
     """The options of `Local`."""
 
-    batches: Batches = 2
+    needs: ClassVar[Needs] = Needs(labels=True)
+
     reference: Annotated[
-        int, "The batch that the others are led to; its own images stay as they are.", Within(0, 10**6)
-    ] = 0
+        str, "The class that the others are led to, whose own images stay as they are; by default the first."
+    ] = ""
     max_change: Annotated[float, "Largest change of a pixel, as a share of the fitted range.", Within(0, 1)] = 0.10
     width: o.Width = 32
     discriminator: o.Discriminator = "patch_16"
@@ -46,6 +47,11 @@ class LocalConfig(Options):
     lr: o.LearningRate = 1e-3
     beta1: o.Beta1 = 0.5
     decay: Decay = 0.5
+
+
+def _reference(config: LocalConfig, facts: Facts) -> int:
+    names = {name: index for index, name in enumerate(facts.classes)}
+    return choose("--reference", config.reference, names) if config.reference else 0
 
 
 class Bounded(nn.Module):
@@ -170,33 +176,29 @@ class Local(Method):
     """
 
     Config = LocalConfig
-    generators = {"equalize": ("image", "image", "g")}
-    layout = "images"
+    kinds = {"mean": "distance", "edit": "distance"}
 
-    def __init__(self, config: LocalConfig, channels: dict[str, int]) -> None:
-        super().__init__(config, channels)
-        n = channels["image"]
+    def __init__(self, config: LocalConfig, facts: Facts) -> None:
+        super().__init__(config, facts)
         self.gan = choose("objective", config.objective, OBJECTIVES)
         if self.gan.relative:
             raise ConfigError(f"local cannot use the objective {config.objective}, which compares; use wasserstein.")
-        self.g = self.build_generator(config, n, n)
-        self.d = Critic(build_discriminator(config, n), n)
-        self.add_player("G", self.g, lr=config.lr, beta1=config.beta1)
-        self.add_player("D", self.d, lr=config.lr, beta1=config.beta1)
+        self.reference = _reference(config, facts)
+        self.g = self.uses["translate"].network
+        self.d = Critic(build_discriminator(config, facts.channels["image"]), facts.channels["image"])
+        self.player("G", self.g, lr=config.lr, optimizer=adam(config.beta1))
+        self.player("D", self.d, lr=config.lr, optimizer=adam(config.beta1))
 
     @staticmethod
-    def resolve(config: LocalConfig, size: int) -> LocalConfig:
-        return config
-
-    @staticmethod
-    def build_generator(config: LocalConfig, in_channels: int, out_channels: int) -> nn.Module:
-        assert in_channels == out_channels, "it adds to its input"
-        return Generator(in_channels, config.batches, config.reference, config.max_change, config.width)
+    def build(config: LocalConfig, facts: Facts) -> dict[str, Use]:
+        channels, classes = facts.channels["image"], len(facts.classes)
+        g = Generator(channels, classes, _reference(config, facts), config.max_change, config.width)
+        return {"translate": Use(g, (Image("image"), Label(classes)), "image")}
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         c, gan, batch = self.config, self.gan, next(batches)
-        image, source = batch["image"], batch["batch"]
-        is_reference = source == c.reference
+        image, source = batch["image"], batch["label"]
+        is_reference = source == self.reference
         x, b, real = image[~is_reference], source[~is_reference], image[is_reference]
 
         self.d.learn(real)
@@ -206,11 +208,11 @@ class Local(Method):
         if gan.penalised:
             rows = torch.arange(len(fake), device=real.device) % len(real)
             d_loss = d_loss + c.lambda_gp * gradient_penalty(self.d, seen_real[rows], seen_fake)
-        self.update("D", d_loss)
+        self.move("D", d_loss)
 
         g_gan = gan.g(self.d(seen_fake))
         mean, size = self.d.sizes(fake - x)
-        self.update("G", g_gan + c.lambda_mean * mean + c.lambda_edit * size)
+        self.move("G", g_gan + c.lambda_mean * mean + c.lambda_edit * size)
 
         scalars = {"g_gan": g_gan, "mean": mean, "edit": size, "d": d_loss}
         return {name: x.detach() for name, x in scalars.items()}
@@ -218,5 +220,5 @@ class Local(Method):
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         x = batch["image"]
-        out = self.g(x, batch["batch"])
+        out = self.g(x, batch["label"])
         return {"image": x, "→ reference": out, "edit, of the bound": (out - x) / self.g.limit}

@@ -1,11 +1,10 @@
-"""The options of the translation methods, each with its paper's defaults; imports nothing heavy, so that help is
-quick.
-"""
+"""The options that translation methods share; imports nothing heavy, so that help is quick."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from img2img.core.options import BETA, CHANNELS, RATE, WEIGHT, Adversarial, Decay, Objective
+from img2img.core.needs import Needs
+from img2img.core.options import BETA, CHANNELS, RATE, WEIGHT, Adversarial, Decay
 from img2img.options.declared import Choice, Within
 
 GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS")
@@ -31,12 +30,14 @@ LearningRate = Annotated[float, "Adam's learning rate.", RATE]
 Beta1 = Annotated[float, "Adam's beta 1.", BETA]
 
 
-@dataclass(frozen=True)
-class CycleGANConfig(Adversarial):
-    """CycleGAN's options, with the defaults of section 4 and appendix 7."""
+LambdaCycle = Annotated[float, "Weight of the cycle loss.", WEIGHT]
 
-    layout: ClassVar[str] = "unpaired"
-    unused: ClassVar[tuple[str, ...]] = ("ab", "direction")  # for pairs
+
+@dataclass(frozen=True)
+class TranslationConfig(Adversarial):
+    """The options of the methods that translate images of A into images of B; each paper has its own defaults."""
+
+    needs: ClassVar[Needs] = Needs(("a", "b"))
 
     generator: Generator = "auto"
     discriminator: Discriminator = "patch_70"
@@ -46,30 +47,6 @@ class CycleGANConfig(Adversarial):
     padding: Padding = "auto"
     dropout: Dropout = 0.0
     upsample: Upsample = "deconv"
-    objective: Objective = "lsgan"
-    lambda_cycle: Annotated[float, "Weight of the cycle loss.", WEIGHT] = 10.0
-    lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle.", WEIGHT] = 0.5
-    pool: Annotated[int, "Generated images kept to be shown to the discriminators again.", Within(0, 10**6)] = 50
-    lr: LearningRate = 2e-4
-    beta1: Beta1 = 0.5
-    decay: Decay = 0.5
-
-
-@dataclass(frozen=True)
-class Pix2PixConfig(Adversarial):
-    """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
-
-    layout: ClassVar[str] = "pairs"
-
-    generator: Generator = "auto"
-    discriminator: Discriminator = "patch_70"
-    width: Width = 64
-    d_width: DWidth = 64
-    norm: Norm = "batch"
-    padding: Padding = "auto"
-    dropout: Dropout = 0.5
-    upsample: Upsample = "deconv"
-    lambda_l1: Annotated[float, "Weight of the L1 distance to the target.", WEIGHT] = 100.0
     lr: LearningRate = 2e-4
     beta1: Beta1 = 0.5
     decay: Decay = 0.5

@@ -3,16 +3,30 @@ arXiv:1611.07004.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from img2img.core.method import Batch, Method, Scalars
-from img2img.core.referee import Referee, learning_rates
-from img2img.translation.build import build_discriminator, build_generator
-from img2img.translation.options import Pix2PixConfig
+from img2img.core.method import Batch, Image, Method, Scalars, Use, adam
+from img2img.core.needs import Facts, Needs
+from img2img.core.options import WEIGHT
+from img2img.core.referee import Referee, learning_rates, measured
+from img2img.translation import options as o
+from img2img.translation.build import build_discriminator, build_generator, deepest_unet
+
+
+@dataclass(frozen=True)
+class Pix2PixConfig(o.TranslationConfig):
+    """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
+
+    needs: ClassVar[Needs] = Needs(("a", "b"), paired=True)
+
+    norm: o.Norm = "batch"
+    dropout: o.Dropout = 0.5
+    lambda_l1: Annotated[float, "Weight of the L1 distance to the target.", WEIGHT] = 100.0
 
 
 class Pix2Pix(Method):
@@ -27,30 +41,26 @@ class Pix2Pix(Method):
     """
 
     Config = Pix2PixConfig
-    generators = {"a2b": ("a", "b", "g")}
-    layout = Pix2PixConfig.layout
+    kinds = measured("d")
+    referee: Referee
 
-    def __init__(self, config: Pix2PixConfig, channels: dict[str, int]) -> None:
-        super().__init__(config, channels)
-        a, b = channels["a"], channels["b"]
+    def __init__(self, config: Pix2PixConfig, facts: Facts) -> None:
+        super().__init__(config, facts)
         self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (section 3.3)
-        self.g = build_generator(config, a, b)
-        self.d = build_discriminator(config, a + b)
+        self.g = self.uses["a2b"].network
+        self.d = build_discriminator(config, facts.channels["a"] + facts.channels["b"])
         g_lr, d_lr = learning_rates(config)
-        self.add_player("G", self.g, lr=g_lr, beta1=config.beta1)
-        self.add_player("D", self.d, lr=d_lr, beta1=config.beta1)
+        self.player("G", self.g, lr=g_lr, optimizer=adam(config.beta1))
+        self.player("D", self.d, lr=d_lr, optimizer=adam(config.beta1))
 
     @staticmethod
-    def resolve(config: Pix2PixConfig, size: int) -> Pix2PixConfig:
-        """The deepest U-Net up to unet_256 whose multiple divides `size`."""
-        if config.generator != "auto":
-            return config
-        depth = next((m for m in (256, 128, 64, 32, 16) if size % m == 0), None)
-        return replace(config, generator=f"unet_{depth}" if depth else "resnet_9")
+    def resolve(config: Pix2PixConfig, facts: Facts) -> Pix2PixConfig:
+        return replace(config, generator=deepest_unet(facts.size)) if config.generator == "auto" else config
 
     @staticmethod
-    def build_generator(config: Pix2PixConfig, in_channels: int, out_channels: int) -> nn.Module:
-        return build_generator(config, in_channels, out_channels)
+    def build(config: Pix2PixConfig, facts: Facts) -> dict[str, Use]:
+        g = build_generator(config, facts.channels["a"], facts.channels["b"])
+        return {"a2b": Use(g, (Image("a"),), "b")}
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         c, referee, batch = self.config, self.referee, next(batches)
@@ -58,14 +68,14 @@ class Pix2Pix(Method):
 
         fake_b = self.g(a)
         real_pair, fake_pair = torch.cat([a, b], 1), torch.cat([a, fake_b], 1)
-        d_loss, says = referee.judge(self.d, real_pair, fake_pair)
-        self.update("D", d_loss)
+        d_loss, measures = referee.judge(self.d, real_pair, fake_pair)
+        self.move("D", d_loss)
 
         adversarial = referee.fool(self.d, fake_pair, real_pair)
         l1 = F.l1_loss(fake_b, b)
-        self.update("G", adversarial + c.lambda_l1 * l1)
+        self.move("G", adversarial + c.lambda_l1 * l1)
 
-        scalars = {"g_gan": adversarial, "l1": l1, "d": d_loss} | {f"d_{kind}": x for kind, x in says.items()}
+        scalars = {"g_gan": adversarial, "l1": l1, "d": d_loss} | {f"d_{name}": x for name, x in measures.items()}
         return {name: x.detach() for name, x in scalars.items()}
 
     @torch.no_grad()

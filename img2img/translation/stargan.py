@@ -7,13 +7,14 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.core.method import Batch, Method, Scalars
+from img2img.core.method import Batch, Image, Label, Method, Scalars, Use, adam
+from img2img.core.needs import Facts, Needs
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.options import WEIGHT, Decay, LambdaGP, NCritic
 from img2img.core.penalties import gradient_penalty
@@ -22,14 +23,13 @@ from img2img.networks.resnet import ResidualBlock
 from img2img.options.declared import Options, Within
 from img2img.translation import options as o
 
-Batches = Annotated[int, "Batches that the images come from.", Within(1, 10**6)]
-
 
 @dataclass(frozen=True)
 class StarGANConfig(Options):
     """StarGAN's options, with the defaults of the published code of both papers."""
 
-    batches: Batches = 2
+    needs: ClassVar[Needs] = Needs(labels=True)
+
     width: o.Width = 64
     blocks: Annotated[int, "Residual blocks of the generator.", Within(0, 1000)] = 6
     d_width: o.DWidth = 64
@@ -169,30 +169,25 @@ class StarGAN(Method):
     """
 
     Config = StarGANConfig
-    generators = {"equalize": ("image", "image", "g")}
-    layout = "images"
+    kinds = {"variance": "distance"}
 
-    def __init__(self, config: StarGANConfig, channels: dict[str, int]) -> None:
-        super().__init__(config, channels)
-        c, n = config, channels["image"]
-        self.draws = c.n_critic
+    def __init__(self, config: StarGANConfig, facts: Facts) -> None:
+        super().__init__(config, facts)
+        self.draws = config.n_critic
         self.gan = OBJECTIVES["wasserstein"]
-        self.g = self.build_generator(c, n, n)
-        self.d = Discriminator(n, c.batches, c.d_width, c.d_layers)
-        self.add_player("G", self.g, lr=c.lr, beta1=c.beta1)
-        self.add_player("D", self.d, lr=c.lr, beta1=c.beta1)
+        self.g = self.uses["translate"].network
+        self.d = Discriminator(facts.channels["image"], len(facts.classes), config.d_width, config.d_layers)
+        self.player("G", self.g, lr=config.lr, optimizer=adam(config.beta1))
+        self.player("D", self.d, lr=config.lr, optimizer=adam(config.beta1))
 
     @staticmethod
-    def resolve(config: StarGANConfig, size: int) -> StarGANConfig:
-        return config
-
-    @staticmethod
-    def build_generator(config: StarGANConfig, in_channels: int, out_channels: int) -> nn.Module:
-        assert in_channels == out_channels, "it adds to its input"
-        return Generator(in_channels, config.batches, config.width, config.blocks)
+    def build(config: StarGANConfig, facts: Facts) -> dict[str, Use]:
+        channels, classes = facts.channels["image"], len(facts.classes)
+        g = Generator(channels, classes, config.width, config.blocks)
+        return {"translate": Use(g, (Image("image"), Label(classes)), "image")}
 
     def _targets(self, source: Tensor) -> Tensor:
-        return torch.randperm(self.config.batches, device=source.device)[source]
+        return torch.randperm(len(self.facts.classes), device=source.device)[source]
 
     def _realness(self, x: Tensor) -> Tensor:
         logits: Tensor = self.d(x)
@@ -203,14 +198,14 @@ class StarGAN(Method):
 
         for _ in range(c.n_critic):
             batch = next(batches)
-            x, source = batch["image"], batch["batch"]
+            x, source = batch["image"], batch["label"]
             with torch.no_grad():
                 fake = self.g(x, self._targets(source))
             real_logits = self.d(x)
             d_gan = gan.d(real_logits[:, :1], self._realness(fake))
             d_cls = F.cross_entropy(real_logits[:, 1:], source)
             penalty = gradient_penalty(self._realness, x, fake)
-            self.update("D", d_gan + c.lambda_cls * d_cls + c.lambda_gp * penalty)
+            self.move("D", d_gan + c.lambda_cls * d_cls + c.lambda_gp * penalty)
 
         target = self._targets(source)
         fake = self.g(x, target)
@@ -218,14 +213,8 @@ class StarGAN(Method):
         g_gan, g_cls = gan.g(logits[:, :1]), F.cross_entropy(logits[:, 1:], target)
         rec = F.l1_loss(self.g(fake, source), x)
         variance = edit_variance(x, fake - x, source)
-        self.update("G", g_gan + c.lambda_cls * g_cls + c.lambda_rec * rec + c.lambda_variance * variance)
+        self.move("G", g_gan + c.lambda_cls * g_cls + c.lambda_rec * rec + c.lambda_variance * variance)
 
         scalars = {"g_gan": g_gan, "g_cls": g_cls, "rec": rec, "variance": variance}
         scalars |= {"d_gan": d_gan, "d_cls": d_cls, "gp": penalty}
         return {name: x.detach() for name, x in scalars.items()}
-
-    @torch.no_grad()
-    def preview(self, batch: Batch) -> dict[str, Tensor]:
-        x = batch["image"]
-        to = (torch.full_like(batch["batch"], t) for t in range(self.config.batches))
-        return {"image": x} | {f"→ batch {t}": self.g(x, target) for t, target in enumerate(to)}

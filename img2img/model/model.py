@@ -1,0 +1,190 @@
+"""A trained model: the networks of one model file, opened on a device."""
+
+import copy
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from img2img.core.method import Label, Noise, Use
+from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.model.file import Direction, content_of, load_use, read_card
+from img2img.runtime.device import Runtime
+
+
+class Model:
+    """The networks of a model file. One with image inputs is a `Translator`, one without a `Sampler`.
+
+    It can be pickled and copied. A pickle holds the weights, so that it needs no file where it is loaded, and chooses
+    device and precision there, as they were asked for.
+
+    Attributes:
+        card: the header of the model file.
+        direction: the use that calls without one take.
+        label: the class that calls without one take; None where none was chosen.
+    """
+
+    def __init__(
+        self, path: str | Path, device: str, precision: str, direction: str | None = None, label: str | None = None
+    ) -> None:
+        self.path = model_file(path)
+        self._loaded, self._content = self.path.stat(), b""  # the content only of one that was pickled
+        self.card = read_card(self.path)
+        self.direction = direction or next(iter(self.card.uses))
+        spec = self.spec()
+        # bf16 keeps 8 significant bits: enough for 8-bit pixels only
+        self._eight_bit = spec.scale_out.dtype == "uint8" and (not spec.takes_images or spec.scale_in.dtype == "uint8")
+        self._wanted = device, "fp32" if precision == "auto" and not self._eight_bit else precision
+        self.runtime = _started(*self._wanted)
+        self._lock = threading.RLock()
+        self._uses: dict[str, Use] = {}
+        self.label = None if label is None else self._known(label)
+
+    def __getstate__(self) -> dict[str, Any]:
+        fresh: dict[str, Any] = {"_lock": None, "_uses": {}, "runtime": None}
+        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": _started(*state["_wanted"])})
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move this model to another device, for all calls to come, and return it; call it from one thread."""
+        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        return self
+
+    @property
+    def directions(self) -> list[str]:
+        return list(self.card.uses)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that the model takes or gives; empty without labels."""
+        return self.card.classes
+
+    def spec(self, direction: str | None = None) -> Direction:
+        return choose("direction in this model", direction or self.direction, self.card.directions)
+
+    def use(self, direction: str | None = None) -> Use:
+        """Return a use with its network in evaluation mode, loaded at the first call.
+
+        Raises:
+            ConfigError: if the model has no such use.
+        """
+        name = direction or self.direction
+        with self._lock:
+            if name not in self._uses:
+                self._uses[name] = load_use(self.path, self.card, name, self._content)
+            return self._uses[name]
+
+    def towards(self, direction: str | None = None, label: str | None = None) -> Self:
+        """Return the same model with another default direction or class; the networks are shared.
+
+        Raises:
+            ConfigError: if the model has no such direction or class, or takes no class.
+        """
+        other = copy.copy(self)
+        other.direction = direction or self.direction
+        other.spec()
+        other.label = self.label if label is None else other._known(label)
+        return other
+
+    def _known(self, label: str) -> str:
+        if not self.spec().labelled:
+            raise ConfigError(f"label {label}: this model takes no class; leave it out.")
+        choose("--label", str(label), dict.fromkeys(self.classes))
+        return str(label)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the model file."""
+        return hashlib.sha256(self._content or content_of(self.path, self._loaded)).hexdigest()
+
+    def device_name(self) -> str:
+        return self.runtime.describe().split(", ")[0]
+
+    def _in_words(self, *facts: str) -> str:
+        card = self.card
+        classes = [f"{len(card.classes)} classes"] if self.spec().labelled else []
+        known = [card.method, *facts, *classes, f"{card.size} px", f"step {card.step}", str(self.runtime.device)]
+        return f"{type(self).__name__}({', '.join(known)})"
+
+
+class Bound(nn.Module):
+    """A network of an image and conditions, as a network of the image alone.
+
+    Args:
+        network: what is bound.
+        conditions: (1, ...) each, the same for every image.
+    """
+
+    def __init__(self, network: nn.Module, *conditions: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.multiple = network.multiple
+        for i, x in enumerate(conditions):
+            self.register_buffer(f"condition_{i}", x)
+        self.count = len(conditions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conditions = (getattr(self, f"condition_{i}") for i in range(self.count))
+        out: Tensor = self.network(x, *(c.expand(x.shape[0], *c.shape[1:]) for c in conditions))
+        return out
+
+
+def of_images(use: Use, classes: tuple[str, ...], label: str | None) -> nn.Module:
+    """Return the network of a use as one of images alone, with its other inputs fixed.
+
+    Raises:
+        ConfigError: if it takes a class and none was chosen.
+    """
+    conditions = use.inputs[1:]
+    if not conditions:
+        return use.network
+    if use.labelled and label is None:
+        raise ConfigError(f"This model needs a class; give --label, one of {', '.join(classes)}.")
+    index = classes.index(label) if label is not None else 0
+    bind: Any = getattr(use.network, "bind", None)
+    if bind is not None and len(conditions) == 1:
+        bound: nn.Module = bind(index)
+        return bound.eval()
+    fixed = [
+        torch.tensor([index]) if isinstance(x, Label) else x.draw(1, generator=torch.Generator().manual_seed(0))
+        for x in conditions
+        if isinstance(x, Label | Noise)
+    ]
+    return Bound(use.network, *fixed).eval()
+
+
+def _started(device: str, precision: str) -> Runtime:
+    runtime = Runtime.start(device, precision)
+    if runtime.device.type == "cuda":  # equal results from equal images
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return runtime
+
+
+def model_file(path: str | Path) -> Path:
+    """Return the model file that `path` is, or that the run folder `path` holds.
+
+    Raises:
+        ModelFileError: if there is none.
+    """
+    if not isinstance(path, str | Path):
+        raise ModelFileError(
+            f"A model is the path of a run folder or of a model file here, or one of the kind needed, not {path!r}."
+        )
+    path = Path(path)
+    if path.is_dir():
+        found = path / "model.safetensors"
+        if not found.exists():
+            raise ModelFileError(f"{path} holds no model.safetensors; is it the folder of a run that has saved?")
+        return found
+    if not path.exists():
+        raise ModelFileError(f"There is no model or run folder {path}.")
+    return path

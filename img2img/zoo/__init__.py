@@ -1,0 +1,1 @@
+"""The classic papers on GANs from noise, one file each."""
