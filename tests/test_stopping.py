@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import img2img
-from img2img.data import images, layouts, patience, workers
+from img2img.data import images, patience, store, workers
 from img2img.data.stream import stream
 from img2img.errors import DataError, Interrupted, TrainingError
 from img2img.methods import METHODS
@@ -316,9 +316,9 @@ class Slow:
 
 
 def test_reading_that_takes_long_is_said(monkeypatch):
-    monkeypatch.setattr(layouts, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(store, "REPORT_SECONDS", 0.0)
     said = []
-    layouts.read_all((), [Slow()], said.append)
+    store.read_all((), [Slow()], said.append)
     assert [text.split(":")[1].split(",")[0] for text in said] == [" 16 of 50", " 32 of 50", " 48 of 50"]
 
 

@@ -34,6 +34,7 @@ class Domain:
         channels: channels of every image; grey images of a colour domain are read as colour.
         dtype: type of every image.
         passed: suffixes of the files that were passed over beside them, and how often.
+        labels: index of the class of every image; empty where images have none.
     """
 
     title: str
@@ -42,14 +43,17 @@ class Domain:
     channels: int
     dtype: str
     passed: Counter[str] = field(default_factory=Counter)
+    labels: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, title: str, sources: Sequence[Header | Array], half: str = "whole") -> "Domain":
         """Decides channels and type from the data.
 
         Raises:
-            DataError: if the images do not go together.
+            DataError: if there are no images, or they do not go together.
         """
+        if not sources:
+            raise DataError(f"There are no images of domain {title}.")
         kinds: dict[tuple[int, str], list[int]] = defaultdict(list)
         for i, source in enumerate(sources):
             kinds[_channels(source), str(source.dtype)].append(i)
@@ -107,7 +111,8 @@ class Domain:
             else:
                 kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
             contents.update(repr(kind).encode())
-        return {
+        labels = {"labels": hashlib.sha256(repr(self.labels).encode()).hexdigest()[:16]} if self.labels else {}
+        return labels | {
             "images": len(self),
             "kind": f"{self.channels} channels of {self.dtype}",
             "names": names.hexdigest()[:16],
@@ -119,7 +124,9 @@ class Domain:
         return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
 
     def select(self, indices: Sequence[int]) -> "Domain":
-        return replace(self, sources=tuple(self.sources[i] for i in indices))
+        """Return the images of these indices, with their labels."""
+        labels = tuple(self.labels[i] for i in indices) if self.labels else ()
+        return replace(self, sources=tuple(self.sources[i] for i in indices), labels=labels)
 
 
 def _end_of(path: Path) -> tuple[int, int]:

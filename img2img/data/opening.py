@@ -1,16 +1,62 @@
-"""The data of a run, by what its method learns from: pairs, two unpaired domains, or one collection of images."""
+"""From what a method needs, and the options of a run or arrays, to its training samples and held-out samples."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from img2img.data.collection import Images, open_images
-from img2img.data.folders import Domains, passed_beside
-from img2img.data.layouts import HeldOut, Translation, open_data
-from img2img.data.options import CONFIGS, DataConfig, ImagesConfig
-from img2img.errors import counted
+import numpy as np
+
+from img2img.core.needs import Needs
+from img2img.data.augment import PRESETS
+from img2img.data.folders import (
+    HELD_OUT,
+    Domain,
+    Domains,
+    Scanned,
+    alike,
+    find,
+    from_arrays,
+    pair_up,
+    passed_beside,
+    refuse_small,
+    scan,
+)
+from img2img.data.idx import is_idx, read_idx
+from img2img.data.images import Array, find_images
+from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
+from img2img.data.options import CONFIGS, DataConfig, ImagesConfig, LabelledConfig
+from img2img.data.picture import shown
+from img2img.data.samples import HeldOut, Samples
+from img2img.errors import ConfigError, DataError, choose, counted
 
 Say = Callable[[str], None]
+WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a run, checked but not read.
+
+    Attributes:
+        train: the training images of each domain.
+        heldout: the held-out images of each domain, if there are any.
+        classes: names of the labels that the domains carry.
+        notes: what the user should know.
+    """
+
+    train: dict[str, Domain]
+    heldout: dict[str, Domain] | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> str:
+        """The number of training images, in words."""
+        first, *others = self.train.values()
+        if others:
+            return ", ".join([f"{len(first)} images of {first.title}", *(f"{len(d)} of {d.title}" for d in others)])
+        return f"{len(first)} images" + (f" of {len(self.classes)} classes" if self.classes else "")
 
 
 @dataclass(frozen=True)
@@ -18,56 +64,251 @@ class Opened:
     """What a run trains on.
 
     Attributes:
-        train: the training samples, with their `channels` and `scales`.
-        heldout: held-out samples, where there are any.
-        counts: how many images there are, in words.
-        held: how many are held out, in words.
+        train: the training samples, with their domains, channels, scales and classes.
+        heldout: held-out samples, if there are any.
+        counts: the number of training images, in words.
+        held: the number of held-out images, in words.
         notes: what the user should know.
     """
 
-    train: Translation | Images
+    train: Samples
     heldout: HeldOut | None
     counts: str
     held: str = ""
     notes: tuple[str, ...] = ()
 
 
+def open_samples(
+    needs: Needs, config: Any, seed: int = 0, shared: bool = False, say: Say = lambda text: None, **arrays: Any
+) -> Opened:
+    """Find, check and read the images that `config` names, or `arrays`, as the samples that a method needs.
+
+    Args:
+        needs: domains ("a", "b"), or the one domain "image"; whether they are paired; whether images have labels.
+        config: an instance of `data_options(needs)`.
+        seed: of the order of samples and their augmentation.
+        shared: whether worker processes read from the cache.
+        say: receives lines about the progress of reading.
+        **arrays: "a" and "b"; or "data", and "labels", one per image.
+
+    Raises:
+        ConfigError: if the options do not say where the images or their labels are.
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    split = find_domains(needs, config, **arrays)
+    heldout = split.heldout or {}
+    train = Samples(split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say)
+    held = " and ".join(str(len(domain)) for domain in heldout.values())
+    return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
+
+
+def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
+    """Find and check the images that `config` names, or `arrays`, and hold out a part of them if there is to be one.
+
+    Raises:
+        ConfigError: if the options do not say where the images or their labels are.
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    preset = choose("--augment", config.augment, PRESETS)
+    if needs.domains == ("a", "b"):
+        split = _find_two(config, needs.paired, **arrays)
+    else:
+        split = _find_images(config, needs.labels, **arrays)
+    train, heldout, classes = split.train, split.heldout, split.classes
+    notes = [*passed_beside(*train.values(), *(heldout or {}).values()), *split.notes]
+    for domain in train.values():
+        of = f" of domain {domain.title}" if len(train) > 1 else ""
+        if greys := domain.grey_files:
+            notes.append(f"{counted(greys, f'grey image{of} is', f'grey images{of} are')} read as colour.")
+    if heldout:
+        heldout = {key: alike(heldout[key], train[key]) for key in train}
+    if config.val_fraction and heldout:
+        notes.append("--val-fraction is not used: the data have a held-out part of their own.")
+    elif config.val_fraction:
+        parts = {key: _hold_out(domain, config.val_fraction) for key, domain in train.items()}
+        train, heldout = ({key: part[k] for key, part in parts.items()} for k in range(2))
+        if classes:
+            refuse_missing(train["image"], classes, config.val_fraction)
+    for domain in train.values():
+        if len(domain) < 2:
+            raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")
+        _refuse_unwarpable(domain, config.augment)
+    for domain in (*train.values(), *(heldout or {}).values()):
+        if preset.resize is None:
+            refuse_small(domain, config.size)
+    return Split(train, heldout, classes, tuple(notes))
+
+
+def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) -> Split:
+    heldout: Domains | None
+    if a is not None or b is not None:
+        train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
+    else:
+        places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
+        train, heldout = find(places, paired)
+    if config.direction == "b2a":
+        if not paired:
+            raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
+        train, heldout = train[::-1], heldout and heldout[::-1]
+    return Split(_by_key(train), heldout and _by_key(heldout))
+
+
+def _by_key(domains: Domains) -> dict[str, Domain]:
+    return dict(zip("ab", domains, strict=True))
+
+
+def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, labels: Any = None) -> Split:
+    """Find the images of the single domain "image", and their classes if a method needs them."""
+    if labels is not None and not needs_labels:
+        raise ConfigError("This method does not use labels; leave them out.")
+    file = Path(config.labels) if isinstance(config, LabelledConfig) and config.labels else None
+    if data is None and config.data is None:
+        alone = " Labels alone are not enough." if labels is not None or file else ""
+        raise ConfigError(f"Say where the images are: --data, a folder of images or an idx file.{alone}")
+    path, notes = Path(config.data or ""), tuple[str, ...]()
+    if data is None and path.is_dir():
+        if labels is not None or (file and is_idx(file)):
+            raise ConfigError("The labels of a folder of images are its sub-folders, or --labels FILE.csv, not a list.")
+        folders = _divide(path, needs_labels and not file)
+        scans = [_scan(folder) for folder in folders]
+        domains = [Domain.of("data", headers) for headers in scans]
+        if file:
+            table = Table(file)
+            names = [table.of(path, headers) for headers in scans]
+            if unused := len(table.labels) - sum(map(len, names)):
+                rows = counted(unused, "row", "rows")
+                notes = (f"{rows} of {shown(file)} {'is' if unused == 1 else 'are'} of images that are not used.",)
+        elif needs_labels:
+            names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
+    else:
+        domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
+        if needs_labels:
+            names = [_listed(labels, file, path if data is None else None)]
+
+    if not needs_labels:
+        return _images(domains)
+    what = "data" if data is not None else shown(path)
+    classes = classes_of(names[0], what)
+    domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
+    return replace(_images(domains), classes=classes, notes=notes)
+
+
+def _images(domains: Sequence[Domain]) -> Split:
+    train, *heldout = domains
+    return Split({"image": train}, {"image": heldout[0]} if heldout else None)
+
+
+def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:
+    """Return the labels of images in one array: as given, from an idx file, or from the one beside the images."""
+    if labels is not None:
+        return from_values(labels)
+    if file and not is_idx(file):
+        raise ConfigError("A CSV of labels names files in a folder; for other images give an idx file of labels.")
+    if not file and images is None:
+        raise ConfigError("This method needs the class of every image; give labels=, one per image.")
+    return from_idx(file or beside(images or Path()))
+
+
+def _divide(root: Path, class_folders: bool) -> list[Path]:
+    """Return the folder to train on, and the held-out one if `root` is divided into such parts.
+
+    A root is divided if all its images lie in the sub-folders `train` and `val` or `test` (of both, `val` is held out).
+    If its sub-folders could be classes of those names, it is divided if all images of `train` lie in sub-folders; if
+    all lie directly in it, `train` is a class.
+
+    Raises:
+        DataError: if classes are folders and `train` holds images both directly and in sub-folders.
+    """
+    held = next((root / part for part in HELD_OUT if (root / part).is_dir()), None)
+    if held is None or not (root / "train").is_dir():
+        return [root]
+    places = [image.relative_to(root).parts for image in find_images(root)]
+    if not {held.name, "train"} <= {parts[0] for parts in places} <= {"train", *HELD_OUT}:
+        return [root]
+    if class_folders:
+        direct = {len(parts) == 2 for parts in places if parts[0] == "train"}
+        if len(direct) > 1:
+            raise DataError(
+                f"{shown(root / 'train')} holds images both directly and in sub-folders, so it is unclear whether it "
+                "is a class or the training part; move the images into class folders."
+            )
+        if direct == {True}:
+            return [root]
+    return [root / "train", held]
+
+
+def _scan(folder: Path) -> Scanned:
+    try:
+        return scan(folder)
+    except DataError as error:
+        found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
+        if not found or "holds no image" not in str(error):
+            raise
+        raise DataError(f"{shown(folder)} holds no image but idx files; give one: --data {shown(found[0])}.") from error
+
+
+def _read_images(path: Path) -> Array:
+    if not is_idx(path):
+        raise DataError(f"There is no folder, and no idx file, {shown(path)}.")
+    images = read_idx(path)
+    if images.ndim < 3:
+        raise DataError(
+            f"{shown(path)} holds labels, not images; give the file of images, such as train-images-idx3-ubyte.gz."
+        )
+    return images
+
+
+def _refuse_unwarpable(domain: Domain, augment: str) -> None:
+    """Raise DataError if the augmentation cannot interpolate the images' type."""
+    if augment == "strong" and domain.dtype not in WARPABLE:
+        raise DataError(
+            f"Domain {domain.title} has {domain.dtype} values, which --augment strong cannot warp; "
+            f"use another --augment, or convert to {', '.join(WARPABLE)}."
+        )
+
+
+def _hold_out(domain: Domain, fraction: float) -> tuple[Domain, Domain]:
+    """Divide a domain into training and held-out images, spread over the sorted names.
+
+    Domains of equal length, such as pairs, are divided alike.
+    """
+    n = len(domain)
+    count = round(n * fraction)
+    if not 0 < count < n - 1:
+        raise ConfigError(f"--val-fraction {fraction} of the {n} images of domain {domain.title} leaves too few.")
+    order = np.random.default_rng(0).permutation(n)
+    return domain.select(sorted(order[count:])), domain.select(sorted(order[:count]))
+
+
+# Adapters for callers that have not moved to `Needs`.
+
+
 def in_words(domains: Domains) -> str:
-    """How many images there are to train on."""
-    a, b = domains
-    return f"{len(a)} images of A, {len(b)} of B"
-
-
-def _open_domains(
-    config: DataConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
-) -> Opened:
-    opened = open_data(config, paired, **arrays)
-    train = Translation(*opened.train, config, paired, seed, shared, opened.heldout or (), say)
-    heldout = HeldOut(*opened.heldout, train) if opened.heldout else None
-    held = " and ".join(str(len(domain)) for domain in opened.heldout) if opened.heldout else ""
-    return Opened(train, heldout, in_words(opened.train), held, opened.notes)
-
-
-def _open_images(
-    config: ImagesConfig, paired: bool, seed: int, shared: bool, say: Say = lambda text: None, **arrays: Any
-) -> Opened:
-    domain = open_images(config, **arrays)
-    greys = counted(domain.grey_files, "grey image is", "grey images are")
-    notes = (f"{greys} read as colour.",) if domain.grey_files else ()
-    notes = (*passed_beside(domain), *notes)
-    return Opened(Images(domain, config, seed, shared, say), None, f"{len(domain)} images", notes=notes)
+    """Return the number of training images of two domains, in words."""
+    return Split(_by_key(domains)).counts
 
 
 class Layout(NamedTuple):
     """How to open the data, from which options, and what may be arrays."""
 
     Config: Any
-    open: Callable[..., Opened]
+    needs: Needs
     arrays: tuple[str, ...]
 
+    def open(
+        self,
+        config: Any,
+        paired: bool,
+        seed: int,
+        shared: bool,
+        say: Say = lambda text: None,
+        **arrays: Any,
+    ) -> Opened:
+        return open_samples(self.needs, config, seed, shared, say, **arrays)
 
-LAYOUTS = {
-    "pairs": Layout(CONFIGS["pairs"], _open_domains, ("a", "b")),
-    "unpaired": Layout(CONFIGS["unpaired"], _open_domains, ("a", "b")),
-    "images": Layout(CONFIGS["images"], _open_images, ("data",)),
+
+LAYOUTS: Mapping[str, Layout] = {
+    "pairs": Layout(CONFIGS["pairs"], Needs(("a", "b"), paired=True), ("a", "b")),
+    "unpaired": Layout(CONFIGS["unpaired"], Needs(("a", "b")), ("a", "b")),
+    "images": Layout(CONFIGS["images"], Needs(), ("data",)),
 }

@@ -1,0 +1,177 @@
+"""Training samples and held-out samples of any number of domains, paired or not, with or without labels."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from img2img.data.augment import PRESETS, Augment
+from img2img.data.folders import Domain
+from img2img.data.images import Array, resize
+from img2img.data.options import DataConfig, ImagesConfig
+from img2img.data.patience import patiently
+from img2img.data.scale import Scale
+from img2img.data.store import Store, read_all, shared_budget
+
+LABEL = "label"
+
+
+class Samples(Dataset[dict[str, Tensor]]):
+    """Training samples {domain: (C, size, size)} in [-1, 1], numbered without end.
+
+    Sample n is a pure function of the seed and n, whichever process or worker asks for it and in whatever order. An
+    epoch has as many samples as the largest domain has images. It shows each of those once, in a new order, and the
+    images of smaller domains as evenly as possible. Without pairs, who meets whom is drawn anew in every epoch.
+
+    With labels a sample also holds "label", the int64 index of the class of its image (of the first domain's, where
+    there are several). Images are drawn uniformly whatever their class: an epoch shows every image once, so a class of
+    ten times as many images is seen ten times as often. Classes are not balanced.
+
+    Args:
+        domains: the images by the key that they have in a sample; with pairs, image i of one belongs to image i of all.
+        config: the options that say how images are cut, augmented and cached.
+        paired: whether the images of a sample belong together and are augmented by one draw.
+        classes: names of the labels, in the order of their indices; empty if samples have no labels.
+        seed: of the order and of the augmentation.
+        shared: whether worker processes read from the cache.
+        heldout: held-out images, which are read once to make sure that they can be.
+        say: receives lines about the progress of reading.
+
+    Attributes:
+        channels: channels of each domain.
+        scales: how pixel values map to [-1, 1], per domain.
+
+    Raises:
+        DataError: if images cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        domains: Mapping[str, Domain],
+        config: DataConfig | ImagesConfig,
+        paired: bool = False,
+        classes: Sequence[str] = (),
+        seed: int = 0,
+        shared: bool = False,
+        heldout: Iterable[Domain] = (),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.domains, self.config, self.paired, self.seed = dict(domains), config, paired, seed
+        self.classes = tuple(classes)
+        self.channels = {key: domain.channels for key, domain in domains.items()}
+        factor = PRESETS[config.augment].resize
+        side = None if factor is None else round(config.size * factor)
+        budget = shared_budget(config.cache_mb, shared)
+        self.stores: dict[str, Store] = {}
+        for key, domain in domains.items():
+            self.stores[key] = store = Store(domain, side, budget, shared)
+            budget -= store.nbytes if store.memory is not None else 0
+        read_all(tuple(self.stores.values()), tuple(heldout), say)
+        self.scales = {key: Scale.of(store.extremes, store.domain.dtype) for key, store in self.stores.items()}
+        self._augment: Augment | None = None
+        self._order: tuple[int, list[Array]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Return the number of samples in one epoch."""
+        return max(map(len, self.stores.values()))
+
+    @property
+    def cached(self) -> bool:
+        """Whether all decoded images are in memory."""
+        return all(store.memory is not None for store in self.stores.values())
+
+    def __getitem__(self, n: int) -> dict[str, Tensor]:
+        return {key: x[0] for key, x in self.fetch([n]).items()}
+
+    def fetch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return several samples at once, {domain: (N, C, size, size)} and "label": (N,)."""
+        indices = np.array([self._indices(n) for n in numbers])  # (N, domains)
+        if self.config.augment == "none":
+            images = [store.take(chosen) for store, chosen in zip(self.stores.values(), indices.T, strict=True)]
+        else:
+            drawn = [self._augmented(n, chosen) for n, chosen in zip(numbers, indices, strict=True)]
+            images = [np.stack(of_domain) for of_domain in zip(*drawn, strict=True)]
+        batch = {key: self.scales[key].encode_all(x) for key, x in zip(self.stores, images, strict=True)}
+        if self.classes:
+            labels = next(iter(self.domains.values())).labels
+            batch[LABEL] = torch.tensor([labels[i] for i in indices[:, 0]])
+        return batch
+
+    def _indices(self, n: int) -> list[int]:
+        """Return which image of each domain sample n shows."""
+        epoch, position = divmod(n, len(self))
+        if self._order[0] != epoch:
+            rng = np.random.default_rng((self.seed, 1, epoch))
+            self._order = (epoch, [rng.permutation(len(self)) for _ in self.stores])
+        drawn = [int(order[position]) for order in self._order[1]]
+        if self.paired:
+            return [drawn[0]] * len(drawn)
+        return [i % len(store) for i, store in zip(drawn, self.stores.values(), strict=True)]
+
+    def _augmented(self, n: int, indices: Array) -> list[Array]:
+        """Return the image of each domain that sample n shows, augmented; pairs by one draw."""
+        if self._augment is None:
+            self._augment = Augment(self.config.augment, self.config.size)
+        images = [store[int(i)] for store, i in zip(self.stores.values(), indices, strict=True)]
+        seeds = np.random.default_rng((self.seed, 3, n)).integers(2**31, size=len(images)).tolist()
+        first, *others = images
+        if not self.paired or not others:
+            return [self._augment(seed, image)[0] for seed, image in zip(seeds, images, strict=True)]
+        pairs = [self._augment(seeds[0], first, other) for other in others]
+        return [pairs[0][0], *(other for _, other in pairs if other is not None)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_augment": None}
+
+
+class HeldOut(Dataset[dict[str, Tensor]]):
+    """Held-out samples, as those of `Samples` but resized to the training size (or cut from the middle), unaugmented.
+
+    Args:
+        domains: the held-out images by the keys of the training samples.
+        train: the training samples, whose options, scales and classes apply.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain], train: Samples) -> None:
+        self.domains = dict(domains)
+        self.config: Any = train.config
+        self.scales, self.classes = train.scales, train.classes
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The class of every image of the first domain; empty without labels."""
+        return next(iter(self.domains.values())).labels
+
+    def __len__(self) -> int:
+        return max(map(len, self.domains.values()))
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        sample = {}
+        for key, domain in self.domains.items():
+            image = cut(patiently(domain.load, i % len(domain)), self.config)
+            sample[key] = self.scales[key].encode(image)
+        if self.classes:
+            sample[LABEL] = torch.tensor(self.labels[i % len(self.labels)])
+        return sample
+
+    # For callers that have not moved to `domains`.
+
+    @property
+    def a(self) -> Domain:
+        return self.domains["a"]
+
+    @property
+    def b(self) -> Domain:
+        return self.domains["b"]
+
+
+def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:
+    """Return a held-out image (H, W, C) at the training size, (size, size, C)."""
+    n = config.size
+    if PRESETS[config.augment].resize is not None:
+        return resize(image, n, n)
+    top, left = (image.shape[0] - n) // 2, (image.shape[1] - n) // 2
+    return image[top : top + n, left : left + n]
