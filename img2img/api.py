@@ -17,10 +17,10 @@ from typing import Any, Unpack, overload
 import torch
 
 from img2img.core.method import Method, Use
-from img2img.core.needs import Facts, Needs
+from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
-from img2img.data.opening import LAYOUTS, Opened
+from img2img.data.opening import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose, needs
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
@@ -58,13 +58,9 @@ from img2img.training.groups import groups_of
 from img2img.training.loop import Run, train as run_training
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
-PATHS = ("a", "b", "ab", "data")
+PATHS = ("a", "b", "ab", "data", "labels")
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
 SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
-
-
-def layout_of(needs: Needs) -> str:
-    return ("pairs" if needs.paired else "unpaired") if "a" in needs.domains else "images"
 
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
@@ -113,13 +109,14 @@ def train(
     """
     method_class = choose("method", method, METHODS)
     groups, needs = options_of(method_class), method_class.Config.needs
-    layout = LAYOUTS[layout_of(needs)]
     check_names(method, options, *groups)
     asked = set(options)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
-    if wrong := [name for name in arrays if name not in layout.arrays]:
-        raise ConfigError(f"{method} takes arrays as {' and '.join(layout.arrays)}, not as {wrong[0]}.")
-    arrays = arrays_of(arrays, channel_axis)
+    taken = arrays_for(needs)
+    if wrong := [name for name in arrays if name not in taken]:
+        raise ConfigError(f"{method} takes arrays as {' and '.join(taken)}, not as {wrong[0]}.")
+    listed = {name: arrays.pop(name) for name in ("labels",) if name in arrays}
+    arrays = arrays_of(arrays, channel_axis) | listed
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
 
@@ -146,7 +143,7 @@ def train(
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
-    opened = layout.open(data_config, needs.paired, train_config.seed, shared, say, **arrays)
+    opened = open_samples(needs, data_config, train_config.seed, shared, say, **arrays)
     if train_config.precision == "auto" and any(s.dtype != "uint8" for s in opened.train.scales.values()):
         runtime = replace(runtime, dtype=torch.float32)  # bf16 keeps 8 significant bits: enough for 8-bit pixels only
     if opened.heldout is None and (idle := asked & OF_SCORES):
@@ -155,7 +152,7 @@ def train(
             "with --val-fraction, or leave it out."
         )
     torch.manual_seed(train_config.seed)
-    facts = Facts(data_config.size, opened.train.channels, getattr(opened.train, "classes", ()))
+    facts = Facts(data_config.size, opened.train.channels, opened.train.classes)
     built = method_class(method_config, facts)
     _refuse_wrong_size(built, data_config.size)
 

@@ -102,6 +102,11 @@ def open_samples(
     return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
 
 
+def arrays_for(needs: Needs) -> tuple[str, ...]:
+    """Return the names of the arrays that `open_samples` takes."""
+    return needs.domains if needs.domains == ("a", "b") else ("data", "labels") if needs.labels else ("data",)
+
+
 def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
     """Find and check the images that `config` names, or `arrays`, and hold out a part of them if there is to be one.
 

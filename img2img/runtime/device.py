@@ -87,7 +87,9 @@ class Runtime:
 
             def forward_bf16(x: Tensor, *conditions: Tensor) -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16):
-                    out: Tensor = forward(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, *conditions)
+                    out: Tensor = forward(
+                        x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, *conditions
+                    )
                 return out.float()
 
             network.forward = forward_bf16

@@ -3,16 +3,14 @@
 from dataclasses import fields
 from typing import Any
 
-from img2img.data.options import CONFIGS
+from img2img.data.options import data_options
 from img2img.metrics.options import MetricOptions
 from img2img.training.config import TrainConfig
 
 
 def groups_of(config: Any) -> tuple[type, ...]:
-    """Return them, given a method's own: of its data, of training, its own, and of the metrics if images are scored."""
-    layout = "unpaired" if "a" in config.needs.domains else "images"
-    groups = (CONFIGS[layout], TrainConfig, config)
-    return groups if layout == "images" else (*groups, MetricOptions)
+    """Return them, given a method's own: of its data, of training, its own, and of the metrics."""
+    return data_options(config.needs), TrainConfig, config, MetricOptions
 
 
 HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")
@@ -26,6 +24,6 @@ UNDER = {
 def headings_of(config: Any) -> dict[str, str]:
     """Return what each option of a method stands under in its help, in the order in which they stand there."""
     own = {name: heading for heading, names in UNDER.items() for name in names.split()}
-    groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=False))
+    groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=True))
     found = {field.name: own.get(field.name, heading) for heading, group in groups.items() for field in fields(group)}
     return dict(sorted(found.items(), key=lambda entry: HEADINGS.index(entry[1])))
