@@ -1,8 +1,6 @@
 """What people import: `train`, `load`, `translate`. The command line calls the same functions."""
 
-import contextlib
 import json
-import math
 import os
 import shlex
 import sys
@@ -16,7 +14,7 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img.core.method import Method, Use
+from img2img.core.method import Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
@@ -43,24 +41,23 @@ from img2img.model.options import (
 )
 from img2img.model.sampling import Sampler, Written, write_samples
 from img2img.model.translator import Translator
-from img2img.networks import DISCRIMINATORS
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, option, refuse_idle, split
+from img2img.options.declared import check_names, given, option, options_in, refuse_idle, split
 from img2img.options.docstrings import documented
 from img2img.report.run import read_facts, rewrite_report
 from img2img.runs.folder import begun, has_results, refuse_foreign
-from img2img.runs.record import OPERATIONAL, RunRecord
+from img2img.runs.record import RunRecord
+from img2img.runs.sameness import PATHS, identities, refuse_other_config, refuse_other_data
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console
 from img2img.runtime.records import read_record
-from img2img.training.config import TrainConfig, flat
+from img2img.training.config import flat
 from img2img.training.groups import groups_of
 from img2img.training.loop import Run, train as run_training
+from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
-PATHS = ("a", "b", "ab", "data", "labels")
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
-SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
@@ -154,13 +151,14 @@ def train(
     torch.manual_seed(train_config.seed)
     facts = Facts(data_config.size, opened.train.channels, opened.train.classes)
     built = method_class(method_config, facts)
-    _refuse_wrong_size(built, data_config.size)
+    refuse_wrong_size(built, data_config.size)
 
     def entry() -> dict[str, Any]:
         _refuse_folder(folder, record, overwrite)
-        data = {"data": _identities(opened)}
+        data = {"data": identities(opened)}
         if not overwrite and has_results(folder):
-            _refuse_other_data(folder, data["data"], opened.counts)
+            before = read_facts(folder)[0].get("training images", opened.counts)
+            refuse_other_data(folder, (_read_config(folder) or {}).get("data"), data["data"], opened.counts, before)
         return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
 
     with ExitStack() as held:
@@ -170,7 +168,7 @@ def train(
                 _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
-        shorten = _shorten(built, unresolved, data_config.size, train_config, runtime)
+        shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
         run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened, built), hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         if not next(iter(built.uses.values())).source:
@@ -390,57 +388,6 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     return read_record(RunRecord, path)
 
 
-def _refuse_other_config(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """A run goes on with the options it was started with, or not at all."""
-
-    def settings(record: dict[str, Any]) -> dict[str, Any]:
-        fixed = {k: v for k, v in record["options"].items() if k not in OPERATIONAL}
-        return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
-
-    def same(name: str) -> bool:
-        a, b = old.get(name), new.get(name)
-        if name in PATHS and a and b:  # moved data are told by what is in them
-            return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
-        return bool(a == b)
-
-    old, new = settings(saved), settings(wanted)
-    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if not same(k)]
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run with other options: {'; '.join(differing)}. "
-            "Give the same options to go on with it, or another --out for a new run, or --overwrite to begin it anew."
-        )
-
-
-def _refuse_wrong_size(method: Method, size: int) -> None:
-    """Refuse a size that the networks of a translation cannot take; those that draw are built for it."""
-    if not any(use.source for use in method.uses.values()):
-        return
-    smallest, multiple = _smallest(method), _multiple(method.uses)
-    chosen = getattr(method.config, "generator", "this method")
-    if size % multiple:
-        nearest = max(round(size / multiple), math.ceil(smallest / multiple), 1) * multiple
-        other = ""
-        if hasattr(method.config, "generator"):
-            usual = method.resolve(replace(method.config, generator="auto"), Facts(size))
-            if size >= smallest and size % _multiple_of(method, usual) == 0:
-                other = f", or --generator {usual.generator}"
-        raise ConfigError(
-            f"--size {size} does not suit {chosen}, which needs multiples of {multiple}. Use --size {nearest}{other}."
-        )
-    if size < smallest:
-        least, other = math.ceil(smallest / multiple) * multiple, ""
-        if hasattr(method.config, "discriminator"):
-            with torch.device("meta"):
-                smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
-            fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
-            other = f", or --discriminator {fitting}"
-        judge = getattr(method.config, "discriminator", "of this method")
-        raise ConfigError(
-            f"The discriminator {judge} needs images of at least {smallest} px, not {size}. Use --size {least}{other}."
-        )
-
-
 def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that is not free for this run, whether new or to go on with."""
     options = record["options"]
@@ -450,39 +397,9 @@ def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> Non
     refuse_foreign(folder, overwrite)
     saved = None if overwrite else _read_config(folder)
     if saved is not None and has_results(folder):
-        _refuse_other_config(folder, saved, record)
-
-
-def _identities(opened: Opened) -> dict[str, dict[str, Any]]:
-    """What tells the data from others, by domain."""
-    known = {domain.title: domain.identity() for domain in opened.train.domains.values()}
-    held = opened.heldout.domains.values() if opened.heldout is not None else ()
-    return known | {f"held-out {domain.title}": domain.identity() for domain in held}
-
-
-def _refuse_other_data(folder: Path, data: dict[str, dict[str, Any]], counts: str) -> None:
-    """A run goes on with the images it was started with, or not at all."""
-    old = (_read_config(folder) or {}).get("data")
-    if old is None:  # of a version that kept only the counts
-        known = read_facts(folder)[0].get("training images", counts)
-        differing = [f"there were {known}, now {counts}"] if known != counts else []
-    else:
-        differing = [words for title in old | data if (words := _difference(title, old.get(title), data.get(title)))]
-    if differing:
-        raise ConfigError(
-            f"The images of {folder} have changed since it began: {'; '.join(differing)}. Put them back as they were "
-            "to go on, or give another --out for a new run."
-        )
-
-
-def _difference(title: str, old: Any, new: Any) -> str:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return f"{title} is {'gone' if new is None else 'new'}" if old != new else ""
-    changed = [name for name in new if old.get(name) != new[name]]
-    for name in ("images", "kind"):
-        if name in changed:
-            return f"{title} had {old.get(name)}{' images' * (name == 'images')}, now {new[name]}"
-    return f"{title} has files of other {' and '.join(changed)}" if changed else ""
+        groups = options_of(METHODS[record["method"]])
+        defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
+        refuse_other_config(folder, saved, record, defaults)
 
 
 def _absolute(place: str | Path | None) -> str | None:
@@ -494,35 +411,6 @@ def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
     around = [options[name] for name in PATHS if options.get(name)]
     found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
     return f"The run folder lies inside {found}; pictures in it are not trained on." if found else ""
-
-
-def _smallest(method: Method) -> int:
-    """Side of the smallest images that all networks take."""
-    return max(getattr(network, "min_size", 1) for network in method.networks().values())
-
-
-def _multiple(uses: Mapping[str, Use]) -> int:
-    """The number that the sides of images must divide by for these networks."""
-    return math.lcm(*(int(getattr(use.network, "multiple", 1)) for use in uses.values()))
-
-
-def _multiple_of(method: Method, config: Any) -> int:
-    with torch.device("meta"):
-        return _multiple(method.build(config, method.facts))
-
-
-def _shorten(built: Method, config: Any, size: int, train_config: TrainConfig, runtime: Runtime) -> str:
-    """How to shorten a long run, in words; `config` is that of the method before it was fitted to `size`."""
-    ways, half = [], size // 2
-    with contextlib.suppress(ConfigError):
-        fits = half >= max(SMALLEST_HALF, _smallest(built)) and getattr(config, "network", "") != "mlp"
-        if fits and half % _multiple_of(built, built.resolve(config, Facts(half))) == 0:
-            ways.append(f"--size {half} takes about a quarter of the time")
-    name = "steps" if train_config.steps else "epochs"
-    if length := getattr(train_config, name) // 2:
-        ways.append(f"--{name} {length} takes half of it")
-    where = {"cpu": "on this CPU", "cuda": "on this GPU"}.get(runtime.device.type, "here")
-    return f"{where}; {', '.join(ways)}." if ways else ""
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
