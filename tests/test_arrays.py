@@ -236,9 +236,8 @@ def test_a_pixel_too_large_for_the_model_is_refused(runs, tmp_path):
     data = (runs / "float" / "model.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     card = json.loads(header["__metadata__"]["img2img"])
-    for direction in card["directions"].values():
-        for scale in ("scale_in", "scale_out"):
-            direction[scale]["dtype"] = "float64"
+    for scale in card["scales"].values():
+        scale["dtype"] = "float64"
     path = tmp_path / "double.safetensors"
     save_file(load_file(runs / "float" / "model.safetensors"), path, metadata={"img2img": json.dumps(card)})
     image = COLOUR[0] / 255

@@ -706,9 +706,7 @@ def test_an_image_too_large_for_the_memory_is_one_failure(model, tmp_path, monke
 
 def test_values_outside_the_range_of_the_training_are_counted(grey_folder, tmp_path):
     narrow = {"low": 100, "high": 1000, "dtype": "uint16"}
-    path = edited(
-        grey_folder, tmp_path / "narrow.safetensors", lambda card: card["directions"]["a2b"].update(scale_in=narrow)
-    )
+    path = edited(grey_folder, tmp_path / "narrow.safetensors", lambda card: card["scales"].update(a=narrow))
     image = np.full((10, 10, 1), 500, np.uint16)
     image[0, :5], image[1, :3] = 1001, 99
     write_image(tmp_path / "in" / "x.tif", Picture(image))
@@ -1023,7 +1021,7 @@ def test_model_file_holds_tensors_and_json_only(folder):
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     card = json.loads(header.pop("__metadata__")["img2img"])
-    assert card["method"] == "cyclegan" and set(card["directions"]) == {"a2b", "b2a"}
+    assert card["method"] == "cyclegan" and set(card["uses"]) == {"a2b", "b2a"}
     spans = sorted(entry["data_offsets"] for entry in header.values())
     assert spans[0][0] == 0 and spans[-1][1] == len(data) - 8 - length  # nothing beside the tensors
     assert all(end == begin for (_, end), (begin, _) in pairwise(spans))

@@ -62,11 +62,11 @@ class Translator(Model):
         self._networks: dict[tuple[str, str | None], nn.Module] = {}
         self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
         self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
-        self._largest: int | None = None  # pixels of a batch that did fit, once one did not
+        self._fitted: dict[str, int] = {}  # the pixels of a batch that did fit, once one did not
         self.use()
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_networks": {}, "_ways": {}, "_batches": {}, "_largest": None}
+        fresh: dict[str, Any] = {"_networks": {}, "_ways": {}, "_batches": {}, "_fitted": {}}
         return super().__getstate__() | fresh
 
     def __repr__(self) -> str:
@@ -238,7 +238,8 @@ class Translator(Model):
         if self.tile(size, options):
             return 1
         wanted = options.batch_size or (1 if self.runtime.device.type == "cpu" else max(1, BATCH_PIXELS // pixels))
-        return min(wanted, max(1, self._largest // pixels)) if self._largest else wanted
+        largest = self._fitted.get("pixels")
+        return min(wanted, max(1, largest // pixels)) if largest else wanted
 
     def tile(self, size: tuple[int, int], options: TranslateOptions) -> int:
         """The edge of the tiles for images of a padded size; 0 if they go through whole."""
@@ -284,7 +285,7 @@ class Translator(Model):
             torch.cuda.empty_cache()
         if len(arrays) > 1:
             half = (len(arrays) + 1) // 2
-            self._largest = half * size[0] * size[1]
+            self._fitted["pixels"] = half * size[0] * size[1]
             self.notes.append(f"Out of memory with {len(arrays)} images at once; going on with {half}.")
             return [s for part in (arrays[:half], arrays[half:]) for s in self.signals(part, direction, options)]
         smaller = (edge or min(2 * AUTO_TILE, *size)) // 2
