@@ -1,8 +1,8 @@
 """DiffAugment: Zhao, Liu, Lin, Zhu, Han, "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020,
-arXiv:2006.10738. Real and generated images are shown to the discriminator through the same random transforms, which
-gradients pass, so that it cannot learn a small data set by heart and the generator does not learn the transforms.
+arXiv:2006.10738. The discriminator sees real and generated images through the same random, differentiable transforms,
+so that it cannot memorise a small data set, and the generator does not learn the transforms.
 
-Images are (N, C, H, W) in [-1, 1], of any number of channels; every image gets its own draw.
+Images are (N, C, H, W) in [-1, 1], with any number of channels; each image gets its own draw.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ def _draw(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def color(x: Tensor) -> Tensor:
-    """Brightness shifted by up to 1/2, saturation scaled by 0 to 2, contrast by 1/2 to 3/2 (their appendix)."""
+    """Shift brightness by up to 1/2, scale saturation by 0 to 2 and contrast by 1/2 to 3/2 (their appendix)."""
     x = x + _draw(x, -0.5, 0.5)
     grey = x.mean(1, keepdim=True)
     x = torch.lerp(grey, x, _draw(x, 0, 2))
@@ -27,7 +27,7 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, share: float = 1 / 8) -> Tensor:
-    """Moved by up to `share` of the side; what comes in is 0."""
+    """Move images by up to `share` of their side; pixels that enter are 0."""
     n, _, height, width = x.shape
     rows, columns = (_moved(n, side, share, x.device) for side in (height, width))
     inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None]
@@ -37,13 +37,13 @@ def translation(x: Tensor, share: float = 1 / 8) -> Tensor:
 
 
 def _moved(n: int, side: int, share: float, device: torch.device) -> Tensor:
-    """Which row each row of the result is taken from, (N, side)."""
+    """Return the source row of each row of the result, (N, side)."""
     most = round(side * share)
     return torch.arange(side, device=device) + torch.randint(-most, most + 1, (n, 1), device=device)
 
 
 def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
-    """A square of `share` of the side set to 0, whose middle lies anywhere in the image."""
+    """Set a square of `share` of the side to 0, centred anywhere in the image."""
     n, _, height, width = x.shape
     holes = [_hole(n, side, share, x.device) for side in (height, width)]
     return x * ~(holes[0][:, None, :, None] & holes[1][:, None, None, :])
@@ -52,15 +52,15 @@ def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
 def _hole(n: int, side: int, share: float, device: torch.device) -> Tensor:
     size = round(side * share)
     start = torch.randint(0, side, (n, 1), device=device) - size // 2
-    at = torch.arange(side, device=device)
-    return (at >= start) & (at < start + size)
+    position = torch.arange(side, device=device)
+    return (position >= start) & (position < start + size)
 
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
 
 
 def policy(text: str) -> Sequence[Callable[[Tensor], Tensor]]:
-    """The transforms of "color,translation", in order; of "none", none.
+    """Return the transforms that `text` names, e.g. "color,translation", in order; none for "none".
 
     Raises:
         ConfigError: if there is no such transform.

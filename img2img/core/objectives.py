@@ -1,4 +1,4 @@
-"""Adversarial objectives: what the discriminator and the generator minimise, as functions of logits.
+"""Adversarial objectives: the losses of the discriminator and the generator, as functions of logits.
 
 Logits have any shape: one number per image, or a map of patches. Every function returns the mean over all of them.
 Real logits come first. To add an objective: its two functions, and one entry in `OBJECTIVES`.
@@ -15,10 +15,10 @@ from torch import Tensor
 class Objective(NamedTuple):
     """A pair of pure functions, both to be minimised: `d(real_logits, fake_logits)` and `g(fake_logits)`.
 
-    `boundary` is the logit above which the discriminator says "real"; a critic that only ranks has none.
+    `boundary` is the logit above which the discriminator calls an image real; a critic that only ranks has none.
     `penalised` objectives are meaningless without a bound on the critic's slope (a penalty, or clipped weights).
-    `binary` ones read the logit as that of P(real), so that labels can be smoothed.
-    `relative` ones compare both sides: their `g` is `g(fake_logits, real_logits)`.
+    `binary` objectives read the logit as that of P(real), so labels can be smoothed.
+    `relative` objectives compare both sides: their `g` is `g(fake_logits, real_logits)`.
     """
 
     d: Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +35,7 @@ def binary_d(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-# The game of eq. 1 as it stands: G minimises log(1 - D). Flat where D is sure of the fakes, so G learns nothing there.
+# The game of eq. 1 as it stands: G minimises log(1 - D), which is flat where D is sure of the fakes: G learns nothing.
 def minimax_g(fake: Tensor) -> Tensor:
     return -F.softplus(fake).mean()
 
@@ -79,8 +79,8 @@ def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
 
 
 # Nowozin et al. 2016 (f-GAN), eq. 6: D maximises E[T(x)] - E[f*(T(g(z)))] with T = activation(logit), which reaches the
-# f-divergence; G minimises it. `conjugate` here is f*(activation(v)), written out. D says "real" where T > f'(1), which
-# is at the logit `boundary`.
+# f-divergence; G minimises it. `conjugate` here is f*(activation(v)), written out. D calls an image real where
+# T > f'(1), which is at the logit `boundary`.
 def f_gan(activation: Callable[[Tensor], Tensor], conjugate: Callable[[Tensor], Tensor], boundary: float) -> Objective:
     return Objective(
         d=lambda real, fake: conjugate(fake).mean() - activation(real).mean(),

@@ -1,6 +1,4 @@
-"""The options of the adversarial game and of the methods that draw from noise; imports nothing heavy, so that help is
-quick.
-"""
+"""The options of the adversarial game and of methods that generate from noise; imports nothing heavy, for fast help."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from img2img.options.declared import Choice, Options, Within
 
 OBJECTIVES = Choice(table="img2img.core.objectives.OBJECTIVES")
 PENALTIES = Choice(table="img2img.core.penalties.PENALTIES")
-TRANSFORMS = Choice(("none",), "img2img.core.diffaugment.TRANSFORMS", complete=False)  # some of them, with commas
+TRANSFORMS = Choice(("none",), "img2img.core.diffaugment.TRANSFORMS", complete=False)  # several, comma-separated
 NETWORKS = Choice(table="img2img.networks.FROM_NOISE")
 NOISES = Choice(table="img2img.core.method.NOISES")
 
@@ -23,16 +21,16 @@ BETA = Within(0, 1, below=True)
 Objective = Annotated[str, f"Adversarial objective: {OBJECTIVES}.", OBJECTIVES]
 Penalty = Annotated[
     str,
-    f"Penalty on the discriminator's slope: auto (gp where the objective needs one), none, {PENALTIES}.",
+    f"Penalty on the discriminator's gradient: auto (gp if the objective needs one), none, {PENALTIES}.",
     Choice(("auto", "none"), PENALTIES.table),
 ]
 LambdaGP = Annotated[float, "Weight of the penalty.", WEIGHT]
-Spectral = Annotated[bool, "Spectral norm in the discriminators (Miyato et al. 2018)."]
+Spectral = Annotated[bool, "Spectral normalization in the discriminators (Miyato et al. 2018)."]
 
 
 @dataclass(frozen=True)
 class Adversarial(Options):
-    """The options of the adversarial game, the same for every method. The tricks are off unless a paper uses them."""
+    """The options of the adversarial game, shared by all methods. The tricks are off unless a paper uses them."""
 
     needs: ClassVar[Needs]  # what a training batch holds
 
@@ -41,19 +39,21 @@ class Adversarial(Options):
     lambda_gp: LambdaGP = 10.0
     spectral: Spectral = False
     smooth: Annotated[
-        float, "One-sided label smoothing: 1 minus what D aims at for real images; 0: none.", Within(0, 1, below=True)
+        float,
+        "One-sided label smoothing: D aims at 1 minus this for real images; 0 disables it.",
+        Within(0, 1, below=True),
     ] = 0.0
     instance_noise: Annotated[
         float,
-        "Standard deviation of noise on real and generated images, falling to 0 over the run; 0: none.",
+        "Standard deviation of noise added to real and generated images, decaying to 0 over the run; 0 disables it.",
         Within(0, 1000),
     ] = 0.0
     diffaugment: Annotated[
         str,
-        f"Transforms of all that D sees, for small data: none, or some of {','.join(TRANSFORMS.names[1:])}.",
+        f"Augmentations of everything D sees, for small data sets: none, or any of {','.join(TRANSFORMS.names[1:])}.",
         TRANSFORMS,
     ] = "none"
-    d_lr: Annotated[float, "The discriminators' learning rate.", Within(0, 1000, special=(0, "that of --lr"))] = 0.0
+    d_lr: Annotated[float, "Learning rate of the discriminators.", Within(0, 1000, special=(0, "that of --lr"))] = 0.0
 
     def idle(self) -> Iterator[tuple[str, str]]:
         from img2img.core.objectives import OBJECTIVES
@@ -63,25 +63,31 @@ class Adversarial(Options):
 
 
 Network = Annotated[str, f"Networks: {NETWORKS}.", NETWORKS]
-Latent = Annotated[int, "Length of the noise.", Within(1, 2**16)]
+Latent = Annotated[int, "Length of the noise vector.", Within(1, 2**16)]
 Noise = Annotated[str, f"Distribution of the noise: {NOISES}.", NOISES]
-Width = Annotated[int, "Generator: channels of dcgan's last map, or units of mlp's hidden layers.", CHANNELS]
-DWidth = Annotated[int, "Discriminator: channels of dcgan's first map, or units of mlp's hidden layers.", CHANNELS]
-Depth = Annotated[int, "Hidden layers of mlp's networks.", Within(1, 100)]
-Norm = Annotated[str, "Norm in dcgan's generator: batch or none.", Choice(("batch", "none"))]
-DNorm = Annotated[str, "Norm in dcgan's discriminator: batch, instance or none.", Choice(("batch", "instance", "none"))]
-NCritic = Annotated[int, "Moves of the discriminator per move of the generator.", Within(1, 10**4)]
+Width = Annotated[
+    int, "Generator: channels of the last feature map (dcgan), or units per hidden layer (mlp).", CHANNELS
+]
+DWidth = Annotated[
+    int, "Discriminator: channels of the first feature map (dcgan), or units per hidden layer (mlp).", CHANNELS
+]
+Depth = Annotated[int, "Number of hidden layers of the mlp networks.", Within(1, 100)]
+Norm = Annotated[str, "Normalization in dcgan's generator: batch or none.", Choice(("batch", "none"))]
+DNorm = Annotated[
+    str, "Normalization in dcgan's discriminator: batch, instance or none.", Choice(("batch", "instance", "none"))
+]
+NCritic = Annotated[int, "Discriminator steps per generator step.", Within(1, 10**4)]
 LearningRate = Annotated[float, "Learning rate.", RATE]
 Beta1 = Annotated[float, "Adam's beta 1.", BETA]
 Beta2 = Annotated[float, "Adam's beta 2.", BETA]
 Decay = Annotated[
-    float, "Share of the run, at its end, over which the learning rate falls linearly towards zero.", Within(0, 1)
+    float, "Final fraction of the run over which the learning rate decays linearly to zero.", Within(0, 1)
 ]
 
 
 @dataclass(frozen=True)
 class NoiseConfig(Adversarial):
-    """The options of the methods that draw images from noise; each paper has its own defaults."""
+    """The options of methods that generate images from noise; each paper sets its own defaults."""
 
     needs: ClassVar[Needs] = Needs()
 

@@ -1,4 +1,4 @@
-"""What bounds the discriminator's slope: terms added to its loss, and clipped weights."""
+"""Bounds on the discriminator's slope: terms added to its loss, and clipped weights."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,11 +11,11 @@ Critic = Callable[[Tensor], Tensor]
 
 
 def slopes(critic: Critic, x: Tensor) -> Tensor:
-    """|grad D(x)| of each image, (N,); can be differentiated with respect to the critic's parameters.
+    """Return |grad D(x)| of each image, (N,), differentiable with respect to the critic's parameters.
 
     Args:
         critic: maps images (N, ...) to logits of any shape (N, ...); a map of logits is averaged per image. It must not
-            mix the images of a batch, so no batch norm.
+            mix the images of a batch, which rules out batch norm.
         x: images (N, ...).
     """
     x = x.detach().requires_grad_()
@@ -29,7 +29,7 @@ def slopes(critic: Critic, x: Tensor) -> Tensor:
 
 
 def between(real: Tensor, fake: Tensor) -> Tensor:
-    """A random point between each real and each generated image, (N, ...)."""
+    """Return a random point between each real and each generated image, (N, ...)."""
     t = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)
     return torch.lerp(fake.detach(), real.detach(), t)
 
@@ -39,7 +39,7 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     return (slopes(critic, between(real, fake)) - 1).square().mean()
 
 
-# The same, one-sided (section 4 there; Petzka et al. 2018): slopes below 1 are free.
+# The one-sided form (section 4 there; Petzka et al. 2018): slopes below 1 cost nothing.
 def one_sided_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     return (slopes(critic, between(real, fake)) - 1).clamp_min(0).square().mean()
 
@@ -70,6 +70,6 @@ PENALTIES: dict[str, Callable[[Critic, Tensor, Tensor], Tensor]] = {
 
 @torch.no_grad()
 def clip_weights(parameters: Iterable[nn.Parameter], bound: float) -> None:
-    """Cuts every weight to [-bound, bound] (Arjovsky et al. 2017, Algorithm 1, line 7)."""
+    """Clip every weight to [-bound, bound] (Arjovsky et al. 2017, Algorithm 1, line 7)."""
     for p in parameters:
         p.clamp_(-bound, bound)

@@ -1,4 +1,4 @@
-"""The options of a run that all methods share, and what follows from them: its length and learning rate."""
+"""The options of training that all methods share, and the schedule that follows from them."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -15,22 +15,22 @@ STEPS = Within(1, 10**12)
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """How long and how to train; the same for every method."""
+    """The options of training that all methods share."""
 
     steps: Annotated[int, "Length of the run in steps.", Within(1, 10**12, special=(0, "by --epochs"))] = 0
     epochs: Annotated[int, "Length of the run in passes over the larger domain.", Within(1, 10**6)] = 200
     batch_size: Annotated[
-        int, "Images of each domain in a batch, per process.", Within(1, 2**16, special=(0, "the method's own number"))
+        int, "Images per domain in a batch, per process.", Within(1, 2**16, special=(0, "the method's own number"))
     ] = 0
-    accumulate: Annotated[int, "Batches whose gradients are averaged into one step.", Within(1, 10**6)] = 1
-    clip: Annotated[float, "Largest gradient norm of a player.", Within(0, 10**9, special=(0, "no clipping"))] = 0.0
+    accumulate: Annotated[int, "Batches whose gradients are averaged into one optimizer step.", Within(1, 10**6)] = 1
+    clip: Annotated[float, "Maximum gradient norm of each player.", Within(0, 10**9, special=(0, "no clipping"))] = 0.0
     ema: Annotated[
         float,
-        "Decay of a moving average of the generators' weights, e.g. 0.999.",
+        "Decay of an exponential moving average of the generators' weights, e.g. 0.999.",
         Within(0, 1, below=True, special=(0, "none")),
     ] = 0.0
-    seed: Annotated[int, "Seed of everything random.", Within(0, SEEDS)] = 0
-    deterministic: Annotated[bool, "Bit-equal runs on CUDA as well, at some cost in speed."] = False
+    seed: Annotated[int, "Random seed.", Within(0, SEEDS)] = 0
+    deterministic: Annotated[bool, "Make runs bit-reproducible on CUDA as well, at some cost in speed."] = False
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
     precision: Annotated[
         str, f"{PRECISIONS}; auto is bf16 for 8-bit images where the hardware multiplies it.", PRECISIONS
@@ -41,43 +41,43 @@ class TrainConfig(Options):
         Choice(tuple(COMPILE)),
     ] = "auto"
     checkpoint_activations: Annotated[
-        bool, "Generators: compute activations again on the way back. Less memory, about a quarter more time."
+        bool, "Recompute the generators' activations in the backward pass: less memory, about 25% more time."
     ] = False
     workers: Annotated[
         int,
-        "Processes that prepare images; automatic is 0 on a CPU, and up to 4 beside a GPU.",
+        "Worker processes that load images; automatic: 0 on a CPU, up to 4 with a GPU.",
         Within(0, max(16, 4 * (os.cpu_count() or 1)), special=(-1, "automatic")),
     ] = -1
-    log_every: Annotated[int, "Steps between lines of log.jsonl, which hold the means over these steps.", STEPS] = 10
+    log_every: Annotated[int, "Steps between lines of log.jsonl, each holding the means over these steps.", STEPS] = 10
     sample_every: Annotated[int, "Steps between sample grids.", STEPS] = 500
-    validate_every: Annotated[int, "Steps between scores on held-out images.", STEPS] = 1000
+    validate_every: Annotated[int, "Steps between evaluations on held-out images.", STEPS] = 1000
     metrics: Annotated[
         str,
-        "What is measured on them, with commas; auto: what suits the method and is quick.",
+        "Metrics to compute on them, comma-separated; auto: a fast set that suits the method.",
         Choice(("auto",), METRICS, complete=False),
     ] = "auto"
     select: Annotated[
         str,
-        "The metric that decides what best.safetensors is; auto: for pairs the first one.",
+        "Metric that selects best.safetensors; auto: the first one for pairs, none otherwise.",
         Choice(("auto",), METRICS, complete=False),
     ] = "auto"
     patience: Annotated[
         int,
-        "Stop when it has not improved in so many scores in a row.",
+        "Stop after this many evaluations without improvement.",
         Within(1, 10**9, special=(0, "never")),
     ] = 0
     keep: Annotated[
         int,
-        "Models that are kept in models/ along the run, evenly spaced, to choose from later.",
+        "Number of evenly spaced models to keep in models/, to choose from later.",
         Within(0, 10**6),
     ] = 4
-    save_every: Annotated[int, "Steps between checkpoints, which are written every ten minutes anyway.", STEPS] = 1000
-    tensorboard: Annotated[bool, "Write TensorBoard files as well."] = False
+    save_every: Annotated[int, "Steps between checkpoints; one is also written every ten minutes.", STEPS] = 1000
+    tensorboard: Annotated[bool, "Also write TensorBoard files."] = False
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length of a run, and the learning rate along it."""
+    """The length of a run, and the learning rate along it."""
 
     steps: int
     steps_per_epoch: int
@@ -95,8 +95,8 @@ class Schedule:
         return (step - 1) // self.steps_per_epoch + 1
 
     def lr_factor(self, step: int) -> float:
-        """1, then a straight line that would reach 0 one unit after the end; units are epochs, or steps where
-        the run is that long. Steps count from 1.
+        """Return 1, then a line that would reach 0 one unit after the end; units are epochs, or steps if the length was
+        given in steps. Steps count from 1.
         """
         e, n = (self.epoch(step), self.steps // self.steps_per_epoch) if self.by_epoch else (step, self.steps)
         n_decay = round(n * self.decay)
@@ -104,5 +104,5 @@ class Schedule:
 
 
 def flat(*configs: Any) -> dict[str, Any]:
-    """All options of several configs in one dict."""
+    """Return all options of several configs in one dict."""
     return {name: value for config in configs for name, value in asdict(config).items()}

@@ -27,7 +27,9 @@ class CycleGANConfig(o.TranslationConfig):
     objective: Objective = "lsgan"
     lambda_cycle: o.LambdaCycle = 10.0
     lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle.", WEIGHT] = 0.5
-    pool: Annotated[int, "Generated images kept to be shown to the discriminators again.", Within(0, 10**6)] = 50
+    pool: Annotated[
+        int, "Size of the pool of past fakes that the discriminators are shown; 0 disables it.", Within(0, 10**6)
+    ] = 50
 
 
 class CycleGAN(TwoDomains):
@@ -65,7 +67,7 @@ class CycleGAN(TwoDomains):
         c = self.config
         if not c.lambda_identity:
             return super().generate(a, b)
-        # each generator also gets an image that is to stay as it is
+        # each generator also gets an image that it must not change
         (fake_b, same_b), (fake_a, same_a) = each(self.g_ab, a, b), each(self.g_ba, b, a)
         identity = F.l1_loss(same_a, a) + F.l1_loss(same_b, b)
         return fake_b, fake_a, c.lambda_cycle * c.lambda_identity * identity, {"identity": identity}

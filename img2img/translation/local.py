@@ -1,4 +1,4 @@
-"""Bounded, local edits towards one reference batch: a small adversarial network of our own that can sharpen, blur and
+"""Bounded, local edits towards one reference class: a small adversarial network of our own that can sharpen, blur and
 denoise, but cannot draw anything larger than its field of view or stronger than its bound.
 """
 
@@ -32,9 +32,9 @@ class LocalConfig(Options):
     needs: ClassVar[Needs] = Needs(labels=True)
 
     reference: Annotated[
-        str, "The class that the others are led to, whose own images stay as they are; by default the first."
+        str, "Class towards which the others are edited; its own images are unchanged. Default: the first class."
     ] = ""
-    max_change: Annotated[float, "Largest change of a pixel, as a share of the fitted range.", Within(0, 1)] = 0.10
+    max_change: Annotated[float, "Maximum change of a pixel, as a fraction of the fitted range.", Within(0, 1)] = 0.10
     width: o.Width = 32
     discriminator: o.Discriminator = "patch_16"
     d_width: o.DWidth = 32
@@ -42,8 +42,8 @@ class LocalConfig(Options):
     objective: Objective = "wasserstein"
     lambda_gp: LambdaGP = 10.0
     spectral: Spectral = False
-    lambda_mean: Annotated[float, "Weight of the edit's local mean, which keeps intensities.", WEIGHT] = 1.0
-    lambda_edit: Annotated[float, "Weight of the edit itself, squared.", WEIGHT] = 0.003
+    lambda_mean: Annotated[float, "Weight of the local mean of the edit; preserves intensities.", WEIGHT] = 1.0
+    lambda_edit: Annotated[float, "Weight of the squared edit.", WEIGHT] = 0.003
     lr: o.LearningRate = 1e-3
     beta1: o.Beta1 = 0.5
     decay: Decay = 0.5
@@ -74,11 +74,11 @@ class Bounded(nn.Module):
 
 
 class Generator(nn.Module):
-    """g(x, b) = x + max_change R tanh(f(x, b)): image x (N, C, H, W) from batch b (N,), in [-1, 1] or a little beyond.
+    """g(x, b) = x + max_change R tanh(f(x, b)): image x (N, C, H, W) of class b (N,), in [-1, 1] or slightly beyond.
 
     Four 3x3 convolutions without norms: a pixel depends on the 9x9 around it. b sets the biases of the first three.
-    The last layer starts at zero, so the generator starts as the identity. Images of the `reference` batch come back
-    as they are.
+    The last layer starts at zero, so the generator starts as the identity. Images of the `reference` class are
+    returned unchanged.
     """
 
     multiple = 1
@@ -106,7 +106,7 @@ class Generator(nn.Module):
         return x + edit * (batch != self.reference)[:, None, None, None]
 
     def bind(self, batch: int) -> Bounded:
-        """The network of one batch other than the reference, of images alone."""
+        """Return the network of one class other than the reference, as a function of the image alone."""
         convs = [conv.bind(batch) for conv in (self.first, self.second, self.third)]
         layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
         return Bounded(nn.Sequential(*layers, copy.deepcopy(self.last)), self.limit, self.radius).requires_grad_(False)
@@ -115,11 +115,11 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """A patch discriminator of texture, t(x) = asinh((x - h * x) / s), h a binomial low pass of 7x7 pixels.
 
-    Intensities are gone, which are the tone curve's task. s, per channel, is the size of the reference's own texture,
-    so that noise comes out at about 1 and edges, a hundred times stronger, at a few; without it a critic whose slope
-    is bounded would see edges alone.
+    The texture no longer holds intensities, which are the tone curve's task. s, per channel, is the scale of the
+    reference's own texture: noise comes out at about 1, and edges, a hundred times stronger, at a few. Without it, a
+    critic of bounded slope would see edges alone.
 
-    Maps textures to logits; textures are made of images (N, C, H, W) by `see`, 6 pixels smaller.
+    Maps textures to logits. `see` computes the texture of images (N, C, H, W), 6 pixels smaller.
     """
 
     low: Tensor
@@ -142,7 +142,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def learn(self, reference: Tensor) -> None:
-        """Takes patches of the reference into the mean of s: the median of |x - h * x|, as a standard deviation."""
+        """Add patches of the reference to the mean of s: the median of |x - h * x|, as a standard deviation."""
         sizes = self._split(reference)[1].abs().transpose(0, 1).flatten(1).quantile(0.5, 1) / 0.6745
         self.seen += 1
         self.scale += (sizes[:, None, None].clamp_min(1e-4) - self.scale) / self.seen
@@ -151,28 +151,28 @@ class Critic(nn.Module):
         return torch.asinh(self._split(x)[1] / self.scale)
 
     def sizes(self, edit: Tensor) -> tuple[Tensor, Tensor]:
-        """E[(h * e)^2] and E[e^2], in units of s^2."""
+        """Return E[(h * e)^2] and E[e^2], in units of s^2."""
         low, _ = self._split(edit)
         return (low / self.scale).square().mean(), (edit / self.scale).square().mean()
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The smooth part, and the rest."""
+        """Split images into the smooth part and the rest."""
         low = F.conv2d(x, self.low, groups=x.shape[1])
         return low, x[:, :, 3:-3, 3:-3] - low
 
 
 class Local(Method):
-    r"""One generator g(x, b) of batch b's images, and one discriminator that tells them from the reference's.
+    r"""One generator g(x, b) of class b's images, and one discriminator that tells them from the reference's.
 
         L_D = E[D(t(g(x, b)))] - E[D(t(r))] + lambda_gp E[(|grad D| - 1)^2]            r: images of the reference
         L_G = -E[D(t(g(x, b)))] + lambda_mean E[(h * e)^2] + lambda_edit E[e^2]        e = g(x, b) - x
 
-    Images come through their batch's tone curve, which is where g starts. The texture t and the low pass h are the
-    `Critic`'s, and e counts in units of the reference's texture. The low pass keeps intensities those of the curve;
-    what is left for g is sharpness and noise.
+    In the lab, classes are batches, and images come through their batch's tone curve, which is where g starts. The
+    texture t and the low pass h are the `Critic`'s; e is measured in units of the reference's texture. The low-pass
+    term holds intensities to the curve, which leaves sharpness and noise to g.
 
-    An adversary matches distributions, it does not restore. Where a batch has less noise than the reference, a long
-    training amplifies what there is of it: more steps are not better.
+    An adversary matches distributions; it does not restore. If a class has less noise than the reference, long training
+    amplifies the little there is: more steps are not better.
     """
 
     Config = LocalConfig

@@ -1,4 +1,4 @@
-"""The options that translation methods share; imports nothing heavy, so that help is quick."""
+"""The options that translation methods share; imports nothing heavy, to keep help fast."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -10,20 +10,22 @@ from img2img.options.declared import Choice, Within
 GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS")
 DISCRIMINATORS = Choice(table="img2img.networks.DISCRIMINATORS")
 
-Generator = Annotated[str, f"Generator: auto (by --size), {', '.join(GENERATORS.names[1:])}.", GENERATORS]
-Discriminator = Annotated[str, f"Discriminator, by its receptive field in pixels: {DISCRIMINATORS}.", DISCRIMINATORS]
+Generator = Annotated[str, f"Generator: auto (chosen by --size), {', '.join(GENERATORS.names[1:])}.", GENERATORS]
+Discriminator = Annotated[
+    str, f"Discriminator, named by its receptive field in pixels: {DISCRIMINATORS}.", DISCRIMINATORS
+]
 Width = Annotated[int, "Channels of the generators' first layer.", CHANNELS]
 DWidth = Annotated[int, "Channels of the discriminators' first layer.", CHANNELS]
-Norm = Annotated[str, "Norm in all networks: instance, batch or none.", Choice(("instance", "batch", "none"))]
+Norm = Annotated[str, "Normalization in all networks: instance, batch or none.", Choice(("instance", "batch", "none"))]
 Padding = Annotated[
     str,
-    "Border in a ResNet's blocks: reflect (auto), replicate or zero. A U-Net has zero.",
+    "Padding in a ResNet's blocks: reflect (auto), replicate or zero. A U-Net always pads with zeros.",
     Choice(("auto", "reflect", "replicate", "zero")),
 ]
-Dropout = Annotated[float, "Share of features dropped in the generator while training.", Within(0, 1)]
+Dropout = Annotated[float, "Dropout rate in the generator during training.", Within(0, 1)]
 Upsample = Annotated[
     str,
-    "deconv, as published, or resize: resize and convolve, which draws no checkerboard.",
+    "deconv, as published, or resize: resize and convolve, which avoids checkerboard artifacts.",
     Choice(("deconv", "resize")),
 ]
 LearningRate = Annotated[float, "Adam's learning rate.", RATE]
@@ -35,7 +37,7 @@ LambdaCycle = Annotated[float, "Weight of the cycle loss.", WEIGHT]
 
 @dataclass(frozen=True)
 class TranslationConfig(Adversarial):
-    """The options of the methods that translate images of A into images of B; each paper has its own defaults."""
+    """The options of methods that translate between two domains, A and B; each paper sets its own defaults."""
 
     needs: ClassVar[Needs] = Needs(("a", "b"))
 

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """Shows the discriminator old fakes among the new ones, so that it does not forget them.
+    """A pool that shows the discriminator old fakes among new ones, so that it does not forget them.
 
-    While the pool fills, each image is stored and passed on. Once full, each image is with probability 1/2 swapped
-    for a stored one. A module, so that its images travel in the state dict and a resumed run has the same past.
+    While the pool fills, each image is stored and passed on. Once it is full, each image is swapped for a stored one
+    with probability 1/2. It is a module, so that its images are in the state dict and a resumed run has the same past.
 
     Args:
-        size: images kept; 0 passes everything on.
+        size: number of images kept; 0 passes everything on.
     """
 
     def __init__(self, size: int) -> None:
@@ -22,7 +22,7 @@ class ImagePool(nn.Module):
         self.images: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes (N, C, H, W), returns as many images of the same shape, without gradient."""
+        """Return as many images (N, C, H, W) as are given, new or old, without gradient."""
         images = images.detach()
         if self.size == 0:
             return images

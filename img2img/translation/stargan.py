@@ -33,12 +33,12 @@ class StarGANConfig(Options):
     width: o.Width = 64
     blocks: Annotated[int, "Residual blocks of the generator.", Within(0, 1000)] = 6
     d_width: o.DWidth = 64
-    d_layers: Annotated[int, "Layers of the discriminator, each of which halves the image.", Within(1, 16)] = 6
+    d_layers: Annotated[int, "Layers of the discriminator, each halving the image.", Within(1, 16)] = 6
     n_critic: NCritic = 5
     lambda_gp: LambdaGP = 10.0
-    lambda_cls: Annotated[float, "Weight of the classification of batches.", WEIGHT] = 1.0
-    lambda_rec: Annotated[float, "Weight of the way there and back again.", WEIGHT] = 10.0
-    lambda_variance: Annotated[float, "Weight of the variance of the edit between images of a batch.", WEIGHT] = 100.0
+    lambda_cls: Annotated[float, "Weight of the classification loss.", WEIGHT] = 1.0
+    lambda_rec: Annotated[float, "Weight of the reconstruction loss.", WEIGHT] = 10.0
+    lambda_variance: Annotated[float, "Weight of the variance of the edit between images of one class.", WEIGHT] = 100.0
     lr: o.LearningRate = 1e-4
     beta1: o.Beta1 = 0.5
     decay: Decay = 0.5
@@ -57,10 +57,10 @@ class Residual(nn.Module):
 
 
 class Generator(nn.Module):
-    """g(x, t) = x + f(x, t): image x (N, C, H, W) as the batch t (N,) would show it.
+    """g(x, t) = x + f(x, t): image x (N, C, H, W) as class t (N,) would show it.
 
-    t enters with the first layer. The last one starts at zero, so the generator starts as the identity. Values are not
-    bounded. Height and width must divide by `multiple`.
+    t enters in the first layer. The last layer starts at zero, so the generator starts as the identity. Its output is
+    not bounded. Height and width must be multiples of `multiple`.
     """
 
     multiple = 4
@@ -89,7 +89,7 @@ class Generator(nn.Module):
         return out
 
     def bind(self, target: int) -> Residual:
-        """The network towards one batch, of images alone."""
+        """Return the network towards one class, as a function of the image alone."""
         layers = nn.Sequential(self.pad, self.head.bind(target), *self.body)
         return Residual(copy.deepcopy(layers), self.multiple).requires_grad_(False)
 
@@ -100,9 +100,9 @@ def _start_at_zero(layers: nn.Sequential) -> None:
 
 
 class Discriminator(nn.Module):
-    """Logits (N, 1 + batches) of images (N, C, H, W): the first says real, the others from which batch.
+    """Logits (N, 1 + classes) of images (N, C, H, W): the first for real or fake, the others for the class.
 
-    The last map is averaged, so that images of any size from `min_size` on can be judged.
+    The last feature map is averaged, so images of any size from `min_size` up can be judged.
     """
 
     def __init__(self, channels: int, batches: int, width: int = 64, layers: int = 6) -> None:
@@ -122,19 +122,19 @@ class Discriminator(nn.Module):
 
 
 def edit_variance(x: Tensor, edit: Tensor, batch: Tensor, bins: int = 16) -> Tensor:
-    """How differently the images of a batch are edited at equal intensity: the high-variance edits that Qian et al.
-    penalise, in a form of our own.
+    """Return how differently the images of one class are edited at equal intensity: the high-variance edits that Qian
+    et al. penalise, in a form of our own.
 
-        m_ik = mean of e over the pixels of image i whose x lies in bin k, n_ik of them
-        V    = sum_ik n_ik (m_ik - M_bk)^2 / sum_ik n_ik,    M_bk = mean of m_ik over the images of batch b, by n_ik
+        m_ik = mean of e over the n_ik pixels of image i whose x lies in bin k
+        V    = sum_ik n_ik (m_ik - M_bk)^2 / sum_ik n_ik,    M_bk = n_ik-weighted mean of m_ik over class b
 
-    It is zero where e is a function of the bin alone, whatever the pixels are, and does not see what e does inside an
-    image at equal intensity: noise removed, edges sharpened.
+    It is zero if e is a function of the bin alone, whatever the pixels are, and blind to what e does within one image
+    at equal intensity: removing noise, sharpening edges.
 
     Args:
-        x: images (N, C, H, W); bins divide [-1, 1], the outer ones are open.
-        edit: e = g(x, t) - x, as large; all images of a batch must have the same target t.
-        batch: where each image is from, (N,) integers.
+        x: images (N, C, H, W); the bins divide [-1, 1], the outer ones are open-ended.
+        edit: e = g(x, t) - x, of the same shape; all images of a class must have the same target t.
+        batch: the class of each image, (N,) integers.
 
     Returns:
         A scalar, the mean over channels.
@@ -151,7 +151,7 @@ def edit_variance(x: Tensor, edit: Tensor, batch: Tensor, bins: int = 16) -> Ten
 
 
 class StarGAN(Method):
-    r"""One generator g(x, t) towards every batch t, and one discriminator that says real or not, and which batch.
+    r"""One generator g(x, t) towards every class t, and one discriminator that tells real from fake, and the class.
 
         L_adv = E[D_src(x)] - E[D_src(g(x, t))] - lambda_gp E[(|grad D_src| - 1)^2]     Choi et al., eq. 8
         L_cls = E[-log D_cls(s | x)] for D,  E[-log D_cls(t | g(x, t))] for G           eq. 2, 3
@@ -161,11 +161,12 @@ class StarGAN(Method):
 
     D moves `n_critic` times, each time on a fresh batch; G then moves on the last one.
 
-    Of Qian et al. we know the idea, from the abstract; the code they name is StarGAN for faces. We depart from that:
-    g has no instance norm, which would give every tile of an image its own contrast; it adds to its input instead of
-    drawing it anew through a tanh, enlarges by repetition and convolution, and mirrors borders. D averages its last
-    map, so that patches may have any size. In each move, all images of a batch go to the same target (a permutation of
-    the batches, drawn anew), so that the variance of the edit can be seen. The head for entangled biology is left out.
+    We know the idea of Qian et al. from their abstract; the code they name is StarGAN for faces, from which this
+    departs. g has no instance norm, which would give every tile of an image its own contrast; it adds to its input
+    instead of redrawing it through a tanh, upsamples by repetition and convolution, and mirrors borders. D averages its
+    last feature map, so that patches may have any size. In each move, all images of a class go to the same target (a
+    permutation of the classes, drawn anew), which makes the variance of the edit visible. The head for entangled
+    biology is omitted. In the lab, the classes are the batches.
     """
 
     Config = StarGANConfig
