@@ -35,6 +35,7 @@ class DiscoGAN(TwoDomains):
     """
 
     Config = DiscoGANConfig
+    batch_size = 16
 
     @staticmethod
     def resolve(config: DiscoGANConfig, facts: Facts) -> DiscoGANConfig:
