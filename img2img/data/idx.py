@@ -1,4 +1,4 @@
-"""The idx format of MNIST: a header, then all images as plain bytes; often gzipped."""
+"""The idx format of MNIST: a header, then all images or labels as plain bytes; often gzipped."""
 
 import gzip
 import zlib
@@ -9,22 +9,22 @@ import numpy as np
 from img2img.data.picture import Array, shown
 from img2img.errors import DataError
 
-TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # of those that idx knows, what images are made of
-UNPACKED = 2**28  # bytes that a packed file may hold, or as many times its own size
-TIMES = 100
-PART = 2**24  # bytes read at once
+TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # the idx types that images and labels are stored in
+UNPACKED = 2**28  # bytes that a packed file may always unpack to
+FACTOR = 100  # and how many times its own size, if that is more
+CHUNK = 2**24  # bytes read at once
 
 
 def is_idx(path: Path) -> bool:
-    """By the name, as there is no other sign: train-images-idx3-ubyte, with or without .gz."""
+    """Tell an idx file by its name, e.g. train-images-idx3-ubyte.gz; there is no other sign."""
     return path.is_file() and "idx" in path.name.lower()
 
 
 def read_idx(path: Path) -> Array:
-    """The array in an idx file: images (N, H, W), or labels (N,).
+    """Return the array in an idx file: images (N, H, W) or (N, H, W, C), or labels (N,).
 
     Raises:
-        DataError: if it is damaged, cut, or not an idx file.
+        DataError: if it is damaged, truncated, or not an idx file.
     """
     packed = path.suffix.lower() == ".gz"
     try:
@@ -34,25 +34,26 @@ def read_idx(path: Path) -> Array:
             if zero or kind not in TYPES or len(shape) != axes or not 1 <= axes <= 4:
                 raise DataError(f"{shown(path)} is not an idx file of bytes or floats.")
             dtype = np.dtype(TYPES[kind])
-            size, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size
-            if packed and size > max(UNPACKED, TIMES * there):
+            size, file_size = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size
+            if packed and size > max(UNPACKED, FACTOR * file_size):
                 raise DataError(
-                    f"{shown(path)} says that it holds {size / 2**20:.0f} MiB, over {TIMES} times its own size; "
+                    f"{shown(path)} claims to hold {size / 2**20:.0f} MiB, over {FACTOR} times its own size; "
                     "unpack it first, if that is right."
                 )
-            if not packed and size != (count := there - 4 - 4 * axes):
+            if not packed and size != (count := file_size - 4 - 4 * axes):
                 raise DataError(_damaged(path, count, size))
-            array = np.empty(size, np.uint8)  # takes memory as it is filled
+            array = np.empty(size, np.uint8)  # takes memory only as it is filled
             count = 0
-            while count < size and (n := file.readinto(array.data[count : count + PART])):
+            while count < size and (n := file.readinto(array.data[count : count + CHUNK])):
                 count += n
-            more = file.read(1)  # to its end, where gzip checks it
+            more = file.read(1)  # gzip checks its checksum when it reads to the end
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is cut off'}.") from error
+        raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is truncated'}.") from error
     if count != size or more:
         raise DataError(_damaged(path, count + len(more), size))
     return array.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
-def _damaged(path: Path, there: int, size: int) -> str:
-    return f"{shown(path)} is damaged: {'more than' if there > size else f'{there} of'} {size} bytes are there."
+def _damaged(path: Path, found: int, expected: int) -> str:
+    amount = "more than" if found > expected else f"{found} of"
+    return f"{shown(path)} is damaged: {amount} {expected} bytes are there."

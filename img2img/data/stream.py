@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from img2img.data.workers import Context, dead_children_unheard, leave_stops_to_parent
 from img2img.errors import DataError, TrainingError
 
-PREFETCH = 4  # batches that each worker prepares ahead, at least
+PREFETCH = 4  # fewest batches that each worker prepares ahead
 Batch = dict[str, Tensor]
 
 
 class _Positions:
-    """Lists of sample numbers, one list a batch: process `rank` takes its slice of every global batch."""
+    """The sample numbers of each batch, as lists: process `rank` takes its slice of every global batch."""
 
     def __init__(self, start: int, stop: int, batch_size: int, rank: int, world_size: int) -> None:
         self.batches = range(start, stop)
@@ -32,8 +32,9 @@ class _Positions:
 
 
 class _Batches(Dataset[Any]):
-    """Whole batches of a data set, by its `fetch` where it has one. In a worker what goes wrong is a value: raised,
-    it would come with a page of traces.
+    """Whole batches of a data set: from its `fetch(numbers)`, or, if it has none, collated from its samples.
+
+    A worker returns an error as a value, because a raised one would arrive with a page of tracebacks.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -45,7 +46,7 @@ class _Batches(Dataset[Any]):
         try:
             batch = self._batch(numbers)
             for x in batch.values():
-                x.share_memory_()  # type: ignore[no-untyped-call]  # here, where a lack of it can be told
+                x.share_memory_()  # type: ignore[no-untyped-call]  # here, where a lack of memory can be reported
             return batch
         except (DataError, OSError, MemoryError) as error:
             return error
@@ -55,13 +56,13 @@ class _Batches(Dataset[Any]):
             return TrainingError("There is no room for a batch in shared memory (/dev/shm); use --workers 0.")
 
     def _batch(self, numbers: Any) -> Batch:
-        whole = hasattr(self.dataset, "fetch")
-        batch: Batch = self.dataset.fetch(numbers) if whole else default_collate([self.dataset[n] for n in numbers])
+        fetch = getattr(self.dataset, "fetch", None)
+        batch: Batch = fetch(numbers) if fetch else default_collate([self.dataset[n] for n in numbers])
         return batch
 
 
 def auto_workers(device: torch.device) -> int:
-    """None beside a CPU training, which needs every core itself; a few beside a GPU."""
+    """Return the number of workers for `device`: none on a CPU, which training keeps busy itself; a few for a GPU."""
     return 0 if device.type == "cpu" else min(4, max((os.cpu_count() or 2) - 1, 0))
 
 
@@ -76,11 +77,11 @@ def stream(
     pin_memory: bool = False,
     prefetch: int = PREFETCH,
 ) -> Generator[Batch, None, None]:
-    """Batches number `start` up to `stop` of the samples of `dataset`.
+    """Yield batches `start` to `stop` (exclusive) of the samples of `dataset`.
 
-    Batch k holds the samples from k * batch_size * world_size on, of which each process gets its own `batch_size`. So
-    nothing needs to be remembered to go on from batch k, and the samples do not depend on workers or processes.
-    Closing the iterator ends the workers.
+    Batch k holds the samples from k * batch_size * world_size on; each process gets its own `batch_size` of them. So
+    resuming from batch k takes no stored state, and the samples depend neither on workers nor on processes. Closing
+    the iterator ends the workers.
 
     Raises:
         DataError: if an image cannot be read.
@@ -95,7 +96,7 @@ def stream(
         multiprocessing_context=Context() if workers else None,
         worker_init_fn=leave_stops_to_parent,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: the global one belongs to the training
+        generator=torch.Generator(),  # leaves the global one to training
         prefetch_factor=prefetch if workers else None,
     )
     batches = iter(loader)
@@ -108,16 +109,16 @@ def stream(
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch if pin_memory else {name: x.clone() for name, x in batch.items()}  # shared memory is scarce
-        finally:  # now, not when the last error that knows them is forgotten
+        finally:  # now, rather than when the last error that refers to them is freed
             getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _next(batches: Iterator[Any]) -> Any:
-    """The next batch, or the error in its place; None at the end."""
+    """Return the next batch, or the error in its place; None at the end."""
     try:
         return next(batches, None)
     except (RuntimeError, OSError, EOFError) as error:
-        if str(error).startswith("Caught"):  # an error of ours, with its trace
+        if str(error).startswith("Caught"):  # raised by our code in a worker, with its traceback
             raise
         raise TrainingError(
             "A process that prepares images was killed, perhaps because the memory was full; use fewer --workers, or 0."
