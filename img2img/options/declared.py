@@ -63,11 +63,13 @@ class Choice:
 
     Attributes:
         complete: whether there are no others; where there are, such as the name of a file, who uses the option checks.
+        former: names that an earlier version took, each with the one that it is now.
     """
 
     words: tuple[str, ...] = ()
     table: str = ""
     complete: bool = True
+    former: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,8 +107,10 @@ class Option:
             shown = repr(value) if isinstance(value, str) else " ".join(str(value).split())
             shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
             raise ConfigError(f"{self.flag} takes {self.expected}, not {shown}.")
-        if isinstance(self.limit, Choice) and self.limit.complete:
-            choose(self.flag, result, dict.fromkeys(self.limit.names))
+        if isinstance(self.limit, Choice):
+            result = dict(self.limit.former).get(result, result)
+            if self.limit.complete:
+                choose(self.flag, result, dict.fromkeys(self.limit.names))
         return result
 
     @property
