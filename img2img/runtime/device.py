@@ -274,6 +274,11 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is one of the ways in which PyTorch reports that memory is full."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(x).all()) for x in tensors)
 
