@@ -236,7 +236,7 @@ def test_identity_asks_on_the_scale_of_the_input(tmp_path):
     result = evaluate(out, a=str(tmp_path / "a"), b=str(tmp_path / "b"), metrics="identity")
     x = torch.stack([scale_out.encode(image[..., None]) for image in b])
     with torch.no_grad():
-        expected = float((model.network("a2b")(x) - x).abs().mean() / 2)
+        expected = float((model.network()(x) - x).abs().mean() / 2)
     assert scale_in != scale_out and result.scores["identity"] == pytest.approx(expected, abs=1e-3)
     assert "identity" not in result.per_image  # its images have other names than the inputs
 
@@ -506,7 +506,7 @@ class TestDuringTraining:
             model = img2img.train(
                 "cyclegan", data=root / "unpaired", out=tmp_path / name, **(options | {"validate_every": every})
             )
-            weights.append(model.network("a2b").state_dict())
+            weights.append(model.network().state_dict())
         assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
 
     def test_patience(self, root, tmp_path, monkeypatch):

@@ -144,9 +144,9 @@ def test_list_in_list_out_in_order(model):
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 def test_batch_of_n_is_n_batches_of_one(model, direction):
     images = [pixels(seed=i) for i in range(4)]
-    together = model.translate_batch(images, direction)
+    together = model.towards(direction).translate_batch(images)
     for x, image in zip(together, images, strict=True):
-        np.testing.assert_array_equal(x, model.translate_batch([image], direction)[0])
+        np.testing.assert_array_equal(x, model.towards(direction).translate_batch([image])[0])
 
 
 def test_directions_differ(model, folder):
@@ -205,7 +205,7 @@ def test_calls_do_not_train_or_remember(model):
     first = model(image)
     model([pixels(seed=3)] * 2)
     np.testing.assert_array_equal(model(image), first)
-    assert not model.network("a2b").training
+    assert not model.network().training
 
 
 @pytest.mark.parametrize(("fixture", "sizes"), [("model", SIZES), ("deep_folder", SIZES_32)])
@@ -213,7 +213,7 @@ def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
     """Sizes that divide go through as they are; others as docs/models.md says, on the network's grid."""
     model = request.getfixturevalue(fixture)
     model = model if fixture == "model" else img2img.load(model, device="cpu", precision="fp32")
-    spec, network = model.spec(), model.network("a2b")
+    spec, network = model.spec(), model.network()
     limit = 1 if spec.scale_out.dtype == "uint8" else 10  # of 65,535
     for height, width in sizes:
         image = pixels(height, width)
@@ -225,7 +225,7 @@ def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
 
 def test_padding_keeps_images_on_the_grid_of_the_network(model):
     """Inside, padding moves the result by a fraction of what a shift by half a stride does."""
-    network, scale = model.network("a2b"), model.spec().scale_in
+    network, scale = model.network(), model.spec().scale_in
     ramp = np.linspace(0, 255, 163)[None, :, None] * np.linspace(0.5, 1, 159)[:, None, None]
     image = np.clip(ramp + np.random.default_rng(0).normal(0, 20, (159, 163, 3)), 0, 255).astype(np.uint8)
 
@@ -435,11 +435,11 @@ def test_a_batch_gives_each_image_what_it_gets_alone(folder, precision):
     model = img2img.load(folder, device="cpu", precision=precision)
     for height, width in ((32, 32), (20, 33), (64, 64)):
         images = [pixels(height, width, seed=i) for i in range(7)]
-        alone = [model.signals([image], "a2b", TranslateOptions())[0] for image in images]
+        alone = [model.signals([image], TranslateOptions())[0] for image in images]
         for count in (2, 3, 4, 7):
             options = TranslateOptions(batch_size=count)
             together = [
-                s for i in range(0, 7, count) for s in model.signals(images[i : i + count], "a2b", options)
+                s for i in range(0, 7, count) for s in model.signals(images[i : i + count], options)
             ]  # fmt: skip
             assert all(map(torch.equal, together, alone)), (height, width, count)
     assert len(model._batches) == 12

@@ -210,7 +210,6 @@ class Job:
 
     def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
         self.translator, self.options, self.files, self.plan = translator, options, files, plan
-        self.direction = translator.direction
         self.total, self.done = len(plan.sources), 0
         self.depth = LOOK_AHEAD
         self.on_cpu = translator.runtime.device.type == "cpu" and translator.backend in ("auto", "eager")
@@ -272,7 +271,7 @@ class Job:
                 yield job
                 continue
             for i, page in enumerate(job.unpacked[0]):
-                size = self.translator.padded_size(page, self.direction)
+                size = self.translator.padded_size(page)
                 small = self._is_small(size)
                 key, most = (None, self.options.batch_size or LOOK_AHEAD) if small else (size, self._most(size))
                 group = waiting.setdefault(key, [])
@@ -309,10 +308,10 @@ class Job:
     def _open(self, job: _File) -> None:
         """Takes the picture apart into what goes through the network."""
         assert job.picture is not None
-        array, scale = job.picture.array, self.translator.spec(self.direction).scale_in
+        array, scale = job.picture.array, self.translator.spec().scale_in
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
-        job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
+        job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
         job.outside = scale.outside(array) / array.size
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
@@ -344,15 +343,15 @@ class Job:
 
     def _compute(self, pages: list[Array]) -> list[Array]:
         def alone(page: Array) -> Array:
-            return self.translator.translate_batch([page], self.direction, self.options)[0]
+            return self.translator.translate_batch([page], self.options)[0]
 
-        small = self._is_small(self.translator.padded_size(pages[0], self.direction))
+        small = self._is_small(self.translator.padded_size(pages[0]))
         if small and self.computing:
             return list(self.computing.map(alone, pages))
         with torch_threads(1 if small else self.translator.threads):
             if small:
                 return [alone(page) for page in pages]
-            return self.translator.translate_batch(pages, self.direction, self.options)
+            return self.translator.translate_batch(pages, self.options)
 
     def _write(self, job: _File) -> None:
         assert job.picture is not None
