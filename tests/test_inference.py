@@ -160,7 +160,7 @@ def test_directions_differ(model, folder):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 9))
 def test_identity_network_returns_the_input_at_any_size(model, height, width, seed):
-    model.network = lambda direction: Identity()
+    model.network = Identity
     image = pixels(height, width, seed=seed)
     np.testing.assert_array_equal(model(image), image, strict=True)
     other = pixels(width, height, seed=seed + 1)
@@ -356,27 +356,27 @@ def test_smaller_batches_when_memory_is_full(model, monkeypatch):
     expected = model(images)
     whole = model._whole
 
-    def full(arrays, size, direction, together):
+    def full(arrays, size, together):
         if len(arrays) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(arrays, size, direction, together)
+        return whole(arrays, size, together)
 
     monkeypatch.setattr(model, "_whole", full)
     assert all(close(x, y) for x, y in zip(model(images, batch_size=5), expected, strict=True))
-    assert model.notes == ["Out of memory with 5 images at once; going on with 3.",
-                           "Out of memory with 3 images at once; going on with 2."]  # fmt: skip
+    assert model.notes == ["Out of memory with 5 images at once; continuing with 3.",
+                           "Out of memory with 3 images at once; continuing with 2."]  # fmt: skip
     assert model.batch_size((32, 32), TranslateOptions(batch_size=5)) == 2
 
 
 def test_tiles_when_memory_is_full(model, monkeypatch):
     image = pixels(200, 256)
 
-    def full(arrays, size, direction, together):
+    def full(arrays, size, together):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     expected = model(image)
     monkeypatch.setattr(model, "_whole", full)
-    assert close(model(image), expected) and model.notes == ["Out of memory; going on in tiles of 100 pixels."]
+    assert close(model(image), expected) and model.notes == ["Out of memory; continuing in tiles of 100 pixels."]
     with pytest.raises(TrainingError, match="Not enough memory for an image of 256x200"):
         model(image, tile="off")
 
@@ -453,7 +453,7 @@ def test_batches_that_change_nothing_are_used(model, monkeypatch, off, expected)
         sizes.append(len(x))
         return x * 0.5 + (off if len(x) > 1 else 0)
 
-    way = model._way("a2b", in_tiles=False)
+    way = model._way(in_tiles=False)
     monkeypatch.setattr(model, "_way", lambda *_, **__: way._replace(forward=forward))
     model([pixels(seed=i) for i in range(3)], batch_size=3)
     sizes.clear()
@@ -693,10 +693,10 @@ def test_an_image_too_large_for_the_memory_is_one_failure(model, tmp_path, monke
     write_image(tmp_path / "in" / "small.png", Picture(pixels()))
     signals = model.signals
 
-    def full(arrays, direction, options):
+    def full(arrays, options):
         if arrays[0].shape[0] > 64:
             raise TrainingError("Not enough memory.")
-        return signals(arrays, direction, options)
+        return signals(arrays, options)
 
     monkeypatch.setattr(model, "signals", full)
     summary = translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2)
