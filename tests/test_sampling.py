@@ -272,7 +272,7 @@ def test_a_translation_model_is_refused_by_sample(unpaired, quick, tmp_path, mon
 
 def test_a_model_that_draws_is_refused_by_translate(models, unpaired, tmp_path):
     text = refused(ModelFileError, img2img.translate, models["uint8"], unpaired[0], tmp_path / "out")
-    assert text.endswith("is a gan model, which draws from noise; use img2img sample.")
+    assert text.endswith("is a gan model, which generates from noise; use img2img sample.")
     assert not (tmp_path / "out").exists()
 
 

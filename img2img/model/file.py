@@ -1,4 +1,4 @@
-"""The two files of a run, and the only reader and writer of both: `last.pt` to resume, `model.safetensors` to use."""
+"""The two weight files of a run, read and written only here: `last.pt` to resume, `model.safetensors` to use."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ PRECISIONS_OF_WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bflo
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Writes everything needed to go on, whole or not at all.
+    """Write everything needed to resume, completely or not at all.
 
     Raises:
         OSError: if the disk is full or fails; what was there before stays.
@@ -48,7 +48,7 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def as_os_error(path: Path) -> Iterator[None]:
-    """The writers of torch and safetensors report a full disk in errors of their own; here it is an OSError."""
+    """Turn the errors in which torch and safetensors report a full disk into an OSError."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
@@ -56,10 +56,10 @@ def as_os_error(path: Path) -> Iterator[None]:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """Reads what `save_resume` wrote, on the CPU; executes nothing.
+    """Read what `save_resume` wrote, onto the CPU; execute nothing.
 
     Raises:
-        ModelFileError: if the file is damaged or something else.
+        ModelFileError: if the file is damaged or not a checkpoint.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -248,7 +248,7 @@ def read_card(path: Path) -> ModelCard:
 
 @contextlib.contextmanager
 def _tensors(path: Path, content: bytes) -> Iterator[Any]:
-    """Opens the tensors of a model file, or of its `content`."""
+    """Open the tensors of a model file, or of its `content`."""
     if not content:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -277,7 +277,7 @@ def content_of(path: Path, loaded: os.stat_result) -> bytes:
 
 
 def _other_than_ours(path: Path) -> str:
-    """What is wrong with a file that is not safetensors, in words."""
+    """Describe what is wrong with a file that is not safetensors."""
     if path.name == "last.pt":
         return "is what its run is resumed from; give the folder of the run, or its model.safetensors"
     with contextlib.suppress(OSError), path.open("rb") as file:
