@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused, write_images
+from img2img.data.collection import Images, ImagesConfig, open_images
 from PIL import Image
 
 import img2img
 from img2img.core.method import Method
-from img2img.data.collection import Images, ImagesConfig, open_images
 from img2img.data.idx import is_idx, read_idx
 from img2img.data.opening import LAYOUTS
 from img2img.errors import ConfigError, DataError, Img2ImgError

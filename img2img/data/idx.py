@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.picture import Array, shown
+from img2img.data.picture import Array, quote
 from img2img.errors import DataError
 
 TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # of those that idx knows, what images are made of
@@ -32,12 +32,12 @@ def read_idx(path: Path) -> Array:
             zero, kind, axes = np.frombuffer(file.read(4), np.dtype([("", ">u2"), ("", "u1"), ("", "u1")]))[0].item()
             shape = tuple(np.frombuffer(file.read(4 * axes), ">u4").tolist())
             if zero or kind not in TYPES or len(shape) != axes or not 1 <= axes <= 4:
-                raise DataError(f"{shown(path)} is not an idx file of bytes or floats.")
+                raise DataError(f"{quote(path)} is not an idx file of bytes or floats.")
             dtype = np.dtype(TYPES[kind])
             size, there = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size
             if packed and size > max(UNPACKED, TIMES * there):
                 raise DataError(
-                    f"{shown(path)} says that it holds {size / 2**20:.0f} MiB, over {TIMES} times its own size; "
+                    f"{quote(path)} says that it holds {size / 2**20:.0f} MiB, over {TIMES} times its own size; "
                     "unpack it first, if that is right."
                 )
             if not packed and size != (count := there - 4 - 4 * axes):
@@ -48,11 +48,11 @@ def read_idx(path: Path) -> Array:
                 count += n
             more = file.read(1)  # to its end, where gzip checks it
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is cut off'}.") from error
+        raise DataError(f"{quote(path)} cannot be read as an idx file: {error or 'it is cut off'}.") from error
     if count != size or more:
         raise DataError(_damaged(path, count + len(more), size))
     return array.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
 def _damaged(path: Path, there: int, size: int) -> str:
-    return f"{shown(path)} is damaged: {'more than' if there > size else f'{there} of'} {size} bytes are there."
+    return f"{quote(path)} is damaged: {'more than' if there > size else f'{there} of'} {size} bytes are there."

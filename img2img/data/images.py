@@ -46,7 +46,7 @@ from img2img.data.picture import (
     as_type,
     check_size,
     merge,
-    shown,
+    quote,
     unmerge,
 )
 from img2img.errors import ConfigError, DataError, choose
@@ -162,7 +162,7 @@ def find_images(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise DataError(
-            f"{shown(folder)} is not a folder." if folder.exists() else f"There is no folder {shown(folder)}."
+            f"{quote(folder)} is not a folder." if folder.exists() else f"There is no folder {quote(folder)}."
         )
     found, ways = Found(), Counter[tuple[int, int]]()
     found.passed = Counter()
@@ -179,12 +179,12 @@ def find_images(folder: Path) -> Found:
                 continue
             ways[identity] += 1
             if ways[identity] > WAYS:
-                raise DataError(f"Links below {shown(folder)} lead to {shown(where)} in over {WAYS} ways; remove some.")
+                raise DataError(f"Links below {quote(folder)} lead to {quote(where)} in over {WAYS} ways; remove some.")
             with os.scandir(where) as listing:
                 entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name, reverse=True)
             if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(where):
                 if where == folder:
-                    raise DataError(f"{shown(folder)} is the folder of a run; give a folder of images.")
+                    raise DataError(f"{quote(folder)} is the folder of a run; give a folder of images.")
                 continue
             sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
             for entry in entries:
@@ -198,10 +198,10 @@ def find_images(folder: Path) -> Found:
                 else:
                     found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
     except OSError as error:
-        raise DataError(f"{shown(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
+        raise DataError(f"{quote(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
         beside = "".join(f" {sentence}" for sentence in passed_over(found.passed))
-        raise DataError(f"{shown(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}")
+        raise DataError(f"{quote(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}")
     return found
 
 
@@ -268,13 +268,13 @@ def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header
     except DataError:
         raise
     except MemoryError as error:
-        raise DataError(f"{shown(path)} cannot be read: there is not enough memory for it.") from error
+        raise DataError(f"{quote(path)} cannot be read: there is not enough memory for it.") from error
     except Exception as error:  # decoders raise whatever they like on damaged input
         if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{quote(path)} cannot be read: {error.strerror}.") from error
         known = (means for words, means in MEANS.items() if re.search(words, str(error), re.IGNORECASE))
         means = next(known, "is damaged: its {part} cannot be decoded ({kind}).")
-        raise DataError(f"{shown(path)} {means.format(part=part, kind=kind)}") from error
+        raise DataError(f"{quote(path)} {means.format(part=part, kind=kind)}") from error
     if as_channels:
         header = Header(path, header.width, header.height, header.channels * header.pages, header.dtype)
         picture = picture and merge(picture, path)
@@ -284,16 +284,16 @@ def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header
 def _opener(path: Path) -> tuple[str, Callable[[Path], Opened]]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{shown(path)} is not a regular file.")
+        raise DataError(f"{quote(path)} is not a regular file.")
     if not status.st_size:
-        raise DataError(f"{shown(path)} is empty.")
+        raise DataError(f"{quote(path)} is empty.")
     with path.open("rb") as file:
         start = file.read(64)
     if found := next((opener for first, opener in CONTENT.items() if re.match(first, start, re.DOTALL)), None):
         return found
     if other := next((name for first, name in OTHERS.items() if re.match(first, start, re.DOTALL)), None):
-        raise DataError(f"{shown(path)} holds {other}, which img2img does not read; save it as PNG, JPEG or TIFF.")
-    raise DataError(f"{shown(path)} is none of the formats img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
+        raise DataError(f"{quote(path)} holds {other}, which img2img does not read; save it as PNG, JPEG or TIFF.")
+    raise DataError(f"{quote(path)} is none of the formats img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
 
 
 def _first_line(error: Exception) -> str:
@@ -317,14 +317,14 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
     if not 1 <= quality <= 100:
         raise ConfigError(f"The quality of JPEG and WebP is 1 to 100, not {quality}.")
     if (known := FORMATS.get(path.suffix.lower())) is None:
-        raise DataError(f"{shown(path)} has no suffix of a format img2img writes: {', '.join(SUFFIXES)}.")
+        raise DataError(f"{quote(path)} has no suffix of a format img2img writes: {', '.join(SUFFIXES)}.")
     if picture.array.ndim not in (3, 4) or not picture.array.size:
-        raise DataError(f"{shown(path)}: a picture is (H, W, C) or (P, H, W, C), not {picture.array.shape}.")
+        raise DataError(f"{quote(path)}: a picture is (H, W, C) or (P, H, W, C), not {picture.array.shape}.")
     picture = unmerge(picture)
     if lacking := known.lacks(picture):
         others = ", ".join({other.kind.upper(): 0 for other in FORMATS.values() if not other.lacks(picture)})
         raise DataError(
-            f"{shown(path)}: {known.kind.upper()} cannot hold {lacking}; "
+            f"{quote(path)}: {known.kind.upper()} cannot hold {lacking}; "
             + (f"write {others}." if others else "no format here can.")
         )
     try:
@@ -332,12 +332,12 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
         with atomic(path) as temporary:
             known.write(temporary, picture, known.kind, quality)
     except MemoryError as error:
-        raise DataError(f"{shown(path)} cannot be written: there is not enough memory for it.") from error
+        raise DataError(f"{quote(path)} cannot be written: there is not enough memory for it.") from error
     except Exception as error:  # encoders, too, raise whatever they like
         if isinstance(error, OSError) and error.errno:
             raise
         raise DataError(
-            f"{shown(path)} cannot be written as {known.kind.upper()}: what its original says beside the pixels does "
+            f"{quote(path)} cannot be written as {known.kind.upper()}: what its original says beside the pixels does "
             f"not fit ({_first_line(error)}); write another format."
         ) from error
 
@@ -350,20 +350,20 @@ def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -
         ours: tells by content whether a file that is there already was written by img2img, and so may be replaced.
     """
     if path.is_dir():
-        raise ConfigError(f"{shown(path)} is a folder; name a file to write.")
+        raise ConfigError(f"{quote(path)} is a folder; name a file to write.")
     if not path.parent.is_dir():
-        raise ConfigError(f"There is no folder {shown(path.parent)} to write {shown(Path(path.name))} into.")
+        raise ConfigError(f"There is no folder {quote(path.parent)} to write {quote(Path(path.name))} into.")
     if _is_special(path):
         return
     if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"Nothing may be written into {shown(path.parent)}.")
+        raise ConfigError(f"Nothing may be written into {quote(path.parent)}.")
     try:
         content = path.read_bytes() if ours and path.exists() else b""
     except OSError as error:
-        raise ConfigError(f"{shown(path)} exists and cannot be read: {error.strerror}; give another name.") from error
+        raise ConfigError(f"{quote(path)} exists and cannot be read: {error.strerror}; give another name.") from error
     if ours and content and not ours(content):
         raise ConfigError(
-            f"{shown(path)} exists and was not written by this command; give another name, or move it away."
+            f"{quote(path)} exists and was not written by this command; give another name, or move it away."
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from img2img.core.needs import Facts
 from img2img.data.options import Size
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
@@ -171,12 +171,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     weights = {name.removeprefix(owner): x for name, x in weights.items() if name.startswith(owner)}
     kept = {name: x for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
     if odd := next((name for name, x in kept.items() if not _is_plain(x)), None):
-        raise ModelFileError(f"{path} holds {shown(Path(odd))}, which is no plain array of fractions, as weights are.")
+        raise ModelFileError(f"{path} holds {quote(Path(odd))}, which is no plain array of fractions, as weights are.")
     kept = {name: x.float() for name, x in kept.items()}
     broken = next((name for name, x in kept.items() if not x.isfinite().all()), None)
     if broken:
         raise ModelFileError(
-            f"{path} has infinite or missing numbers in {shown(broken)}; its training had broken down."
+            f"{path} has infinite or missing numbers in {quote(broken)}; its training had broken down."
         )
     return weights
 

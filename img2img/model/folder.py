@@ -27,7 +27,7 @@ from img2img.data.images import (
     write_image,
     write_text,
 )
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
@@ -149,7 +149,7 @@ class Plan:
         suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a link that leads nowhere"
-            raise ConfigError(f"--out {shown(out)} {what}; give a folder.")
+            raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
         inside, root = out.resolve(), source.resolve()
         sources, base, passed = [source], source.parent, Counter[str]()
         if not source.is_file():
@@ -162,7 +162,7 @@ class Plan:
             targets = ((path, plan.target(path)) for path in sources)
             clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
             if clash:
-                raise ConfigError(f"The result would overwrite the original {shown(clash)}; choose another --out.")
+                raise ConfigError(f"The result would overwrite the original {quote(clash)}; choose another --out.")
         return plan
 
     def target(self, source: Path) -> Path:
@@ -249,12 +249,12 @@ class Job:
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                reason = f"its result would be that of {shown(first)}, {shown(job.target)}."
+                reason = f"its result would be that of {quote(first)}, {quote(job.target)}."
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.exists() and job.target.samefile(source):
                 yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
             elif job.target.is_dir():
-                reason = f"its result would be {shown(job.target)}, which is a folder."
+                reason = f"its result would be {quote(job.target)}, which is a folder."
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
@@ -369,10 +369,10 @@ class Job:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise TrainingError(
-                        f"The disk is full; {shown(job.target)} was not written. "
+                        f"The disk is full; {quote(job.target)} was not written. "
                         "Make room and start the same command again."
                     ) from error
-                reason = f"{shown(job.target)} cannot be written: {error.strerror or error}."
+                reason = f"{quote(job.target)} cannot be written: {error.strerror or error}."
                 yield self._outcome(job, "failed", _with_name(job.source, reason))
             except DataError as error:
                 yield self._outcome(job, "failed", _with_name(job.source, str(error)))
@@ -394,13 +394,13 @@ def _unwritable(folder: Path) -> str:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return f"{shown(folder)} is not a folder."
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {shown(folder)}."
+        return f"{quote(folder)} is not a folder."
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {quote(folder)}."
 
 
 def _with_name(path: Path, reason: str) -> str:
     """A reason of one line that names the file once."""
-    text = reason if reason.startswith(shown(path)) else f"{shown(path)}: {reason}"
+    text = reason if reason.startswith(quote(path)) else f"{quote(path)}: {reason}"
     return text.replace("\n", "\\n")
 
 

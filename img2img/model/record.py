@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from img2img.data.images import atomic
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, ModelFileError
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.translator import Translator
@@ -57,7 +57,7 @@ def settled(
     }
     if known is not None and not files.overwrite and _holds_results(out):
         if known.get("unfinished"):
-            raise ConfigError(f"An --overwrite of the results in {shown(out)} was stopped; give --overwrite again.")
+            raise ConfigError(f"An --overwrite of the results in {quote(out)} was stopped; give --overwrite again.")
         translator = _continue(translator, out, known, wanted)
         wanted |= {k: known.get(k) for k in BY_MACHINE}
     else:
@@ -93,7 +93,7 @@ def _continue(translator: Translator, out: Path, known: dict[str, Any], wanted: 
         differing.append(f"device was {known.get('device')}, now {here}")
     if differing:
         raise ConfigError(
-            f"The results in {shown(out)} were computed otherwise: {'; '.join(differing)}. "
+            f"The results in {quote(out)} were computed otherwise: {'; '.join(differing)}. "
             "Replace them with --overwrite, or give another --out."
         )
     if known.get("device") != here:
@@ -113,7 +113,7 @@ def _read(out: Path) -> dict[str, Any] | None:
     try:
         return read_record(_Record, path)
     except ModelFileError as error:
-        raise ConfigError(f"{shown(path)} is damaged; remove it, and the results of the folder with it.") from error
+        raise ConfigError(f"{quote(path)} is damaged; remove it, and the results of the folder with it.") from error
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:
@@ -123,5 +123,5 @@ def _write(out: Path, record: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"{shown(out)} cannot be written: {error.strerror or error}; choose another --out."
+            f"{quote(out)} cannot be written: {error.strerror or error}; choose another --out."
         ) from error
