@@ -22,7 +22,7 @@ from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, TrainingError, choose, needs
+from img2img.errors import ConfigError, TrainingError, choose, install_hint
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
@@ -257,7 +257,7 @@ def _load_equalizer(folder: Path, device: str) -> Any:
     try:
         from img2img.lab.equalizer import BatchEqualizer
     except ModuleNotFoundError as error:
-        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+        raise ConfigError(install_hint(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
     equalizer = BatchEqualizer.load(folder)
     return equalizer if device == "auto" else equalizer.set_params(device=device)
 

@@ -9,7 +9,7 @@ Entry = TypeVar("Entry")
 DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is another project
 
 
-def needs(what: str, package: str, extra: str) -> str:
+def install_hint(what: str, package: str, extra: str) -> str:
     """Return the sentence that says which package `what` needs, and the extra of this project that brings it."""
     return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
 

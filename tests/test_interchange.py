@@ -19,7 +19,7 @@ from torch import nn
 
 import img2img
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, Img2ImgError, ModelFileError, needs
+from img2img.errors import ConfigError, Img2ImgError, ModelFileError, install_hint
 from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
@@ -745,7 +745,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, missing, has):
     path = model(tmp_path / "m.safetensors", "resnet_3")
     monkeypatch.setitem(sys.modules, has, sys.modules.get(has) or pytest)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ConfigError, match=re.escape(needs("Export to ONNX", missing, "onnx"))):
+    with pytest.raises(ConfigError, match=re.escape(install_hint("Export to ONNX", missing, "onnx"))):
         img2img.export_model(path, tmp_path / "x.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from img2img.data.grid import draw_grid
 from img2img.data.images import atomic
-from img2img.errors import ConfigError, needs
+from img2img.errors import ConfigError, install_hint
 from img2img.report.diagnosis import Diagnosis, Finding
 from img2img.report.run import FACTS, read_facts, write_report
 from img2img.runs.folder import logged_steps, remove_samples
@@ -152,5 +152,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError(needs("--tensorboard", "tensorboard", "tensorboard")) from None
+        raise ConfigError(install_hint("--tensorboard", "tensorboard", "tensorboard")) from None
     return SummaryWriter(str(folder / "tensorboard"))
