@@ -45,7 +45,7 @@ from img2img.model.sampling import Sampler, Written, write_samples
 from img2img.model.translator import Translator
 from img2img.networks import DISCRIMINATORS
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, option, refuse_idle, split
+from img2img.options.declared import check_names, option, pick, refuse_idle, split
 from img2img.options.docstrings import documented
 from img2img.report.run import read_facts, rewrite_report
 from img2img.runs.folder import begun, has_results, refuse_foreign
@@ -311,7 +311,7 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
-    loading = given(options, SampleLoadOptions)
+    loading = pick(options, SampleLoadOptions)
     n = option("n", Count).taken(n)
     if not isinstance(model, Sampler):
         model = Sampler(model, **loading)
@@ -368,7 +368,7 @@ def translate_folder(
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """`model`, loaded as `options` say."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     if not isinstance(model, Translator):
         return Translator(model, **loading)
     towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}

@@ -257,7 +257,7 @@ def refuse_idle(what: str, options: Collection[str], config: Options) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect here: it is for {needs}. Leave it out.")
 
 
-def given(options: Mapping[str, Any], group: type) -> dict[str, Any]:
+def pick(options: Mapping[str, Any], group: type) -> dict[str, Any]:
     """Those of `options` that are fields of `group`, in the types that these declare."""
     return {name: known.taken(options[name]) for name, known in options_in(group).items() if name in options}
 
