@@ -312,7 +312,7 @@ def sample(
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
     loading = pick(options, SampleLoadOptions)
-    n = option("n", Count).taken(n)
+    n = option("n", Count).convert(n)
     if not isinstance(model, Sampler):
         model = Sampler(model, **loading)
     elif loading:

@@ -236,7 +236,7 @@ def demo(
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
 
-    length = option("steps", Annotated[int | None, STEPS]).taken(steps) or img2img.demo.STEPS
+    length = option("steps", Annotated[int | None, STEPS]).convert(steps) or img2img.demo.STEPS
     result = img2img.demo.run(out, length, partial(typer.echo, err=True))
     for name, value in result.scores.items():
         typer.echo(f"score of {name}: {value:.2f}")

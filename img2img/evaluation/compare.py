@@ -84,7 +84,7 @@ def compare(
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
     loading = pick(options, LoadOptions)
-    show = option("show", Show).taken(show)
+    show = option("show", Show).convert(show)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:

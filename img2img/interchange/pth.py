@@ -75,7 +75,7 @@ def import_model(
     choose("direction", direction, dict.fromkeys(("a2b", "b2a")))
     if b2a is not None and direction == "b2a":
         raise ConfigError("--b2a gives the way back of an a2b model; leave --direction out.")
-    size = None if size is None else option("size", Size).taken(size)
+    size = None if size is None else option("size", Size).convert(size)
     files = {direction: Path(path)} | ({"b2a": Path(b2a)} if b2a is not None else {})
     found = {name: _padded(read_generator(file), padding, file) for name, file in files.items()}
     first, last = found[direction], list(found.values())[-1]

@@ -92,7 +92,7 @@ class Option:
     default: Any
     flag: str  # what errors call it
 
-    def taken(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
         """Return `value` in the option's own type.
 
         Raises:
@@ -208,7 +208,7 @@ class Options:
         group: Any = type(self)
         for name, known in options_in(group).items():
             value = getattr(self, name)
-            taken = known.taken(value)
+            taken = known.convert(value)
             if taken is not value:
                 object.__setattr__(self, name, taken)
 
@@ -259,7 +259,7 @@ def refuse_idle(what: str, options: Collection[str], config: Options) -> None:
 
 def pick(options: Mapping[str, Any], group: type) -> dict[str, Any]:
     """Those of `options` that are fields of `group`, in the types that these declare."""
-    return {name: known.taken(options[name]) for name, known in options_in(group).items() if name in options}
+    return {name: known.convert(options[name]) for name, known in options_in(group).items() if name in options}
 
 
 def split(options: Mapping[str, Any], *groups: type) -> list[Any]:
