@@ -16,7 +16,7 @@ from img2img.report.run import FACTS, read_facts, write_report
 from img2img.runs.folder import logged_steps, remove_samples
 from img2img.runs.record import read_log
 from img2img.runtime.output import stderr_console
-from img2img.runtime.progress import Meter, in_words
+from img2img.runtime.progress import Meter, rough_duration
 
 FIRST_SECONDS = 3.0  # before the first line where there is no terminal
 LONG = 3600.0  # seconds of a run, above which it is said how to shorten it
@@ -106,7 +106,7 @@ class Journal:
             self.estimated = True
             seconds = self.total * (pace.seconds or 0.0)
             if seconds > LONG and self.shorten:
-                self.say(f"The whole run takes about {in_words(seconds)} {self.shorten}")
+                self.say(f"The whole run takes about {rough_duration(seconds)} {self.shorten}")
 
     def _line(self, epoch: int, values: Mapping[str, float]) -> str:
         quiet = ("lr", "seconds_per_step", "images_per_s")
