@@ -31,7 +31,7 @@ from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.record import finish, settled
+from img2img.model.record import mark_finished, resume_record
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
 
@@ -206,7 +206,7 @@ class Job:
         plan = Plan.make(source, out, files.format)
         translator.notes += passed_over(plan.passed)
         resumed = any(plan.target(path).exists() for path in plan.sources)
-        return cls(settled(translator, out, options, files, resumed), options, files, plan)
+        return cls(resume_record(translator, out, options, files, resumed), options, files, plan)
 
     def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
         self.translator, self.options, self.files, self.plan = translator, options, files, plan
@@ -227,7 +227,7 @@ class Job:
             todo: deque[Path] = deque()
             yield from self._sort_out(todo)
             yield from self._translate(readers, writers, todo)
-            finish(self.plan.out)
+            mark_finished(self.plan.out)
         finally:
             if self.computing:
                 self.computing.shutdown()

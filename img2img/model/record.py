@@ -33,7 +33,7 @@ class _Record:
     device: str | None = None
 
 
-def settled(
+def resume_record(
     translator: Translator, out: Path, options: TranslateOptions, files: FolderOptions, resumed: bool
 ) -> Translator:
     """The translator that computes as the results in `out` were computed; writes the record of a new folder.
@@ -71,7 +71,7 @@ def settled(
     return translator
 
 
-def finish(out: Path) -> None:
+def mark_finished(out: Path) -> None:
     """Notes that everything that was to be replaced is."""
     known = _read(out)
     if known and known.pop("unfinished", None):
