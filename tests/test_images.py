@@ -28,10 +28,10 @@ from img2img.data.images import (
     SUFFIXES,
     Picture,
     find_images,
-    passed_over,
     read_header,
     read_image,
     resize,
+    skipped_note,
     write_image,
 )
 from img2img.data.picture import DTYPES
@@ -1458,8 +1458,8 @@ def test_find_images_counts_what_it_passes_over(tmp_path):
         (tmp_path / name).touch()
     found = find_images(tmp_path)
     assert [path.name for path in found] == ["a.png", "b.JFIF", "c.jpe"]
-    assert passed_over(found.passed) == ("5 files were passed over: 2 .heic, 2 of other names, 1 .avif.",)
-    assert passed_over(Counter()) == ()
+    assert skipped_note(found.passed) == ("5 files were passed over: 2 .heic, 2 of other names, 1 .avif.",)
+    assert skipped_note(Counter()) == ()
     with pytest.raises(DataError, match=r"sub holds no image.*2 files were passed over: 1 .avif, 1 .heic\."):
         find_images(tmp_path / "sub")
 

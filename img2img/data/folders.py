@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.images import Array, Header, find_images, passed_over, read_header, read_image
+from img2img.data.images import Array, Header, find_images, read_header, read_image, skipped_note
 from img2img.data.picture import DTYPES, quote
 from img2img.errors import ConfigError, DataError, counted
 
@@ -154,7 +154,7 @@ class Scanned(list[Header]):
 
 def passed_beside(*domains: Domain) -> tuple[str, ...]:
     """How many files were passed over while the images of `domains` were found; nothing if there were none."""
-    return passed_over(sum((domain.passed for domain in domains), Counter()))
+    return skipped_note(sum((domain.passed for domain in domains), Counter()))
 
 
 def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains | None]:

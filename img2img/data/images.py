@@ -200,7 +200,7 @@ def find_images(folder: Path) -> Found:
     except OSError as error:
         raise DataError(f"{quote(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
-        beside = "".join(f" {sentence}" for sentence in passed_over(found.passed))
+        beside = "".join(f" {sentence}" for sentence in skipped_note(found.passed))
         raise DataError(f"{quote(folder)} holds no image. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}")
     return found
 
@@ -218,7 +218,7 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def passed_over(suffixes: Counter[str]) -> tuple[str, ...]:
+def skipped_note(suffixes: Counter[str]) -> tuple[str, ...]:
     """How many files that are no images of ours were found, of which kinds; nothing if there were none."""
     count = suffixes.total()
     if not count:

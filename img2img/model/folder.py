@@ -19,11 +19,11 @@ from img2img.data.images import (
     Picture,
     find_images,
     holds_keys,
-    passed_over,
     read_header,
     read_image,
     refuse_unwritable,
     remove_stale,
+    skipped_note,
     write_image,
     write_text,
 )
@@ -204,7 +204,7 @@ class Job:
         cls, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> "Job":
         plan = Plan.make(source, out, files.format)
-        translator.notes += passed_over(plan.passed)
+        translator.notes += skipped_note(plan.passed)
         resumed = any(plan.target(path).exists() for path in plan.sources)
         return cls(resume_record(translator, out, options, files, resumed), options, files, plan)
 
