@@ -17,7 +17,7 @@ SEEDS = 2**63 - 1  # of a torch.Generator
 SHOWN = 60  # letters of a wrong value in an error
 
 
-def in_words(number: float) -> str:
+def as_text(number: float) -> str:
     """Return a number as an error or a help says it."""
     digits = str(int(number))
     if number >= 10**6 and digits.strip("0") == "1":
@@ -50,11 +50,11 @@ class Within:
         return over and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
-        low, high = in_words(self.low), in_words(self.high)
+        low, high = as_text(self.low), as_text(self.high)
         text = f"{'above' if self.above else 'from'} {low} {'up to' if self.above else 'to'} "
         text += f"below {high}" if self.below else high
         special = self.special
-        return text if special is None or special[0] == self.low else f"{text}, or {in_words(special[0])}"
+        return text if special is None or special[0] == self.low else f"{text}, or {as_text(special[0])}"
 
 
 @dataclass(frozen=True)
