@@ -201,7 +201,7 @@ def test_where_the_images_are(tmp_path):
     [
         ("dihedral", grey(size=4), DataError, "Domain data has 5 images smaller than the 8 px crop"),
         ("strong", np.zeros((3, 8, 8), np.uint32), DataError, "which --augment strong cannot warp"),
-        ("flipp", grey(), ConfigError, "There is no --augment 'flipp'. Did you mean 'flip'?"),
+        ("flipp", grey(), ConfigError, "Unknown --augment 'flipp'. Did you mean 'flip'?"),
     ],
     ids=["small", "unwarpable", "unknown"],
 )

@@ -379,10 +379,10 @@ def test_files_passed_over_are_counted_once(tmp_path, paired):
     for name in ("trainA/x.heic", "trainB/y.HEIC", "testB/z.avif", "testB/.hidden.avif"):
         (tmp_path / name).touch()
     notes = open_data(config(data=tmp_path), paired).notes
-    assert notes == ("3 files were passed over: 2 .heic, 1 .avif.",)
+    assert notes == ("3 files were skipped: 2 .heic, 1 .avif.",)
     fill(tmp_path / "ab", 3, width=64)
     (tmp_path / "ab" / "x.gif").touch()
-    assert open_data(config(ab=tmp_path / "ab"), True).notes == ("1 file was passed over: 1 .gif.",)
+    assert open_data(config(ab=tmp_path / "ab"), True).notes == ("1 file was skipped: 1 .gif.",)
 
 
 # Held out

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError
+from img2img.errors import DataError, quote as quote
 
 Array = NDArray[Any]
 
@@ -72,11 +72,6 @@ class Picture:
     array: Array
     alpha: Array | None = None
     source: Any = None
-
-
-def quote(path: Path | str) -> str:
-    """Return the path, or another text of unknown origin, on one line, whatever characters it has."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def is_text(path: Path) -> bool:

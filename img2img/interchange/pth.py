@@ -72,7 +72,7 @@ def import_model(
         ModelFileError: if a file holds more than tensors, or a network that `img2img` does not have.
         ConfigError: if the two files do not belong together, or `out` exists or cannot be written.
     """
-    choose("direction", direction, dict.fromkeys(("a2b", "b2a")))
+    choose("--direction", direction, ("a2b", "b2a"))
     if b2a is not None and direction == "b2a":
         raise ConfigError("--b2a gives the way back of an a2b model; leave --direction out.")
     size = None if size is None else option("size", Size).convert(size)
@@ -144,7 +144,7 @@ def _padded(generator: Generator, padding: str | None, file: Path) -> Generator:
     """The generator with the padding that is stated, where its tensors leave that open."""
     if padding is None:
         return generator
-    choose("padding", padding, dict.fromkeys(MIRRORED))
+    choose("--padding", padding, MIRRORED)
     if generator.options.get("padding") not in MIRRORED:
         shown = "zeros, as its tensors show" if "padding" in generator.options else "zeros, as every U-Net"
         raise ConfigError(f"{file} pads with {shown}; leave --padding out.")

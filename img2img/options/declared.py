@@ -106,7 +106,7 @@ class Option:
             shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
             raise ConfigError(f"{self.flag} takes {self.expected}, not {shown}.")
         if isinstance(self.limit, Choice) and self.limit.complete:
-            choose(self.flag, result, dict.fromkeys(self.limit.names))
+            choose(self.flag, result, self.limit.names)
         return result
 
     @property
@@ -225,7 +225,7 @@ def check_names(what: str, options: Mapping[str, Any], *groups: type) -> None:
     """
     names = {field.name: None for group in groups for field in fields(group)}
     for name in options:
-        choose(f"option of {what}", name, names)
+        choose("option", name, names, f" for {what}")
 
 
 def checked(group: type, options: dict[str, Any], where: str) -> Any:
