@@ -20,7 +20,7 @@ from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, TrainingError, choose, needs
+from img2img.errors import ConfigError, TrainingError, choose, install_hint
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
@@ -42,7 +42,7 @@ from img2img.model.options import (
 from img2img.model.sampling import Sampler, Written, write_samples
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, option, options_in, refuse_idle, split
+from img2img.options.declared import check_names, option, options_in, pick, refuse_idle, split
 from img2img.options.docstrings import documented
 from img2img.report.run import read_facts, rewrite_report
 from img2img.runs.folder import begun, has_results, refuse_foreign
@@ -255,7 +255,7 @@ def _load_equalizer(folder: Path, device: str) -> Any:
     try:
         from img2img.lab.equalizer import BatchEqualizer
     except ModuleNotFoundError as error:
-        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+        raise ConfigError(install_hint(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
     equalizer = BatchEqualizer.load(folder)
     return equalizer if device == "auto" else equalizer.set_params(device=device)
 
@@ -308,8 +308,8 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
-    loading = given(options, SampleLoadOptions)
-    n = option("n", Count).taken(n)
+    loading = pick(options, SampleLoadOptions)
+    n = option("n", Count).convert(n)
     if not isinstance(model, Sampler):
         model = Sampler(model, **loading)
     elif loading:
@@ -367,7 +367,7 @@ def translate_folder(
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """Return `model`, loaded with those of `options` that apply to loading."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     if not isinstance(model, Translator):
         return Translator(model, **loading)
     towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}

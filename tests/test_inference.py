@@ -25,11 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
-from img2img.data.images import Picture, _here, read_image, write_image
+from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model import backends, folder as engine
 from img2img.model.options import TranslateOptions
 from img2img.report.page import page
+from img2img.runtime.files import _host
 
 TINY = {
     "size": 32,
@@ -737,8 +738,8 @@ def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
     foreign = [
         out / name for name in (".abc.part.png", ".movie.part.rar", ".a.img2img-part.png", ".notes.img2img-part")
     ]
-    living = out / f".{_here()}-{os.getpid()}-12345678.img2img-part.png"
-    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_here()}-{2**30}-12345678.img2img-part"
+    living = out / f".{_host()}-{os.getpid()}-12345678.img2img-part.png"
+    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_host()}-{2**30}-12345678.img2img-part"
     elsewhere = out / f".00000000-{2**30}-12345678.img2img-part.png"  # of another machine
     for path in (*foreign, living, old, dead, elsewhere):
         path.write_text("x")
@@ -965,7 +966,7 @@ def test_results_of_other_options_are_not_mixed(folder, photos, tmp_path, option
     img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", precision="fp32")
     before = contents(tmp_path / "out")
     text = refused(ConfigError, img2img.translate, folder, photos, tmp_path / "out", device="cpu", **options)
-    assert f"were computed otherwise: {differing}. Replace them with --overwrite" in text
+    assert f"were computed differently: {differing}. Use --overwrite to replace them" in text
     assert contents(tmp_path / "out") == before
     if "backend" not in options:
         img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", overwrite=True, **options)
@@ -976,14 +977,14 @@ def test_results_of_another_model_or_device_are_not_mixed(folder, photos, tmp_pa
     out = tmp_path / "out"
     img2img.translate(folder, photos / "1.png", out, device="cpu", precision="fp32")
     other = edited(folder, tmp_path / "other.safetensors", lambda card: card.update(step=7))
-    assert "they are of another model" in refused(ConfigError, img2img.translate, other, photos, out, device="cpu")
+    assert "the model is another" in refused(ConfigError, img2img.translate, other, photos, out, device="cpu")
     record = json.loads((out / ".img2img.json").read_text())
     (out / ".img2img.json").write_text(json.dumps(record | {"device": "NVIDIA X"}))
     text = refused(ConfigError, img2img.translate, folder, photos, out)
     assert "device was NVIDIA X, now cpu" in text
     model = img2img.load(folder, device="cpu")  # asked for by name
     assert img2img.translate(model, photos, out).translated == 8
-    assert model.notes == ["The results that were there are of NVIDIA X; rounding differs here."]
+    assert model.notes == ["The existing results were computed on NVIDIA X; rounding differs on cpu."]
     for damaged in ("{", "[]", "{}", json.dumps(record | {"precision": "evil"}), json.dumps(record | {"threads": -1})):
         (out / ".img2img.json").write_text(damaged)
         assert "is damaged" in refused(ConfigError, img2img.translate, folder, photos, out, device="cpu")
@@ -996,7 +997,7 @@ def test_replacing_that_was_stopped_is_told_from_results(folder, photos, tmp_pat
     begun = img2img.translate_folder(folder, photos, out, overwrite=True, **again)
     next(begun)
     begun.close()
-    assert "was stopped; give --overwrite again" in refused(
+    assert "was interrupted; use --overwrite again" in refused(
         ConfigError, img2img.translate, folder, photos, out, **again
     )
     assert img2img.translate(folder, photos, out, overwrite=True, **again).translated == 9
@@ -1121,8 +1122,8 @@ def test_names_are_shown_so_that_no_terminal_obeys_them(folder, odd, tmp_path, c
     assert code == 1 and "1 image translated" in out and "1 failed" in out
     assert "\x1b" not in out + err and "\x07" not in out + err
     line = next(line for line in err.splitlines() if line.startswith("failed: "))
-    assert line.count("title") == 1 and "is none of the formats" in line
-    assert "3 files were passed over: 2 .heic, 1 .gif." in err.splitlines()
+    assert line.count("title") == 1 and "is not in a format" in line
+    assert "3 files were skipped: 2 .heic, 1 .gif." in err.splitlines()
 
 
 def test_a_stream_that_cannot_encode_a_name_ends_nothing(folder, tmp_path):

@@ -27,7 +27,7 @@ from img2img.data.idx import is_idx, read_idx
 from img2img.data.images import Array, find_images
 from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
 from img2img.data.options import CONFIGS, DataConfig, ImagesConfig, LabelledConfig
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.data.samples import HeldOut, Samples
 from img2img.errors import ConfigError, DataError, choose, counted
 
@@ -186,7 +186,7 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
             names = [_listed(labels, file, path if data is None else None)]
     if not needs_labels:
         return replace(_images(domains), notes=notes)
-    what = "data" if data is not None else shown(path)
+    what = "data" if data is not None else quote(path)
     classes = classes_of(names[0], what)
     domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
     return replace(_images(domains), classes=classes, notes=notes)
@@ -202,7 +202,7 @@ def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple
         names = [table.of(root, headers) for headers in scans]
         if unused := len(table.labels) - sum(map(len, names)):
             verb = "is" if unused == 1 else "are"
-            notes += (f"{counted(unused, 'row', 'rows')} of {shown(table_file)} {verb} of images that are not used.",)
+            notes += (f"{counted(unused, 'row', 'rows')} of {quote(table_file)} {verb} of images that are not used.",)
         for folder, headers in zip(folders, scans, strict=True):
             if table_file.resolve().is_relative_to(folder.resolve()):  # used, not passed over
                 headers.passed -= Counter([table_file.suffix.lower()])
@@ -240,7 +240,7 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
     held = next((root / part for part in HELD_OUT if (root / part).is_dir()), None)
     if held is None or not (root / "train").is_dir():
         return [root], ()
-    whole = [root], (f"{shown(root)} is taken as a whole: train and {held.name} are not told apart in it.",)
+    whole = [root], (f"{quote(root)} is taken as a whole: train and {held.name} are not told apart in it.",)
     places = [image.relative_to(root).parts for image in find_images(root)]
     if not {held.name, "train"} <= {parts[0] for parts in places} <= {"train", *HELD_OUT}:
         return whole
@@ -248,7 +248,7 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
         direct = {len(parts) == 2 for parts in places if parts[0] == "train"}
         if len(direct) > 1:
             raise DataError(
-                f"{shown(root / 'train')} holds images both directly and in sub-folders, so it is unclear whether it "
+                f"{quote(root / 'train')} holds images both directly and in sub-folders, so it is unclear whether it "
                 "is a class or the training part; move the images into class folders."
             )
         if direct == {True}:
@@ -263,16 +263,16 @@ def _scan(folder: Path) -> Scanned:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
         if not found or "holds no image" not in str(error):
             raise
-        raise DataError(f"{shown(folder)} holds no image but idx files; give one: --data {shown(found[0])}.") from error
+        raise DataError(f"{quote(folder)} holds no image but idx files; give one: --data {quote(found[0])}.") from error
 
 
 def _read_images(path: Path) -> Array:
     if not is_idx(path):
-        raise DataError(f"There is no folder, and no idx file, {shown(path)}.")
+        raise DataError(f"There is no folder, and no idx file, {quote(path)}.")
     images = read_idx(path)
     if images.ndim < 3:
         raise DataError(
-            f"{shown(path)} holds labels, not images; give the file of images, such as train-images-idx3-ubyte.gz."
+            f"{quote(path)} holds labels, not images; give the file of images, such as train-images-idx3-ubyte.gz."
         )
     return images
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from img2img.core.method import Noise, Use
 from img2img.core.needs import Facts
 from img2img.data.images import atomic
-from img2img.data.picture import is_text, shown
+from img2img.data.picture import is_text, quote
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
@@ -221,7 +221,7 @@ def read_card(path: Path) -> ModelCard:
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     if not is_text(path):
-        raise ModelFileError(f"{shown(path)} cannot be opened: its name is not UTF-8; rename it or its folder.")
+        raise ModelFileError(f"{quote(path)} cannot be opened: its name is not UTF-8; rename it or its folder.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
@@ -242,7 +242,7 @@ def read_card(path: Path) -> ModelCard:
     except (ConfigError, KeyError) as error:
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     if strange := [name for name in names if name.partition(".")[0] not in card.uses]:
-        raise ModelFileError(f"{path} holds {shown(Path(strange[0]))}, which none of its directions has.")
+        raise ModelFileError(f"{path} holds {quote(Path(strange[0]))}, which none of its directions has.")
     return card
 
 
@@ -300,11 +300,11 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
         weights = {short: file.get_tensor(place) for short, place in places.items()}
     fractions = {short: x for short, x in weights.items() if expected[short].is_floating_point()}
     if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
-        raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {shown(Path(odd[0]))}; weights are fractions.")
+        raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {quote(Path(odd[0]))}; weights are fractions.")
     weights |= {short: x.float() for short, x in fractions.items()}
     if broken := [short for short, x in fractions.items() if not torch.isfinite(x).all()]:
         raise ModelFileError(
-            f"{path} holds weights that are not finite numbers, in {shown(Path(broken[0]))}: its training had failed; "
+            f"{path} holds weights that are not finite numbers, in {quote(Path(broken[0]))}: its training had failed; "
             "take an earlier model of the run."
         )
     try:
