@@ -252,8 +252,9 @@ def test_tables_that_are_refused(tmp_path):
         if answer not in text:
             wrong[name] = text
     assert wrong == {}
-    text = refused(DataError, find_labelled, tmp_path / "data", tmp_path / "missing.csv")
-    assert "missing.csv cannot be read as a CSV" in text
+    missing = tmp_path / "missing.csv"
+    text = refused(DataError, find_labelled, tmp_path / "data", missing)
+    assert text == f"There is no file of labels {missing}."
 
 
 def test_labels_that_are_refused(tmp_path):
@@ -290,6 +291,9 @@ def test_labels_that_are_refused(tmp_path):
         if answer not in text:
             wrong[answer] = text
     assert wrong == {}
+    both = LabelledConfig(size=4, labels=str(short))
+    text = refused(ConfigError, find_domains, LABELLED, both, data=grey(), labels=[0, 1, 0, 1, 0])
+    assert text == "Give labels once, as a file or as a list."
     text = refused(ConfigError, find_domains, PLAIN, ImagesConfig(size=4), data=grey(), labels=[0, 1, 0, 1, 0])
     assert text == "This method does not use labels; leave them out."
 

@@ -117,10 +117,12 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
         DataError: if images are missing, unreadable, or do not fit together.
     """
     preset = choose("--augment", config.augment, PRESETS)
-    if needs.domains == ("a", "b"):
+    if needs.domains == ("a", "b") and not needs.labels:
         split = _find_two(config, needs.paired, **arrays)
-    else:
+    elif needs.domains == ("image",):
         split = _find_images(config, needs.labels, **arrays)
+    else:
+        raise NotImplementedError(f"There are no options that name the images of {needs}.")
     train, heldout, classes = split.train, split.heldout, split.classes
     notes = [*passed_beside(*train.values(), *(heldout or {}).values()), *split.notes]
     for domain in train.values():
@@ -171,6 +173,8 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     file = Path(config.labels) if isinstance(config, LabelledConfig) and config.labels else None
     if labels is not None and file:
         raise ConfigError("Give labels once, as a file or as a list.")
+    if file and not file.is_file():
+        raise DataError(f"There is no file of labels {shown(file)}.")
     if data is None and config.data is None:
         alone = " Labels alone are not enough." if labels is not None or file else ""
         raise ConfigError(f"Say where the images are: --data, a folder of images or an idx file.{alone}")
