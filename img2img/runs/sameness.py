@@ -30,6 +30,8 @@ def refuse_other_config(
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         known = dict(defaults) | {k: v for k, v in record["options"].items() if k not in RETIRED}
         fixed = {k: v for k, v in known.items() if k not in OPERATIONAL}
+        if fixed.get("compile") == "auto":  # of 0.1.0; last.pt holds what came of it
+            fixed["compile"] = "off"
         return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
 
     def same(name: str) -> bool:

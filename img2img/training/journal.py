@@ -47,7 +47,6 @@ class Journal:
         self.folder, self.total, self.start, self.enabled, self.shorten = folder, total, start, enabled, shorten
         self.console = stderr_console(quiet=quiet or not enabled)
         self.meter: Meter | None = None
-        self.settled = True
         self.estimated = start > 0
         self.board: Any = None
         self.diagnosis = Diagnosis(total, advise)
@@ -87,22 +86,13 @@ class Journal:
         if self.meter is not None:
             self.meter.below = self._line(epoch, values)
 
-    def advance(self, step: int, images: float, settled: bool = True) -> None:
-        """Shows that a step is done, which took so many images.
-
-        Args:
-            step: its number.
-            images: how many it took.
-            settled: whether later steps will take about as long; not so while compiling is tried.
-        """
+    def advance(self, step: int, images: float) -> None:
+        """Shows that a step is done, which took so many images."""
         if self.meter is None:
             return
         pace = self.meter.pace
         self.meter.advance(step, work=images)
-        if settled and not self.settled:
-            pace.restart()  # from here on steps take as long as the rest
-        self.settled = settled
-        if pace.warm and settled and not self.estimated:
+        if pace.warm and not self.estimated:
             self.estimated = True
             seconds = self.total * (pace.seconds or 0.0)
             if seconds > LONG and self.shorten:

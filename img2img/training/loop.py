@@ -8,7 +8,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,9 +24,9 @@ from img2img.metrics.scorer import MetricOptions
 from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.report.advice import SPELLING, remedies
-from img2img.runtime.compiling import Compiling
+from img2img.runtime.compiling import reason
 from img2img.runtime.device import Runtime, all_finite, deterministic, random_state, set_random_state
-from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
+from img2img.training.config import Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.journal import Journal
 from img2img.training.stops import Stops
@@ -35,8 +34,6 @@ from img2img.training.validation import Validation, kept_steps
 
 DISK_ERRORS = {getattr(errno, name, 0) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")}
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
-# Where it has been measured that compiled steps are not faster, "auto" does not try (docs/benchmarks.md, "Training").
-NOT_COMPILED = {("cpu", torch.float32)}
 
 
 class Samples(Protocol):
@@ -89,12 +86,11 @@ def train(
     networks = list(method.networks().values())
     for network in networks:
         runtime.prepare(network)
-    compiling = Compiling(_compiled(config, runtime), partial(compile_parts, networks), runtime)
     if config.checkpoint_activations and not checkpoint_parts(networks):
         raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
     method.train()
     ema = Ema([use.network for use in method.uses.values()], config.ema)
-    progress = _Progress(method, ema, schedule, run, runtime, compiling)
+    progress = _Progress(method, ema, schedule, run, runtime, config.compile == "on")
     kept = kept_steps(schedule.steps, config.keep)
     validation = None
     if heldout is not None:
@@ -109,10 +105,16 @@ def train(
     )
     done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
     bf16 = runtime.dtype is torch.bfloat16
-    path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * bool(compiling.decided)]
+    path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * progress.compiled]
     path += ["activations recomputed"] * config.checkpoint_activations
     journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
-    compiling.begin(journal.say)
+
+    def uncompiled(error: Exception) -> None:
+        progress.compiled = False
+        journal.say(f"Compiling failed, and the run continues without: {reason(error)}")
+
+    if progress.compiled:
+        compile_parts(networks, uncompiled)
     for note in validation.scorer.notes if validation else ():
         journal.say(note)
     source = heldout if heldout is not None else data
@@ -156,11 +158,10 @@ def train(
                 with _saving(run, progress, runtime, stops, report):
                     while len(ready) < config.accumulate * (drawn - before):
                         ready.append(next(batches))
-                with compiling.step(drawn - before, method.draws_until(schedule.steps) - drawn):
-                    for _ in range(config.accumulate):
-                        scalars = method.step(taken)
-                        window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
-                        method.gradient_norms = {}
+                for _ in range(config.accumulate):
+                    scalars = method.step(taken)
+                    window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
+                    method.gradient_norms = {}
                 ema.update()
                 progress.step, window.steps = step, window.steps + 1
                 if due:
@@ -171,7 +172,7 @@ def train(
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
-                journal.advance(step, per_batch * (method.draws_until(step) - before), compiling.decided is not None)
+                journal.advance(step, per_batch * (method.draws_until(step) - before))
                 save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
                 if step % config.sample_every == 0 or last:
                     journal.samples(step, _preview(method, ema, preview, runtime))
@@ -213,10 +214,10 @@ class _Progress:
     """How far a run is, and its way to and from the disk."""
 
     def __init__(
-        self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiling: Compiling
+        self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiled: bool
     ) -> None:
         self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
-        self.compiling = compiling
+        self.compiled = compiled
         self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
         self.step = 0
         self.saved_step = 0
@@ -259,7 +260,7 @@ class _Progress:
                 "step": self.step,
                 "best": self.best,
                 "stale": self.stale,
-                "compiled": self.compiling.decided,
+                "compiled": self.compiled,
                 "method": self.method.state_dict(),
                 "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
                 "ema": self.ema.state_dict(),
@@ -293,7 +294,7 @@ class _Progress:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = self.saved_step = state["step"]
         self.best, self.stale = state["best"], state.get("stale", 0)
-        self.compiling.decided = state.get("compiled", self.compiling.decided)
+        self.compiled = bool(state.get("compiled", self.compiled))
         self.method.load_state_dict(state["method"])
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -361,12 +362,6 @@ def _is_of_step(path: Path, step: int) -> bool:
         return read_card(path).step == step
     except ModelFileError:
         return False
-
-
-def _compiled(config: TrainConfig, runtime: Runtime) -> bool | None:
-    """Whether networks are compiled; None to find out. Runs that must be bit-equal to others do not try."""
-    settled = config.deterministic or (runtime.device.type, runtime.dtype) in NOT_COMPILED
-    return False if config.compile == "auto" and settled else COMPILE[config.compile]
 
 
 def _extra_state(method: Method) -> dict[str, Any]:
