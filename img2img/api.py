@@ -148,6 +148,11 @@ def train(
             f"--{min(idle).replace('_', '-')} is for evaluations on held-out images, and there are none; hold some out "
             "with --val-fraction, or leave it out."
         )
+    if needs.balanced and train_config.batch_size < len(opened.train.classes):
+        raise ConfigError(
+            f"--batch-size {train_config.batch_size} cannot hold an image of each of the {len(opened.train.classes)} "
+            f"classes, which {method} needs; use at least --batch-size {len(opened.train.classes)}."
+        )
     torch.manual_seed(train_config.seed)
     facts = Facts(data_config.size, opened.train.channels, opened.train.classes)
     built = method_class(method_config, facts)

@@ -433,6 +433,21 @@ def test_an_epoch_shows_every_image_once_with_its_label():
         assert len(set(orders)) == 3 and len(samples) == 7
 
 
+def test_balanced_classes_take_turns_and_each_shows_every_image_before_any_again():
+    labels = [0, 0, 0, 0, 0, 1, 1, 2]
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((8, 4, 4, 1), np.uint8)
+    needs = Needs(labels=True, balanced=True)
+    train = open_samples(needs, LabelledConfig(size=4), seed=3, data=images, labels=labels).train
+    batch = train.fetch(range(45))
+    assert batch["label"].tolist() == [0, 1, 2] * 15 and len(train) == 8
+    shown = [int(train.scales["image"].decode(x)[0, 0, 0]) for x in batch["image"]]
+    assert [labels[i] for i in shown] == [0, 1, 2] * 15
+    for start in (0, 5, 10):
+        assert sorted(shown[0::3][start : start + 5]) == [0, 1, 2, 3, 4]
+    assert len({tuple(shown[0::3][start : start + 5]) for start in (0, 5, 10)}) > 1
+    assert torch.equal(train[31]["image"], batch["image"][31])
+
+
 def test_labels_change_no_image_and_travel_through_the_stream():
     plain, labelled = samples_of(grey(6)), samples_of(grey(6), labels=[0, 1, 0, 1, 0, 1])
     for x, y in zip(stream(plain, 1, 5, 2), stream(labelled, 1, 5, 2), strict=True):

@@ -131,6 +131,11 @@ class Lazy:
 
     __radd__ = __add__
 
+    def __mul__(self, factor: float) -> "Lazy":
+        return _pointwise(lambda part: part * factor, self)
+
+    __rmul__ = __mul__
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
