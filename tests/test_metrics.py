@@ -15,7 +15,7 @@ from img2img.errors import ConfigError, DataError
 from img2img.metrics.drift import Moments, drift
 from img2img.metrics.labels import Palette, classes, confusion, mean_iou, pixel_accuracy, read_palette
 from img2img.metrics.paired import l1, ms_ssim, psnr, ssim
-from img2img.metrics.scorer import MetricOptions, Row, Scorer
+from img2img.metrics.scorer import MetricOptions, ScoreRow, Scorer
 from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, base_name
 
@@ -260,7 +260,7 @@ def test_better_images_score_better(name):
     levels = (0.9, 1.4, 2.5) if METRICS[name].kind == "labels" else levels
     scores = [scored(name, [example(name, amount)]) for amount in levels]
     assert all(map(math.isfinite, scores))
-    assert scores == sorted(scores, reverse=METRICS[name].higher_is_better) and len(set(scores)) == 3
+    assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and len(set(scores)) == 3
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -343,7 +343,7 @@ def test_real_images_are_read_only_where_needed(images):
 
 def test_rows_are_separate(images):
     scorer = Scorer(["l1"])
-    rows: list[Row] = [scorer.row(), scorer.row()]
+    rows: list[ScoreRow] = [scorer.row(), scorer.row()]
     rows[0].add(real=images[0], fake=images[0])
     rows[1].add(real=images[0], fake=images[1])
     assert rows[0].scores()["l1"].value == 0 < rows[1].scores()["l1"].value

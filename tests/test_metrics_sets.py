@@ -122,13 +122,13 @@ def test_inception_score_in_closed_form():
 @pytest.mark.parametrize("name", SETS)
 def test_sets_that_are_alike_score_better(name):
     scores = [METRICS[name].fn(REAL, points(50, shift=shift, seed=1)).value for shift in (0, 1.5, 4)]
-    assert scores == sorted(scores, reverse=METRICS[name].higher_is_better) and scores[0] != scores[2]
+    assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and scores[0] != scores[2]
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_equal_sets_have_the_best_score(name):
     score = METRICS[name].fn(REAL, REAL).value
-    if METRICS[name].higher_is_better:
+    if METRICS[name].better == "higher":
         assert score >= 1
     else:
         assert score < 1e-6
