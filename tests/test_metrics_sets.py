@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import save_torchscript
 from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
-from test_metrics import save_torchscript
 
 from img2img.errors import ConfigError, DataError
 from img2img.metrics.frechet import fid
@@ -191,7 +191,7 @@ def test_notes_say_what_few_images_mean(pixels):
         row.add(fake=ALIKE[..., None, None])
         assert row.scores()["kid[pixels]"].std is not None
     assert scorer.notes == [
-        "kid[pixels]: subsets of 6 images, all there are, not of 1000",
+        "kid[pixels]: subsets of 6 images, which is all, instead of 1000",
         "fid[pixels]: 6 images are fewer than the 8 features; biased upwards, compare only at equal n",
     ]
 

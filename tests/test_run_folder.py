@@ -17,7 +17,7 @@ from PIL import Image
 import img2img
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.model.file import load_resume
-from img2img.runs.folder import LOCK, begun
+from img2img.runs.folder import RunFolder
 from img2img.training import loop
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
@@ -132,8 +132,8 @@ def test_options_are_compared_before_the_first_save(dcgan, tmp_path, monkeypatch
 
 def test_two_at_once_are_refused_and_a_lock_ends_with_its_process(dcgan, tmp_path):
     out = tmp_path / "run"
-    hold = "import sys, time, pathlib\nfrom img2img.runs.folder import begun\n"
-    hold += "with begun(pathlib.Path(sys.argv[1]), dict):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    hold = "import sys, time, pathlib\nfrom img2img.runs.folder import RunFolder\n"
+    hold += "with RunFolder(pathlib.Path(sys.argv[1])).held(dict):\n    print('held', flush=True)\n    time.sleep(60)\n"
     other = subprocess.Popen([sys.executable, "-c", hold, str(out)], env=ENV, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     (out / "config.json").unlink()  # the other one's is empty
@@ -141,9 +141,9 @@ def test_two_at_once_are_refused_and_a_lock_ends_with_its_process(dcgan, tmp_pat
     other.kill()
     other.wait()
     other.stdout.close()
-    assert (out / LOCK).exists()
+    assert RunFolder(out).lock.exists()
     img2img.train("dcgan", out=out, **dcgan)
-    assert not (out / LOCK).exists()
+    assert not RunFolder(out).lock.exists()
 
 
 def test_a_last_pt_of_another_run_is_a_sentence(run, dcgan, tmp_path):
@@ -158,7 +158,7 @@ def test_a_last_pt_of_another_run_is_a_sentence(run, dcgan, tmp_path):
 
 def test_an_unwritable_config_is_a_sentence(tmp_path):
     (tmp_path / "run" / "config.json").mkdir(parents=True)
-    with pytest.raises(TrainingError, match="Cannot write into"), begun(tmp_path / "run", dict):
+    with pytest.raises(TrainingError, match="Cannot write into"), RunFolder(tmp_path / "run").held(dict):
         pass
     assert not list((tmp_path / "run").glob(".*")), "parts of files are left behind"
 
