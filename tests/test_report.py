@@ -409,10 +409,18 @@ def test_a_report_json_of_version_010_is_read(tmp_path):
     put(
         folder,
         "report.json",
-        {"facts": {"training images": "6 images", "steps": "2 of 4", "batches": "A, B"}, "findings": []},
+        {
+            "facts": {"training images": "6 images", "steps": "2 of 4", "batches": "A, B", "images": "6, checksum 0a"},
+            "findings": [],
+        },
     )
     report = read_report_record(RunFolder(folder))
-    assert report.facts.images == {"data": 6} and report.facts.equalizer and report.progress == Progress(2, 4)
+    assert (
+        report.facts.images == {"data": 6}
+        and report.facts.notes["images"] == "6, checksum 0a"
+        and report.facts.equalizer
+        and report.progress == Progress(2, 4)
+    )
 
 
 def test_a_report_json_is_read_as_it_was_written(tmp_path):

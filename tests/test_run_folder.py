@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, what is removed from it, two at once, changed data, and kills at every write."""
 
+import ast
 import io
 import json
 import os
@@ -369,3 +370,26 @@ def test_a_run_killed_at_any_write_is_resumed_to_the_same_files(pairs, quick, tm
         files = without_times(folder)
         differing += [(folder.name, name) for name in whole | files if whole.get(name) != files.get(name)]
     assert differing == []
+
+
+def test_every_file_of_a_run_has_its_name_in_run_folder(pairs, quick, tmp_path):
+    out = tmp_path / "run"
+    img2img.train("pix2pix", ab=pairs, out=out, generator="unet_32", val_fraction=0.34, keep=1, **quick)
+    img2img.rank(out, metrics="l1")
+    files = RunFolder(out)
+    named = {getattr(files, name) for name, x in vars(RunFolder).items() if isinstance(x, property) and name[0] != "_"}
+    inside = {*files.sample_grids(), *files.kept_models()}
+    assert {path for path in out.rglob("*")} <= {*named, *inside}
+    assert files.sample(4) in inside and files.checkpoint(2) in inside and files.resumable and files.has_results()
+
+
+def test_no_other_module_of_its_rooms_spells_a_name_of_a_run():
+    package = Path(img2img.__file__).parent
+    names = {path.name for path in (getattr(RunFolder(Path()), name) for name in ("config", "last", "model", "best"))}
+    names |= {"log.jsonl", "report.json", "evaluation.json", "checkpoints.json", "evaluation_images.png", "curves.png"}
+    spelled = []
+    for room in ("runs", "report", "evaluation", "training/journal.py"):
+        for path in [package / room] if room.endswith(".py") else sorted((package / room).glob("*.py")):
+            strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            spelled += [(path.name, name) for name in names & strings if path.name != "folder.py"]
+    assert spelled == []

@@ -184,6 +184,8 @@ def facts_of(record: Mapping[str, Any]) -> Facts:
         ModelFileError: if a value has another type.
     """
     names = {entry.name for entry in fields(Facts)}
+    if isinstance(record.get("images"), str):  # number and checksum of the images of an equalizer
+        names -= {"images"}
     known = {name: value for name, value in record.items() if name in names}
     others = {title: str(value) for title, value in record.items() if title not in names}
     known["system"] = others.pop("on", known.get("system", ""))
