@@ -99,7 +99,9 @@ def open_samples(
     """
     split = find_domains(needs, config, **arrays)
     heldout = split.heldout or {}
-    train = Samples(split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced)
+    train = Samples(
+        split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
+    )
     held = " and ".join(str(len(domain)) for domain in heldout.values())
     return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
 
@@ -174,7 +176,7 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     if labels is not None and file:
         raise ConfigError("Give labels once, as a file or as a list.")
     if file and not file.is_file():
-        raise DataError(f"There is no file of labels {shown(file)}.")
+        raise DataError(f"There is no file of labels {quote(file)}.")
     if data is None and config.data is None:
         alone = " Labels alone are not enough." if labels is not None or file else ""
         raise ConfigError(f"Say where the images are: --data, a folder of images or an idx file.{alone}")

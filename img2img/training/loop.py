@@ -24,6 +24,7 @@ from img2img.metrics.scorer import MetricOptions
 from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.report.advice import SPELLING, remedies
+from img2img.runs.facts import Progress
 from img2img.runtime.compiling import reason
 from img2img.runtime.device import Runtime, all_finite, deterministic, random_state, set_random_state
 from img2img.training.config import Schedule, TrainConfig, flat
@@ -133,11 +134,11 @@ def train(
     per_batch = config.batch_size * config.accumulate * runtime.world_size
     ready: deque[Batch] = deque()
     taken = (runtime.to_device(ready.popleft()) for _ in iter(int, 1))
-    window, ended = progress.window, dict[str, str]()
+    window, ended = progress.window, ""
     window.since = time.perf_counter()
 
     def report() -> None:
-        journal.report(run.facts | {"steps": f"{progress.step} of {schedule.steps}"} | ended)
+        journal.report(run.facts, Progress(progress.step, schedule.steps, ended))
 
     try:
         with (
@@ -168,7 +169,7 @@ def train(
                     drawn -= method.draws_until(step - window.steps)
                     values = window.close(per_batch * drawn)
                     if not all(map(math.isfinite, values.values())):
-                        journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
+                        journal.failed(run.facts, Progress(step, schedule.steps))
                     _refuse_non_finite(values, step, progress)
                     values["lr"] = schedule.lr_factor(step)
                     journal.record(step, schedule.epoch(step), values)
@@ -198,16 +199,16 @@ def train(
                     raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
             if progress.step == start > 0 and runtime.is_main:
                 ended = _ended(progress, validation, config)
-                journal.complete(run.facts | {"steps": f"{start} of {schedule.steps}"} | ended)
+                journal.complete(run.facts, Progress(start, schedule.steps, ended))
     finally:
         journal.close()
     return progress.step > start
 
 
-def _ended(progress: "_Progress", validation: Validation | None, config: TrainConfig) -> dict[str, str]:
-    """Why a run is over before its last step, for the report."""
+def _ended(progress: "_Progress", validation: Validation | None, config: TrainConfig) -> str:
+    """Return why a run is over before its last step; "" if it is not."""
     over = validation is not None and progress.stale >= config.patience > 0
-    return {"ended": f"{validation.select} no longer improved"} if over and validation else {}
+    return f"{validation.select} no longer improved" if over and validation else ""
 
 
 class _Progress:
