@@ -41,9 +41,9 @@ def compare(model, image, tile, precision):
 
     translator = img2img.load(model, precision=precision)
     begin = time.perf_counter()
-    whole = translator.signals([image], "a2b", TranslateOptions(tile="off"))[0].numpy()
+    whole = translator.signals([image], TranslateOptions(tile="off"))[0].numpy()
     middle = time.perf_counter()
-    tiled = translator.signals([image], "a2b", TranslateOptions(tile=str(tile)))[0].numpy()
+    tiled = translator.signals([image], TranslateOptions(tile=str(tile)))[0].numpy()
     seconds = {"whole": middle - begin, "tiled": time.perf_counter() - middle}
     difference = np.abs(whole - tiled) * 127.5
     borders = np.zeros(image.shape[1] - 1, bool)

@@ -11,7 +11,6 @@ Blocks marked ```sh are shown only: they install, download or start several proc
 
 import dataclasses
 import gzip
-import inspect
 import os
 import re
 import shutil
@@ -242,10 +241,9 @@ def known_options() -> set[str]:
     layouts = [layout.Config for layout in LAYOUTS.values()]
     configs = [*layouts, TrainConfig, *(method.Config for method in METHODS.values())]
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
-    for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
-        assert command is not None
-        names |= set(inspect.signature(command).parameters)
-    names |= {name.removeprefix("--") for option in equalizing() for name in (*option.opts, *option.secondary_opts)}
+    group: Any = typer.main.get_command(cli.app)
+    options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
+    names |= {name.removeprefix("--") for option in options for name in (*option.opts, *option.secondary_opts)}
     return {option.replace("_", "-") for option in names}
 
 
@@ -317,8 +315,7 @@ def test_tables_have_every_option_and_its_default(page: str, configs: list[type]
 def test_every_metric_is_explained() -> None:
     text = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S*)", text, re.MULTILINE))
-    ways = {True: "higher", False: "lower", None: ""}
-    assert rows == {name: ways[metric.higher_is_better] for name, metric in METRICS.items()}
+    assert rows == {name: metric.better for name, metric in METRICS.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

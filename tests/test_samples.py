@@ -219,6 +219,9 @@ def test_classes_of_a_table(tmp_path):
     assert labels_by_file(split) == {"x_000.png": "cat", "x_001.png": "dog", "y_000.png": "dog", "y_001.png": "cat"}
     assert split.classes == ("cat", "dog")
     assert split.notes == (f"1 row of {table} is of images that are not used.",)
+    inside = table.rename(tmp_path / "data" / "labels.csv")
+    (tmp_path / "data" / "other.csv").touch()
+    assert find_labelled(tmp_path / "data", inside).notes[0] == "1 file was passed over: 1 .csv."
 
 
 TABLES = {
@@ -249,8 +252,9 @@ def test_tables_that_are_refused(tmp_path):
         if answer not in text:
             wrong[name] = text
     assert wrong == {}
-    text = refused(DataError, find_labelled, tmp_path / "data", tmp_path / "missing.csv")
-    assert "missing.csv cannot be read as a CSV" in text
+    missing = tmp_path / "missing.csv"
+    text = refused(DataError, find_labelled, tmp_path / "data", missing)
+    assert text == f"There is no file of labels {missing}."
 
 
 def test_labels_that_are_refused(tmp_path):
@@ -287,6 +291,9 @@ def test_labels_that_are_refused(tmp_path):
         if answer not in text:
             wrong[answer] = text
     assert wrong == {}
+    both = LabelledConfig(size=4, labels=str(short))
+    text = refused(ConfigError, find_domains, LABELLED, both, data=grey(), labels=[0, 1, 0, 1, 0])
+    assert text == "Give labels once, as a file or as a list."
     text = refused(ConfigError, find_domains, PLAIN, ImagesConfig(size=4), data=grey(), labels=[0, 1, 0, 1, 0])
     assert text == "This method does not use labels; leave them out."
 
@@ -349,7 +356,9 @@ def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     write_images(tmp_path / "val", 3, (4, 4), seed=3)  # of both, val is held out
     assert len(find(tmp_path).heldout["image"]) == 3
     write_images(tmp_path / "more", 3, (4, 4), seed=3)  # images beside the parts: one collection
-    assert find(tmp_path).heldout is None
+    split = find(tmp_path)
+    assert split.heldout is None
+    assert f"{tmp_path} is taken as a whole: train and val are not told apart in it." in split.notes
 
 
 def test_a_root_of_train_and_a_held_out_part_of_classes(tmp_path):
@@ -422,6 +431,21 @@ def test_an_epoch_shows_every_image_once_with_its_label():
             assert one["label"].shape == () and one["label"] == batch["label"][3]
             orders.append(tuple(values))
         assert len(set(orders)) == 3 and len(samples) == 7
+
+
+def test_balanced_classes_take_turns_and_each_shows_every_image_before_any_again():
+    labels = [0, 0, 0, 0, 0, 1, 1, 2]
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((8, 4, 4, 1), np.uint8)
+    needs = Needs(labels=True, balanced=True)
+    train = open_samples(needs, LabelledConfig(size=4), seed=3, data=images, labels=labels).train
+    batch = train.fetch(range(45))
+    assert batch["label"].tolist() == [0, 1, 2] * 15 and len(train) == 8
+    shown = [int(train.scales["image"].decode(x)[0, 0, 0]) for x in batch["image"]]
+    assert [labels[i] for i in shown] == [0, 1, 2] * 15
+    for start in (0, 5, 10):
+        assert sorted(shown[0::3][start : start + 5]) == [0, 1, 2, 3, 4]
+    assert len({tuple(shown[0::3][start : start + 5]) for start in (0, 5, 10)}) > 1
+    assert torch.equal(train[31]["image"], batch["image"][31])
 
 
 def test_labels_change_no_image_and_travel_through_the_stream():

@@ -312,7 +312,7 @@ def attentive(tmp_path, monkeypatch):
     save_model(tmp_path / "m.safetensors", card, {"a2b": use.network})
     model = img2img.load(tmp_path / "m.safetensors", device="cpu", precision="fp32")
     monkeypatch.setattr(model, "_networks", {("a2b", None): Attention().eval()})
-    monkeypatch.setattr(model, "_fresh", lambda direction: model._networks["a2b", None])
+    monkeypatch.setattr(model, "_fresh", lambda: model._networks["a2b", None])
     monkeypatch.setattr(translator, "TILE_FROM", 20 * 20)
     return model
 
@@ -324,10 +324,10 @@ def test_large_images_of_such_a_network_go_whole_by_themselves(attentive):
     for _ in range(2):
         assert np.array_equal(attentive(image), expected)
     assert attentive.tile((30, 30), TranslateOptions()) == 0
-    assert [note.partition(" (")[0] for note in attentive.notes] == [
-        "The network of this model cannot be computed in tiles"
+    assert attentive.notes == [
+        "Large images are not translated in tiles: the network of this model cannot be computed in tiles (flatten has "
+        "no form in tiles)."
     ]
-    assert attentive.notes[0].endswith("large images go through it whole.")
     with pytest.raises(ConfigError, match=r"cannot be computed in tiles \(.*\); use --tile off\."):
         attentive(image, tile=16)
 
@@ -339,6 +339,8 @@ def test_such_a_network_without_memory_is_one_sentence(attentive, monkeypatch):
     monkeypatch.setattr(attentive, "_whole", full)
     image = np.zeros((200, 200, 2), np.uint8)
     monkeypatch.setattr(translator, "TILE_FROM", 2**30)
-    with pytest.raises(TrainingError, match="Not enough memory for an image of 200x200 pixels, and the network of "):
+    with pytest.raises(
+        TrainingError, match="Not enough memory for an image of 200x200 pixels: the network of this model cannot"
+    ):
         attentive(image)
     assert not attentive.notes

@@ -15,6 +15,7 @@ An operation that needs the whole map at once, such as self-attention, has no fo
 running the network, whatever the operation is.
 """
 
+import builtins
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,15 @@ SAMPLE = 256
 
 
 class NotInTilesError(ConfigError):
-    """The network cannot be computed in tiles."""
+    """The network cannot be computed in tiles.
+
+    Attributes:
+        why: the operation that cannot, as a clause.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.why = f"the network of this model cannot be computed in tiles ({operation})"
+        super().__init__(f"{self.why[0].upper()}{self.why[1:]}; use --tile off.")
 
 
 def in_tiles(
@@ -64,9 +73,7 @@ def in_tiles(
     except Exception as error:
         if isinstance(error, Img2ImgError | OSError) or is_out_of_memory(error):
             raise
-        raise NotInTilesError(
-            f"The network of this model cannot be computed in tiles ({reason(error)}); use --tile off."
-        ) from error
+        raise NotInTilesError(reason(error)) from error
 
 
 def _demand(condition: bool, otherwise: str) -> None:
@@ -190,6 +197,11 @@ class Lazy:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name} has no form in tiles")
+
+    def __mul__(self, factor: "builtins.float") -> "Lazy":
+        return _pointwise(lambda part: part * factor, self)
+
+    __rmul__ = __mul__
 
     @classmethod
     def __torch_function__(
