@@ -138,7 +138,7 @@ def describe(card: ModelCard, direction: str, use: Use) -> dict[str, str]:
 
     A file whose only input is an image says no more of its inputs than in_channels and scale_in.
     """
-    facts = {"method": card.method, "direction": direction, "multiple": use.network.multiple}
+    facts: dict[str, Any] = {"method": card.method, "direction": direction, "multiple": use.network.multiple}
     facts |= {
         name: x for name, x in asdict(card.directions[direction]).items() if name not in ("labelled", "takes_images")
     }
