@@ -436,7 +436,7 @@ def test_a_held_out_folder_of_its_own_wins_over_val_fraction(tmp_path):
     fill(tmp_path / "val", 2, width=64)
     split = find(True, data=tmp_path, val_fraction=0.5)
     assert lengths(split.train) == [6, 6] and lengths(split.heldout) == [2, 2]
-    assert split.notes == ("--val-fraction is not used: the data have a held-out part of their own.",)
+    assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
 
 
 @pytest.mark.parametrize("augment", PRESETS)

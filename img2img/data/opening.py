@@ -127,7 +127,7 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
     if heldout:
         heldout = {key: alike(heldout[key], train[key]) for key in train}
     if config.val_fraction and heldout:
-        notes.append("--val-fraction is not used: the data have a held-out part of their own.")
+        notes.append("--val-fraction is ignored because the data set has a held-out part.")
     elif config.val_fraction:
         parts = {key: _hold_out(domain, config.val_fraction) for key, domain in train.items()}
         train, heldout = ({key: part[k] for key, part in parts.items()} for k in range(2))
@@ -172,7 +172,7 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
         raise DataError(f"There is no file of labels {shown(file)}.")
     if data is None and config.data is None:
         alone = " Labels alone are not enough." if labels is not None or file else ""
-        raise ConfigError(f"Say where the images are: --data, a folder of images or an idx file.{alone}")
+        raise ConfigError(f"Give the images with --data: a folder of images or an idx file.{alone}")
     path, notes = Path(config.data or ""), Notes()
     names: list[list[str]] = []
     if data is None and path.is_dir():
@@ -239,7 +239,10 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
     held = next((root / part for part in HELD_OUT if (root / part).is_dir()), None)
     if held is None or not (root / "train").is_dir():
         return [root], ()
-    whole = [root], (f"{shown(root)} is taken as a whole: train and {held.name} are not told apart in it.",)
+    note = (
+        f"{shown(root)} is used as a whole: its folders train and {held.name} are not a training and a held-out part."
+    )
+    whole = [root], (note,)
     places = [image.relative_to(root).parts for image in find_images(root)]
     if not {held.name, "train"} <= {parts[0] for parts in places} <= {"train", *HELD_OUT}:
         return whole
