@@ -13,8 +13,9 @@ from PIL import Image
 import img2img
 from img2img.core.method import Method
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domain
-from img2img.data.opening import LAYOUTS, find_domains, open_samples
+from img2img.data.opening import LAYOUTS, open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
 from img2img.data.samples import Samples
 from img2img.data.stream import stream

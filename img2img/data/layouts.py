@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domains
-from img2img.data.opening import find_domains
 from img2img.data.options import DataConfig as DataConfig
 from img2img.data.samples import HeldOut as HeldOut, cut as cut
 
