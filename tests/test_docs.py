@@ -30,8 +30,7 @@ import img2img
 from img2img.cli import main as cli
 from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
-from img2img.data.layouts import DataConfig
-from img2img.data.opening import LAYOUTS
+from img2img.data.options import DataConfig
 from img2img.evaluation.options import EvaluateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
@@ -41,6 +40,7 @@ from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import options_in, unused_in
 from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -89,7 +89,7 @@ TINY: dict[str, Any] = {
 
 def tiny(method: str) -> dict[str, Any]:
     """Those of `TINY` that are options of `img2img train METHOD`."""
-    configs = (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
+    configs = groups_of(METHODS[method].Config)
     names = {field.name for config in configs for field in dataclasses.fields(config)} - unused_in(*configs)
     return {name: value for name, value in TINY.items() if name in names}
 
@@ -238,8 +238,7 @@ def test_example_stands_alone() -> None:
 
 
 def known_options() -> set[str]:
-    layouts = [layout.Config for layout in LAYOUTS.values()]
-    configs = [*layouts, TrainConfig, *(method.Config for method in METHODS.values())]
+    configs = [config for method in METHODS.values() for config in groups_of(method.Config)]
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
     group: Any = typer.main.get_command(cli.app)
     options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
