@@ -607,7 +607,7 @@ def test_command_counts_failures_in_its_exit_code(folder, source, tmp_path, comm
     assert code == 1
     assert "5 images translated" in out and "1 failed" in out and "broken.png" in err
     code, out, _ = command_line(*words)
-    assert code == 1 and "0 images translated" in out and "5 were there already" in out
+    assert code == 1 and "0 images translated" in out and "5 already there" in out
     (source / "broken.png").unlink()
     code, out, _ = command_line(*words, "--overwrite")
     assert code == 0 and "5 images translated" in out
@@ -827,7 +827,7 @@ def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line)
 
     monkeypatch.setattr("img2img.api.translate", stop)
     code, _, err = command_line("translate", folder, source, "--out", tmp_path / "out")
-    assert code == 130 and err.strip() == "Stopped. The same command does what is missing."
+    assert code == 130 and err.strip() == "Stopped. Run the same command again to compute what is missing."
 
 
 @pytest.mark.slow
