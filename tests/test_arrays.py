@@ -66,7 +66,7 @@ def test_images_are_the_same_however_they_are_handed_in(tmp_path):
         (COLOUR.transpose(0, 3, 1, 2), None, "looks like channels first; give channel_axis=1"),
         (list(COLOUR.transpose(0, 3, 1, 2)), None, "looks like channels first; give channel_axis=0"),
         (CELLS.transpose(0, 3, 1, 2)[:, :4], None, "looks like channels first"),
-        (COLOUR, 4, "channel_axis=4 is no axis of a"),
+        (COLOUR, 4, "channel_axis=4 is not an axis of a"),
         (COLOUR[..., 0], 1, "(N, H, W), without a channel axis"),
         (COLOUR[0, :, :, 0], None, "not an array of shape (48, 40)"),
         (COLOUR[None], None, "not an array of shape (1, 6, 48, 40, 3)"),

@@ -155,8 +155,8 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     ("data", "answer"),
     [
         (grey(1), "A GAN needs at least two images to train on; there are 1."),
-        ([grey()[0], np.zeros((4, 4), np.uint16)], "do not go together"),
-        ([np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint8)], "do not go together"),
+        ([grey()[0], np.zeros((4, 4), np.uint16)], "are of different kinds"),
+        ([np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint8)], "are of different kinds"),
         (grey()[0], "Array 0 of domain data is uint8 of shape (4,)"),
         (np.zeros((2, 4, 4), complex), "Array 0 of domain data is complex128"),
     ],
@@ -181,7 +181,7 @@ def test_labels_given_for_images(tmp_path):
 @pytest.mark.parametrize("shape", [(0, 4, 4), (0, 4, 4, 3)])
 def test_no_images_at_all(shape):
     text = refused(DataError, open_images, ImagesConfig(size=4), np.zeros(shape, np.uint8))
-    assert "do not go together" not in text
+    assert "are of different kinds" not in text
 
 
 def test_where_the_images_are(tmp_path):

@@ -149,7 +149,7 @@ def test_same_stem_twice_is_named(tmp_path):
     fill(tmp_path / "a", 2)
     fill(tmp_path / "b", 2)
     fill(tmp_path / "a", 1, suffix=".tif")
-    with pytest.raises(DataError, match=r"0\.(png|tif).*0\.(png|tif) have the same name but for the suffix"):
+    with pytest.raises(DataError, match=r"0\.(png|tif).*0\.(png|tif) differ only in the suffix"):
         open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True)
 
 
@@ -224,7 +224,7 @@ def test_kinds_that_do_not_go_together_are_counted(tmp_path, other):
     fill(tmp_path / "a", 3)
     fill(tmp_path / "a", 1, name="other", **other)
     fill(tmp_path / "b", 2)
-    with pytest.raises(DataError, match=r"domain A do not go together: 3 with 3 channels of uint8, 1 with"):
+    with pytest.raises(DataError, match=r"domain A are of different kinds: 3 with 3 channels of uint8, 1 with"):
         open_data(config(a=tmp_path / "a", b=tmp_path / "b"), False)
 
 
@@ -327,7 +327,7 @@ def test_arrays(paired):
 def test_arrays_that_do_not_fit():
     with pytest.raises(ConfigError, match="both"):
         open_data(config(), False, arrays(3), None)
-    with pytest.raises(DataError, match="as many images in A as in B; there are 3 and 2"):
+    with pytest.raises(DataError, match="equally many images in A and B, but there are 3 and 2"):
         open_data(config(), True, arrays(3), arrays(2))
     with pytest.raises(DataError, match="Array 0 of domain B is int64"):
         open_data(config(), False, arrays(3), [np.zeros((4, 4), np.int64)])
@@ -345,7 +345,7 @@ def test_pairs_match_in_either_unicode_form(tmp_path):
     pairs = [[unicodedata.normalize("NFC", n) for n in names(domain)] for domain in (a, b)]
     assert pairs[0] == pairs[1] == [f"caf\u00e9 {i}.png" for i in range(3)]
     fill(tmp_path / "a", 1, name=unicodedata.normalize("NFD", name))
-    with pytest.raises(DataError, match="the same name but for the suffix, or for how accents are stored; keep one"):
+    with pytest.raises(DataError, match="differ only in the suffix, or in how accents are encoded; keep one"):
         open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True)
 
 
@@ -355,7 +355,7 @@ def test_partners_that_differ_only_in_case_are_named(tmp_path):
     with pytest.raises(DataError, match=r"4 images have no partner.*IMG_0\.png and .*img_0\.png differ only in case"):
         open_data(config(a=tmp_path / "a", b=tmp_path / "b"), True)
     fill(tmp_path / "c", 2, name="other_{i}")
-    with pytest.raises(DataError, match=r"complete or remove them\.$"):
+    with pytest.raises(DataError, match=r"or remove these images\.$"):
         open_data(config(a=tmp_path / "a", b=tmp_path / "c"), True)
 
 

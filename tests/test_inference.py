@@ -662,7 +662,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
 def test_pixel_limit(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "out", max_megapixels=1000 / 1e6)
     assert {path.name for path, _ in summary.failed} == {"x.png", "z.jpg", "w.bmp"}  # 1,280 and 1,024 pixels
-    assert all("more than the limit" in reason for _, reason in summary.failed)
+    assert all("exceeds the limit" in reason for _, reason in summary.failed)
 
 
 def test_report(model, source, tmp_path):

@@ -234,7 +234,7 @@ def demo(
         int | None, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores."), STEPS
     ] = None,
 ) -> None:
-    """Train CycleGAN on drawings of plain and striped animals, translate held-out ones, and show and score the result."""
+    """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
 
     length = option("steps", Annotated[int | None, STEPS]).convert(steps) or img2img.demo.STEPS
