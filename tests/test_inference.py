@@ -172,9 +172,9 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (pixels(channels=1), r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels()[..., 0], r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels(channels=4), r"has 4 channels, and this model takes 3\. Convert it first\."),
+        (pixels(channels=1), r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels()[..., 0], r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels(channels=4), r"has 4 channels, but this model takes 3\. Convert it first\."),
         (pixels(dtype="uint16"), r"has uint16 values, and this model was trained on uint8"),
     ],
 )
@@ -301,7 +301,7 @@ def test_channels_one_by_one(grey_model):
     assert out.shape == image.shape
     for c in range(4):
         assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
-    with pytest.raises(DataError, match=r"has 4 channels, and this model takes 1\. Use --channels each"):
+    with pytest.raises(DataError, match=r"has 4 channels, but this model takes 1\. Use --channels each"):
         grey_model(image)
     with pytest.raises(ConfigError, match="Did you mean 'each'"):
         grey_model(image, channels="eech")
@@ -562,7 +562,7 @@ def test_bad_files_are_reported_and_the_rest_done(model, source, tmp_path):
     assert {path.name for path, _ in summary.failed} == {"broken.png", "grey.png"}
     assert {path: reason for path, reason in reported.items() if reason} == dict(summary.failed)
     assert "broken.png" in reported[source / "broken.png"]
-    assert "grey.png: It has 1 channel, and this model takes 3." in reported[source / "grey.png"]
+    assert "grey.png: It has 1 channel, but this model takes 3." in reported[source / "grey.png"]
     assert tree(tmp_path / "out") == tree(source) - {"broken.png", "grey.png"}
 
 

@@ -264,7 +264,7 @@ def test_dcgan_judges_its_size(size, norm):
 @pytest.mark.parametrize("size", [0, 8, 20, 48, 512])
 def test_dcgan_refuses_other_sizes(size):
     for network in (lambda: DCGANGenerator(5, 3, size), lambda: DCGANDiscriminator(3, size)):
-        with pytest.raises(ConfigError, match=rf"--size {size} does not suit dcgan .*draw 16, 32, 64, 128, 256 px\.$"):
+        with pytest.raises(ConfigError, match=rf"do not support --size {size}; use one of 16, 32, 64, 128, 256\.$"):
             network()
 
 

@@ -273,8 +273,8 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
             stem = unicodedata.normalize("NFC", header.path.relative_to(folder).with_suffix("").as_posix())
             if stem in by_stem:
                 raise DataError(
-                    f"{quote(by_stem[stem].path)} and {quote(header.path)} differ only in the suffix, or in how accents "
-                    "are encoded; keep one of them."
+                    f"{quote(by_stem[stem].path)} and {quote(header.path)} differ only in the suffix, or in how "
+                    "accents are encoded; keep one of them."
                 )
             by_stem[stem] = header
         stems.append(by_stem)
@@ -349,7 +349,7 @@ def readable(path: Path) -> Header:
 
 
 def from_arrays(title: str, images: Any) -> list[Header | Array]:
-    """Convert headers and arrays (H, W) or (H, W, C), or one array of all images, to a list of headers and (H, W, C)."""
+    """Convert headers and arrays (H, W) or (H, W, C), or one array of all images, to headers and arrays (H, W, C)."""
     if images is None:
         raise ConfigError("Give arrays for both a and b, or folders for both.")
     arrays = [x if isinstance(x, Header) else np.asarray(x) for x in images]

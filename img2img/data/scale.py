@@ -38,7 +38,7 @@ class Scale:
 
     @property
     def _exact(self) -> type:
-        """The type to compute in: fp32 represents 16 bits exactly, but has neither the precision nor the range for 32."""
+        """The type to compute in: fp32 holds 16 bits exactly, but lacks the precision and range for 32."""
         return np.float64 if np.dtype(self.dtype).itemsize > 2 else np.float32
 
     def encode(self, array: Array) -> Tensor:

@@ -1,4 +1,4 @@
-"""Worker processes that prepare batches: how they start, how many fit into shared memory, and how signals reach them."""
+"""Worker processes that prepare batches: starting them, fitting them into shared memory, and keeping signals off them."""
 
 import os
 import shutil
