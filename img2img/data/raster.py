@@ -66,7 +66,7 @@ def _unlimited() -> Iterator[None]:
 
 @contextmanager
 def _buffer(size: int) -> Iterator[None]:
-    """Give Pillow a buffer of `size` bytes for encoding: a progressive JPEG must fit, and its own estimate is too low."""
+    """Give Pillow an encoding buffer of `size` bytes: a progressive JPEG must fit, and its own estimate is too low."""
     with _pillow:
         _buffers.append(size)
         ImageFile.MAXBLOCK = max(_default_buffer, *_buffers)

@@ -146,7 +146,7 @@ class _File:
 
     @property
     def converted(self) -> bool:
-        """Whether the pixels as read differ from the numbers in the file."""
+        """True if the pixels as read differ from the numbers in the file."""
         is_plain = self.photometric in (MINISBLACK, RGB)
         return not is_plain or self.bits < 8 or self.premultiplied
 

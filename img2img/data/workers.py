@@ -1,4 +1,4 @@
-"""Worker processes that prepare batches: starting them, fitting them into shared memory, and keeping signals off them."""
+"""Worker processes that prepare batches: starting them, limiting them to shared memory, shielding them from signals."""
 
 import os
 import shutil

@@ -203,8 +203,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
-    """Apply `network` to each of `images` (N, C, H, W), in a single pass if that is equivalent: if no norm mixes images.
-
+    """Apply `network` to each of `images` (N, C, H, W), in a single pass if equivalent, i.e. if no norm mixes images.
     A single pass reads the weights once instead of twice, and launches half as many kernels.
     """
     if len({x.shape for x in images}) > 1 or any(isinstance(layer, BatchNorm) for layer in network.modules()):
@@ -213,7 +212,7 @@ def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
 
 
 def traceable(network: nn.Module) -> nn.Module:
-    """Return a copy whose convolutions do not choose an algorithm by the size of the map: a trace would fix one choice."""
+    """Return a copy whose convolutions do not choose an algorithm by map size: a trace would fix one choice."""
     network = copy.deepcopy(network)
     for layer in network.modules():
         for plain in (nn.Conv2d, nn.ConvTranspose2d):
@@ -252,8 +251,8 @@ def init_weights(network: Network, std: float = 0.02) -> Network:
 
 
 class ConditionalConv(nn.Conv2d):
-    """A convolution with one bias per experimental batch: all that one-hot planes concatenated to its input would add to
-    the output, if the border is mirrored.
+    """A convolution with one bias per experimental batch: all that one-hot planes concatenated to its input would add
+    to the output, if the border is mirrored.
     """
 
     def __init__(self, batches: int, in_channels: int, out_channels: int, kernel: int) -> None:

@@ -24,7 +24,8 @@ class UNet(nn.Module):
             of depth below 8), in training only.
         upsample: "deconv" or "resize".
 
-    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must be multiples of `multiple` = 2^depth.
+    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must be multiples of 2^depth, which is
+    `multiple`.
     """
 
     def __init__(
