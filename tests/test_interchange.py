@@ -512,7 +512,7 @@ REFUSED = {
     ),
     "broken training": (
         RESNET | {"model.1.bias": torch.full((4,), torch.nan)},
-        "has infinite or missing numbers in model.1.bias",
+        "has infinite or NaN values in model.1.bias",
     ),
     "optimizer": ({"optimizer": {"lr": 1.0}}, "is not a dict of tensors"),
     "nothing": ({}, "is not a dict of tensors"),

@@ -38,7 +38,7 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class FromNoise(NamedTuple):
-    """Builders of a generator, `g(latent, channels, size, options)`, and discriminator, `d(channels, size, options)`."""
+    """Builders of a generator `g(latent, channels, size, options)` and a discriminator `d(channels, size, options)`."""
 
     g: Callable[..., nn.Module]
     d: Callable[..., nn.Module]
