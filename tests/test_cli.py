@@ -208,7 +208,7 @@ MISTAKES = {
     "augment": (["--augment", "standart"], "Did you mean 'standard'"),
     "generator": (["--generator", "resnet_5"], "Did you mean 'resnet_"),
     "discriminator": (["--discriminator", "patch_7"], "Did you mean 'patch_70'"),
-    "objective": (["--objective", "lsgann"], "There is no"),
+    "objective": (["--objective", "lsgann"], "Unknown"),
     "precision": (["--precision", "fp23"], "Did you mean 'fp32'"),
     "folder": (["--a", "/no/such/folder"], "There is no folder /no/such/folder"),
     "device": (["--device", "gpu"], "'gpu' is not a device"),
@@ -476,7 +476,7 @@ def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_lin
 
 FITS = {
     "model": (["--model", "tonne"], "Did you mean 'tone'"),
-    "column": (["--batch", "Metadata_Plat"], "There is no column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
+    "column": (["--batch", "Metadata_Plat"], "Unknown column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
     "table": (["no.csv"], "no.csv cannot be read: No such file or directory."),
     "one batch": (["--where", "Metadata_Plate == 'A'"], "There is one batch, A"),
     "confounded": (["--label", "Metadata_Plate"], "Every label lies in one batch only"),
@@ -522,9 +522,9 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
         (["transform", eq, plates, "--out", tmp_path / "out", "--batch", "Metadata_Well"], "was not fitted"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--jobs", 0], "--jobs takes"),
         (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "There is no folder"),
-        (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "name a file to write"),
+        (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "give the name of a file to write"),
         (["report", eq, plates, "--out", tmp_path / "r.html"], "4 groups were part of the fit"),
-        (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "There is no channel 'ER'"),
+        (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "Unknown channel 'ER'"),
         (["report", eq, plates, *TEST, "--nuclei", 3, "--out", tmp_path / "r.html"], "There is no channel 3"),
     ):
         code, out, err = command_line("equalize", *words)

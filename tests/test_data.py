@@ -400,10 +400,10 @@ def test_files_passed_over_are_counted_once(tmp_path, paired):
         fill(tmp_path / place, 3)
     for name in ("trainA/x.heic", "trainB/y.HEIC", "testB/z.avif", "testB/.hidden.avif"):
         (tmp_path / name).touch()
-    assert find(paired, data=tmp_path).notes == ("3 files were passed over: 2 .heic, 1 .avif.",)
+    assert find(paired, data=tmp_path).notes == ("3 files were skipped: 2 .heic, 1 .avif.",)
     fill(tmp_path / "ab", 3, width=64)
     (tmp_path / "ab" / "x.gif").touch()
-    assert find(True, ab=tmp_path / "ab").notes == ("1 file was passed over: 1 .gif.",)
+    assert find(True, ab=tmp_path / "ab").notes == ("1 file was skipped: 1 .gif.",)
 
 
 # Held out

@@ -692,4 +692,4 @@ def test_files_passed_over_are_a_note(tmp_path):
         write_images(tmp_path / name, 3, (16, 16), 0)
         (tmp_path / name / "x.heic").touch()
     result = img2img.evaluate(real=str(tmp_path / "real"), fake=str(tmp_path / "fake"), metrics="drift")
-    assert "2 files were passed over: 2 .heic." in result.protocol["notes"]
+    assert "2 files were skipped: 2 .heic." in result.protocol["notes"]

@@ -28,10 +28,10 @@ from img2img.data.images import (
     SUFFIXES,
     Picture,
     find_images,
-    passed_over,
     read_header,
     read_image,
     resize,
+    skipped_note,
     write_image,
 )
 from img2img.data.picture import DTYPES
@@ -979,7 +979,7 @@ def test_sides_too_long_for_a_format(tmp_path, suffix, side):
 
 def test_suffixes_that_no_format_has(tmp_path):
     for name in ("x.gif", "x"):
-        with pytest.raises(DataError, match=r"has no suffix of a format img2img writes: \.png"):
+        with pytest.raises(DataError, match=r"needs the suffix of a format img2img writes: \.png"):
             write_image(tmp_path / name, Picture(pixels()))
 
 
@@ -1090,7 +1090,7 @@ OTHER_CONTENT = {
     "GIF": b"GIF89a",
     "JPEG XL": b"\xff\n\0\0",
     "HTML or XML": b"<!DOCTYPE html><html>",
-    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1",
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1",
 }
 
 
@@ -1109,7 +1109,7 @@ def test_reasons_are_sentences_of_ours(suffix, tmp_path):
     good, path = whole(suffix, "uint8", 3), tmp_path / "x"
     ours = (
         r"is damaged: (its (header|pixels) cannot be decoded \(\w+\)|a checksum of its pixels is wrong)\.|"
-        r"is cut short\.|is of a kind of \w+ that img2img does not decode|is none of the formats|has no pixels|"
+        r"is truncated\.|is a variant of \w+ that img2img cannot decode|is not in a format|has no pixels|"
         r"is .*more than the limit|"
         r"lacks some of the|has tiles of|holds images of different|holds \d+ entries|holds an array|holds \w+ values|"
         r"has version|has pixels of the kind|is an animation|has the axes|cannot be read: [A-Z][a-z ]+\."
@@ -1178,7 +1178,7 @@ def test_damaged_ome_xml_does_not_spoil_a_tiff(tmp_path, old, new):
 def test_whatever_a_writer_raises_is_one_failed_file(tmp_path, monkeypatch):
     for error in (ZeroDivisionError("Fraction(0, 0)"), IndexError("x"), OSError("broken data stream"), KeyError(3)):
         monkeypatch.setitem(FORMATS, ".png", replace(FORMATS[".png"], write=Mock(side_effect=error)))
-        with pytest.raises(DataError, match=r"x\.png cannot be written as PNG: what its original says"):
+        with pytest.raises(DataError, match=r"x\.png cannot be written as PNG: the metadata of its original"):
             write_image(tmp_path / "x.png", Picture(pixels()))
     monkeypatch.setitem(FORMATS, ".png", replace(FORMATS[".png"], write=Mock(side_effect=MemoryError())))
     with pytest.raises(DataError, match="not enough memory"):
@@ -1432,7 +1432,7 @@ def test_find_images_says_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"file\.png is not a folder"):
         find_images(tmp_path / "file.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no image.*png.*npz"):
+    with pytest.raises(DataError, match=r"empty contains no images.*png.*npz"):
         find_images(tmp_path / "empty")
 
     def denied(path):
@@ -1458,9 +1458,9 @@ def test_find_images_counts_what_it_passes_over(tmp_path):
         (tmp_path / name).touch()
     found = find_images(tmp_path)
     assert [path.name for path in found] == ["a.png", "b.JFIF", "c.jpe"]
-    assert passed_over(found.passed) == ("5 files were passed over: 2 .heic, 2 of other names, 1 .avif.",)
-    assert passed_over(Counter()) == ()
-    with pytest.raises(DataError, match=r"sub holds no image.*2 files were passed over: 1 .avif, 1 .heic\."):
+    assert skipped_note(found.passed) == ("5 files were skipped: 2 .heic, 2 with other names, 1 .avif.",)
+    assert skipped_note(Counter()) == ()
+    with pytest.raises(DataError, match=r"sub contains no images.*2 files were skipped: 1 .avif, 1 .heic\."):
         find_images(tmp_path / "sub")
 
 

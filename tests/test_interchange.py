@@ -19,7 +19,7 @@ from torch import nn
 
 import img2img
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, Img2ImgError, ModelFileError, needs
+from img2img.errors import ConfigError, Img2ImgError, ModelFileError, install_hint
 from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
@@ -551,7 +551,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
     other = pth(published("unet", 5), "other.pth")
     narrow = pth(published("resnet", 3, c_in=1), "narrow.pth")
     for sentence, words in {
-        "There is no direction 'a2c'. Did you mean": dict(direction="a2c"),
+        "Unknown --direction 'a2c'. Did you mean": dict(direction="a2c"),
         "leave --direction out": dict(direction="b2a", b2a=path),
         "one model has two of a kind. Import each by itself": dict(b2a=other),
         "is resnet_3 (width 4, norm instance, padding reflect, dropout 0.0, channels 1 to 3)": dict(b2a=narrow),
@@ -562,9 +562,9 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
         assert not out.exists()
     with pytest.raises(ModelFileError, match="There is no file"):
         img2img.import_model(tmp_path / "nowhere.pth", out)
-    with pytest.raises(ConfigError, match="is the file that is read; choose another"):
+    with pytest.raises(ConfigError, match="is also the input file; choose another"):
         img2img.import_model(path, path, overwrite=True)
-    with pytest.raises(ConfigError, match="is a folder; give a file"):
+    with pytest.raises(ConfigError, match="is a folder; give the name"):
         img2img.import_model(path, tmp_path)
     with pytest.raises(ConfigError, match="Cannot write"):
         img2img.import_model(path, path / "m.safetensors")
@@ -573,7 +573,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
 def test_overwrite(pth, tmp_path):
     path, out = pth(published("resnet", 3)), tmp_path / "m.safetensors"
     out.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"exists already\. Give --overwrite"):
+    with pytest.raises(ConfigError, match=r"already exists\. Use --overwrite"):
         img2img.import_model(path, out)
     assert out.read_bytes() == b"mine"
     img2img.import_model(path, out, overwrite=True)
@@ -745,7 +745,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, missing, has):
     path = model(tmp_path / "m.safetensors", "resnet_3")
     monkeypatch.setitem(sys.modules, has, sys.modules.get(has) or pytest)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ConfigError, match=re.escape(needs("Export to ONNX", missing, "onnx"))):
+    with pytest.raises(ConfigError, match=re.escape(install_hint("Export to ONNX", missing, "onnx"))):
         img2img.export_model(path, tmp_path / "x.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
@@ -755,12 +755,12 @@ def test_refusals_of_export(tmp_path):
     resized = model(tmp_path / "r.safetensors", "resnet_3", upsample="resize")
     for sentence, words in {
         "does not tell the format. End it in .pth (pth), .onnx (onnx), .pt (torchscript)": (path, "x.bin"),
-        "There is no format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
+        "Unknown format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
         "the published code has no U-Net of less than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
         "the published code does not upsample by resizing": (resized, "x.pth"),
-        "There is no direction in this model 'b2a'": (path, "x.pth", "auto", "b2a"),
-        "is the file that is read": (path, "m.safetensors", "pth"),
-        "r.safetensors exists already": (path, "r.safetensors", "pth"),
+        "Unknown direction in this model 'b2a'": (path, "x.pth", "auto", "b2a"),
+        "is also the input file": (path, "m.safetensors", "pth"),
+        "r.safetensors already exists": (path, "r.safetensors", "pth"),
         "There is no model or run folder": (tmp_path / "nowhere", "x.pth"),
     }.items():
         source, out, *rest = words
@@ -845,13 +845,13 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(command_line,
     for words, sentence in (
         (["import", tmp_path / "no.pth", "--out", tmp_path / "x"], "There is no file"),
         (["import", bad, "--out", tmp_path / "x"], "is a discriminator"),
-        (["import", good, "--out", file], "exists already"),
-        (["import", good, "--out", tmp_path / "x", "--direction", "there"], "There is no direction 'there'"),
+        (["import", good, "--out", file], "already exists"),
+        (["import", good, "--out", tmp_path / "x", "--direction", "there"], "Unknown --direction 'there'"),
         (["export", file, "--out", tmp_path / "x"], "does not tell the format"),
-        (["export", file, "--out", tmp_path / "x", "--format", "caffe"], "There is no format 'caffe'"),
+        (["export", file, "--out", tmp_path / "x", "--format", "caffe"], "Unknown format 'caffe'"),
         (["export", good, "--out", tmp_path / "x.onnx"], "first run img2img import"),
         (["translate", good, tmp_path, "--out", tmp_path / "x"], "first run img2img import"),
-        (["import", good, "--out", tmp_path / "x", "--padding", "zero"], "There is no padding 'zero'"),
+        (["import", good, "--out", tmp_path / "x", "--padding", "zero"], "Unknown --padding 'zero'"),
         (["info", tmp_path / "nowhere"], "no model or run folder"),
         (
             ["info", good],

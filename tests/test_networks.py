@@ -269,9 +269,9 @@ def test_dcgan_refuses_other_sizes(size):
 
 
 def test_dcgan_refuses_other_norms():
-    with pytest.raises(ConfigError, match=r"no norm of the generator 'instance'\. Choose from: batch, none"):
+    with pytest.raises(ConfigError, match=r"Unknown --norm 'instance'\. Choose from: batch, none"):
         DCGANGenerator(5, 3, 16, norm="instance")
-    with pytest.raises(ConfigError, match=r"no norm of the discriminator 'bach'\. Did you mean 'batch'\?"):
+    with pytest.raises(ConfigError, match=r"Unknown --d-norm 'bach'\. Did you mean 'batch'\?"):
         DCGANDiscriminator(3, 16, norm="bach")
 
 

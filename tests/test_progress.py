@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from img2img.runtime.progress import Meter, Pace, duration, in_words, rate
+from img2img.runtime.progress import Meter, Pace, duration, rate, rough_duration
 from img2img.training.journal import Journal
 
 LOSSES = {
@@ -52,7 +52,7 @@ def test_durations_are_told_in_the_unit_that_fits():
     told = {0: "0:00:00", 189: "0:03:09", 3600: "1:00:00", 86399: "23:59:59", 86400: "1 d 0 h", 97200: "1 d 3 h"}
     assert {seconds: duration(seconds) for seconds in told} == told
     told = {20: "1 minute", 2400: "40 minutes", 5400: "2 hours", 18000: "5 hours", 86400: "24 hours", 260000: "3 days"}
-    assert {seconds: in_words(seconds) for seconds in told} == told
+    assert {seconds: rough_duration(seconds) for seconds in told} == told
     assert [rate(x) for x in (1234, 99.96, 9.84, 0.1234)] == ["1234", "100.0", "9.8", "0.12"]
 
 

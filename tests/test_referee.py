@@ -118,12 +118,12 @@ def test_a_chosen_penalty_is_used(penalty):
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        ({"objective": "lsgaan"}, "There is no --objective 'lsgaan'. Did you mean 'lsgan'?"),
-        ({"objective": "vanilla"}, "There is no --objective 'vanilla'."),
-        ({"penalty": "gpp"}, "There is no --penalty 'gpp'. Did you mean 'gp'?"),
-        ({"diffaugment": "colour"}, "There is no --diffaugment 'colour'. Did you mean 'color'?"),
-        ({"diffaugment": "color,cutuot"}, "There is no --diffaugment 'cutuot'. Did you mean 'cutout'?"),
-        ({"diffaugment": ""}, "There is no --diffaugment ''. Choose from: color, translation, cutout."),
+        ({"objective": "lsgaan"}, "Unknown --objective 'lsgaan'. Did you mean 'lsgan'?"),
+        ({"objective": "vanilla"}, "Unknown --objective 'vanilla'."),
+        ({"penalty": "gpp"}, "Unknown --penalty 'gpp'. Did you mean 'gp'?"),
+        ({"diffaugment": "colour"}, "Unknown --diffaugment 'colour'. Did you mean 'color'?"),
+        ({"diffaugment": "color,cutuot"}, "Unknown --diffaugment 'cutuot'. Did you mean 'cutout'?"),
+        ({"diffaugment": ""}, "Unknown --diffaugment ''. Choose from: color, translation, cutout."),
     ],
 )
 def test_unknown_names(options, answer):

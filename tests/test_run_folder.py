@@ -238,7 +238,7 @@ def test_a_run_folder_in_the_data_is_not_searched(dcgan, tmp_path, capsys):
         img2img.train("dcgan", out=out, **dcgan | {"quiet": False})
     assert json.loads((out / "config.json").read_text())["data"]["data"]["images"] == 6
     assert "The run folder lies inside" in capsys.readouterr().err
-    assert "is the folder of a run" in refused(DataError, img2img.train, "dcgan", **dcgan | {"data": out})
+    assert "is a run folder" in refused(DataError, img2img.train, "dcgan", **dcgan | {"data": out})
 
 
 def test_data_in_the_run_folder_are_refused(dcgan, tmp_path):

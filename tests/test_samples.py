@@ -219,6 +219,9 @@ def test_classes_of_a_table(tmp_path):
     assert labels_by_file(split) == {"x_000.png": "cat", "x_001.png": "dog", "y_000.png": "dog", "y_001.png": "cat"}
     assert split.classes == ("cat", "dog")
     assert split.notes == (f"1 row of {table} is of images that are not used.",)
+    inside = table.rename(tmp_path / "data" / "labels.csv")
+    (tmp_path / "data" / "other.csv").touch()
+    assert find_labelled(tmp_path / "data", inside).notes[0] == "1 file was passed over: 1 .csv."
 
 
 TABLES = {
@@ -349,7 +352,9 @@ def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     write_images(tmp_path / "val", 3, (4, 4), seed=3)  # of both, val is held out
     assert len(find(tmp_path).heldout["image"]) == 3
     write_images(tmp_path / "more", 3, (4, 4), seed=3)  # images beside the parts: one collection
-    assert find(tmp_path).heldout is None
+    split = find(tmp_path)
+    assert split.heldout is None
+    assert f"{tmp_path} is taken as a whole: train and val are not told apart in it." in split.notes
 
 
 def test_a_root_of_train_and_a_held_out_part_of_classes(tmp_path):

@@ -95,7 +95,7 @@ def translate(
     go on; the exit code is then 1. Started again, the command does only what is missing.
     """
     import img2img.api
-    from img2img.data.picture import shown
+    from img2img.data.picture import quote
     from img2img.model.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
@@ -112,7 +112,7 @@ def translate(
         say(note)
     if summary.outside:
         file, share = max(summary.outside, key=lambda entry: entry[1])
-        worst = shown(file)
+        worst = quote(file)
         say(
             f"{len(summary.outside)} files have values outside the range the model was trained on, which it cannot "
             f"follow; most of them {worst}, {share:.2%}."
@@ -121,7 +121,7 @@ def translate(
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     images = counted(summary.translated, "image", "images")
-    typer.echo(f"{images} translated into {shown(out)} ({speed:.1f} images/s){skipped}{failed}")
+    typer.echo(f"{images} translated into {quote(out)} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
         typer.echo(f"computed with {summary.computed}")
     if summary.failed:
@@ -236,7 +236,7 @@ def demo(
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
     import img2img.demo
 
-    length = option("steps", Annotated[int | None, STEPS]).taken(steps) or img2img.demo.STEPS
+    length = option("steps", Annotated[int | None, STEPS]).convert(steps) or img2img.demo.STEPS
     result = img2img.demo.run(out, length, partial(typer.echo, err=True))
     for name, value in result.scores.items():
         typer.echo(f"score of {name}: {value:.2f}")

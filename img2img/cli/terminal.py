@@ -76,7 +76,7 @@ def with_options(options: Iterable[tuple[Option, inspect.Parameter]]) -> Callabl
         def checked(**given: Any) -> None:
             for name, value in given.items():
                 if name in known:
-                    known[name].taken(value)
+                    known[name].convert(value)
             command(**given)
 
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]

@@ -55,7 +55,7 @@ class Augment:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import asks the network for news
         import albumentations
 
-        transforms = choose("augmentation", preset, PRESETS).transforms(albumentations, size)
+        transforms = choose("--augment", preset, PRESETS).transforms(albumentations, size)
         self.pipeline = albumentations.Compose(transforms, additional_targets={"partner": "image"})
 
     def __call__(self, seed: int, image: "Array", partner: "Array | None" = None) -> "tuple[Array, Array | None]":

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.images import Array, Header, find_images, passed_over, read_header, read_image
-from img2img.data.picture import DTYPES, shown
+from img2img.data.images import Array, Header, find_images, read_header, read_image, skipped_note
+from img2img.data.picture import DTYPES, quote
 from img2img.errors import ConfigError, DataError, counted
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
@@ -87,7 +87,7 @@ class Domain:
 
     def name(self, i: int) -> str:
         source = self.sources[i]
-        return shown(source.path) if isinstance(source, Header) else f"array {i} of domain {self.title}"
+        return quote(source.path) if isinstance(source, Header) else f"array {i} of domain {self.title}"
 
     def load(self, i: int) -> Array:
         """Image i as (H, W, channels)."""
@@ -154,7 +154,7 @@ class Scanned(list[Header]):
 
 def passed_beside(*domains: Domain) -> tuple[str, ...]:
     """How many files were passed over while the images of `domains` were found; nothing if there were none."""
-    return passed_over(sum((domain.passed for domain in domains), Counter()))
+    return skipped_note(sum((domain.passed for domain in domains), Counter()))
 
 
 def find(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains | None]:
@@ -232,14 +232,14 @@ def scan(folder: Path) -> Scanned:
         headers = list(pool.map(header, paths))
     bad = [h for h in headers if isinstance(h, DataError)]
     if bad:
-        raise DataError(f"{len(bad)} of the images in {shown(folder)} cannot be used: {_list(map(str, bad))}")
+        raise DataError(f"{len(bad)} of the images in {quote(folder)} cannot be used: {_list(map(str, bad))}")
     return Scanned((h for h in headers if isinstance(h, Header)), paths.passed)
 
 
 def _single(header: Header) -> Header:
     if header.pages > 1:
         raise DataError(
-            f"{shown(header.path)} has {header.pages} pages; training takes single images, so save each page as a "
+            f"{quote(header.path)} has {header.pages} pages; training takes single images, so save each page as a "
             "file of its own"
         )
     return header
@@ -253,7 +253,7 @@ def _list(culprits: Iterable[str]) -> str:
 
 def _side_by_side(folder: Path) -> Domains:
     headers = scan(folder)
-    odd = [f"{shown(h.path.name)} ({h.width}x{h.height})" for h in headers if h.width % 2]
+    odd = [f"{quote(h.path.name)} ({h.width}x{h.height})" for h in headers if h.width % 2]
     if odd:
         raise DataError(f"Side-by-side images need an even width to be halved: {_list(odd)}.")
     return Domain.of("A", headers, "left"), Domain.of("B", list(headers), "right")
@@ -270,18 +270,18 @@ def _two_folders(a: Path, b: Path, paired: bool) -> Domains:
             stem = unicodedata.normalize("NFC", header.path.relative_to(folder).with_suffix("").as_posix())
             if stem in by_stem:
                 raise DataError(
-                    f"{shown(by_stem[stem].path)} and {shown(header.path)} have the same name but for the suffix, or "
+                    f"{quote(by_stem[stem].path)} and {quote(header.path)} have the same name but for the suffix, or "
                     "for how accents are stored; keep one."
                 )
             by_stem[stem] = header
         stems.append(by_stem)
     lonely = [stem for side, other in (stems, stems[::-1]) for stem in side if stem not in other]
     if lonely:
-        names = _list(shown(side[stem].path) for side in stems for stem in lonely if stem in side)
+        names = _list(quote(side[stem].path) for side in stems for stem in lonely if stem in side)
         nearly = {_folded(stem): stem for stem in stems[1]}
         close = ((stem, nearly[_folded(stem)]) for stem in lonely if stem in stems[0] and _folded(stem) in nearly)
         hint = "".join(
-            f" {shown(stems[0][one].path)} and {shown(stems[1][two].path)} differ only in case, or how letters "
+            f" {quote(stems[0][one].path)} and {quote(stems[1][two].path)} differ only in case, or how letters "
             "are stored; rename one of them."
             for one, two in islice(close, 1)
         )

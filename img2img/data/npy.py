@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from img2img.data.picture import Array, Header, Picture, Source, known_dtype, shown
+from img2img.data.picture import Array, Header, Picture, Source, known_dtype, quote
 from img2img.errors import DataError
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
@@ -42,8 +42,8 @@ def opened_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len(entries) != 1 or not entries[0].filename.endswith(".npy"):
-            names = ", ".join(shown(e.filename.removesuffix(".npy")) for e in entries[:5])
-            raise DataError(f"{shown(path)} holds {len(entries)} entries ({names}); save it with exactly one array.")
+            names = ", ".join(quote(e.filename.removesuffix(".npy")) for e in entries[:5])
+            raise DataError(f"{quote(path)} holds {len(entries)} entries ({names}); save it with exactly one array.")
         entry = entries[0]
         with archive.open(entry) as file:
             header, ndim = _header(path, file)
@@ -59,11 +59,11 @@ def opened_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
 def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
     version = npy_format.read_magic(file)
     if version not in HEADERS:
-        raise DataError(f"{shown(path)} has version {version} of the npy format; save it as a plain array.")
+        raise DataError(f"{quote(path)} has version {version} of the npy format; save it as a plain array.")
     shape, _, dtype = HEADERS[version](file)
     if not 2 <= len(shape) <= 4:
         raise DataError(
-            f"{shown(path)} holds an array of shape {shape}; img2img takes (H, W), (H, W, C) and (P, H, W, C)."
+            f"{quote(path)} holds an array of shape {shape}; img2img takes (H, W), (H, W, C) and (P, H, W, C)."
         )
     pages, height, width, channels = {2: (1, *shape, 1), 3: (1, *shape)}.get(len(shape), shape)
     return Header(path, width, height, channels, known_dtype(path, dtype), pages), len(shape)

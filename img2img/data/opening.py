@@ -1,5 +1,6 @@
 """From what a method needs, and the options of a run or arrays, to its training samples and held-out samples."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +27,12 @@ from img2img.data.idx import is_idx, read_idx
 from img2img.data.images import Array, find_images
 from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
 from img2img.data.options import CONFIGS, DataConfig, ImagesConfig, LabelledConfig
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.data.samples import HeldOut, Samples
 from img2img.errors import ConfigError, DataError, choose, counted
 
 Say = Callable[[str], None]
+Notes = tuple[str, ...]
 WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
 
 
@@ -48,7 +50,7 @@ class Split:
     train: dict[str, Domain]
     heldout: dict[str, Domain] | None = None
     classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: Notes = ()
 
     @property
     def counts(self) -> str:
@@ -75,7 +77,7 @@ class Opened:
     heldout: HeldOut | None
     counts: str
     held: str = ""
-    notes: tuple[str, ...] = ()
+    notes: Notes = ()
 
 
 def open_samples(
@@ -167,35 +169,46 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     if labels is not None and not needs_labels:
         raise ConfigError("This method does not use labels; leave them out.")
     file = Path(config.labels) if isinstance(config, LabelledConfig) and config.labels else None
+    if labels is not None and file:
+        raise ConfigError("Give labels once, as a file or as a list.")
     if data is None and config.data is None:
         alone = " Labels alone are not enough." if labels is not None or file else ""
         raise ConfigError(f"Say where the images are: --data, a folder of images or an idx file.{alone}")
-    path, notes = Path(config.data or ""), tuple[str, ...]()
+    path, notes = Path(config.data or ""), Notes()
+    names: list[list[str]] = []
     if data is None and path.is_dir():
         if labels is not None or (file and is_idx(file)):
             raise ConfigError("The labels of a folder of images are its sub-folders, or --labels FILE.csv, not a list.")
-        folders = _divide(path, needs_labels and not file)
-        scans = [_scan(folder) for folder in folders]
-        domains = [Domain.of("data", headers) for headers in scans]
-        if file:
-            table = Table(file)
-            names = [table.of(path, headers) for headers in scans]
-            if unused := len(table.labels) - sum(map(len, names)):
-                rows = counted(unused, "row", "rows")
-                notes = (f"{rows} of {shown(file)} {'is' if unused == 1 else 'are'} of images that are not used.",)
-        elif needs_labels:
-            names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
+        domains, names, notes = _in_folder(path, file, needs_labels)
     else:
         domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
         if needs_labels:
             names = [_listed(labels, file, path if data is None else None)]
-
     if not needs_labels:
-        return _images(domains)
-    what = "data" if data is not None else shown(path)
+        return replace(_images(domains), notes=notes)
+    what = "data" if data is not None else quote(path)
     classes = classes_of(names[0], what)
     domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
     return replace(_images(domains), classes=classes, notes=notes)
+
+
+def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple[list[Domain], list[list[str]], Notes]:
+    """Return the domains of the parts of a folder, the labels of each if they are needed, and notes."""
+    folders, notes = _divide(root, needs_labels and not table_file)
+    scans = [_scan(folder) for folder in folders]
+    names: list[list[str]] = []
+    if table_file:
+        table = Table(table_file)
+        names = [table.of(root, headers) for headers in scans]
+        if unused := len(table.labels) - sum(map(len, names)):
+            verb = "is" if unused == 1 else "are"
+            notes += (f"{counted(unused, 'row', 'rows')} of {quote(table_file)} {verb} of images that are not used.",)
+        for folder, headers in zip(folders, scans, strict=True):
+            if table_file.resolve().is_relative_to(folder.resolve()):  # used, not passed over
+                headers.passed -= Counter([table_file.suffix.lower()])
+    elif needs_labels:
+        names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
+    return [Domain.of("data", headers) for headers in scans], names, notes
 
 
 def _images(domains: Sequence[Domain]) -> Split:
@@ -214,8 +227,8 @@ def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:
     return from_idx(file or beside(images or Path()))
 
 
-def _divide(root: Path, class_folders: bool) -> list[Path]:
-    """Return the folder to train on, and the held-out one if `root` is divided into such parts.
+def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
+    """Return the folder to train on, and the held-out one if `root` is divided into such parts; and what to say of it.
 
     A root is divided if all its images lie in the sub-folders `train` and `val` or `test` (of both, `val` is held out).
     If its sub-folders could be classes of those names, it is divided if all images of `train` lie in sub-folders; if
@@ -226,20 +239,21 @@ def _divide(root: Path, class_folders: bool) -> list[Path]:
     """
     held = next((root / part for part in HELD_OUT if (root / part).is_dir()), None)
     if held is None or not (root / "train").is_dir():
-        return [root]
+        return [root], ()
+    whole = [root], (f"{quote(root)} is taken as a whole: train and {held.name} are not told apart in it.",)
     places = [image.relative_to(root).parts for image in find_images(root)]
     if not {held.name, "train"} <= {parts[0] for parts in places} <= {"train", *HELD_OUT}:
-        return [root]
+        return whole
     if class_folders:
         direct = {len(parts) == 2 for parts in places if parts[0] == "train"}
         if len(direct) > 1:
             raise DataError(
-                f"{shown(root / 'train')} holds images both directly and in sub-folders, so it is unclear whether it "
+                f"{quote(root / 'train')} holds images both directly and in sub-folders, so it is unclear whether it "
                 "is a class or the training part; move the images into class folders."
             )
         if direct == {True}:
-            return [root]
-    return [root / "train", held]
+            return whole
+    return [root / "train", held], ()
 
 
 def _scan(folder: Path) -> Scanned:
@@ -249,16 +263,16 @@ def _scan(folder: Path) -> Scanned:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
         if not found or "holds no image" not in str(error):
             raise
-        raise DataError(f"{shown(folder)} holds no image but idx files; give one: --data {shown(found[0])}.") from error
+        raise DataError(f"{quote(folder)} holds no image but idx files; give one: --data {quote(found[0])}.") from error
 
 
 def _read_images(path: Path) -> Array:
     if not is_idx(path):
-        raise DataError(f"There is no folder, and no idx file, {shown(path)}.")
+        raise DataError(f"There is no folder, and no idx file, {quote(path)}.")
     images = read_idx(path)
     if images.ndim < 3:
         raise DataError(
-            f"{shown(path)} holds labels, not images; give the file of images, such as train-images-idx3-ubyte.gz."
+            f"{quote(path)} holds labels, not images; give the file of images, such as train-images-idx3-ubyte.gz."
         )
     return images
 
@@ -294,7 +308,7 @@ def in_words(domains: Domains) -> str:
 
 
 class Layout(NamedTuple):
-    """How to open the data, from which options, and what may be arrays."""
+    """How to open the data, from which options, and what may be arrays. Holds images of two domains out, no others."""
 
     Config: Any
     needs: Needs
@@ -309,7 +323,8 @@ class Layout(NamedTuple):
         say: Say = lambda text: None,
         **arrays: Any,
     ) -> Opened:
-        return open_samples(self.needs, config, seed, shared, say, **arrays)
+        opened = open_samples(self.needs, config, seed, shared, say, **arrays)
+        return opened if "a" in self.needs.domains else replace(opened, heldout=None, held="")
 
 
 LAYOUTS: Mapping[str, Layout] = {

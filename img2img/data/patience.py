@@ -13,19 +13,19 @@ LASTING = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, 
 Read = TypeVar("Read")
 
 
-def may_pass(error: DataError) -> bool:
+def is_transient(error: DataError) -> bool:
     """Whether the system failed to give the bytes, rather than that the bytes are no image."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno is not None and cause.errno not in LASTING
 
 
-def patiently(read: Callable[[int], Read], i: int) -> Read:
+def read_with_retries(read: Callable[[int], Read], i: int) -> Read:
     """`read(i)`, tried again for a few seconds while the system does not give the bytes."""
     for wait in WAITS:
         try:
             return read(i)
         except DataError as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
         time.sleep(wait)
     return read(i)

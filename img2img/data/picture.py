@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError
+from img2img.errors import DataError, quote as quote
 
 Array = NDArray[Any]
 
@@ -74,11 +74,6 @@ class Picture:
     source: Any = None
 
 
-def shown(path: Path | str) -> str:
-    """Return the path, or another text of unknown origin, on one line, whatever characters it has."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
 def is_text(path: Path) -> bool:
     """Return whether the name is UTF-8, as it must be for libraries that are not written in Python."""
     return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
@@ -92,7 +87,7 @@ def known_dtype(path: Path, dtype: Any) -> str:
     """
     name = str(np.dtype(dtype).name)
     if name not in DTYPES:
-        raise DataError(f"{shown(path)} holds {name} values; img2img takes {', '.join(DTYPES)}.")
+        raise DataError(f"{quote(path)} holds {name} values; img2img takes {', '.join(DTYPES)}.")
     return name
 
 
@@ -105,10 +100,10 @@ def check_size(header: Header, max_pixels: int) -> None:
     pixels = header.width * header.height * header.pages
     size = f"{header.width}x{header.height}" + f" in {header.pages} pages" * (header.pages > 1)
     if not pixels * header.channels:
-        raise DataError(f"{shown(header.path)} has no pixels: it is {size} with {header.channels} channels.")
+        raise DataError(f"{quote(header.path)} has no pixels: it is {size} with {header.channels} channels.")
     if pixels * max(header.channels, 4) > 4 * max_pixels:
         raise DataError(
-            f"{shown(header.path)} is {size} with {header.channels} channels, more than the limit of {max_pixels} "
+            f"{quote(header.path)} is {size} with {header.channels} channels, more than the limit of {max_pixels} "
             "pixels; cut it into parts, or raise the limit."
         )
 
@@ -166,7 +161,7 @@ def merge(picture: Picture, path: Path) -> Picture:
     if picture.array.ndim == 3:
         return picture
     if picture.alpha is not None:
-        raise DataError(f"{shown(path)} has pages with alpha, which cannot be channels; read them as images.")
+        raise DataError(f"{quote(path)} has pages with alpha, which cannot be channels; read them as images.")
     pages, height, width, _ = picture.array.shape
     array = picture.array.transpose(1, 2, 0, 3).reshape(height, width, -1)
     return Picture(array, None, replace(picture.source, merged=pages))

@@ -22,7 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from img2img.data.picture import Array, Header, Picture, Source, fitting_profile, shown, upright, with_alpha
+from img2img.data.picture import Array, Header, Picture, Source, fitting_profile, quote, upright, with_alpha
 from img2img.errors import DataError
 
 # The plugins themselves: `Image.open` would refuse images above its own limit, and take a camera's JPEG with previews
@@ -92,7 +92,7 @@ def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture
             exif, orientation = _exif(image)
         with image:
             if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{shown(path)} is an animation; save its frames as images of their own.")
+                raise DataError(f"{quote(path)} is an animation; save its frames as images of their own.")
             mode = _target_mode(image)
             size = image.size if orientation < 5 else image.size[::-1]
             header = Header(path, *size, deep or (1 if mode[0] == "L" else 3), "uint16" if deep else "uint8")
@@ -240,7 +240,7 @@ def _scan_png(path: Path, file: IO[bytes]) -> _Png:
                     png.take(offset, length + 12)
                 png.note(name, data)
         offset += length + 12
-    raise DataError(f"{shown(path)} is cut short.")
+    raise DataError(f"{quote(path)} is cut short.")
 
 
 def _check_sums(path: Path, file: IO[bytes]) -> None:
@@ -249,7 +249,7 @@ def _check_sums(path: Path, file: IO[bytes]) -> None:
     while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
         data = file.read(int.from_bytes(start[:4], "big"))
         if zlib.crc32(start[4:] + data) != int.from_bytes(file.read(4), "big"):
-            raise DataError(f"{shown(path)} is damaged: a checksum of its pixels is wrong.")
+            raise DataError(f"{quote(path)} is damaged: a checksum of its pixels is wrong.")
 
 
 class _Parts(io.RawIOBase):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.picture import Array, Header, Picture, Source, as_type, full, known_dtype, shown, straight, upright
+from img2img.data.picture import Array, Header, Picture, Source, as_type, full, known_dtype, quote, straight, upright
 from img2img.data.tiff_write import Details, write as write
 from img2img.errors import DataError
 
@@ -42,7 +42,7 @@ def opened(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     import tifffile
 
     with tifffile.TiffFile(path, _multifile=False) as tiff:
-        _refuse_boasting(shown(path), tiff)
+        _refuse_boasting(quote(path), tiff)
         file = _File(path, tiff)
         yield file.header(), file.picture
 
@@ -72,7 +72,7 @@ class _File:
     """One open TIFF: its series as arrays of (pages, H, W, C, S)."""
 
     def __init__(self, path: Path, tiff: Any) -> None:
-        self.path, self.tiff, self.name = path, tiff, shown(path)
+        self.path, self.tiff, self.name = path, tiff, quote(path)
         self.series = [s for s in tiff.series if not s.keyframe.is_reduced] or tiff.series[:1]
         first = self.first = self.series[0]
         self.page = first.keyframe

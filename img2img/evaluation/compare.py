@@ -24,7 +24,7 @@ from img2img.metrics.table import names_of
 from img2img.model.options import LoadOptions
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, option, split
+from img2img.options.declared import check_names, option, pick, split
 from img2img.options.docstrings import documented
 from img2img.report.page import captioned, is_page, lightened, page, table
 from img2img.report.result import BOLD, meanings, protocol, scores_table
@@ -83,8 +83,8 @@ def compare(
     check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = given(options, LoadOptions)
-    show = option("show", Show).taken(show)
+    loading = pick(options, LoadOptions)
+    show = option("show", Show).convert(show)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two runs, each of them once.")
     if out is not None:

@@ -30,7 +30,7 @@ from img2img.model.model import model_file
 from img2img.model.options import LoadOptions
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, split
+from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.report.remarks import MODEL
 from img2img.report.run import rewrite_report
@@ -64,7 +64,7 @@ def evaluate(
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     names = names_of(metrics)
     choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
@@ -151,7 +151,7 @@ def rank(
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     folder = Path(run)
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")

@@ -20,7 +20,7 @@ from img2img.data.folders import Domain, passed_beside
 from img2img.data.grid import draw_grid
 from img2img.data.images import Array, write_text
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, DataError, needs
+from img2img.errors import ConfigError, DataError, install_hint
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.sides import Side, Sides
@@ -111,7 +111,7 @@ def rows_to_frame(rows: dict[str, dict[str, Score]]) -> "pd.DataFrame":
     try:
         import pandas as pd
     except ModuleNotFoundError as error:
-        raise ConfigError(needs("to_frame", "pandas", "lab")) from error
+        raise ConfigError(install_hint("to_frame", "pandas", "lab")) from error
     cells: dict[str, dict[str, float]] = {row: {} for row in rows}
     for row, scores in rows.items():
         for name, score in scores.items():

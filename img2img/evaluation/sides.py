@@ -14,7 +14,7 @@ from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in
 from img2img.data.images import Array, Header, resize
 from img2img.data.layouts import DataConfig, cut, open_data
 from img2img.data.opening import in_words
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
@@ -75,7 +75,7 @@ class Side:
         """The names of the files, from `folder` on; of arrays their numbers."""
         folder, sources = self.folder, self.domain.sources
         return [
-            shown(source.path.relative_to(folder)) if isinstance(source, Header) else f"image {i}"
+            quote(source.path.relative_to(folder)) if isinstance(source, Header) else f"image {i}"
             for i, source in enumerate(sources)
         ]
 

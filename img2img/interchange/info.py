@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.data.scale import Scale
 from img2img.model.file import read_card
 from img2img.model.model import model_file
@@ -44,7 +44,7 @@ def print_info(info: dict[str, Any], as_json: bool = False) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows(info):
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(quote(cell)) for cell in row))
     Console(highlight=False).print(table)
 
 

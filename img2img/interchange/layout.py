@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.networks import GENERATORS
 from img2img.networks.resnet import ResidualBlock, ResNet
 from img2img.networks.unet import UNet
@@ -91,7 +91,7 @@ def infer(weights: Weights) -> tuple[dict[str, Any], int, int]:
             except KeyError as missing:
                 raise ValueError(f"lacks {missing.args[0]}, which every standard generator of its kind has") from None
     odd = [name for name in weights if not re.fullmatch(r"model\.\d+\.(weight|bias)", name)] or list(weights)
-    raise ValueError(f"names its tensors in a way of its own ({', '.join(map(shown, odd[:3]))}, ...)")
+    raise ValueError(f"names its tensors in a way of its own ({', '.join(map(quote, odd[:3]))}, ...)")
 
 
 def _infer_resnet(weights: Weights) -> tuple[dict[str, Any], int, int]:

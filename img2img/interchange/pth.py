@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from img2img.core.needs import Facts
 from img2img.data.options import Size
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.interchange.layout import fit, infer, standard_names
@@ -72,10 +72,10 @@ def import_model(
         ModelFileError: if a file holds more than tensors, or a network that `img2img` does not have.
         ConfigError: if the two files do not belong together, or `out` exists or cannot be written.
     """
-    choose("direction", direction, dict.fromkeys(("a2b", "b2a")))
+    choose("--direction", direction, ("a2b", "b2a"))
     if b2a is not None and direction == "b2a":
         raise ConfigError("--b2a gives the way back of an a2b model; leave --direction out.")
-    size = None if size is None else option("size", Size).taken(size)
+    size = None if size is None else option("size", Size).convert(size)
     files = {direction: Path(path)} | ({"b2a": Path(b2a)} if b2a is not None else {})
     found = {name: _padded(read_generator(file), padding, file) for name, file in files.items()}
     first, last = found[direction], list(found.values())[-1]
@@ -144,7 +144,7 @@ def _padded(generator: Generator, padding: str | None, file: Path) -> Generator:
     """The generator with the padding that is stated, where its tensors leave that open."""
     if padding is None:
         return generator
-    choose("padding", padding, dict.fromkeys(MIRRORED))
+    choose("--padding", padding, MIRRORED)
     if generator.options.get("padding") not in MIRRORED:
         shown = "zeros, as its tensors show" if "padding" in generator.options else "zeros, as every U-Net"
         raise ConfigError(f"{file} pads with {shown}; leave --padding out.")
@@ -171,12 +171,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     weights = {name.removeprefix(owner): x for name, x in weights.items() if name.startswith(owner)}
     kept = {name: x for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
     if odd := next((name for name, x in kept.items() if not _is_plain(x)), None):
-        raise ModelFileError(f"{path} holds {shown(Path(odd))}, which is no plain array of fractions, as weights are.")
+        raise ModelFileError(f"{path} holds {quote(Path(odd))}, which is no plain array of fractions, as weights are.")
     kept = {name: x.float() for name, x in kept.items()}
     broken = next((name for name, x in kept.items() if not x.isfinite().all()), None)
     if broken:
         raise ModelFileError(
-            f"{path} has infinite or missing numbers in {shown(broken)}; its training had broken down."
+            f"{path} has infinite or missing numbers in {quote(broken)}; its training had broken down."
         )
     return weights
 

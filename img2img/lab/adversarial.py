@@ -229,7 +229,7 @@ def _overlapping(network: nn.Module, image: Tensor, tile: int, radius: int, devi
 def _options(model: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults of `model` with `options` in their place."""
     known = options_of(model)
-    taken = {name: choose(f"option of {model}", name, known).taken(value) for name, value in (options or {}).items()}
+    taken = {name: choose(f"option of {model}", name, known).convert(value) for name, value in (options or {}).items()}
     return DEFAULTS[model] | {name: value for name, value in taken.items() if (name, value) != ("batch_size", 0)}
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, needs
+from img2img.errors import ConfigError, install_hint
 from img2img.metrics.features import Run
 from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
@@ -63,7 +63,7 @@ def open_inception(
             "published one but compares models of one data set."
         )
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(needs("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
+        raise ConfigError(install_hint("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
     library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     url, option = library.URL_INCEPTION_V3, "--features-weights"
     path = find_weights("Inception", weights, url, option, ", or use --features encoder, which needs none")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from img2img.errors import ConfigError, DataError, ModelFileError, needs
+from img2img.errors import ConfigError, DataError, ModelFileError, install_hint
 from img2img.metrics.features import Run
 
 Program = Callable[[Tensor], object]
@@ -74,7 +74,7 @@ def _exported(path: Path, device: torch.device) -> Program:
 
 def _onnx(path: Path, device: torch.device) -> Program:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise ConfigError(needs(str(path), "onnxruntime", "onnx"))
+        raise ConfigError(install_hint(str(path), "onnxruntime", "onnx"))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

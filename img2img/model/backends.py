@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, choose, needs
+from img2img.errors import ConfigError, choose, install_hint
 from img2img.networks.layers import traceable
 from img2img.networks.regions import LIMIT
 from img2img.runtime.compiling import reason
@@ -59,7 +59,7 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
 def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     """OpenVINO (extra `openvino`), on CPUs."""
     if importlib.util.find_spec("openvino") is None:
-        raise ConfigError(needs("The backend openvino", "openvino", "openvino"))
+        raise ConfigError(install_hint("The backend openvino", "openvino", "openvino"))
     if runtime.device.type != "cpu":
         raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
     import openvino as ov

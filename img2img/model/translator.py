@@ -51,7 +51,7 @@ class Translator(Model):
         super().__init__(path, device, precision, direction, label)
         if not self.spec().takes_images:
             raise ModelFileError(
-                f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
+                f"{self.path} is a {self.card.method} model, which generates from noise; use img2img sample."
             )
         self._may_change = precision == "auto" and self._eight_bit  # by rounding
         choose("backend", backend, dict.fromkeys(BACKENDS))

@@ -38,7 +38,7 @@ class DCGANGenerator(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, size: int, width: int = 64, norm: str = "batch") -> None:
         super().__init__()
         up = widths(size, width)[::-1]
-        normalise = choose("norm of the generator", norm, {"batch": RunningBatchNorm, "none": NORMS["none"]})
+        normalise = choose("--norm", norm, {"batch": RunningBatchNorm, "none": NORMS["none"]})
         stack: list[nn.Module] = [ConvTranspose2d(in_channels, up[0], 4, bias=False), normalise(up[0]), nn.ReLU()]
         for c_in, c in pairwise(up):
             stack += [ConvTranspose2d(c_in, c, 4, stride=2, padding=1, bias=False), normalise(c), nn.ReLU()]
@@ -61,7 +61,7 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, in_channels: int, size: int, width: int = 64, norm: str = "batch") -> None:
         super().__init__()
-        down, normalise = widths(size, width), choose("norm of the discriminator", norm, NORMS)
+        down, normalise = widths(size, width), choose("--d-norm", norm, NORMS)
         stack: list[nn.Module] = [Conv2d(in_channels, down[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for c_in, c in pairwise(down):
             stack += [Conv2d(c_in, c, 4, stride=2, padding=1, bias=norm != "batch"), normalise(c), nn.LeakyReLU(0.2)]

@@ -131,7 +131,7 @@ def norm_layer(name: str) -> tuple[Callable[[int], nn.Module], bool]:
     Raises:
         ConfigError: if there is no such norm.
     """
-    return choose("norm", name, NORMS), name == "instance"
+    return choose("--norm", name, NORMS), name == "instance"
 
 
 class ReflectPad(nn.Module):

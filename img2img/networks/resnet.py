@@ -12,7 +12,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, norm: str, padding: str, dropout: float) -> None:
         super().__init__()
         normalise, bias = norm_layer(norm)
-        pad = choose("padding", padding, PADDINGS)
+        pad = choose("--padding", padding, PADDINGS)
         self.body = nn.Sequential(
             pad(1), nn.Conv2d(channels, channels, 3, bias=bias), normalise(channels), nn.ReLU(),
             nn.Dropout(dropout),
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
         super().__init__()
         normalise, bias = norm_layer(norm)
         padding = "reflect" if padding == "auto" else padding
-        up = choose("upsampling", upsample, UPSAMPLINGS)
+        up = choose("--upsample", upsample, UPSAMPLINGS)
         w = width
         self.layers = nn.Sequential(
             ReflectPad(3), nn.Conv2d(in_channels, w, 7, bias=bias), normalise(w), nn.ReLU(),

@@ -43,7 +43,7 @@ class UNet(nn.Module):
             raise ConfigError(f"A U-Net pads with zeros; --padding {padding} is for the resnet generators.")
         self.multiple = 2**depth
         normalise, bias = norm_layer(norm)
-        up = choose("upsampling", upsample, UPSAMPLINGS)
+        up = choose("--upsample", upsample, UPSAMPLINGS)
         channels = [min(2**level, 8) * width for level in range(depth)]
         last = depth - 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.data.images import atomic, is_run, remove_stale
-from img2img.data.picture import is_text, shown
+from img2img.data.picture import is_text, quote
 from img2img.errors import ConfigError, ModelFileError, TrainingError
 from img2img.model.file import read_card
 
@@ -79,7 +79,7 @@ def begun(folder: Path, entry: Callable[[], dict[str, Any]], overwrite: bool = F
         TrainingError: if it cannot be written.
     """
     if not is_text(folder):
-        raise ConfigError(f"{shown(folder)} cannot hold a model: its name is not UTF-8; choose another --out.")
+        raise ConfigError(f"{quote(folder)} cannot hold a model: its name is not UTF-8; choose another --out.")
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

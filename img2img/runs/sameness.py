@@ -1,4 +1,4 @@
-"""Whether a run that is resumed has the options and the images that it began with."""
+"""The check that a resumed run has the options and the images that it began with."""
 
 from collections.abc import Mapping
 from pathlib import Path

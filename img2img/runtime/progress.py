@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
-def in_words(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Return a rough duration, as "40 minutes", "5 hours" or "3 days"."""
     units = (("day", 86400), ("hour", 3600), ("minute", 60))
     unit, length = next(((u, s) for u, s in units if seconds >= 1.5 * s), units[-1])

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from img2img.data.grid import draw_grid
 from img2img.data.images import atomic
-from img2img.errors import ConfigError, needs
+from img2img.errors import ConfigError, install_hint
 from img2img.report.diagnosis import Diagnosis, Finding
 from img2img.report.run import FACTS, read_facts, write_report
 from img2img.runs.folder import logged_steps, remove_samples
 from img2img.runs.record import read_log
 from img2img.runtime.output import stderr_console
-from img2img.runtime.progress import Meter, in_words
+from img2img.runtime.progress import Meter, rough_duration
 
 FIRST_SECONDS = 3.0  # before the first line where there is no terminal
 LONG = 3600.0  # seconds of a run, above which it is said how to shorten it
@@ -106,7 +106,7 @@ class Journal:
             self.estimated = True
             seconds = self.total * (pace.seconds or 0.0)
             if seconds > LONG and self.shorten:
-                self.say(f"The whole run takes about {in_words(seconds)} {self.shorten}")
+                self.say(f"The whole run takes about {rough_duration(seconds)} {self.shorten}")
 
     def _line(self, epoch: int, values: Mapping[str, float]) -> str:
         quiet = ("lr", "seconds_per_step", "images_per_s")
@@ -152,5 +152,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError(needs("--tensorboard", "tensorboard", "tensorboard")) from None
+        raise ConfigError(install_hint("--tensorboard", "tensorboard", "tensorboard")) from None
     return SummaryWriter(str(folder / "tensorboard"))
