@@ -1,4 +1,5 @@
-"""The documentation is true: its code runs, its options exist, its tables have the defaults of the code.
+"""The documentation is true: its code runs, its options exist, its tables of options are those of the code, which
+`python tests/test_docs.py` writes into it.
 
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
 with small generated data sets under the names the pages use. What the blocks cost is cut in one way: `TINY` is put
@@ -31,8 +32,7 @@ import img2img
 from img2img.cli import main as cli
 from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
-from img2img.data.layouts import DataConfig
-from img2img.data.opening import LAYOUTS
+from img2img.data.options import DataConfig, LabelledConfig
 from img2img.evaluation.options import EvaluateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
@@ -40,14 +40,15 @@ from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
-from img2img.options.declared import options_in, unused_in
+from img2img.options.declared import Option, Within, options_in, unused_in
 from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
-    "datasets/README.md": [DataConfig],
+    "datasets/README.md": [DataConfig, LabelledConfig],
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
@@ -84,13 +85,14 @@ TINY: dict[str, Any] = {
     "d_width": 4,
     "generator": "resnet_3",
     "discriminator": "patch_16",
+    "d_layers": 4,
     "log_every": 1,
 }
 
 
 def tiny(method: str) -> dict[str, Any]:
     """Those of `TINY` that are options of `img2img train METHOD`."""
-    configs = (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
+    configs = groups_of(METHODS[method].Config)
     names = {field.name for config in configs for field in dataclasses.fields(config)} - unused_in(*configs)
     return {name: value for name, value in TINY.items() if name in names}
 
@@ -171,6 +173,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images(tmp_path / "maps", 3)
     images(tmp_path / "labels", 2)
     images(tmp_path / "faces", 5)
+    images(tmp_path / "bags", 3)
+    images(tmp_path / "shoes", 3)
+    for part in ("rose", "tulip"):
+        images(tmp_path / "flowers" / part, 3)
     digits(tmp_path / "mnist")
     for part in ("train", "val"):
         images(tmp_path / "facades" / part, 3, ".jpg", 96)
@@ -239,8 +245,7 @@ def test_example_stands_alone() -> None:
 
 
 def known_options() -> set[str]:
-    layouts = [layout.Config for layout in LAYOUTS.values()]
-    configs = [*layouts, TrainConfig, *(method.Config for method in METHODS.values())]
+    configs = {config for method in METHODS.values() for config in groups_of(method.Config)}
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
     for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
         assert command is not None
@@ -306,12 +311,35 @@ def test_the_tables_of_networks_have_every_option_and_its_default(model: str) ->
     assert found == {name: written(default) for name, default in expected.items()}
 
 
-@pytest.mark.parametrize(("page", "configs"), TABLES.items(), ids=TABLES)
-def test_tables_have_every_option_and_its_default(page: str, configs: list[type]) -> None:
-    unused = unused_in(*configs)
-    options = [one for config in configs for one in options_in(config).values() if one.name not in unused]
-    expected = {one.name.replace("_", "-"): one.default_text for one in options}
-    assert {name: default for name, default in rows(page).items() if name != "out"} == expected
+def with_tables(page: str, text: str) -> str:
+    """Return the text of a page with the rows of its table of options written from the code."""
+    unused, options = unused_in(*TABLES[page]), dict[str, Option]()
+    for config in TABLES[page]:
+        for one in options_in(config).values():
+            if one.name not in unused:
+                options.setdefault(one.name.replace("_", "-"), one)
+    fresh = [f"| `--{name}` | {one.default_text} | {meaning(one)} |" for name, one in options.items()]
+    lines: list[str] = []
+    for line in text.split("\n"):
+        row = re.match(r"\| `--([a-z0-9-]+)` \|", line)
+        if row and row[1] not in {"out", "n"}:  # arguments of the command itself
+            lines += fresh
+            fresh = []
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def meaning(one: Option) -> str:
+    """Return the help of an option, with the meaning of its special value."""
+    special = one.limit.special if isinstance(one.limit, Within) else None
+    return f"{one.text.removesuffix('.')} ({special[0]:g} = {special[1]})." if special else one.text
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_of_options_are_those_of_the_code(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == with_tables(page, text), "Run `python tests/test_docs.py`, which rewrites them."
 
 
 def test_every_metric_is_explained() -> None:
@@ -339,3 +367,30 @@ def test_every_suffix_of_an_image_is_listed() -> None:
     text = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
     sentence = " ".join(text.split("suffix is none of", 1)[1].split("and a line counts", 1)[0].split())
     assert re.findall(r"`(\.\w+)`", sentence) == list(SUFFIXES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_of_the_project_exist(page: Path) -> None:
+    folders = "img2img|examples|benchmarks|scripts|tests|docs"
+    paths = re.findall(rf"`((?:{folders})/[\w./-]+)", page.read_text(encoding="utf-8"))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_contributing_names_every_room() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("| room | question |", 1)[1].split("\n\n", 1)[0]
+    named = {path for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for path in re.findall(r"`([^`]+)`", row)}
+    rooms = {f"{path.name}/" for path in (ROOT / "img2img").iterdir() if (path / "__init__.py").exists()}
+    rooms |= {path.name for path in (ROOT / "img2img").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert named == rooms
+
+
+def test_readme_names_every_method() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(docs/methods/(\w+)\.md\)", text)) == set(METHODS)
+
+
+if __name__ == "__main__":
+    for title in TABLES:
+        file = ROOT / title
+        file.write_text(with_tables(title, file.read_text(encoding="utf-8")), encoding="utf-8")
