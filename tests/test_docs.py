@@ -373,7 +373,7 @@ def test_every_suffix_of_an_image_is_listed() -> None:
 def test_paths_of_the_project_exist(page: Path) -> None:
     folders = "img2img|examples|benchmarks|scripts|tests|docs"
     paths = re.findall(rf"`((?:{folders})/[\w./-]+)", page.read_text(encoding="utf-8"))
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
 def test_contributing_names_every_room() -> None:
