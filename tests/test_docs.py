@@ -1,13 +1,13 @@
 """The documentation is true: its code runs, its options exist, its tables of options are those of the code, which
-`python tests/test_docs.py` writes into it.
+`python tests/test_docs.py` writes.
 
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
-with small generated data sets under the names the pages use. What the blocks cost is cut in one way: `TINY` is put
-after the options of every training that has them, where it wins over what is written on the page, and two steps after
-the options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python,
-a wrapper of `img2img.train`.
+with small generated data sets under the names that the pages use. Their cost is reduced in one way: `TINY` is appended
+to the options of every training that has them, where it overrides what is written on the page, and two steps to the
+options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python, a
+wrapper of `img2img.train`.
 
-Blocks marked ```sh are shown only: they install, download or start several processes. Unmarked blocks are no code.
+Blocks marked ```sh are only displayed: they install, download or start several processes. Unmarked blocks are not code.
 """
 
 import dataclasses
@@ -55,9 +55,9 @@ TABLES = {
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
-NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
+NETWORKS = ("local", "stargan")  # of the equalizer; their pages list its defaults by their Python names
 COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
-# Of torchrun, scripts/check and the benchmarks.
+# Options of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "shm-size",
     "nproc-per-node",
@@ -91,7 +91,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny(method: str) -> dict[str, Any]:
-    """Those of `TINY` that are options of `img2img train METHOD`."""
+    """Return the entries of `TINY` that are options of `img2img train METHOD`."""
     configs = groups_of(METHODS[method].Config)
     names = {field.name for config in configs for field in dataclasses.fields(config)} - unused_in(*configs)
     return {name: value for name, value in TINY.items() if name in names}
@@ -122,7 +122,7 @@ def name(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[str, int, str]]:
-    """Language, line number and text of every code block."""
+    """Return language, line number and text of every code block."""
     text = page.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(m[1], text.count("\n", 0, m.start()) + 1, m[2]) for m in found]
@@ -136,7 +136,7 @@ def images(folder: Path, count: int, suffix: str = ".png", width: int = 48, heig
 
 
 def digits(folder: Path) -> None:
-    """Images of 28x28 pixels in a file as MNIST's: two zeros, the type, the number of axes, their lengths, bytes."""
+    """Write 28x28 images to a file like MNIST's: two zeros, the type, the number of axes, their lengths, bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     header = bytes([0, 0, 0x08, 3]) + np.array(pixels.shape, ">u4").tobytes()
     folder.mkdir(parents=True)
@@ -144,7 +144,9 @@ def digits(folder: Path) -> None:
 
 
 def plates(folder: Path) -> None:
-    """Plates P1 and P2 with controls and treated wells, to fit and to judge on; later.csv has the controls of P3."""
+    """Write plates P1 and P2 with controls and treated wells, to fit and to judge on, and P3, of which later.csv lists
+    the controls.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for plate, effect in {"P1": "A", "P2": "B", "P3": "D"}.items():
@@ -166,7 +168,7 @@ def plates(folder: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run blocks in, with the data sets that the pages speak of."""
+    """Return a folder to run blocks in, with the data sets that the pages mention."""
     images(tmp_path / "horses", 10, ".jpg", 40, 36)
     images(tmp_path / "zebras", 10)
     images(tmp_path / "photos", 3)
@@ -202,7 +204,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_blocks_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = img2img.train
     monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | tiny(method)))
-    if page.name == "translating.md":  # it speaks of a run that training.md has made
+    if page.name == "translating.md":  # it uses the run of training.md
         img2img.train("cyclegan", a="horses", b="zebras", out="checkpoints/h2z", quiet=True)
     for language, line, text in blocks(page):
         where = f"{name(page)}:{line}"
@@ -255,7 +257,7 @@ def known_options() -> set[str]:
 
 
 def equalizing() -> list[Any]:
-    """The options of all commands of `equalize`."""
+    """Return the options of all commands of `equalize`."""
     add_equalizing(cli.equalize)
     group: Any = typer.main.get_command(cli.app)
     commands = group.commands["equalize"].commands.values()
@@ -286,7 +288,7 @@ def rows(page: str) -> dict[str, str]:
 
 
 def written(default: Any) -> str:
-    """How a table says it."""
+    """Return a default as a table states it."""
     return (
         {None: "", False: "off", True: "on"}[default] if default is None or isinstance(default, bool) else str(default)
     )
