@@ -102,7 +102,7 @@ def watched(job):
         spent["scoring"] -= spent["reading"] - before
 
     scoring.Scorer.prepare = prepared
-    for cls, name in ((scoring.Row, "add"), (scoring.Row, "scores")):
+    for cls, name in ((scoring.ScoreRow, "add"), (scoring.Row, "scores")):
         setattr(cls, name, timed("scoring", getattr(cls, name)))
 
     def progress(done, total):

@@ -72,8 +72,8 @@ def judged(folder):
     steps = json.loads((folder / "config.json").read_text())["options"]["steps"]
     diagnosis = Diagnosis(steps)
     for row in read_log(folder / "log.jsonl"):
-        if row["kind"] == "train":
-            diagnosis.see(row["step"], row)
+        if row.kind == "train":
+            diagnosis.see(row.step, row.values)
     return steps, diagnosis.findings
 
 

@@ -89,7 +89,7 @@ def failing(job):
         said = str(error)
     diagnosis = Diagnosis(FAILING_STEPS)
     for row in read_log(folder / "log.jsonl"):
-        diagnosis.see(row["step"], row)
+        diagnosis.see(row.step, row.values)
     found = {finding.kind: finding.start / FAILING_STEPS for finding in reversed(diagnosis.findings)}  # the first
     if "finite" in said:
         found["not finite"] = int(said.split("step ")[1].split()[0]) / FAILING_STEPS
@@ -174,7 +174,7 @@ def draw_failing(out, target):
         scatter(above, data, img2img.sample(folder, SAMPLES), kind)
         rows = read_log(folder / "log.jsonl")
         for name in ("d_real", "d_fake", "diversity"):
-            below.plot([r["step"] for r in rows], [r[name] for r in rows], label=name, linewidth=1)
+            below.plot([r.step for r in rows], [r.values[name] for r in rows], label=name, linewidth=1)
         below.set_ylim(-0.05, 1.55)
         below.set_xlabel("step")
     axes[1, 0].legend(fontsize="small")

@@ -12,7 +12,6 @@ Blocks marked ```sh are only displayed: they install, download or start several 
 
 import dataclasses
 import gzip
-import inspect
 import os
 import re
 import shutil
@@ -249,10 +248,9 @@ def test_example_stands_alone() -> None:
 def known_options() -> set[str]:
     configs = {config for method in METHODS.values() for config in groups_of(method.Config)}
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
-    for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
-        assert command is not None
-        names |= set(inspect.signature(command).parameters)
-    names |= {name.removeprefix("--") for option in equalizing() for name in (*option.opts, *option.secondary_opts)}
+    group: Any = typer.main.get_command(cli.app)
+    options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
+    names |= {name.removeprefix("--") for option in options for name in (*option.opts, *option.secondary_opts)}
     return {option.replace("_", "-") for option in names}
 
 
@@ -347,8 +345,7 @@ def test_tables_of_options_are_those_of_the_code(page: str) -> None:
 def test_every_metric_is_explained() -> None:
     text = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S*)", text, re.MULTILINE))
-    ways = {True: "higher", False: "lower", None: ""}
-    assert rows == {name: ways[metric.higher_is_better] for name, metric in METRICS.items()}
+    assert rows == {name: metric.better for name, metric in METRICS.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

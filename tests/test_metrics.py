@@ -1,12 +1,12 @@
 """Metrics of single images, of label maps and of pixels, against independent formulas; and what holds for the table."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import seeded, smooth, spoiled
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 from sklearn.metrics import confusion_matrix, jaccard_score
@@ -15,7 +15,7 @@ from img2img.errors import ConfigError, DataError
 from img2img.metrics.drift import Moments, drift
 from img2img.metrics.labels import Palette, classes, confusion, mean_iou, pixel_accuracy, read_palette
 from img2img.metrics.paired import l1, ms_ssim, psnr, ssim
-from img2img.metrics.scorer import MetricOptions, Row, Scorer
+from img2img.metrics.scorer import MetricOptions, Scorer, ScoreRow
 from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, base_name
 
@@ -24,28 +24,6 @@ FREE = [
     name for name, metric in METRICS.items() if metric.network is None and metric.kind not in ("features", "logits")
 ]
 SIDE = {"ms_ssim": 176}
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def smooth(n, side=24, channels=3, seed=0, wide=None):
-    """Images of soft blobs, (n, channels, side, wide) in [-1, 1]."""
-    noise = torch.randn(n, channels, side, wide or side, generator=seeded(seed)).numpy()
-    x = torch.from_numpy(ndimage.gaussian_filter(noise, (0, 0, 2, 2)))
-    return (x / x.abs().amax((1, 2, 3), keepdim=True)).float()
-
-
-def save_torchscript(network, example, path):
-    """The network as a TorchScript file, which PyTorch still reads and no longer likes to write."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(network, example).save(path)
-
-
-def spoiled(x, amount, seed=1):
-    return (x + amount * torch.randn(x.shape, generator=seeded(seed))).clamp(-1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +238,7 @@ def test_better_images_score_better(name):
     levels = (0.9, 1.4, 2.5) if METRICS[name].kind == "labels" else levels
     scores = [scored(name, [example(name, amount)]) for amount in levels]
     assert all(map(math.isfinite, scores))
-    assert scores == sorted(scores, reverse=METRICS[name].higher_is_better) and len(set(scores)) == 3
+    assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and len(set(scores)) == 3
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -343,7 +321,7 @@ def test_real_images_are_read_only_where_needed(images):
 
 def test_rows_are_separate(images):
     scorer = Scorer(["l1"])
-    rows: list[Row] = [scorer.row(), scorer.row()]
+    rows: list[ScoreRow] = [scorer.row(), scorer.row()]
     rows[0].add(real=images[0], fake=images[0])
     rows[1].add(real=images[0], fake=images[1])
     assert rows[0].scores()["l1"].value == 0 < rows[1].scores()["l1"].value
@@ -363,7 +341,7 @@ def test_nothing_random_is_drawn_from_the_training(images):
         ({"real": torch.zeros(2, 3, 8, 8), "fake": torch.zeros(1, 3, 8, 8)}, "not 2 real, 1 fake"),
         ({"real": torch.zeros(1, 3, 8, 8), "fake": torch.zeros(1, 3, 8, 6)}, "real is 3×8×8, fake 3×8×6"),
         ({"fake": torch.zeros(1, 1, 8, 8)}, "The fake images are 1×1×8×8; expected N×3×H×W"),
-        ({"fake": torch.full((1, 3, 8, 8), math.nan)}, "The fake images hold values that are not numbers"),
+        ({"fake": torch.full((1, 3, 8, 8), math.nan)}, "The fake images hold values that are not finite"),
         ({"real": torch.zeros(1, 3, 5, 9), "fake": torch.zeros(1, 3, 5, 9)}, "at least 6×6 px, not 9×5"),
     ],
 )

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import save_torchscript
 from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
-from test_metrics import save_torchscript
 
 from img2img.errors import ConfigError, DataError
 from img2img.metrics.frechet import fid
@@ -122,13 +122,13 @@ def test_inception_score_in_closed_form():
 @pytest.mark.parametrize("name", SETS)
 def test_sets_that_are_alike_score_better(name):
     scores = [METRICS[name].fn(REAL, points(50, shift=shift, seed=1)).value for shift in (0, 1.5, 4)]
-    assert scores == sorted(scores, reverse=METRICS[name].higher_is_better) and scores[0] != scores[2]
+    assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and scores[0] != scores[2]
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_equal_sets_have_the_best_score(name):
     score = METRICS[name].fn(REAL, REAL).value
-    if METRICS[name].higher_is_better:
+    if METRICS[name].better == "higher":
         assert score >= 1
     else:
         assert score < 1e-6
@@ -191,7 +191,7 @@ def test_notes_say_what_few_images_mean(pixels):
         row.add(fake=ALIKE[..., None, None])
         assert row.scores()["kid[pixels]"].std is not None
     assert scorer.notes == [
-        "kid[pixels]: subsets of 6 images, all there are, not of 1000",
+        "kid[pixels]: subsets of 6 images, which is all, instead of 1000",
         "fid[pixels]: 6 images are fewer than the 8 features; biased upwards, compare only at equal n",
     ]
 

@@ -13,8 +13,9 @@ from PIL import Image
 import img2img
 from img2img.core.method import Method
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domain
-from img2img.data.opening import LAYOUTS, find_domains, open_samples
+from img2img.data.opening import LAYOUTS, open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
 from img2img.data.samples import Samples
 from img2img.data.stream import stream
@@ -105,7 +106,7 @@ def test_arrays_that_are_refused(data, answer):
 
 
 def test_files_that_are_refused(tmp_path):
-    assert "Say where the images are: --data" in refused(ConfigError, find)
+    assert "Give the images with --data" in refused(ConfigError, find)
     nowhere = tmp_path / "nowhere"
     assert refused(DataError, find, nowhere) == f"There is no folder, and no idx file, {nowhere}."
     (tmp_path / "empty").mkdir()
@@ -252,8 +253,9 @@ def test_tables_that_are_refused(tmp_path):
         if answer not in text:
             wrong[name] = text
     assert wrong == {}
-    text = refused(DataError, find_labelled, tmp_path / "data", tmp_path / "missing.csv")
-    assert "missing.csv cannot be read as a CSV" in text
+    missing = tmp_path / "missing.csv"
+    text = refused(DataError, find_labelled, tmp_path / "data", missing)
+    assert text == f"There is no file of labels {missing}."
 
 
 def test_labels_that_are_refused(tmp_path):
@@ -280,7 +282,7 @@ def test_labels_that_are_refused(tmp_path):
         (DataError, (grey(), [True, False, True, True, True]), "labels[0] is True"),
         (DataError, (grey(), 3), "labels is a file, or one label per image, not int."),
         (ConfigError, (grey(),), "This method needs the class of every image; give labels=, one per image."),
-        (ConfigError, (None, [0, 1]), "Say where the images are: --data, a folder of images or an idx file. Labels"),
+        (ConfigError, (None, [0, 1]), "Give the images with --data: a folder of images or an idx file. Labels"),
         (ConfigError, (None, table), "Labels alone are not enough."),
         (ConfigError, (data, [0, 1, 0, 1]), "are its sub-folders, or --labels FILE.csv, not a list."),
         (ConfigError, (data, short), "are its sub-folders, or --labels FILE.csv, not a list."),
@@ -290,6 +292,9 @@ def test_labels_that_are_refused(tmp_path):
         if answer not in text:
             wrong[answer] = text
     assert wrong == {}
+    both = LabelledConfig(size=4, labels=str(short))
+    text = refused(ConfigError, find_domains, LABELLED, both, data=grey(), labels=[0, 1, 0, 1, 0])
+    assert text == "Give labels once, as a file or as a list."
     text = refused(ConfigError, find_domains, PLAIN, ImagesConfig(size=4), data=grey(), labels=[0, 1, 0, 1, 0])
     assert text == "This method does not use labels; leave them out."
 
@@ -348,13 +353,16 @@ def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     (tmp_path / "readme.txt").touch()
     split = find(tmp_path, val_fraction=0.5)
     assert [len(domains["image"]) for domains in (split.train, split.heldout)] == [5, 2]
-    assert split.notes == ("--val-fraction is not used: the data have a held-out part of their own.",)
+    assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
     write_images(tmp_path / "val", 3, (4, 4), seed=3)  # of both, val is held out
     assert len(find(tmp_path).heldout["image"]) == 3
     write_images(tmp_path / "more", 3, (4, 4), seed=3)  # images beside the parts: one collection
     split = find(tmp_path)
     assert split.heldout is None
-    assert f"{tmp_path} is taken as a whole: train and val are not told apart in it." in split.notes
+    assert (
+        f"{tmp_path} is used as a whole: its folders train and val are not a training and a held-out part."
+        in split.notes
+    )
 
 
 def test_a_root_of_train_and_a_held_out_part_of_classes(tmp_path):
@@ -427,6 +435,21 @@ def test_an_epoch_shows_every_image_once_with_its_label():
             assert one["label"].shape == () and one["label"] == batch["label"][3]
             orders.append(tuple(values))
         assert len(set(orders)) == 3 and len(samples) == 7
+
+
+def test_balanced_classes_take_turns_and_each_shows_every_image_before_any_again():
+    labels = [0, 0, 0, 0, 0, 1, 1, 2]
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((8, 4, 4, 1), np.uint8)
+    needs = Needs(labels=True, balanced=True)
+    train = open_samples(needs, LabelledConfig(size=4), seed=3, data=images, labels=labels).train
+    batch = train.fetch(range(45))
+    assert batch["label"].tolist() == [0, 1, 2] * 15 and len(train) == 8
+    shown = [int(train.scales["image"].decode(x)[0, 0, 0]) for x in batch["image"]]
+    assert [labels[i] for i in shown] == [0, 1, 2] * 15
+    for start in (0, 5, 10):
+        assert sorted(shown[0::3][start : start + 5]) == [0, 1, 2, 3, 4]
+    assert len({tuple(shown[0::3][start : start + 5]) for start in (0, 5, 10)}) > 1
+    assert torch.equal(train[31]["image"], batch["image"][31])
 
 
 def test_labels_change_no_image_and_travel_through_the_stream():

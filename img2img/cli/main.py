@@ -197,6 +197,7 @@ def export(
         str, typer.Option(help="pth, onnx or torchscript; auto goes by --out: .pth, .onnx, .pt.")
     ] = "auto",
     direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class to translate to, of a model that takes one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a model for other programs: ONNX, TorchScript, or weights for the published code.
@@ -205,7 +206,7 @@ def export(
     """
     from img2img.interchange.export import export_model
 
-    made = export_model(model, out, format=format, direction=direction, overwrite=overwrite)
+    made = export_model(model, out, format=format, direction=direction, label=label, overwrite=overwrite)
     shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
     typer.echo(f"{made.format}, {made.direction}: {made.path}")
     typer.echo(f"largest difference from the model, of -1 to 1: {made.difference:.2g}, with inputs of {shapes}")

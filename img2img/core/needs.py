@@ -11,11 +11,13 @@ class Needs:
         domains: the keys of its images, each (N, C, H, W) in [-1, 1].
         paired: whether image n of one domain shows the same thing as image n of the others.
         labels: whether it also holds "label", (N,) int64, the index of each image's class.
+        balanced: whether classes take turns, so that a batch of enough images holds each of them.
     """
 
     domains: tuple[str, ...] = ("image",)
     paired: bool = False
     labels: bool = False
+    balanced: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     With labels a sample also holds "label", the int64 index of the class of its image (of the first domain's, where
     there are several). Images are drawn uniformly whatever their class: an epoch shows every image once, so a class of
-    ten times as many images is seen ten times as often. Classes are not balanced.
+    ten times as many images is seen ten times as often. If `balanced`, classes take turns instead, sample n being of
+    class n modulo their number, and each goes through its own images in a new order again and again.
 
     Args:
         domains: the images by the key that they have in a sample; with pairs, image i of one belongs to image i of all.
@@ -39,6 +40,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         shared: whether worker processes read from the cache.
         heldout: held-out images, which are read once to make sure that they can be.
         say: receives lines about the progress of reading.
+        balanced: whether the classes of the one domain take turns.
 
     Attributes:
         channels: channels of each domain.
@@ -58,6 +60,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         shared: bool = False,
         heldout: Iterable[Domain] = (),
         say: Callable[[str], None] = lambda text: None,
+        balanced: bool = False,
     ) -> None:
         self.domains, self.config, self.paired, self.seed = dict(domains), config, paired, seed
         self.classes = tuple(classes)
@@ -73,6 +76,10 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.scales = {key: Scale.of(store.extremes, store.domain.dtype) for key, store in self.stores.items()}
         self._augment: Augment | None = None
         self._order: tuple[int, list[Array]] = (-1, [])
+        self._members: list[Array] = []  # the images of each class, if they take turns
+        if balanced:
+            labels = np.array(next(iter(self.domains.values())).labels)
+            self._members = [np.flatnonzero(labels == label) for label in range(len(self.classes))]
 
     def __len__(self) -> int:
         """Return the number of samples in one epoch."""
@@ -102,6 +109,11 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def _indices(self, n: int) -> list[int]:
         """Return which image of each domain sample n shows."""
+        if self._members:
+            turn, label = divmod(n, len(self.classes))
+            members = self._members[label]
+            epoch, position = divmod(turn, len(members))
+            return [int(np.random.default_rng((self.seed, 1, epoch, label)).permutation(members)[position])]
         epoch, position = divmod(n, len(self))
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, 1, epoch))

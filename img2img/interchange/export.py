@@ -18,8 +18,8 @@ from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
-from img2img.model.file import Direction, ModelCard, load_generator, read_card
-from img2img.model.model import model_file
+from img2img.model.file import Direction, ModelCard, load_use, read_card
+from img2img.model.model import model_file, of_images
 from img2img.networks.layers import traceable
 from img2img.runtime.device import environment
 
@@ -54,6 +54,7 @@ def export_model(
     *,
     format: str = "auto",
     direction: str | None = None,
+    label: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Writes one direction of a model for other programs.
@@ -66,6 +67,7 @@ def export_model(
         format: "pth" (weights for the published pix2pix and CycleGAN code), "onnx" or "torchscript"; "auto" goes by
             the name of `out`: .pth, .onnx, .pt.
         direction: by default the model's first.
+        label: the class to translate to, of a model that takes one.
         overwrite: replace `out` if it exists.
 
     Raises:
@@ -79,7 +81,9 @@ def export_model(
     direction = direction or next(iter(card.directions))
     if not card.directions[choose("direction in this model", direction, card.uses)].takes_images:
         raise ConfigError(f"{path} is a {card.method} model, which draws from noise; only those that translate can go.")
-    network, spec = load_generator(path, card, direction), card.directions[direction]
+    if label is not None:
+        choose("--label", label, dict.fromkeys(card.classes))
+    network, spec = of_images(load_use(path, card, direction), card.classes, label), card.directions[direction]
     metadata = describe(card, direction, network)
     inputs = list(examples(spec.in_channels, network))
     with new_file(out, overwrite, path) as temporary, warnings.catch_warnings():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from img2img.data.images import Array
+from img2img.errors import ConfigError
 from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad
 
 OPSET = 17
@@ -86,6 +87,11 @@ def _entry(layer: nn.Module) -> Callable[[Any], Node | None] | None:
     return next((LAYERS[kind] for kind in type(layer).__mro__ if kind in LAYERS), None)
 
 
+def _no_form(network: nn.Module, step: str) -> str:
+    what = step.rstrip(".")
+    return f"{type(network).__name__} has a step without a form in ONNX here ({what}); export it as TorchScript (.pt)."
+
+
 def onnx_model(onnx: Any, network: nn.Module, channels: tuple[int, int], metadata: dict[str, str]) -> Any:
     """The ONNX model of `network`: "input" (N, C, H, W) to "output", both fp32 in [-1, 1].
 
@@ -93,6 +99,9 @@ def onnx_model(onnx: Any, network: nn.Module, channels: tuple[int, int], metadat
         onnx: the package of that name.
         channels: of input and output.
         metadata: kept in the model's `metadata_props`.
+
+    Raises:
+        ConfigError: if the network does something that is not in the tables here.
     """
     helper, from_array = onnx.helper, onnx.numpy_helper.from_array
     nodes: list[Any] = []
@@ -106,7 +115,11 @@ def onnx_model(onnx: Any, network: nn.Module, channels: tuple[int, int], metadat
         constants.append(from_array(np.ascontiguousarray(array), name))
         return name
 
-    for step in _Tracer().trace(network).nodes:
+    try:
+        steps = _Tracer().trace(network).nodes
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ConfigError(_no_form(network, str(error).partition("\n")[0])) from error
+    for step in steps:
         if step.op == "placeholder":
             values[step] = "input"
         elif step.op == "call_module":
@@ -121,13 +134,14 @@ def onnx_model(onnx: Any, network: nn.Module, channels: tuple[int, int], metadat
                 while names and not names[-1]:
                     names.pop()
                 nodes.append(helper.make_node(kind, [before, *names], [step.name], step.target, **attributes))
-        elif step.op == "call_function":
+        elif step.op == "call_function" and step.target in FUNCTIONS:
             kind, attributes = FUNCTIONS[step.target]
             parts = step.args if kind == "Add" else step.args[0]
             nodes.append(helper.make_node(kind, [values[x] for x in parts], [step.name], **attributes))
             values[step] = step.name
+        elif step.op != "output":
+            raise ConfigError(_no_form(network, step.name))
         else:
-            assert step.op == "output"
             nodes[-1].output[0] = "output"
 
     ends = [

@@ -12,6 +12,7 @@ computed again for each region that is asked for. Only then, and only more than 
 the nearest kept map, is a mean taken over `SAMPLE` tiles spread over the map instead of over all of them.
 """
 
+import builtins
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -130,6 +131,11 @@ class Lazy:
         return _add(self, other)
 
     __radd__ = __add__
+
+    def __mul__(self, factor: "builtins.float") -> "Lazy":
+        return _pointwise(lambda part: part * factor, self)
+
+    __rmul__ = __mul__
 
     @classmethod
     def __torch_function__(

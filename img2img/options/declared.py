@@ -64,11 +64,13 @@ class Choice:
     Attributes:
         complete: whether no other value is allowed. If others are, such as the name of a file, the code that uses the
             option checks them.
+        former: names that an earlier version took, each with its present name.
     """
 
     words: tuple[str, ...] = ()
     table: str = ""
     complete: bool = True
+    former: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,8 +108,10 @@ class Option:
             text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
             text = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
             raise ConfigError(f"{self.flag} takes {self.expected}, not {text}.")
-        if isinstance(self.limit, Choice) and self.limit.complete:
-            choose(self.flag, result, self.limit.names)
+        if isinstance(self.limit, Choice):
+            result = dict(self.limit.former).get(result, result)
+            if self.limit.complete:
+                choose(self.flag, result, self.limit.names)
         return result
 
     @property

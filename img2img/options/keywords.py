@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp"]
+TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
 
 
 class TranslationTraining(TypedDict, total=False):
@@ -65,12 +65,12 @@ class TranslationTraining(TypedDict, total=False):
     padding: str
     dropout: float
     upsample: str
-    lambda_cycle: float
-    lambda_identity: float
-    pool: int
     lr: float
     beta1: float
     decay: float
+    lambda_cycle: float
+    lambda_identity: float
+    pool: int
     features: str
     features_weights: str | None
     lpips_net: str
@@ -80,6 +80,17 @@ class TranslationTraining(TypedDict, total=False):
     subset_size: int
     neighbours: int
     lambda_l1: float
+    labels: str | None
+    blocks: int
+    d_layers: int
+    n_critic: int
+    lambda_cls: float
+    lambda_rec: float
+    lambda_variance: float
+    reference: str
+    max_change: float
+    lambda_mean: float
+    lambda_edit: float
 
 
 class SamplingTraining(TypedDict, total=False):
@@ -91,6 +102,7 @@ class SamplingTraining(TypedDict, total=False):
     data: Images | None
     size: int
     augment: str
+    val_fraction: float
     cache_mb: int
     steps: int
     epochs: int
@@ -122,7 +134,6 @@ class SamplingTraining(TypedDict, total=False):
     instance_noise: float
     diffaugment: str
     d_lr: float
-    image_size: int
     network: str
     latent: int
     noise: str
@@ -136,8 +147,17 @@ class SamplingTraining(TypedDict, total=False):
     beta1: float
     beta2: float
     decay: float
+    features: str
+    features_weights: str | None
+    lpips_net: str
+    lpips_weights: str | None
+    palette: str | None
+    subsets: int
+    subset_size: int
+    neighbours: int
     weight_clip: float
     warm_up: bool
+    labels: str | None
 
 
 class Training(TypedDict, total=False):
@@ -193,12 +213,12 @@ class Training(TypedDict, total=False):
     padding: str
     dropout: float
     upsample: str
-    lambda_cycle: float
-    lambda_identity: float
-    pool: int
     lr: float
     beta1: float
     decay: float
+    lambda_cycle: float
+    lambda_identity: float
+    pool: int
     features: str
     features_weights: str | None
     lpips_net: str
@@ -208,13 +228,22 @@ class Training(TypedDict, total=False):
     subset_size: int
     neighbours: int
     lambda_l1: float
-    image_size: int
+    labels: str | None
+    blocks: int
+    d_layers: int
+    n_critic: int
+    lambda_cls: float
+    lambda_rec: float
+    lambda_variance: float
+    reference: str
+    max_change: float
+    lambda_mean: float
+    lambda_edit: float
     network: str
     latent: int
     noise: str
     depth: int
     d_norm: str
-    n_critic: int
     beta2: float
     weight_clip: float
     warm_up: bool
@@ -224,6 +253,7 @@ class Translating(TypedDict, total=False):
     direction: str | None
     device: str
     precision: str
+    label: str | None
     backend: str
     batch_size: int
     tile: str | int
@@ -249,6 +279,7 @@ class Calling(TypedDict, total=False):
 class Sampling(TypedDict, total=False):
     device: str
     precision: str
+    label: str | None
     seed: int
     batch_size: int
     format: str
@@ -279,4 +310,5 @@ class Evaluating(TypedDict, total=False):
     direction: str | None
     device: str
     precision: str
+    label: str | None
     backend: str

@@ -1,1 +1,1 @@
-"""The folder of a run."""
+"""What a training run leaves on disk: its folder, and the records in it."""

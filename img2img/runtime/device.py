@@ -6,9 +6,9 @@ import ctypes
 import os
 import platform
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -66,12 +66,6 @@ class Runtime:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {self.precision}{processes}"
-
-    def now(self) -> float:
-        """Seconds of a clock, when the device has done what it was given."""
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
 
     def prepare(self, network: nn.Module) -> None:
         """Moves `network` to the device and makes its forward pass run in this precision, in place.
@@ -228,22 +222,21 @@ def deterministic(enabled: bool) -> Any:
         torch.use_deterministic_algorithms(before)
 
 
-_second_derivatives = 0
+_twice = ContextVar("differentiated twice", default=False)
 
 
 @contextlib.contextmanager
 def second_derivatives() -> Iterator[None]:
-    """Within the block networks can be differentiated twice: compiled parts, which cannot, run eagerly."""
-    global _second_derivatives
-    _second_derivatives += 1
+    """Let networks be differentiated twice within the block: compiled parts, which cannot, run eagerly there."""
+    token = _twice.set(True)
     try:
         yield
     finally:
-        _second_derivatives -= 1
+        _twice.reset(token)
 
 
 def needs_second_derivative() -> bool:
-    return _second_derivatives > 0
+    return _twice.get()
 
 
 def random_state() -> dict[str, Any]:

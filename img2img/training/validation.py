@@ -13,7 +13,7 @@ from img2img.data.images import Array
 from img2img.data.layouts import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.scorer import MetricOptions, Scorer
-from img2img.metrics.table import METRICS, base_name, names_of
+from img2img.metrics.table import METRICS, base_name, is_better, names_of
 from img2img.runtime.device import Runtime
 from img2img.training.config import TrainConfig
 from img2img.training.ema import Ema
@@ -121,8 +121,7 @@ class Validation:
         score = next(value for name, value in scores.items() if base_name(name) == self.select)
         if math.isnan(score):
             return None
-        higher = METRICS[self.select].higher_is_better
-        return score if best is None or (score > best if higher else score < best) else None
+        return score if best is None or is_better(self.select, score, best) else None
 
     def _batches(self, domain: str) -> Iterator[Tensor]:
         images = self.images[domain]

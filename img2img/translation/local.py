@@ -29,7 +29,7 @@ RANGE = 2.0  # from -1 to 1
 class LocalConfig(Options):
     """The options of `Local`."""
 
-    needs: ClassVar[Needs] = Needs(labels=True)
+    needs: ClassVar[Needs] = Needs(labels=True, balanced=True)
 
     reference: Annotated[
         str, "Class towards which the others are edited; its own images are unchanged. Default: the first class."
@@ -177,6 +177,7 @@ class Local(Method):
 
     Config = LocalConfig
     kinds = {"mean": "distance", "edit": "distance"}
+    batch_size = 12
 
     def __init__(self, config: LocalConfig, facts: Facts) -> None:
         super().__init__(config, facts)

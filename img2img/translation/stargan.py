@@ -171,6 +171,7 @@ class StarGAN(Method):
 
     Config = StarGANConfig
     kinds = {"variance": "distance"}
+    batch_size = 16
 
     def __init__(self, config: StarGANConfig, facts: Facts) -> None:
         super().__init__(config, facts)
