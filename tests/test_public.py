@@ -20,7 +20,7 @@ from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.scores import Evaluation
 from img2img.lab.equalizer import LabWarning
 from img2img.metrics.score import Score
-from img2img.model.folder import SHOWN_FAILURES, Outcome, Summary
+from img2img.model.summary import SHOWN_FAILURES, Outcome, Summary
 
 ROOT = Path(img2img.__file__).parents[1]
 TINY = dict(size=32, width=4, d_width=4, steps=2, device="cpu", precision="fp32", quiet=True)

@@ -132,7 +132,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import img2img
-from img2img.model.folder import Summary
+from img2img.model.summary import Summary
 
 method: str = input()
 model = img2img.train("pix2pix", ab=Path("x"), size=64, lr=1e-4, out=Path("run"), quiet=True)
