@@ -336,7 +336,7 @@ def test_large_images_go_in_tiles_by_themselves(model):
     assert model.tile((300, 200), TranslateOptions(tile="256")) == 256
     assert model.tile((200, 200), TranslateOptions(tile="256")) == 0
     for wrong in ("8", "-64", "big", ""):
-        with pytest.raises(ConfigError, match="--tile is auto, off or a number"):
+        with pytest.raises(ConfigError, match="--tile takes auto, off or a number"):
             TranslateOptions(tile=wrong)
 
 
