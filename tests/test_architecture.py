@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import each_case
 
 import img2img
 
@@ -99,8 +100,8 @@ def test_imports_run_one_way():
     assert list(wrong_arrows(MODULES)) == []
 
 
-@pytest.mark.parametrize(
-    ("module", "text"),
+@each_case(
+    "module text",
     [
         ("errors", "import img2img.api"),
         ("errors", "from img2img.data import images"),
@@ -151,12 +152,12 @@ def test_module_names_say_what_is_inside():
     assert [m for m in MODULES if vague & set(m.split("."))] == []
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "__main__"])
+@each_case(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_says_what_it_is(module):
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "__main__"])
+@each_case(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_imports(module):
     importlib.import_module(f"img2img.{module}" if module else "img2img")
 
@@ -171,7 +172,7 @@ def test_all_is_sorted_and_complete():
     assert promised - {"__version__"} == set(img2img.__all__)  # what type checkers see is what there is
 
 
-@pytest.mark.parametrize("name", img2img.__all__)
+@each_case(name=img2img.__all__)
 def test_public_names_can_be_imported_and_are_documented(name):
     assert getattr(img2img, name).__doc__
 
