@@ -14,7 +14,7 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img.core.method import Method
+from img2img.core.method import Image, Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
@@ -44,8 +44,9 @@ from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, option, options_in, pick, refuse_idle, split
 from img2img.options.docstrings import documented
-from img2img.report.run import read_facts, rewrite_report
-from img2img.runs.folder import begun, has_results, refuse_foreign
+from img2img.report.run import rewrite_report
+from img2img.runs.facts import RunFacts, UseRecord, read_report_record
+from img2img.runs.folder import RunFolder
 from img2img.runs.record import RunRecord
 from img2img.runs.sameness import PATHS, identities, refuse_other_config, refuse_other_data
 from img2img.runtime.device import Runtime, environment
@@ -53,8 +54,9 @@ from img2img.runtime.output import stderr_console
 from img2img.runtime.records import read_record
 from img2img.training.config import flat
 from img2img.training.groups import groups_of
-from img2img.training.loop import Run, train as run_training
+from img2img.training.loop import train as run_training
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
+from img2img.training.state import Run
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
@@ -117,11 +119,12 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
-    folder = Path(out) if out is not None else _default_folder(method, options)
-    refuse_foreign(folder, overwrite)
-    saved = None if overwrite else _read_config(folder)
+    files = RunFolder(Path(out) if out is not None else _default_folder(method, options))
+    folder = files.path
+    files.refuse_foreign(overwrite)
+    saved = None if overwrite else _read_config(files)
     if resume:
-        if saved is None or not (folder / "last.pt").exists():
+        if saved is None or not files.resumable:
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
@@ -136,7 +139,7 @@ def train(
         "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
-    _refuse_folder(folder, record, overwrite)
+    _refuse_folder(files, record, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
@@ -158,23 +161,25 @@ def train(
     built = method_class(method_config, facts)
     refuse_wrong_size(built, data_config.size)
 
+    known = _facts(method, built, opened, runtime.world_size)
+
     def entry() -> dict[str, Any]:
-        _refuse_folder(folder, record, overwrite)
+        _refuse_folder(files, record, overwrite)
         data = {"data": identities(opened)}
-        if not overwrite and has_results(folder):
-            before = read_facts(folder)[0].get("training images", opened.counts)
-            refuse_other_data(folder, (_read_config(folder) or {}).get("data"), data["data"], opened.counts, before)
+        if not overwrite and files.has_results():
+            before, counts = read_report_record(files).facts.images, known.images
+            refuse_other_data(folder, (_read_config(files) or {}).get("data"), data["data"], counts, before)
         return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
 
     with ExitStack() as held:
         if runtime.is_main:
-            note = held.enter_context(begun(folder, entry, overwrite))
+            note = held.enter_context(files.held(entry, overwrite))
             if not quiet:
                 _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
-        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened, built), hint, shorten)
+        run = Run(files, _card_of(method, built, opened, data_config), known, hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
@@ -387,22 +392,19 @@ def _default_folder(method: str, options: dict[str, Any]) -> Path:
     return Path("checkpoints") / "_".join([method, *dict.fromkeys(names)])
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    return read_record(RunRecord, path)
+def _read_config(files: RunFolder) -> dict[str, Any] | None:
+    return read_record(RunRecord, files.config) if files.config.exists() else None
 
 
-def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
+def _refuse_folder(files: RunFolder, record: dict[str, Any], overwrite: bool) -> None:
     """Refuse a folder that this run, new or resumed, must not write into."""
-    options = record["options"]
+    options, folder = record["options"], files.path
     for name in PATHS:
         if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
-    refuse_foreign(folder, overwrite)
-    saved = None if overwrite else _read_config(folder)
-    if saved is not None and has_results(folder):
+    files.refuse_foreign(overwrite)
+    saved = None if overwrite else _read_config(files)
+    if saved is not None and files.has_results():
         groups = options_of(METHODS[record["method"]])
         defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
         refuse_other_config(folder, saved, record, defaults)
@@ -431,23 +433,22 @@ def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callabl
     return card
 
 
-def _facts(record: dict[str, Any], opened: Opened, built: Method) -> dict[str, Any]:
-    uses = [
-        {"name": name, "image": use.source, "label": use.labelled, "output": use.output}
-        for name, use in built.uses.items()
-    ]
-    return {
-        "method": record["method"],
-        "training images": opened.counts,
-        "held-out images": opened.held or "none",
-        "options": ", ".join(f"{k} {v}" for k, v in record["options"].items() if v is not None),
-        "started": time.strftime("%Y-%m-%d %H:%M"),
-        "on": f"{environment()['system']}, torch {environment()['torch']}",
-        "processes": record["processes"],
-        "uses": uses,
-        "kinds": dict(built.kinds),
-        "classes": list(built.facts.classes),
-    }
+def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFacts:
+    made = environment()
+    held = opened.heldout.domains if opened.heldout is not None else {}
+    return RunFacts(
+        method=method,
+        images={domain.title: len(domain) for domain in opened.train.domains.values()},
+        held_out={domain.title: len(domain) for domain in held.values()},
+        uses=tuple(
+            UseRecord(name, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
+            for name, use in built.uses.items()
+        ),
+        kinds=dict(built.kinds),
+        started=time.strftime("%Y-%m-%d %H:%M"),
+        system=f"{made['system']}, torch {made['torch']}",
+        processes=processes,
+    )
 
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:

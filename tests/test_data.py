@@ -11,8 +11,9 @@ from PIL import Image
 
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
+from img2img.data.finding import find_domains
 from img2img.data.images import Picture, write_image
-from img2img.data.opening import find_domains, open_samples
+from img2img.data.opening import open_samples
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, UnpairedConfig, data_options
 from img2img.data.picture import DTYPES
 from img2img.data.stream import stream
@@ -436,7 +437,7 @@ def test_a_held_out_folder_of_its_own_wins_over_val_fraction(tmp_path):
     fill(tmp_path / "val", 2, width=64)
     split = find(True, data=tmp_path, val_fraction=0.5)
     assert lengths(split.train) == [6, 6] and lengths(split.heldout) == [2, 2]
-    assert split.notes == ("--val-fraction is not used: the data have a held-out part of their own.",)
+    assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
 
 
 @pytest.mark.parametrize("augment", PRESETS)

@@ -13,8 +13,9 @@ from PIL import Image
 import img2img
 from img2img.core.method import Method
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domain
-from img2img.data.opening import LAYOUTS, find_domains, open_samples
+from img2img.data.opening import LAYOUTS, open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
 from img2img.data.samples import Samples
 from img2img.data.stream import stream
@@ -105,7 +106,7 @@ def test_arrays_that_are_refused(data, answer):
 
 
 def test_files_that_are_refused(tmp_path):
-    assert "Say where the images are: --data" in refused(ConfigError, find)
+    assert "Give the images with --data" in refused(ConfigError, find)
     nowhere = tmp_path / "nowhere"
     assert refused(DataError, find, nowhere) == f"There is no folder, and no idx file, {nowhere}."
     (tmp_path / "empty").mkdir()
@@ -281,7 +282,7 @@ def test_labels_that_are_refused(tmp_path):
         (DataError, (grey(), [True, False, True, True, True]), "labels[0] is True"),
         (DataError, (grey(), 3), "labels is a file, or one label per image, not int."),
         (ConfigError, (grey(),), "This method needs the class of every image; give labels=, one per image."),
-        (ConfigError, (None, [0, 1]), "Say where the images are: --data, a folder of images or an idx file. Labels"),
+        (ConfigError, (None, [0, 1]), "Give the images with --data: a folder of images or an idx file. Labels"),
         (ConfigError, (None, table), "Labels alone are not enough."),
         (ConfigError, (data, [0, 1, 0, 1]), "are its sub-folders, or --labels FILE.csv, not a list."),
         (ConfigError, (data, short), "are its sub-folders, or --labels FILE.csv, not a list."),
@@ -352,13 +353,16 @@ def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     (tmp_path / "readme.txt").touch()
     split = find(tmp_path, val_fraction=0.5)
     assert [len(domains["image"]) for domains in (split.train, split.heldout)] == [5, 2]
-    assert split.notes == ("--val-fraction is not used: the data have a held-out part of their own.",)
+    assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
     write_images(tmp_path / "val", 3, (4, 4), seed=3)  # of both, val is held out
     assert len(find(tmp_path).heldout["image"]) == 3
     write_images(tmp_path / "more", 3, (4, 4), seed=3)  # images beside the parts: one collection
     split = find(tmp_path)
     assert split.heldout is None
-    assert f"{tmp_path} is taken as a whole: train and val are not told apart in it." in split.notes
+    assert (
+        f"{tmp_path} is used as a whole: its folders train and val are not a training and a held-out part."
+        in split.notes
+    )
 
 
 def test_a_root_of_train_and_a_held_out_part_of_classes(tmp_path):

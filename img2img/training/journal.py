@@ -12,7 +12,7 @@ from img2img.data.images import atomic
 from img2img.errors import ConfigError, install_hint
 from img2img.report.diagnosis import Diagnosis, Finding
 from img2img.report.run import write_report
-from img2img.runs.facts import Progress, Report, facts_of, read_report_record, write_report_record
+from img2img.runs.facts import Progress, Report, RunFacts, read_report_record, write_report_record
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import NOT_SCALARS, Kind, LogRow, kinds_of_old, read_log, scalars_of
 from img2img.runtime.output import stderr_console
@@ -113,27 +113,27 @@ class Journal:
             with atomic(self.files.sample(step)) as temporary:
                 draw_grid(columns).save(temporary)
 
-    def report(self, facts: Mapping[str, Any], progress: Progress) -> None:
+    def report(self, facts: RunFacts, progress: Progress) -> None:
         """Write report.json, curves.png and report.html.
 
         Args:
-            facts: what is trained on what, by the names or the titles of `runs.facts.RunFacts`.
+            facts: what is trained, on what.
             progress: how far the run is.
         """
         if not self.enabled:
             return
         rows = read_log(self.files.log)
         kinds = dict(self.kinds or kinds_of_old(scalars_of(row for row in rows if row.kind == "train")))
-        report = Report(replace(facts_of(facts), kinds=kinds), progress, self.diagnosis.findings)
+        report = Report(replace(facts, kinds=kinds), progress, self.diagnosis.findings)
         write_report_record(self.files, report)
         write_report(self.files, rows, report)
 
-    def complete(self, facts: Mapping[str, Any], progress: Progress) -> None:
+    def complete(self, facts: RunFacts, progress: Progress) -> None:
         """Report a run that has nothing left to do, if a kill prevented that at its end."""
         if read_report_record(self.files).progress != progress:
             self.report(facts, progress)
 
-    def failed(self, facts: Mapping[str, Any], progress: Progress) -> None:
+    def failed(self, facts: RunFacts, progress: Progress) -> None:
         """Note in the report that numbers are no longer finite."""
         finding = Finding("not finite", progress.step, ways=self.diagnosis.advise("not finite"))
         self.diagnosis.findings.append(finding)
