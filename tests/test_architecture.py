@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import each_case
+from helpers import over
 
 import img2img
 
@@ -101,8 +101,8 @@ def test_imports_run_one_way():
     assert list(wrong_arrows(MODULES)) == []
 
 
-@each_case(
-    "module text",
+@over(
+    "module, text",
     [
         ("errors", "import img2img.api"),
         ("errors", "from img2img.data import images"),
@@ -154,12 +154,12 @@ def test_module_names_say_what_is_inside():
     assert [m for m in MODULES if vague & set(m.split("."))] == []
 
 
-@each_case(module=[m for m in MODULES if m != "__main__"])
+@over(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_says_what_it_is(module):
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
 
 
-@each_case(module=[m for m in MODULES if m != "__main__"])
+@over(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_imports(module):
     importlib.import_module(f"img2img.{module}" if module else "img2img")
 
@@ -174,7 +174,7 @@ def test_all_is_sorted_and_complete():
     assert promised - {"__version__"} == set(img2img.__all__)  # what type checkers see is what there is
 
 
-@each_case(name=img2img.__all__)
+@over(name=img2img.__all__)
 def test_public_names_can_be_imported_and_are_documented(name):
     assert getattr(img2img, name).__doc__
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from helpers import each_case
+from helpers import over
 from PIL import Image, ImageCms
 from safetensors.torch import load_file, save_file
 
@@ -61,14 +61,14 @@ def test_images_are_the_same_however_they_are_handed_in(tmp_path):
     assert [x.shape for x in taken(CELLS)] == [(32, 40, 12)] * 6
 
 
-@each_case(
-    "images axis words",
+@over(
+    "images, axis, words",
     [
         (COLOUR.transpose(0, 3, 1, 2), None, "looks like channels first; give channel_axis=1"),
         (list(COLOUR.transpose(0, 3, 1, 2)), None, "looks like channels first; give channel_axis=0"),
         (CELLS.transpose(0, 3, 1, 2)[:, :4], None, "looks like channels first"),
-        (COLOUR, 4, "channel_axis=4 is no axis of a"),
-        (COLOUR[..., 0], 1, "(N, H, W), without a channel axis"),
+        (COLOUR, 4, "channel_axis=4 is not an axis of a"),
+        (COLOUR[..., 0], 1, "(N, H, W): it has no channel axis"),
         (COLOUR[0, :, :, 0], None, "not an array of shape (48, 40)"),
         (COLOUR[None], None, "not an array of shape (1, 6, 48, 40, 3)"),
         (Image.fromarray(COLOUR[0]), None, "not Image"),
@@ -130,7 +130,7 @@ def test_a_model_is_asked_with_channels_where_they_are(runs):
 # PIL images
 
 
-@each_case(orientation=range(1, 9))
+@over(orientation=range(1, 9))
 def test_pil_images_are_turned_as_files_are(runs, tmp_path, orientation):
     model, exif = img2img.load(runs / "colour", device="cpu"), Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, "kept"
@@ -145,7 +145,7 @@ def test_pil_images_are_turned_as_files_are(runs, tmp_path, orientation):
     np.testing.assert_array_equal(taken([Image.open(tmp_path / "x.png")])[0], read_image(tmp_path / "x.png").array)
 
 
-@each_case(mode=["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@over(mode=["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_pil_images_of_every_mode_are_taken_as_files_of_that_kind(runs, tmp_path, mode):
     model = img2img.load(runs / "colour", device="cpu")
     image = Image.fromarray(COLOUR[0])
@@ -186,7 +186,7 @@ def test_a_profile_of_other_channels_is_dropped(runs):
 # Precision
 
 
-@each_case(method=["cyclegan", "dcgan"], dtype=["uint8", "uint16", "float32"])
+@over(method=["cyclegan", "dcgan"], dtype=["uint8", "uint16", "float32"])
 def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
     found = []
@@ -208,7 +208,7 @@ def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypat
 # Values that are no numbers
 
 
-@each_case(value=[np.nan, np.inf, -np.inf])
+@over(value=[np.nan, np.inf, -np.inf])
 def test_an_image_with_a_pixel_that_is_no_number_is_refused_and_named(runs, tmp_path, value):
     good, model = (COLOUR / 255).astype(np.float32), img2img.load(runs / "float", device="cpu")
     bad = good.copy()
@@ -225,11 +225,11 @@ def test_an_image_with_a_pixel_that_is_no_number_is_refused_and_named(runs, tmp_
     write_image(tmp_path / "good" / "0.tif", Picture(good[0]))
     write_image(tmp_path / "good" / "1.tif", Picture(good[1]))
     text = refused(DataError, img2img.train, "cyclegan", a=str(tmp_path / "good"), **places, **SMALL)
-    assert "3.tif holds values that are not numbers" in text and not (tmp_path / "run").exists()
+    assert "3.tif contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "cyclegan", a=good, b=bad, out=tmp_path / "run", **SMALL)
-    assert "array 3 of domain B holds values that are not numbers" in text and not (tmp_path / "run").exists()
+    assert "array 3 of domain B contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "dcgan", data=bad[:, :32, :32], out=tmp_path / "run", **DRAWN)
-    assert "array 3 of domain data holds values that are not numbers" in text
+    assert "array 3 of domain data contains values that are NaN or infinite" in text
 
 
 def test_a_pixel_too_large_for_the_model_is_refused(runs, tmp_path):

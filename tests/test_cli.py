@@ -16,24 +16,23 @@ import numpy as np
 import pytest
 import tifffile
 import typer
-from helpers import each_case
+from helpers import over
 from PIL import Image
 
 from img2img import BatchEqualizer, __version__
 from img2img.cli import equalize as cli_equalize, main as cli
 from img2img.cli.equalize import add_equalizing
-from img2img.data.opening import LAYOUTS
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
 from img2img.runs.record import OPERATIONAL
-from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(cli.__file__).parents[2]
 FIELDS = [
     (name, field.name, get_args(get_type_hints(config, include_extras=True)[field.name])[1])
     for name, method in METHODS.items()
-    for config in (LAYOUTS[method.layout].Config, TrainConfig, method.Config)
+    for config in groups_of(method.Config)
     for field in dataclasses.fields(config)
     if field.name not in method.Config.unused
 ]
@@ -181,12 +180,9 @@ def test_the_shell_completes_commands_options_and_names(monkeypatch, command_lin
     assert completions(monkeypatch, command_line, "equalize", "fit", "--model", "lo") == ["local", "local+field"]
 
 
-@each_case(method=METHODS)
+@over(method=METHODS)
 def test_options_of_a_command_do_not_collide(method):
-    groups = [
-        {f.name for f in dataclasses.fields(c)}
-        for c in (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
-    ]
+    groups = [{f.name for f in dataclasses.fields(c)} for c in groups_of(METHODS[method].Config)]
     for one, other in combinations([*groups, {"out", "resume", "quiet", "method"}], 2):
         assert not one & other
     assert set.union(*groups) >= OPERATIONAL
@@ -223,7 +219,7 @@ MISTAKES = {
 }
 
 
-@each_case(mistake=MISTAKES)
+@over(mistake=MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(call, tiny, mistake):
     words, sentence = MISTAKES[mistake]
     code, out, err = call("train", "cyclegan", *tiny, *words)
@@ -233,7 +229,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, tiny, mistake):
     assert not tiny[-1].exists()  # found out before anything is written
 
 
-@each_case(
+@over(
     words=[
         ["train", "cyclegan", "--no-such-option", "1"],
         ["train", "cyclegan", "--steps", "many"],
@@ -358,7 +354,7 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
         ).parameters.keys() - others
 
 
-@each_case(name=["fit", "transform", "report"])
+@over(name=["fit", "transform", "report"])
 def test_every_option_of_equalize_has_its_text(command_line, name):
     told = (BatchEqualizer, BatchEqualizer.evaluate, BatchEqualizer.fit_table)
     docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()
@@ -499,7 +495,7 @@ FITS = {
 }
 
 
-@each_case(mistake=FITS)
+@over(mistake=FITS)
 def test_a_mistake_of_fit_is_one_line_and_exit_code_2(command_line, plates, tmp_path, mistake):
     words, sentence = FITS[mistake]
     out = tmp_path / "eq"

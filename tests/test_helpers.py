@@ -1,15 +1,15 @@
-"""`each_case`, which holds many of the other tests."""
+"""`over`, which holds many of the other tests."""
 
 import os
 
 import pytest
-from helpers import each_case
+from helpers import over
 
 
 def test_every_case_runs_and_those_that_fail_are_named(tmp_path, monkeypatch):
     seen = []
 
-    @each_case("suffix side", [(".png", 1), (".tif", 2)], deep=[False, True])
+    @over("suffix, side", [(".png", 1), (".tif", 2)], deep=[False, True])
     def check(tmp_path, suffix, side, deep, monkeypatch):
         """One thing."""
         seen.append((suffix, side, deep))
@@ -32,7 +32,7 @@ def test_every_case_runs_and_those_that_fail_are_named(tmp_path, monkeypatch):
 
 
 def test_a_grid_of_skipped_cases_is_skipped():
-    @each_case(name=["a", "b"])
+    @over(name=["a", "b"])
     def check(name):
         pytest.skip(name)
 
@@ -40,6 +40,6 @@ def test_a_grid_of_skipped_cases_is_skipped():
         check()
 
 
-@each_case(x=[1, 2, 3])
+@over(x=[1, 2, 3])
 def test_one_name_is_one_argument(x):
     assert x in (1, 2, 3)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from helpers import each_case
+from helpers import over
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -111,7 +111,7 @@ def close(x, y):
 # Arrays
 
 
-@each_case("height width", [(32, 32), (1, 1), (7, 45), (33, 64), (50, 3)])
+@over("height, width", [(32, 32), (1, 1), (7, 45), (33, 64), (50, 3)])
 def test_any_size_comes_back(model, height, width):
     image = pixels(height, width)
     before = image.copy()
@@ -143,7 +143,7 @@ def test_list_in_list_out_in_order(model):
     assert model([]) == []
 
 
-@each_case(direction=["a2b", "b2a"])
+@over(direction=["a2b", "b2a"])
 def test_batch_of_n_is_n_batches_of_one(model, direction):
     images = [pixels(seed=i) for i in range(4)]
     together = model.towards(direction).translate_batch(images)
@@ -170,12 +170,12 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
         np.testing.assert_array_equal(x, y, strict=True)
 
 
-@each_case(
-    "image sentence",
+@over(
+    "image, sentence",
     [
-        (pixels(channels=1), r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels()[..., 0], r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels(channels=4), r"has 4 channels, and this model takes 3\. Convert it first\."),
+        (pixels(channels=1), r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels()[..., 0], r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels(channels=4), r"has 4 channels, but this model takes 3\. Convert it first\."),
         (pixels(dtype="uint16"), r"has uint16 values, and this model was trained on uint8"),
     ],
 )
@@ -189,7 +189,7 @@ def test_empty_image_is_refused(model):
         model(np.zeros((0, 5, 3), np.uint8))
 
 
-@each_case(shape=[(), (5,), (1, 1, 32, 32, 3)])
+@over(shape=[(), (5,), (1, 1, 32, 32, 3)])
 def test_array_of_other_dimensions_is_refused(model, shape):
     with pytest.raises(DataError):
         model(np.zeros(shape, np.uint8))
@@ -210,7 +210,7 @@ def test_calls_do_not_train_or_remember(model):
     assert not model.network().training
 
 
-@each_case("fixture sizes", [("model", SIZES), ("deep_folder", SIZES_32)])
+@over("fixture, sizes", [("model", SIZES), ("deep_folder", SIZES_32)])
 def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
     """Sizes that divide go through as they are; others as docs/models.md says, on the network's grid."""
     model = request.getfixturevalue(fixture)
@@ -302,7 +302,7 @@ def test_channels_one_by_one(grey_model):
     assert out.shape == image.shape
     for c in range(4):
         assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
-    with pytest.raises(DataError, match=r"has 4 channels, and this model takes 1\. Use --channels each"):
+    with pytest.raises(DataError, match=r"has 4 channels, but this model takes 1\. Use --channels each"):
         grey_model(image)
     with pytest.raises(ConfigError, match="Did you mean 'each'"):
         grey_model(image, channels="eech")
@@ -319,7 +319,7 @@ def test_several_threads(model):
 # Large images, ensembles, memory, precision
 
 
-@each_case(fixture=["model", "grey_model"])
+@over(fixture=["model", "grey_model"])
 def test_tiles_give_the_whole_image(fixture, request):
     model = request.getfixturevalue(fixture)
     spec = model.spec()
@@ -431,7 +431,7 @@ def test_precision_depends_on_the_model_alone(folder, with_bf16):
     assert backends.probe(1, 512).shape == (1, 1, 512, 512) and backends.probe(3, 4).abs().max() <= 1
 
 
-@each_case(precision=["fp32", "bf16"])
+@over(precision=["fp32", "bf16"])
 def test_a_batch_gives_each_image_what_it_gets_alone(folder, precision):
     """To the bit, whatever kernels the batch would choose."""
     model = img2img.load(folder, device="cpu", precision=precision)
@@ -563,7 +563,7 @@ def test_bad_files_are_reported_and_the_rest_done(model, source, tmp_path):
     assert {path.name for path, _ in summary.failed} == {"broken.png", "grey.png"}
     assert {path: reason for path, reason in reported.items() if reason} == dict(summary.failed)
     assert "broken.png" in reported[source / "broken.png"]
-    assert "grey.png: It has 1 channel, and this model takes 3." in reported[source / "grey.png"]
+    assert "grey.png: It has 1 channel, but this model takes 3." in reported[source / "grey.png"]
     assert tree(tmp_path / "out") == tree(source) - {"broken.png", "grey.png"}
 
 
@@ -608,7 +608,7 @@ def test_command_counts_failures_in_its_exit_code(folder, source, tmp_path, comm
     assert code == 1
     assert "5 images translated" in out and "1 failed" in out and "broken.png" in err
     code, out, _ = command_line(*words)
-    assert code == 1 and "0 images translated" in out and "5 were there already" in out
+    assert code == 1 and "0 images translated" in out and "5 already there" in out
     (source / "broken.png").unlink()
     code, out, _ = command_line(*words, "--overwrite")
     assert code == 0 and "5 images translated" in out
@@ -663,7 +663,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
 def test_pixel_limit(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "out", max_megapixels=1000 / 1e6)
     assert {path.name for path, _ in summary.failed} == {"x.png", "z.jpg", "w.bmp"}  # 1,280 and 1,024 pixels
-    assert all("more than the limit" in reason for _, reason in summary.failed)
+    assert all("exceeds the limit" in reason for _, reason in summary.failed)
 
 
 def test_report(model, source, tmp_path):
@@ -779,7 +779,7 @@ def test_files_are_let_go_when_done(model, tmp_path, monkeypatch):
     assert len(read) == len(alive) == 100 and max(alive) <= 60 and alive[-1] <= 2
 
 
-@each_case(width=[64, 1024])
+@over(width=[64, 1024])
 def test_no_more_is_read_ahead_than_there_is_room_for(model, tmp_path, monkeypatch, width):
     """From the first image on, by the size that the headers say."""
     monkeypatch.setattr(engine, "LOOK_AHEAD_BYTES", 2**20)
@@ -826,7 +826,7 @@ def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line)
 
     monkeypatch.setattr("img2img.api.translate", stop)
     code, _, err = command_line("translate", folder, source, "--out", tmp_path / "out")
-    assert code == 130 and err.strip() == "Stopped. The same command does what is missing."
+    assert code == 130 and err.strip() == "Stopped. Run the same command again to compute what is missing."
 
 
 @pytest.mark.slow
@@ -953,8 +953,8 @@ def test_what_is_missing_is_computed_as_the_rest_was(folder, photos, tmp_path, m
     }  # fmt: skip
 
 
-@each_case(
-    "options differing",
+@over(
+    "options, differing",
     [
         ({"precision": "bf16"}, "precision was fp32, now bf16"),
         ({"direction": "b2a"}, "direction was a2b, now b2a"),

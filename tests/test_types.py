@@ -11,7 +11,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from helpers import each_case
+from helpers import over
 
 import img2img
 from img2img import api
@@ -24,7 +24,7 @@ from img2img.options.docstrings import in_code
 
 ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
-HEAD = '''"""The options of functions, for type checkers: generated from the dataclasses by `tests/test_types.py`."""
+HEAD = '''"""Options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_calls_with_the_same_options_say_so():
 CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
 
 
-@each_case(call=[*CALLS, img2img.rank])
+@over(call=[*CALLS, img2img.rank])
 def test_help_shows_every_option_with_its_meaning(call):
     text = inspect.getdoc(call).partition("\nOptions:\n")[2]
     assert "Annotated" not in text and max(map(len, text.splitlines())) <= 100
