@@ -121,7 +121,10 @@ def test_a_folder_of_idx_files_names_the_one_to_give(tmp_path):
     for name in ("t10k-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"):
         idx(tmp_path / name, grey())
     text = refused(DataError, find, tmp_path)
-    assert f"holds no image but idx files; give one: --data {tmp_path / 'train-images-idx3-ubyte.gz'}." in text
+    assert (
+        f"contains no images except idx files; use one of them: --data {tmp_path / 'train-images-idx3-ubyte.gz'}."
+        in text
+    )
 
 
 @pytest.mark.parametrize(
