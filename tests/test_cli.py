@@ -160,7 +160,9 @@ def test_help_is_in_the_order_of_the_work(call):
     assert "--no-spectral" in page and "--no-resume" not in page
     _, page, _ = call("translate", "-h")
     assert re.search(r"\{?MODEL\}? \{?INPUT\}?", page) and "[default: 268; above 0 up to 10^9]" in page
-    assert "that cannot be translated is reported and the rest go on; the exit code is then 1. Started again" in page
+    assert (
+        "that cannot be translated are reported and skipped; the exit code is then 1. Running the command again" in page
+    )
     _, page, _ = call("equalize", "fit", "-h")
     assert "equalize report" in page and "`evaluate`" not in page
 
@@ -215,7 +217,7 @@ MISTAKES = {
     "steps": (["--steps", "-1"], "--steps"),
     "batch size": (["--batch-size", "-1"], "--batch-size"),
     "resume": (["--resume"], "nothing to resume"),
-    "two ways": (["--data", "x"], "in one way"),
+    "two ways": (["--data", "x"], "in one of these ways"),
 }
 
 

@@ -639,7 +639,7 @@ def test_npz_has_exactly_one_array(tmp_path):
             read_image(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photo.txt", "no array")
-    with pytest.raises(DataError, match=r"x\.npz holds 1 .*photo"):
+    with pytest.raises(DataError, match=r"x\.npz has 1 .*photo"):
         read_image(path)
 
 

@@ -493,7 +493,7 @@ def no_compiler(graph, inputs):
 
 
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match=r"no --backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"Unknown --backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -646,7 +646,7 @@ def test_another_format(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "again", format=".tif")
     [(path, reason)] = summary.failed
     assert path.name == "x.png" and "its result would have the same path as that of" in reason and "x.bmp" in reason
-    with pytest.raises(ConfigError, match=r"no format 'pgn'.*Did you mean 'png'"):
+    with pytest.raises(ConfigError, match=r"Unknown format 'pgn'.*Did you mean 'png'"):
         translate_folder(model, source, tmp_path / "out", format="pgn")
 
 
@@ -1010,7 +1010,7 @@ def test_results_without_a_record_are_kept_and_it_is_said(folder, photos, tmp_pa
     model = img2img.load(folder, device="cpu")
     assert img2img.translate(model, photos, tmp_path / "out").skipped == 1
     assert model.notes == [
-        f"{tmp_path / 'out'} has no record of how its results were computed; they are kept as they are."
+        f"{tmp_path / 'out'} has no record of how its results were computed; they are kept unchanged."
     ]
 
 
@@ -1095,7 +1095,7 @@ def test_card_with_an_option_of_another_version_is_refused(folder, tmp_path):
 
 
 def test_unknown_direction(folder, deep_folder, model):
-    with pytest.raises(ConfigError, match=r"no direction in this model 'a2bb'.*Did you mean 'a2b'"):
+    with pytest.raises(ConfigError, match=r"Unknown direction in this model 'a2bb'.*Did you mean 'a2b'"):
         img2img.load(folder, device="cpu", direction="a2bb")
     with pytest.raises(ConfigError, match=r"no direction in this model 'b2a'.*Choose from: a2b"):
         img2img.load(deep_folder, device="cpu", direction="b2a")

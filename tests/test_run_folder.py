@@ -253,7 +253,7 @@ def test_one_domain_inside_the_other_is_refused(swapped, tmp_path, quick):
     outer = write_images(tmp_path / "nest", 4, (32, 32), 1)
     inner = write_images(outer / "zebras", 4, (32, 32), 2)
     a, b = (inner, outer) if swapped else (outer, inner)
-    assert "lies inside" in refused(DataError, img2img.train, "cyclegan", a=a, b=b, out=tmp_path / "run", **quick)
+    assert "is inside" in refused(DataError, img2img.train, "cyclegan", a=a, b=b, out=tmp_path / "run", **quick)
 
 
 # Resuming to the same files.
