@@ -49,12 +49,13 @@ HUGE = {"cyclegan_b4"}  # on a CPU: 12 GB for each kind, too much for all of the
 
 def build(method, size, options):
     """A fresh method and the domains of a batch."""
+    from img2img.core.needs import Facts
     from img2img.methods import METHODS
 
     cls = METHODS[method]
-    config = cls.resolve(cls.Config(**options), size)
-    names = ["image"] if cls.layout == "images" else ["a", "b"]
-    return cls(config, dict.fromkeys(names, 3)), names
+    names = cls.Config.needs.domains
+    facts = Facts(size, dict.fromkeys(names, 3))
+    return cls(cls.resolve(cls.Config(**options), facts), facts), names
 
 
 def batch_of(names, batch, size, device):
@@ -411,15 +412,16 @@ def load_only(method, size, batch, source, kept, device, seconds=5.0):
     """Takes batches for some seconds, as training does but for what it does with them."""
     import torch
 
-    from img2img.data.opening import LAYOUTS
+    from img2img.data.opening import open_samples
+    from img2img.data.options import data_options
     from img2img.data.stream import auto_workers, stream
     from img2img.methods import METHODS
 
-    layout = METHODS[method].layout
+    needs = METHODS[method].Config.needs
     options = {"size": size, "cache_mb": 4096 if kept else 0}
-    options |= {"data": f"{source}/a"} if layout == "images" else {"a": f"{source}/a", "b": f"{source}/b"}
+    options |= {"a": f"{source}/a", "b": f"{source}/b"} if len(needs.domains) == 2 else {"data": f"{source}/a"}
     workers = auto_workers(torch.device(device))
-    opened = LAYOUTS[layout].open(LAYOUTS[layout].Config(**options), layout == "pairs", 0, workers > 0)
+    opened = open_samples(needs, data_options(needs)(**options), 0, workers > 0)
     batches = stream(opened.train, 0, 10**6, batch, workers=workers, pin_memory=device == "cuda")
     for _ in range(2):
         next(batches)

@@ -126,7 +126,8 @@ def train(
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
-    refuse_idle(method, asked, method_config)
+    for config in (data_config, method_config):
+        refuse_idle(method, asked, config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     unresolved, method_config = method_config, method_class.resolve(method_config, Facts(data_config.size))
 

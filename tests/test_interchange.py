@@ -18,13 +18,14 @@ from safetensors import safe_open
 from torch import nn
 
 import img2img
+from img2img.core.needs import Facts
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError, needs
 from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
 from img2img.methods import METHODS
-from img2img.model.file import Direction, ModelCard, load_generator, read_card, save_model
+from img2img.model.file import ModelCard, load_generator, read_card, save_model
 from img2img.networks import GENERATORS
 
 # The published networks, put together from the tables of their layout: which module sits where in which sequence.
@@ -587,16 +588,16 @@ def model(path, generator, norm="instance", channels=(3, 3), method="cyclegan", 
     """A model file of one small generator per direction."""
     config = METHODS[method].Config(generator=generator, width=4, norm=norm, **choices)
     torch.manual_seed(0)
-    weights = {}
-    for name in directions:
-        network = METHODS[method].build_generator(config, *channels)
-        with torch.no_grad():
+    domains = dict(zip("ab", channels, strict=True))
+    uses = METHODS[method].build(config, Facts(64, domains))
+    networks = {name: uses[name].network for name in directions}
+    with torch.no_grad():
+        for network in networks.values():
             for x in network.parameters():
                 x.add_(torch.randn_like(x) * 0.1)
-        weights[name] = network.state_dict()
-    deep = Scale(100, 4000, "uint16")
-    card = ModelCard(method, asdict(config), {n: Direction(*channels, deep, deep) for n in directions}, 64, 5, "0.1.0")
-    save_model(path, card, weights)
+    scales = dict.fromkeys(domains, Scale(100, 4000, "uint16"))
+    card = ModelCard(method, asdict(config), 64, domains, scales, {name: name for name in directions}, 5, "0.1.0")
+    save_model(path, card, networks)
     return path
 
 
@@ -788,6 +789,8 @@ def test_info_is_what_the_file_says(tmp_path):
         "out_channels": 3,
         "scale_in": {"low": 100, "high": 4000, "dtype": "uint16"},
         "scale_out": {"low": 100, "high": 4000, "dtype": "uint16"},
+        "labelled": False,
+        "takes_images": True,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     assert (info["bytes"], info["step"], info["size"]) == (path.stat().st_size, 5, 64)

@@ -97,7 +97,9 @@ def open_samples(
     """
     split = find_domains(needs, config, **arrays)
     heldout = split.heldout or {}
-    train = Samples(split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced)
+    train = Samples(
+        split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
+    )
     held = " and ".join(str(len(domain)) for domain in heldout.values())
     return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
 

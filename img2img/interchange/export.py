@@ -84,7 +84,7 @@ def export_model(
     if label is not None:
         choose("--label", label, dict.fromkeys(card.classes))
     network, spec = of_images(load_use(path, card, direction), card.classes, label), card.directions[direction]
-    metadata = describe(card, direction, network)
+    metadata = describe(card, direction, network, label)
     inputs = list(examples(spec.in_channels, network))
     with new_file(out, overwrite, path) as temporary, warnings.catch_warnings():
         # TorchScript still works, and is the one format that C++ programs load without another library
@@ -124,11 +124,12 @@ def _format_of(out: Path) -> str:
     raise ConfigError(f"The name {out} does not tell the format. End it in {suffixes}, or give --format.")
 
 
-def describe(card: ModelCard, direction: str, network: nn.Module) -> dict[str, str]:
-    """What a program must know to use one direction: kept inside the exported file."""
-    spec = card.directions[direction]
-    facts = {"method": card.method, "direction": direction, "multiple": network.multiple, **asdict(spec)}
-    facts |= {"img2img": environment()["img2img"], "source": card.source}
+def describe(card: ModelCard, direction: str, network: nn.Module, label: str | None = None) -> dict[str, str]:
+    """Return what a program must know to use one direction, towards one class; it is kept inside the exported file."""
+    spec = asdict(card.directions[direction])
+    del spec["labelled"], spec["takes_images"]  # what is exported takes images and nothing else
+    facts = {"method": card.method, "direction": direction, "multiple": network.multiple, **spec}
+    facts |= {"img2img": environment()["img2img"], "source": card.source} | ({"label": label} if label else {})
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
 
 
