@@ -1,14 +1,15 @@
-"""Batch equalization judged: synthetic batch effects whose truth is known, and three real sets of batches.
+"""Judge batch equalization on synthetic batch effects with known ground truth, and on three real sets of batches.
 
     python benchmarks/equalize.py DATA [--out DIR] [--only 0,B,N,K,U,X,speed,wbc,rnai,monuseg] [--seeds N]
 
-DATA holds `nuclei-fluo`, and for the real sets `wbc-3labs`, `rnai-2plates`, `monuseg-labs`. By default scenarios 0 and
-B: classical rows with three seeds, one adversarial row with one. Crops of real fields of nuclei are exposed by four
-synthetic microscopes (`img2img.lab.synthetic`); source fields are split into fit and test. Writes results.json.
+DATA holds `nuclei-fluo`, and for the real sets `wbc-3labs`, `rnai-2plates`, `monuseg-labs`. The default is scenarios 0
+and B: classical rows with three seeds, one adversarial row with one. Four synthetic microscopes
+(`img2img.lab.synthetic`) expose crops of real fields of nuclei; source fields are split into fit and test. Results are
+written to results.json.
 
-0 sham: no effect. B balanced: a crop of every source in every batch. N: whole sources, so that densities differ. K: as
-B, but phenotypes are confounded with batches. U: a batch that was not fitted. X: foci in one batch only. speed: of
-`transform`, the only one to be run on an idle machine.
+0, sham: no effect. B, balanced: a crop of every source in every batch. N: whole sources, so that densities differ. K:
+like B, but phenotypes are confounded with batches. U: a batch that was not fitted. X: foci in one batch only. speed: of
+`transform`; the only one that needs an idle machine.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from img2img.lab.synthetic import EFFECTS, PEDESTAL, Effect, add_foci, brighten,
 CROP = 256
 BATCHES = "ABCD"
 LABELS = ("control", "bright", "foci")
-RANGE = np.array([[PEDESTAL, PEDESTAL + 255 * 50]])  # of the reference without noise: the unit of PSNR and of shares
+RANGE = np.array([[PEDESTAL, PEDESTAL + 255 * 50]])  # of the noise-free reference: the unit of PSNR and of fractions
 SHOWN = {
     "psnr": 1, "phenotype_accuracy": 2, "batch_linear": 2, "retention": 2, "shift_control": 2, "f1_drop": 3, "change": 4
 }  # fmt: skip
@@ -56,7 +57,7 @@ class Field:
 
 @dataclass
 class Samples:
-    """Images of a scenario with everything known about them; all lists have one entry per image."""
+    """The images of a scenario with all that is known about them; each list has one entry per image."""
 
     images: list[np.ndarray]
     truth: list[np.ndarray]
@@ -70,7 +71,7 @@ class Samples:
         return cls([], [], [], [], [], [])
 
     def of(self, batch):
-        """The images of one batch, with their truth and masks."""
+        """Return the images of one batch, with their ground truth and masks."""
         return [
             x
             for x, b in zip(zip(self.images, self.truth, self.masks, strict=True), self.batch, strict=True)
@@ -91,7 +92,7 @@ class Samples:
 
 
 def nuclei_fields(data: Path) -> list[list[Field]]:
-    """Four corner crops of every field of `nuclei-fluo` that has five nuclei in each."""
+    """Return four corner crops of every field of `nuclei-fluo` that has five nuclei in each of them."""
     fields = []
     for path in sorted((data / "nuclei-fluo" / "images").glob("*.png")):
         image = np.asarray(Image.open(path)).astype(float) * 50
@@ -112,12 +113,12 @@ def phenotype(field: Field, label: str, rng, factor: float) -> np.ndarray:
 
 
 def scenario(name: str, fields: list[list[Field]], seed: int) -> tuple[Samples, Samples]:
-    """The fit and the held-out images of a scenario; no source field is in both, and what is held out is balanced."""
+    """Return the fit and the held-out images of a scenario; they share no source field, and the latter are balanced."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(fields))
     held = set(order[: round(0.4 * len(fields))].tolist())
     factor = 2.0 if name == "K" else 1.5
-    shares = {"A": (0.2, 0.0), "B": (0.75, 0.0), "C": (0.0, 0.75), "D": (0.1, 0.1)}  # bright and foci, in K
+    shares = {"A": (0.2, 0.0), "B": (0.75, 0.0), "C": (0.0, 0.75), "D": (0.1, 0.1)}  # bright nuclei and foci, in K
     foci = {"X: foci in the source": "B", "X: foci in the reference": "A"}.get(name)
     fit, test = Samples.empty(), Samples.empty()
     for position, i in enumerate(order.tolist()):
@@ -141,7 +142,7 @@ def fitted(model: str, fit: Samples, controls: bool = False, **options) -> Batch
 
 
 def judge(outputs: dict, test: Samples, judged: str, seed: int, truth: bool = True, **more) -> dict[str, dict]:
-    """The row of each method, with whether it `passed` the gates."""
+    """Return the row of each method, including whether it `passed` the gates."""
     judgement = evaluate(
         outputs, before=test.images, batch=test.batch, reference="A", scale=RANGE, judged=judged, group=test.group,
         control=test.control, label=test.label, masks=test.masks, truth=test.truth if truth else None, seed=seed, **more
@@ -150,7 +151,7 @@ def judge(outputs: dict, test: Samples, judged: str, seed: int, truth: bool = Tr
 
 
 def run_sham(fields, seed, models):
-    """Scenario 0: what equalizing does where there is nothing to equalize."""
+    """Run scenario 0: equalize where there is nothing to equalize."""
     fit, test = scenario("0", fields, seed)
     rows = {}
     for model in models:
@@ -170,7 +171,7 @@ def psnr(a, b):
 
 
 def run_balanced(name, fields, seed, models, **options):
-    """Scenarios B and N: everything a lab might do, both cheats, and the truth."""
+    """Run scenarios B and N: everything a lab might do, both cheats, and the ground truth."""
     fit, test = scenario(name, fields, seed)
     fits = {model: fitted(model, fit, **options) for model in models}
     statistics = next(iter(fits.values())).statistics_
@@ -183,12 +184,12 @@ def run_balanced(name, fields, seed, models, **options):
 
 
 def run_confounded(fields, seed, models):
-    """Scenario K: the same fitted on all images, and on controls."""
+    """Run scenario K: the same models fitted on all images, and on controls."""
     fit, test = scenario("K", fields, seed)
     outputs = {}
     for controls in (False, True):
         for model in models:
-            equalizer = fitted(model, fit, controls, min_images=4)  # three of four images of B and C are treated
+            equalizer = fitted(model, fit, controls, min_images=4)  # three in four images of B and C are treated
             on = "controls" if controls else "all"
             outputs[f"{model}, {on}"] = equalizer.transform(test.images, batch=test.batch)
             for baseline in ("batch moments", "batch quantiles"):
@@ -198,7 +199,7 @@ def run_confounded(fields, seed, models):
 
 
 def run_unseen(fields, seed, models):
-    """Scenario U: microscope E appears after the fit; it is added by 20 of its controls."""
+    """Run scenario U: microscope E appears after the fit, and is added with 20 of its controls."""
     fit, test = scenario("B", fields, seed)
     rng = np.random.default_rng(seed)
     sources = {field.source: field for crops in fields for field in crops}
@@ -214,7 +215,7 @@ def run_unseen(fields, seed, models):
 
 
 def foci(image, nuclei):
-    """Places of bright spots in nuclei (n, 2): what stands out of its nucleus by a third of its brightness."""
+    """Return the places (n, 2) of bright spots: those brighter than their nucleus by a third of its brightness."""
     plane = image[0].astype(float)
     smooth = ndimage.gaussian_filter(plane, 1)
     around = ndimage.median_filter(smooth, 9)
@@ -224,7 +225,7 @@ def foci(image, nuclei):
 
 
 def run_foci(fields, seed, models):
-    """Scenario X: spots that one batch alone has must stay, and must not appear in the others."""
+    """Run scenario X: spots that only one batch has must stay, and must not appear in the others."""
     rows = defaultdict(dict)
     for name in ("X: foci in the source", "X: foci in the reference"):
         fit, test = scenario(name, fields, seed)
@@ -241,7 +242,7 @@ def run_foci(fields, seed, models):
             if name.endswith("source"):
                 rows[method]["foci recall"] = kept / max(before, 1)
             else:
-                rows[method]["false foci"] = after / max(before, 1)  # of those that the input seems to have
+                rows[method]["false foci"] = after / max(before, 1)  # relative to those found in the input
     return dict(rows)
 
 
@@ -252,7 +253,7 @@ def _dots(places, shape):
 
 
 def run_speed(fields, seed, models):
-    """Megapixels a second of `transform`, on eight 16-bit images of 2048x2048, and how that compares with a copy."""
+    """Measure `transform` in megapixels per second on eight 16-bit images of 2048x2048, and relative to a copy."""
     rng = np.random.default_rng(seed)
     side = 2048 // CROP
     crops = [field for four in fields for field in four][:8]
@@ -293,7 +294,7 @@ CLASSICAL = ["tone", "tone+field"]
 
 
 def run(job):
-    """One scenario with one seed, in a process of its own; `alone`: only the rows of the models are of interest."""
+    """Run one scenario with one seed in its own process; with `alone`, only the rows of the models matter."""
     data, name, seed, models, alone = job
     warnings.simplefilter("ignore")
     begin = time.perf_counter()
@@ -307,7 +308,7 @@ def run(job):
 
 
 def table_of(results: list[dict], name: str) -> pd.DataFrame:
-    """Means of a scenario over its seeds, with standard deviations where there are several."""
+    """Return the means of a scenario over its seeds, with standard deviations if there are several."""
     rows = defaultdict(list)
     for result in results:
         for method, row in result["rows"].items() if result["scenario"] == name else ():
@@ -342,7 +343,7 @@ def main():
     parser.add_argument("--only", default="0,B", help=f"of {', '.join([*SCENARIOS, *REAL])}, or all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", default=",".join(CLASSICAL), help="of BatchEqualizer")
-    parser.add_argument("--adversarial", default="local+field", help="rows with seed 0 in B; none to leave them out")
+    parser.add_argument("--adversarial", default="local+field", help="rows with seed 0 in B; none disables them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     names = [*SCENARIOS, *REAL] if args.only == "all" else args.only.split(",")
@@ -354,7 +355,7 @@ def main():
         jobs = [(args.data, "B", 0, adversarial, True), *jobs]  # the longest first
     args.out.mkdir(parents=True, exist_ok=True)
     results = []
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # processes run side by side
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the processes run in parallel
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         for result in pool.map(run, jobs):
             results.append(result)

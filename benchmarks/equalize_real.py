@@ -1,7 +1,7 @@
 """The real sets of `equalize.py`: blood cells of three labs, one screen on two plates, tissue of several hospitals.
 
-Nothing is known of what their images should be: they are judged by what a classifier learns on one batch and knows on
-another, by how well the batch can still be told, and by the masks.
+Their ground truth is unknown. They are judged by how well a classifier transfers from one batch to another, by how well
+the batch can still be told, and by the masks.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from img2img.lab.evaluation import evaluate
 from img2img.lab.features import image_features
 from img2img.lab.probes import batch_predictability
 
-SIDE = 120  # pixels: the labs' cells come at 120 and 300
+SIDE = 120  # pixels: the labs' cells have 120 and 300
 
 
 def classifiers(seed):
@@ -36,7 +36,7 @@ def classifiers(seed):
 
 
 def lab_left_out(features, lab, label, seed):
-    """Balanced accuracy of the label, trained on all labs but one and tested on that: per lab, mean of classifiers."""
+    """Return the balanced accuracy of the label on each lab, trained on all others: the mean over classifiers."""
     lab, scores = np.asarray(lab), {}
     for name in np.unique(lab):
         rest = lab != name
@@ -55,7 +55,7 @@ def outputs_of(equalizers, images, batch):
 
 
 def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """wbc-3labs: no labels are used to equalize, and all images are (there is one set of each lab, and no controls)."""
+    """Run wbc-3labs: equalize all images without labels (there is one set per lab, and there are no controls)."""
     table = pd.read_csv(data / "wbc-3labs" / "labels.csv")
     table = table[table.cell_class != "basophil"].reset_index(drop=True)  # almost absent
     folder = data / "wbc-3labs"
@@ -83,7 +83,7 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
         colour = np.stack([np.r_[image.mean((1, 2)), image.std((1, 2))] for image in out])
         rows[name] = row_of(features, lab, label, seed) | {
             "lab told by colour": told(colour, lab, seed),
-            "nucleus IoU": float(np.mean(kept)),  # of the dark objects in red, where a nucleus is the only one
+            "nucleus IoU": float(np.mean(kept)),  # of the dark objects in red, if the nucleus is the only one
         }
         if name == "do nothing":
             scaled = zscore_features(features, lab, features, lab)
@@ -99,7 +99,7 @@ def row_of(features, lab, label, seed):
 
 
 def told(features, lab, seed):
-    """How well the linear probe tells the lab, from features or from mean and deviation of each colour."""
+    """Return how well a linear probe tells the lab, from features or from mean and deviation of each colour."""
     return batch_predictability(features, lab, [str(i) for i in range(len(lab))], seed=seed)["linear"]
 
 
@@ -108,7 +108,7 @@ def iou(a, b):
 
 
 def run_rnai(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """rnai-2plates: fitted on the negative controls of the upper half of the wells' tiles, judged on the other half."""
+    """Run rnai-2plates: fit on the negative controls of the upper half of the wells' tiles, judge on the other half."""
     folder = data / "rnai-2plates"
     table = pd.read_csv(folder / "tiles.csv")
     images = [read_image(folder / "tiles" / Path(name).name).array.transpose(2, 0, 1) for name in table.file]
@@ -134,9 +134,9 @@ def run_rnai(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
 
 
 def run_monuseg(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """monuseg-labs: the six hospitals with nine tiles per source image; fitted on five tiles of each, judged on four.
+    """Run monuseg-labs: six hospitals with nine tiles per source image; fit on five tiles of each, judge on four.
 
-    Hospital and patient are one here, and tiles of one source are in fit and test: only the stain is judged.
+    Hospital and patient coincide here, and tiles of one source are in both fit and test: only the stain is judged.
     """
     folder = data / "monuseg-labs"
     table = pd.read_csv(folder / "tiles.csv")

@@ -1,11 +1,11 @@
-"""Does evaluation stream in bounded memory, and does its time go into the networks?
+"""Measure whether evaluation streams in bounded memory, and whether the networks dominate its time.
 
     python benchmarks/evaluate.py [--n 10000] [--size 256] [--inception 200] [--out DIR]
 
 Compares folders of N generated JPEGs each (real and fake) by kid, precision, recall, density, coverage and drift of the
-encoder, in a process of its own whose memory is watched from 500 images on; then --inception images by fid and kid of
-the Inception network with random weights, which take the same time. Prints images per second, the memory, and the share
-of the scoring time that is spent in the feature network and in the metrics' functions (torchmetrics, distances).
+encoder, in a separate process whose memory is monitored from 500 images on; then --inception images by fid and kid of
+the Inception network with random weights, which take as long as trained ones. Prints images per second, the memory, and
+the fraction of the scoring time spent in the feature network and in the metrics' functions (torchmetrics, distances).
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DISTINCT = 200  # images that are really made; the others are links to them, since only their number matters
+DISTINCT = 200  # images that are really made; the others are links to them, as only the count matters
 SETS = "kid,precision,recall,density,coverage,drift"
 
 
 def make(folder, n, size, seed):
-    """n JPEGs of blurred noise."""
+    """Write n JPEGs of blurred noise."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for i in range(n):
@@ -42,7 +42,7 @@ def make(folder, n, size, seed):
 
 
 def random_inception(path):
-    """A file of random weights for the Inception network of torch-fidelity."""
+    """Write random weights for the Inception network of torch-fidelity."""
     import torch
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
@@ -67,7 +67,7 @@ def random_inception(path):
 
 
 def watched(job):
-    """One evaluation, timed within; run in a process of its own."""
+    """Run one evaluation and time its parts; meant for a separate process."""
     import img2img
     from img2img.metrics import scorer as scoring
 
@@ -90,7 +90,7 @@ def watched(job):
     )
     prepare = scoring.Scorer.prepare
 
-    def prepared(scorer, real):  # reading the images is not the metrics' work
+    def prepared(scorer, real):  # reading images does not count as the metrics' time
         def passes():
             images = iter(real())
             while (batch := reading(images)) is not None:
@@ -102,7 +102,7 @@ def watched(job):
         spent["scoring"] -= spent["reading"] - before
 
     scoring.Scorer.prepare = prepared
-    for cls, name in ((scoring.Row, "add"), (scoring.Row, "scores")):
+    for cls, name in ((scoring.ScoreRow, "add"), (scoring.Row, "scores")):
         setattr(cls, name, timed("scoring", getattr(cls, name)))
 
     def progress(done, total):
@@ -124,7 +124,7 @@ def watched(job):
 
 
 def resident():
-    """Memory of this process in MB."""
+    """Return the memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

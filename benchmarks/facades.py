@@ -1,10 +1,10 @@
-"""pix2pix on facades, photo to label, 128 px: score at equal steps and at equal minutes, against a plain fp32 loop.
+"""Score pix2pix on facades, photo to label, 128 px, at equal steps and at equal minutes, against a plain fp32 loop.
 
     python benchmarks/facades.py DATA [--out DIR] [--steps 4000] [--only ratio|steps|minutes]
 
-DATA holds `train` and `val` of side-by-side photos and label maps. Three rows: the time of a training step as a ratio
-to a plain eager fp32 loop of the same networks (benchmarks/train.py); the score after `--steps`
-steps; and the score after as many steps as fit into the time the plain loop needs for `--steps`. Writes results.json.
+DATA holds `train` and `val` of side-by-side photos and label maps. There are three rows: the time of a training step
+relative to a plain eager fp32 loop of the same networks (benchmarks/train.py); the score after `--steps` steps; and the
+score after as many steps as fit into the time that the plain loop needs for `--steps`. Writes results.json.
 """
 
 import argparse
@@ -28,13 +28,13 @@ CLASSES = [
 
 
 def nearest_class(image):
-    """(H, W, 3) colours to (H, W) indices of the nearest of `CLASSES`."""
+    """Map colours (H, W, 3) to the indices (H, W) of the nearest of `CLASSES`."""
     distance = np.square(image[:, :, None].astype(float) - np.array(CLASSES, float)).sum(3)
     return distance.argmin(2)
 
 
 def score(model, folder):
-    """Per-pixel accuracy and mean IoU of the translated photos in `folder`, after snapping to the palette."""
+    """Return per-pixel accuracy and mean IoU of the translated photos in `folder`, after snapping to the palette."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     for path in sorted(folder.glob("*.jpg")):
         pair = Image.open(path).convert("RGB")
@@ -49,7 +49,7 @@ def score(model, folder):
 
 
 def measure_ratio():
-    """Median of plain / ours over steps that take turns."""
+    """Return the median of plain / ours over alternating steps."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     _, answers = in_turn("facades", ("pix2pix", SIZE, 1, {"generator": GENERATOR}, 20, 5), ["plain", "ours"], device)
     plain, ours = ([answer["seconds"] for answer in those] for those in answers.values())

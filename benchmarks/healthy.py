@@ -1,12 +1,12 @@
-"""Are games that learn left alone by the diagnosis?
+"""Check that the diagnosis raises no alarm about games that learn.
 
     python benchmarks/healthy.py DIR [--only NAME,NAME] [--out DIR]
 
-DIR holds the public sets mnist, usps, facades and horse2zebra, a folder each (datasets/README.md). Each small game is
-trained at its method's defaults but for size, width and length, and what the diagnosis said of it is shown: nothing
-should be said in the first tenth of a run, and nothing should still stand at its end. Runs that are there already are
-judged again without training, so that thresholds can be changed. `benchmarks/modes.py --only failing` is the other
-side: games that are made to fail.
+DIR holds the public sets mnist, usps, facades and horse2zebra, one folder each (datasets/README.md). Each small game
+is trained with its method's defaults except for size, width and length, and its diagnosis is printed: there should be
+no finding in the first tenth of a run, and none that still holds at its end. Existing runs are diagnosed again without
+training, so that thresholds can be changed. `benchmarks/modes.py --only failing` is the counterpart: games that are
+made to fail.
 """
 
 import argparse
@@ -47,11 +47,11 @@ GAMES = {
     "wgan_gp usps": ("wgan_gp", ("usps",), SMALL | {"steps": 800, "width": 8, "d_width": 8}),
     "gan mnist": ("gan", ("mnist",), SMALL | {"steps": 1500, "width": 256, "d_width": 256, "size": 28}),
 }
-EARLY = 0.1  # share of a run in which nothing should be said
+EARLY = 0.1  # fraction of a run in which there should be no finding
 
 
 def data_of(method, names, root):
-    """Folders as they are, digits as arrays: unpaired methods take no idx file."""
+    """Return folders as they are and digits as arrays, since unpaired methods take no IDX file."""
     from img2img.data.idx import read_idx
 
     def images(name):
@@ -65,15 +65,15 @@ def data_of(method, names, root):
 
 
 def judged(folder):
-    """What the diagnosis says of a run, and when."""
+    """Return the findings of the diagnosis of a run, with their steps."""
     from img2img.report.diagnosis import Diagnosis
     from img2img.runs.record import read_log
 
     steps = json.loads((folder / "config.json").read_text())["options"]["steps"]
     diagnosis = Diagnosis(steps)
     for row in read_log(folder / "log.jsonl"):
-        if row["kind"] == "train":
-            diagnosis.see(row["step"], row)
+        if row.kind == "train":
+            diagnosis.see(row.step, row.values)
     return steps, diagnosis.findings
 
 

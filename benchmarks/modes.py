@@ -1,11 +1,11 @@
-"""Do the games cover the data's modes, and are games that fail diagnosed?
+"""Measure whether games cover the modes of the data, and whether failing games are diagnosed.
 
     python benchmarks/modes.py [--mnist DIR] [--only toys,failing,mnist] [--seeds N] [--minutes M] [--out DIR]
 
-toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN as it
-is; N seeds each, the median is shown. failing: one game made to fail for each kind of failure, and when it is said.
-mnist: DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four idx files. Writes results.json, pictures of
-the toys and of the failing games and, for mnist, grids of samples.
+toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN; N
+seeds each, of which the median is shown. failing: one game for each kind of failure, and when it is reported. mnist:
+DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four IDX files. Writes results.json, pictures of the
+toys and of the failing games and, for mnist, grids of samples.
 """
 
 import argparse
@@ -58,7 +58,7 @@ SAMPLES = 2500
 
 
 def toy(job):
-    """One game on one mixture."""
+    """Play one game on one mixture."""
     import img2img
 
     name, mixture, seed, out = job
@@ -73,7 +73,7 @@ def toy(job):
 
 
 def failing(job):
-    """One game that is made to fail: what is found, and after which share of the run."""
+    """Play one game that is made to fail; return its findings, and after which fraction of the run each began."""
     import img2img
     from img2img.report.diagnosis import Diagnosis
     from img2img.runs.record import read_log
@@ -89,7 +89,7 @@ def failing(job):
         said = str(error)
     diagnosis = Diagnosis(FAILING_STEPS)
     for row in read_log(folder / "log.jsonl"):
-        diagnosis.see(row["step"], row)
+        diagnosis.see(row.step, row.values)
     found = {finding.kind: finding.start / FAILING_STEPS for finding in reversed(diagnosis.findings)}  # the first
     if "finite" in said:
         found["not finite"] = int(said.split("step ")[1].split()[0]) / FAILING_STEPS
@@ -97,7 +97,7 @@ def failing(job):
 
 
 def mnist(job):
-    """One method on MNIST at 32 px for some minutes, judged by a classifier of real digits."""
+    """Train one method on MNIST at 32 px for some minutes, and judge it by a classifier of real digits."""
     import img2img
     from img2img.data.idx import read_idx
     from img2img.data.images import resize
@@ -110,7 +110,7 @@ def mnist(job):
     images = next(data.glob("train-images*"))
     common = {"data": str(images)} | SMALL_IMAGES | options
 
-    def seconds(steps, name, **options):  # of a core, so that a busy machine does not shorten the run
+    def seconds(steps, name, **options):  # CPU time, so that a busy machine does not shorten the run
         begin = time.process_time()
         img2img.train(method, out=out / f"{name}_{method}", steps=steps, **common, **options)
         return time.process_time() - begin
@@ -131,7 +131,7 @@ def mnist(job):
 
 
 def table(rows):
-    """Medians over seeds; seconds are those of a core."""
+    """Return medians over seeds; seconds are CPU time."""
     for mixture in TOYS:
         for game in GAMES:
             some = [r for r in rows if r["game"] == game and r["mixture"] == mixture]
@@ -144,7 +144,7 @@ def table(rows):
 
 
 def draw_toys(out, target):
-    """Samples of each game on each mixture, seed 0: near a mode in blue, else in red."""
+    """Draw the samples of each game on each mixture, seed 0: blue near a mode, red otherwise."""
     import img2img
 
     def title(game, data, points):
@@ -162,7 +162,7 @@ def draw_toys(out, target):
 
 
 def draw_failing(out, target):
-    """Of each game that was made to fail and lived to save a model: its last samples, and what its log shows."""
+    """Draw the last samples and the log of each game that was made to fail and survived until it saved a model."""
     import img2img
     from img2img.runs.record import read_log
 
@@ -174,7 +174,7 @@ def draw_failing(out, target):
         scatter(above, data, img2img.sample(folder, SAMPLES), kind)
         rows = read_log(folder / "log.jsonl")
         for name in ("d_real", "d_fake", "diversity"):
-            below.plot([r["step"] for r in rows], [r[name] for r in rows], label=name, linewidth=1)
+            below.plot([r.step for r in rows], [r.values[name] for r in rows], label=name, linewidth=1)
         below.set_ylim(-0.05, 1.55)
         below.set_xlabel("step")
     axes[1, 0].legend(fontsize="small")
@@ -212,7 +212,7 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
     results = {"machine": {"cpu": cpu, "commit": commit, "command": " ".join(sys.argv)}}
-    os.environ |= {"OMP_NUM_THREADS": "1"}  # processes run side by side
+    os.environ |= {"OMP_NUM_THREADS": "1"}  # the processes run in parallel
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         if "toys" in wanted:

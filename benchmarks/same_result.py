@@ -1,16 +1,16 @@
-"""Does the fast path train to the same result? Held-out scores of every method, in plain fp32 and as we compute.
+"""Check that the fast path trains to the same result: held-out scores of every method, against plain fp32.
 
     python benchmarks/same_result.py DATA [--only pix2pix ...] [--kinds fp32 bf16 compiled] [--jobs 2] [--device cuda]
 
-DATA holds `facades` (train and val, for pix2pix), `horse2zebra` (trainA, trainB, testA, testB) and `mnist` (its idx
+DATA holds `facades` (train and val, for pix2pix), `horse2zebra` (trainA, trainB, testA, testB) and `mnist` (its IDX
 files, for the unconditional methods), all used at 64 px with narrow networks, `STEPS` steps each. Kinds: `plain`, with
-PyTorch's own convolutions, instance norms and padding in fp32, NCHW and eager, for as many seeds as asked; `fp32`,
-`bf16` and `compiled` (fp32), as `img2img train` computes, for --fast-seeds of them. Scores are those of `img2img
-evaluate` on held-out images: l1 for pix2pix, else kid[encoder]; less is better.
+PyTorch's own convolutions, instance norms and padding in fp32, NCHW and eager, for --seeds seeds; `fp32`, `bf16` and
+`compiled` (fp32), as `img2img train` computes them, for --fast-seeds of these. Scores are those of `img2img evaluate`
+on held-out images: l1 for pix2pix, otherwise kid[encoder]; lower is better.
 
-Where no unit multiplies bf16 its arithmetic is simulated, which is what makes it affordable there: operands rounded to
-bf16, multiplied and summed in fp32, and the result rounded, forward and back; everything else in bf16 is computed by
-PyTorch. Each run is a process with one thread. Writes results.json after every run, and goes on from it.
+Without units that multiply bf16, its arithmetic is simulated, which makes it affordable there: operands are rounded to
+bf16, multiplied and summed in fp32, and the result is rounded, forward and backward; PyTorch computes everything else
+in bf16. Each run is a process with one thread. Writes results.json after every run, and resumes from it.
 """
 
 import argparse
@@ -35,7 +35,13 @@ COMMON = {
     "keep": 0, "workers": 0, "quiet": True,
 }  # fmt: skip
 NARROW = {"width": 16, "d_width": 16, "batch_size": 16, "lr": 5e-4}
-MLPS = {"width": 256, "d_width": 256, "batch_size": 64, "penalty": "r1", "lambda_gp": 10.0}  # without R1: noise
+MLPS = {
+    "width": 256,
+    "d_width": 256,
+    "batch_size": 64,
+    "penalty": "r1",
+    "lambda_gp": 10.0,
+}  # without R1, samples are noise
 # method -> data, options, held-out score.
 ROWS = {
     "pix2pix": ("facades", {"width": 32, "d_width": 32}, "l1"),
@@ -50,7 +56,7 @@ SAMPLES = 2000
 
 
 class SimulatedBf16(TorchFunctionMode):
-    """Within autocast, products of operands rounded to bf16, summed in fp32 and rounded; so are their gradients."""
+    """Within autocast, round the operands of products to bf16, sum in fp32 and round, in both directions."""
 
     PRODUCTS = {torch.conv2d, torch.conv_transpose2d, F.linear, torch.Tensor.matmul, torch.matmul}
 
@@ -64,7 +70,7 @@ class SimulatedBf16(TorchFunctionMode):
 
 
 def train_one(kind, method, seed, data, out, device):
-    """One run, and its score on held-out images."""
+    """Train one run, and return its score on held-out images."""
     import img2img
     from img2img.runtime.device import Runtime, multiplies_bf16
 
@@ -86,7 +92,7 @@ def train_one(kind, method, seed, data, out, device):
 
 
 def judge(run, data, metric):
-    """The held-out score of a run; of one that draws digits, of `SAMPLES` of them beside as many unseen ones."""
+    """Return the held-out score of a run; for digits, of `SAMPLES` drawn ones against as many unseen ones."""
     import img2img
 
     name = metric.split("[")[0]

@@ -1,11 +1,11 @@
-"""Large images in tiles: how far from the whole image, whether borders show, how much memory, how long.
+"""Measure large images in tiles: deviation from the whole image, visibility of borders, memory and time.
 
     python benchmarks/tiles.py [--size 1024] [--tile 256] [--model resnet_9 unet_256] [--large EDGE] [--precision fp32]
 
-For each network, on a random-weight model and a smooth picture with grain: the mean and largest difference between the
-tiled and the whole output in 255ths of the range, and the mean gradient across tile borders as a ratio to elsewhere,
-for the tiled and for the whole output (where there are no borders). `--large EDGE` instead translates one grey
-EDGE x EDGE image by the command, in a process of its own, and prints its time and the most memory it held.
+For each network, with random weights and a smooth picture with grain: the mean and largest difference between the tiled
+and the whole output in 255ths of the range, and the mean gradient across tile borders relative to elsewhere, for the
+tiled and for the whole output (which has no borders). `--large EDGE` instead translates one grey EDGE x EDGE image with
+the command, in a separate process, and prints its time and its peak memory.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from translate import make_model
 
 
 def picture(size, channels, seed=0):
-    """(size, size, channels) uint8: smooth shapes of every scale, dark on one side and bright on the other."""
+    """Return (size, size, channels) uint8: smooth shapes of every scale, dark on one side and bright on the other."""
     rng = np.random.default_rng(seed)
     planes = []
     for _ in range(channels):
@@ -41,9 +41,9 @@ def compare(model, image, tile, precision):
 
     translator = img2img.load(model, precision=precision)
     begin = time.perf_counter()
-    whole = translator.signals([image], "a2b", TranslateOptions(tile="off"))[0].numpy()
+    whole = translator.signals([image], TranslateOptions(tile="off"))[0].numpy()
     middle = time.perf_counter()
-    tiled = translator.signals([image], "a2b", TranslateOptions(tile=str(tile)))[0].numpy()
+    tiled = translator.signals([image], TranslateOptions(tile=str(tile)))[0].numpy()
     seconds = {"whole": middle - begin, "tiled": time.perf_counter() - middle}
     difference = np.abs(whole - tiled) * 127.5
     borders = np.zeros(image.shape[1] - 1, bool)

@@ -1,18 +1,18 @@
-"""Training steps per second and memory, against a plain eager fp32 loop of the same networks and the device's ceiling.
+"""Measure training speed and memory against a plain eager fp32 loop of the same networks and the device's ceiling.
 
     python benchmarks/train.py [--only cyclegan_b1 ... data] [--rounds N] [--size N] [--device cuda]
 
-Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch
-16 as well. Per row, each in a process of its own: `plain`, an explicit loop in fp32 and NCHW with PyTorch's own layers
-and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, where that differs; `ours
-compiled` with --compile or on CUDA; `ours checkpointed` with --checkpoint; and on CUDA `ours deterministic`. In each
-round every process makes one step (on CUDA ten) while the others wait, so that a clock that drifts slows all of them;
-batches too large for all at once begin anew each time. A ratio is the median over rounds of plain / ours. The ceiling
-is the largest matrix product of the device, in the same run; the work is what the plain step multiplies, forward and
-backward, counted by PyTorch (multiply-add = 2). An image is one sample: a pair, or one of each domain. Batches wait on
-the device; memory on a CPU is that of the whole process.
+Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch 16
+as well. Each row has these kinds, each in its own process: `plain`, an explicit loop in fp32 and NCHW with PyTorch's
+own layers and Adam; `ours`, the step of `img2img train` with its defaults, not compiled; `ours fp32`, if that differs;
+`ours compiled` with --compile or on CUDA; `ours checkpointed` with --checkpoint; and on CUDA `ours deterministic`. In
+each round, every process takes one step (ten on CUDA) while the others wait, so that a drifting clock slows all of
+them; batches too large for all processes at once start a fresh process each time. A ratio is the median over rounds of
+plain / ours. The ceiling is the largest matrix product of the device, in the same run; the work is what the plain step
+multiplies, forward and backward, as counted by PyTorch (multiply-add = 2). An image is one sample: a pair, or one of
+each domain. Batches are already on the device; memory on a CPU is that of the whole process.
 
-`data` is what the loader gives alone, on generated JPEGs. Writes results.json.
+`data` measures the loader alone, on generated JPEGs. Writes results.json.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from translate import ceiling, make_images
 
-# method, size in pixels, batch, options, rounds on a CPU, steps before them.
+# Method, size in pixels, batch, options, rounds on a CPU, steps before them.
 ROWS = {
     "cyclegan_b1": ("cyclegan", 256, 1, {"generator": "resnet_9"}, 4, 1),
     "cyclegan_b4": ("cyclegan", 256, 4, {"generator": "resnet_9"}, 2, 1),
@@ -44,11 +44,11 @@ CUDA_ROWS = {
     "pix2pix_b16": ("pix2pix", 256, 16, {}, 2, 1),
 }
 CUDA_ROUNDS = 5
-HUGE = {"cyclegan_b4"}  # on a CPU: 12 GB for each kind, too much for all of them at once
+HUGE = {"cyclegan_b4"}  # 12 GB per kind on a CPU, too much for all of them at once
 
 
 def build(method, size, options):
-    """A fresh method and the domains of a batch."""
+    """Return a fresh method and the domains of a batch."""
     from img2img.core.needs import Facts
     from img2img.methods import METHODS
 
@@ -65,8 +65,10 @@ def batch_of(names, batch, size, device):
 
 
 def make_plain(network, batch_norm=True):
-    """The same network, weights included, of PyTorch's own layers; without `batch_norm`, these norms stay, which call
-    PyTorch's own function."""
+    """Return the same network, weights included, made of PyTorch's own layers.
+
+    Without `batch_norm`, our batch norms stay, which call PyTorch's function.
+    """
     from torch import nn
 
     from img2img.networks import layers
@@ -88,11 +90,11 @@ def make_plain(network, batch_norm=True):
     return network
 
 
-# The three loops, as people write them.
+# The three loops, as commonly written.
 
 
 def plain_cyclegan(method, a, b):
-    """lsgan, cycle 10, identity 5, pools of 50, one Adam for both generators and one for both discriminators."""
+    """Step with lsgan, cycle 10, identity 5, pools of 50, one Adam for both generators, one for both discriminators."""
     import torch
     from torch import nn
 
@@ -141,7 +143,7 @@ def plain_cyclegan(method, a, b):
 
 
 def plain_pix2pix(method, a, b):
-    """Cross-entropy and 100 times L1."""
+    """Step with cross-entropy and 100 times L1."""
     import torch
     from torch import nn
 
@@ -169,7 +171,7 @@ def plain_pix2pix(method, a, b):
 
 
 def plain_dcgan(method, x):
-    """Cross-entropy; D moves on real and on generated images, then G. Each move draws its own noise, as ours does."""
+    """Step with cross-entropy: D moves on real and generated images, then G. Each move draws fresh noise, as ours."""
     import torch
     from torch import nn
 
@@ -201,7 +203,7 @@ PLAIN = {"cyclegan": plain_cyclegan, "pix2pix": plain_pix2pix, "dcgan": plain_dc
 
 
 def our_step(method, batch, device, kind):
-    """What `img2img train` does between two lines of its log."""
+    """Step as `img2img train` does between two lines of its log."""
     import torch
 
     from img2img.networks.regions import checkpoint_parts, compile_parts
@@ -228,7 +230,7 @@ def our_step(method, batch, device, kind):
 
 
 def flops(method, size, batch, options):
-    """What one plain step multiplies, forward and backward, without computing it."""
+    """Count the multiplications of one plain step, forward and backward, without computing it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -241,8 +243,10 @@ def flops(method, size, batch, options):
 
 
 def serve(kind, method, size, batch, options, chunk, device):
-    """For each line of standard input: `chunk` steps, and a line of json with the seconds of one and the peak of
-    memory, of the device or of this whole process."""
+    """Answer each line of standard input with `chunk` steps and a line of JSON.
+
+    It holds the seconds per step, and the peak memory of the device or of this whole process.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -263,16 +267,16 @@ def serve(kind, method, size, batch, options, chunk, device):
         seconds = (time.perf_counter() - begin) / chunk
         if device == "cuda":
             peak = torch.cuda.max_memory_allocated()
-        else:  # kilobytes; on macOS bytes
+        else:  # in kilobytes, on macOS in bytes
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(json.dumps({"seconds": seconds, "peak_mib": peak / 2**20, "what": what}), flush=True)
 
 
 class Worker:
-    """A process of this file that waits between its answers; `with` ends it."""
+    """A process of this file that waits between its answers; leaving the `with` block ends it."""
 
     def __init__(self, *words, **environment):
-        self.folder = tempfile.TemporaryDirectory()  # nothing is compiled yet
+        self.folder = tempfile.TemporaryDirectory()  # an empty compile cache
         self.errors = Path(self.folder.name) / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -299,7 +303,7 @@ class Worker:
         return self.answer()
 
     def begin(self):
-        with contextlib.suppress(BrokenPipeError):  # it ended; its answer says why
+        with contextlib.suppress(BrokenPipeError):  # it has ended; its answer says why
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
 
@@ -310,7 +314,7 @@ class Worker:
         return json.loads(line)
 
     def why(self):
-        """What the process said before it ended; nothing, if it was killed for its memory."""
+        """Return the last words of the process; nothing if it was killed for its memory."""
         return self.errors.read_text() or f"{self.process.args} ended with {self.process.wait()}"
 
 
@@ -324,7 +328,7 @@ def kinds_of(method, args):
         kinds.append("ours fp32")
     if args.compile or args.device == "cuda":
         kinds.append("ours compiled")
-    if args.checkpoint and method != "dcgan":  # whose generator has running averages
+    if args.checkpoint and method != "dcgan":  # its generator has running averages
         kinds.append("ours checkpointed")
     if args.device == "cuda":
         kinds.append("ours deterministic")
@@ -332,7 +336,7 @@ def kinds_of(method, args):
 
 
 def in_turn(name, row, kinds, device, chunk=1):
-    """`chunk` steps of each kind, one kind after the other, round by round.
+    """Run `chunk` steps of each kind, one kind after the other, round by round.
 
     Returns:
         kind -> seconds of its first steps, and kind -> the answers of `serve` that count.
@@ -342,7 +346,7 @@ def in_turn(name, row, kinds, device, chunk=1):
     first, answers = {}, {kind: [] for kind in kinds}
 
     def begun(kind, stack):
-        """A process of a kind after its first steps, in which it makes what it needs, and compiles."""
+        """Start a process of a kind and run its first steps, in which it allocates and compiles."""
         worker = stack.enter_context(Worker("--serve", specs[kind]))
         first[kind] = worker.ask()["seconds"] * chunk
         for _ in range(max(warmup - 1, 1 if kind == "ours compiled" else 0)):
@@ -361,10 +365,10 @@ def in_turn(name, row, kinds, device, chunk=1):
 
 
 def measure(name, row, args, top):
-    """All kinds of one row."""
+    """Measure all kinds of one row."""
     method, size, batch, options, rounds, warmup = row
     chunk = 1
-    if args.device == "cuda":  # steps between two waits for the device, of which training has none
+    if args.device == "cuda":  # steps between two synchronizations; training has none
         rounds, warmup, chunk = CUDA_ROUNDS, 1, 10
     size, rounds = args.size or size, args.rounds or rounds
     row = method, size, batch, options, rounds, warmup
@@ -390,7 +394,7 @@ def measure(name, row, args, top):
 
 
 def measure_data(name, row, folder, args, trained):
-    """Images/s that the loader gives alone, from memory and from the disk, after decoding what is kept."""
+    """Measure the loader alone in images/s, from memory and from disk, after decoding what is kept."""
     method, size, batch = row[0], args.size or row[1], row[2]
     source = folder / f"images_{size}"
     if not source.exists():
@@ -409,7 +413,7 @@ def measure_data(name, row, folder, args, trained):
 
 
 def load_only(method, size, batch, source, kept, device, seconds=5.0):
-    """Takes batches for some seconds, as training does but for what it does with them."""
+    """Take batches for some seconds as training does, without using them."""
     import torch
 
     from img2img.data.opening import open_samples
@@ -419,7 +423,7 @@ def load_only(method, size, batch, source, kept, device, seconds=5.0):
 
     needs = METHODS[method].Config.needs
     options = {"size": size, "cache_mb": 4096 if kept else 0}
-    options |= {"a": f"{source}/a", "b": f"{source}/b"} if len(needs.domains) == 2 else {"data": f"{source}/a"}
+    options |= {"a": f"{source}/a", "b": f"{source}/b"} if "a" in needs.domains else {"data": f"{source}/a"}
     workers = auto_workers(torch.device(device))
     opened = open_samples(needs, data_options(needs)(**options), 0, workers > 0)
     batches = stream(opened.train, 0, 10**6, batch, workers=workers, pin_memory=device == "cuda")
@@ -459,8 +463,8 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="rows; `data` for the loader of the rows named")
-    parser.add_argument("--rounds", type=int, default=0, help="0: each row's own number, which fits its speed")
-    parser.add_argument("--size", type=int, default=0, help="pixels; 0: the rows' own")
+    parser.add_argument("--rounds", type=int, default=0, help="0 = each row's own number, which fits its speed")
+    parser.add_argument("--size", type=int, default=0, help="pixels; 0 = the rows' own")
     parser.add_argument("--images", type=int, default=64, help="JPEGs per domain for the data rows")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compiled rows on a CPU as well")

@@ -1,11 +1,11 @@
-"""The largest batch that trains in 4, 8 and 24 GB, with and without --checkpoint-activations.
+"""Find the largest batch that trains in 4, 8 and 24 GB, with and without --checkpoint-activations.
 
     python benchmarks/train_memory.py [--only cyclegan pix2pix dcgan] [--size N] [--device cuda] [--check BATCH]
 
-Two steps of a small and of a large batch are run, each in a process of its own; what a step keeps grows with pixels and
-batch alike, so that the rest of the table follows from a line through these two. --check runs the batches it is given,
-to see that it does. Memory on a CPU is that of the whole process in fp32; on CUDA what PyTorch has allocated, with the
-defaults. Writes results.json.
+Two steps of a small and of a large batch are run, each in its own process. The memory of a step grows linearly with
+both pixels and batch, so the rest of the table follows from a line through these two; --check runs the given batches
+to verify this. Memory on a CPU is that of the whole process in fp32; on CUDA it is what PyTorch has allocated, with
+the defaults. Writes results.json.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from train import ROWS, Worker
 
 SIZES = [64, 128, 256, 512, 1024]
 MEMORIES = [4, 8, 24]  # GB of 10^9 bytes
-# method -> row of benchmarks/train.py, batches that are run.
+# Method -> row of benchmarks/train.py, batches that are run.
 METHODS = {
     "cyclegan": ("cyclegan_b1", (1, 2)),
     "pix2pix": ("pix2pix_b1", (4, 16)),
@@ -26,7 +26,7 @@ METHODS = {
 
 
 def peak(kind, method, size, batch, options, device):
-    """GB at most while two steps are made; the second one has the optimizer's moments beside it."""
+    """Return the peak memory of two steps in GB; the second one includes the optimizer's moments."""
     with Worker("--serve", json.dumps([kind, method, size, batch, options, 1, device])) as worker:
         worker.ask()
         return worker.ask()["peak_mib"] * 2**20 / 1e9
@@ -65,7 +65,7 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--size", type=int, default=0, help="pixels that are run; 0: 256, and 64 for dcgan")
+    parser.add_argument("--size", type=int, default=0, help="pixels that are run; 0 = 256, and 64 for dcgan")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--check", nargs="+", type=int, default=[], metavar="BATCH")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_train_memory"))

@@ -1,9 +1,9 @@
-"""What it costs to train in two processes: gradients averaged over gloo, one core each, against two that stay apart.
+"""Measure the overhead of training in two processes of one core each, with gradients averaged over gloo.
 
     python benchmarks/train_processes.py [--only pix2pix_b1 cyclegan_b1] [--rounds N] [--size N]
 
-The rows are those of benchmarks/train.py. Four processes wait and step two at a time: two that average their gradients,
-then two that do not, so that memory and clock are shared alike. Writes results.json.
+The rows are those of benchmarks/train.py. Four processes step two at a time while the others wait: two that average
+their gradients, then two that train separately, so that memory and clock are shared equally. Writes results.json.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def free_port():
 
 
 def both(workers):
-    """A step of each at the same time: the seconds of the slower one."""
+    """Run a step of each at the same time; return the seconds of the slower one."""
     for worker in workers:
         worker.begin()
     return max(worker.answer()["seconds"] for worker in workers)
@@ -56,8 +56,8 @@ def measure(row, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=["pix2pix_b1", "cyclegan_b1", "dcgan_b64"])
-    parser.add_argument("--rounds", type=int, default=0, help="0: each row's own number")
-    parser.add_argument("--size", type=int, default=0, help="pixels; 0: the rows' own")
+    parser.add_argument("--rounds", type=int, default=0, help="0 = each row's own number")
+    parser.add_argument("--size", type=int, default=0, help="pixels; 0 = the rows' own")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_train_processes"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""Translating a folder of 256 JPEGs of 256x256: images/s of the whole process, against a plain loop and the ceiling.
+"""Measure translating 256 JPEGs of 256x256, in images/s of whole processes, against a plain loop and the ceiling.
 
     python benchmarks/translate.py [--images 256] [--rounds 1] [--model resnet_9 unet_256] [--size 256] [--out DIR]
         [--compiling]
 
-Per network, in turn within each round: `plain`, a loop as people write it (PIL open, fp32 eager at batch 1, PIL save),
-on the same weights; `ours`, the command `img2img translate` with its defaults; `ours fp32`, the same with
-`--precision fp32`. Each is a process of its own, its start included. The ceiling is the largest matrix product of the
+For each network, alternating within each round: `plain`, a loop as commonly written (PIL open, fp32 eager at batch 1,
+PIL save), with the same weights; `ours`, the command `img2img translate` with its defaults; `ours fp32`, the same with
+`--precision fp32`. Each is a separate process, including its start. The ceiling is the largest matrix product of the
 device, measured in the same run, divided by what the network multiplies per image. Writes results.json.
 
-With `--compiling` instead: how long the first batch takes when compiled; then compiled batches and others by turns,
-`--rounds` of each, and how many times as fast the compiled ones are.
+`--compiling` instead measures the first compiled batch, then alternates between compiled and eager batches, `--rounds`
+of each, and prints the speedup.
 """
 
 import argparse
@@ -29,7 +29,7 @@ GFLOP = {"resnet_9": 99.1, "resnet_6": 70.1, "unet_256": 12.1}  # forward at 256
 
 
 def make_images(folder, count, size):
-    """Smooth random pictures with some grain, as JPEG."""
+    """Write smooth random pictures with some grain, as JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -42,7 +42,7 @@ def make_images(folder, count, size):
 
 
 def make_model(path, generator, channels=3, width=64):
-    """A model file with random weights: what it draws does not matter here."""
+    """Write a model file with random weights, since its output does not matter here."""
     import torch
 
     from img2img.core.needs import Facts
@@ -60,7 +60,7 @@ def make_model(path, generator, channels=3, width=64):
 
 
 def plain_loop(model, source, out):
-    """What is compared with."""
+    """Translate a folder with the loop that ours is compared with."""
     import torch
 
     from img2img.model.file import load_generator, read_card
@@ -80,7 +80,7 @@ def plain_loop(model, source, out):
 
 
 def ceiling(edge=2048, rounds=10, device=None):
-    """TFLOP/s of a square matrix product, fp32 and bf16."""
+    """Return the TFLOP/s of a square matrix product, in fp32 and bf16."""
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,7 +97,7 @@ def ceiling(edge=2048, rounds=10, device=None):
     best = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         n = 256
-        while n < edge and product(n, dtype) < 0.05:  # without bf16 units large products take minutes
+        while n < edge and product(n, dtype) < 0.05:  # large products take minutes without bf16 units
             n *= 2
         best[name] = max(2 * n**3 / product(n, dtype) / 1e12 for _ in range(rounds))
     return best
@@ -137,7 +137,7 @@ def measure(generator, folder, args):
 
 
 def compile_and_compare(generator, folder, args):
-    """Seconds of the first compiled batch, and how many times as fast as others the later ones are."""
+    """Return the seconds of the first compiled batch, and the speedup of the later ones."""
     import img2img
     from img2img.model.options import TranslateOptions
 

@@ -2,8 +2,8 @@
 
     python examples/cyclegan_from_scratch.py A_DIR B_DIR --out DIR
 
-Read it from top to bottom. It has the networks, losses and constants of the paper, and none of what a long run needs:
-no resume, no checks of the data, no mixed precision.
+Read it from top to bottom. It has the paper's networks, losses and constants, and none of what a long run needs: no
+resuming, no checks of the data, no mixed precision.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.utils import save_image
 
 LAMBDA_CYCLE = 10.0  # section 4
-LAMBDA_IDENTITY = 0.5  # a share of LAMBDA_CYCLE; section 5.2
+LAMBDA_IDENTITY = 0.5  # as a fraction of LAMBDA_CYCLE; section 5.2
 POOL_SIZE = 50  # section 4
 LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)
 
@@ -28,7 +28,7 @@ LEARNING_RATE, BETAS = 2e-4, (0.5, 0.999)
 
 
 class Residual(nn.Module):
-    """x + F(x); F is two 3x3 convolutions with reflected borders."""
+    """x + F(x), where F is two 3x3 convolutions with reflection padding."""
 
     def __init__(self, c: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 def generator(w: int, blocks: int) -> nn.Module:
-    """c7s1-w, d2w, d4w, R4w x blocks, u2w, uw, c7s1-3. Maps (N, 3, H, W) to the same shape, in [-1, 1]."""
+    """Build c7s1-w, d2w, d4w, R4w x blocks, u2w, uw, c7s1-3. Maps (N, 3, H, W) to the same shape, in [-1, 1]."""
     return nn.Sequential(
         nn.ReflectionPad2d(3), nn.Conv2d(3, w, 7), nn.InstanceNorm2d(w), nn.ReLU(),
         nn.Conv2d(w, 2 * w, 3, stride=2, padding=1), nn.InstanceNorm2d(2 * w), nn.ReLU(),
@@ -55,7 +55,7 @@ def generator(w: int, blocks: int) -> nn.Module:
 
 
 def discriminator(w: int) -> nn.Module:
-    """Cw-C2w-C4w-C8w: one logit for each patch of 70x70 pixels. No norm in the first layer."""
+    """Build Cw-C2w-C4w-C8w: one logit per patch of 70x70 pixels. The first layer has no norm."""
     return nn.Sequential(
         nn.Conv2d(3, w, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
         nn.Conv2d(w, 2 * w, 4, stride=2, padding=1), nn.InstanceNorm2d(2 * w), nn.LeakyReLU(0.2),
@@ -66,13 +66,13 @@ def discriminator(w: int) -> nn.Module:
 
 
 def init(module: nn.Module) -> None:
-    """Weights from N(0, 0.02^2); appendix 7.1."""
+    """Draw weights from N(0, 0.02^2); appendix 7.1."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         nn.init.zeros_(module.bias)
 
 
-# Data: two folders, drawn from independently
+# Data: two folders, sampled independently
 
 
 class Folder:
@@ -98,7 +98,7 @@ class Folder:
 
 
 class Pool:
-    """Old fakes for the discriminator, so that it does not forget them: Shrivastava et al. 2017, section 2.3."""
+    """A buffer of old fakes, so that the discriminator does not forget them: Shrivastava et al. 2017, section 2.3."""
 
     def __init__(self) -> None:
         self.images: list[Tensor] = []
@@ -119,7 +119,7 @@ class Pool:
 
 
 def d_loss(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """Eq. 1 with least squares instead of logarithms (section 4), halved to slow D against G."""
+    """Return eq. 1 with least squares instead of logarithms (section 4), halved to slow D relative to G."""
     return ((d(real) - 1).square().mean() + d(fake).square().mean()) / 2
 
 
@@ -137,7 +137,7 @@ def train(a_dir: Path, b_dir: Path, out: Path, size: int, steps: int, width: int
     out.mkdir(parents=True, exist_ok=True)
 
     for step in range(1, steps + 1):
-        # constant for the first half, then a line towards 0 (appendix 7.1), which the last step does not reach
+        # Constant for the first half, then linear towards 0 (appendix 7.1), which the last step does not reach
         decaying = max(0, step - (steps - steps // 2))
         for group in (*g_adam.param_groups, *d_adam.param_groups):
             group["lr"] = LEARNING_RATE * (1 - decaying / (steps // 2 + 1))
@@ -145,20 +145,20 @@ def train(a_dir: Path, b_dir: Path, out: Path, size: int, steps: int, width: int
         a, b = images_a.draw().to(device), images_b.draw().to(device)
         fake_b, fake_a = g_ab(a), g_ba(b)
 
-        # Generators: eq. 3 is the sum of these, the identity terms are those of section 5.2
+        # Generators: eq. 3 is the sum of these; the identity terms are from section 5.2
         adversarial = (d_b(fake_b) - 1).square().mean() + (d_a(fake_a) - 1).square().mean()
         cycle = F.l1_loss(g_ba(fake_b), a) + F.l1_loss(g_ab(fake_a), b)  # eq. 2
         identity = F.l1_loss(g_ba(a), a) + F.l1_loss(g_ab(b), b)
         loss = adversarial + LAMBDA_CYCLE * (cycle + LAMBDA_IDENTITY * identity)
         g_adam.zero_grad()
         for p in d_parameters:
-            p.requires_grad_(False)  # the generators' loss is no business of the discriminators
+            p.requires_grad_(False)  # the discriminators take no part in the generators' loss
         loss.backward()
         for p in d_parameters:
             p.requires_grad_(True)
         g_adam.step()
 
-        # Discriminators, on fakes of now and of the past
+        # Discriminators, on current and past fakes
         judged = d_loss(d_a, a, pool_a(fake_a)) + d_loss(d_b, b, pool_b(fake_b))
         d_adam.zero_grad()
         judged.backward()

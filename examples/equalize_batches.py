@@ -1,11 +1,12 @@
 # %% [markdown]
-# Batch equalization, worked through on plates that are made here: four plates of fluorescent nuclei, A to D, each as
-# its own microscope takes them. Since the batch effects are made, the truth is known, which in a lab it is not.
+# Batch equalization, worked through on synthetic plates: four plates of fluorescent nuclei, A to D, each as its own
+# microscope takes them. Since the batch effects are synthetic, the ground truth is known, which it never is in a lab.
 #
 #     python examples/equalize_batches.py [FOLDER]
 #
-# Run it cell by cell in an editor that knows `# %%`, or as a whole: about a minute on one core. It writes `report.html`
-# and the pictures into FOLDER, by default checkpoints/equalize_example. It needs `pip install 'img2img-gan[lab]'`.
+# Run it cell by cell in an editor that supports `# %%`, or as a whole: it takes about a minute on one core. It writes
+# `report.html` and the pictures into FOLDER, by default checkpoints/equalize_example. It requires
+# `pip install 'img2img-gan[lab]'`.
 
 # %%
 import sys
@@ -28,19 +29,20 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The plates
 #
-# A well has two fields. In treated wells nuclei are 1.5 times as bright: an effect that looks like a batch's gain, and
-# that must not be equalized away. The plates also differ in how many cells were seeded, which is no batch effect
-# either: a method that matches histograms of whole images takes it for one.
+# A well has two fields. In treated wells, nuclei are 1.5 times as bright: an effect that looks like a gain of the
+# batch, and that must not be equalized away. The plates also differ in the number of seeded cells, which is not a
+# batch effect either: a method that matches histograms of whole images mistakes it for one.
 #
-# B's lamp is dimmer, with a dark rim; C's is brighter, and out of focus; D's is uneven, and noisy. E comes later.
+# B has a dimmer lamp with a dark rim, C a brighter one and is out of focus, D an uneven one and more noise. E follows
+# later.
 
 # %%
 SEEDED = {"A": 14, "B": 9, "C": 14, "D": 7, "E": 10}
-NUMBERS = count()  # no well occurs twice
+NUMBERS = count()  # so that no well occurs twice
 
 
 def plate(name, controls, treated):
-    """Images, the same as A's microscope would take them without noise, and what is known of them."""
+    """Return images, their ground truth (A's microscope, without noise), and what is known of them."""
     images, truth, masks, treatment, wells = [], [], [], [], []
     for well, number in zip(range(controls + treated), NUMBERS, strict=False):
         for _ in range(2):
@@ -67,7 +69,7 @@ def joined(*plates):
     return {key: np.concatenate([p[key] for p in plates]) for key in plates[0]}
 
 
-# Wells to learn from, and other wells to judge on. Controls: 12 wells with 24 fields on each plate.
+# Wells to learn from, and other wells to judge on. Each plate has 12 control wells with 24 fields to learn from.
 learn = joined(*(plate(name, 12, 4) for name in "ABCD"))
 judge = joined(*(plate(name, 6, 6) for name in "ABCD"))
 print(f"{len(learn['images'])} images to learn from, {len(judge['images'])} to judge on, {learn['images'].dtype}")
@@ -75,13 +77,13 @@ print(f"{len(learn['images'])} images to learn from, {len(judge['images'])} to j
 # %% [markdown]
 # ## The batch effect
 #
-# The same kind of controls, measured on four plates: background and brightness of nuclei differ, by far more than one
-# would want to find a treatment with.
+# The same kind of controls, measured on four plates: background and brightness of the nuclei differ by far more than
+# would be acceptable when looking for a treatment's effect.
 
 
 # %%
 def brightness(images, masks):
-    """Median pixel of the background, and of the nuclei above it."""
+    """Return the median pixel of the background, and of the nuclei above it."""
     background = np.median(images[:, 0][masks == 0])
     return background, np.median(images[:, 0][masks > 0]) - background
 
@@ -94,9 +96,10 @@ for name in "ABCD":
 # %% [markdown]
 # ## Learning from controls
 #
-# `tone` learns a monotone curve for each plate. `tone+field` evens the illumination first. Only controls are learned
-# from, so what the treatment does cannot be mistaken for the plate. Wells are given as groups: two fields of a well are
-# not two independent pieces of evidence. `target` would be chosen by itself; A is named here because the truth is A's.
+# `tone` learns a monotone curve for each plate. `tone+field` first corrects the illumination. Only controls are
+# learned from, so the treatment's effect cannot be mistaken for the plate's. Wells are passed as groups, because two
+# fields of a well are not two independent pieces of evidence. `target` would be chosen automatically; A is named
+# here because the ground truth is A's.
 
 # %%
 settings = {"batch": learn["batch"], "control": learn["control"], "group": learn["well"]}
@@ -107,8 +110,8 @@ print(f"images per plate: {field.n_images_}; sham change {field.sham_:.2%} of th
 # %% [markdown]
 # ## Equalizing
 #
-# The result has the type and size of the input, and the plate that is the target comes back bit for bit. The quality
-# table says of each image how far to trust it.
+# The result has the type and size of the input, and the target plate is returned bit for bit. The quality table states
+# for each image how far to trust it.
 
 # %%
 equalized, quality = field.transform(judge["images"], batch=judge["batch"], return_quality=True)
@@ -118,7 +121,7 @@ print(quality.groupby("batch")[["clipped", "saturated", "unfamiliar", "change"]]
 print("flagged:", quality["flags"].ne("").sum(), "of", len(quality))
 
 # %% [markdown]
-# Before and after, all shown with A's range as the range of display.
+# Before and after, all displayed with A's range.
 
 # %%
 low, high = field.scale_[0]
@@ -133,8 +136,9 @@ for line, (title, images) in zip(figure.subplots(4, 4), shown.items(), strict=Tr
 figure.savefig(out / "before_and_after.png", dpi=110)
 
 # %% [markdown]
-# The illumination that was made, and what was found of it: light at every place of the camera, over that of plate A.
-# It is found from two dozen fields of a few nuclei, and only as far as it is certain: C, which has none, is left even.
+# The illumination that was simulated, and its estimate: the light at every position of the camera, relative to plate
+# A. It is estimated from two dozen fields with a few nuclei each, and only as far as it is certain: C, which has no
+# gradient, stays even.
 
 # %%
 figure = Figure(figsize=(8.4, 5.4), layout="constrained")
@@ -151,9 +155,10 @@ figure.savefig(out / "illumination.png", dpi=110)
 # %% [markdown]
 # ## Judging
 #
-# On wells that were not learned from; `evaluate` refuses others. The model is laid beside what a lab would do instead.
-# First the gates: is the treatment's effect kept within plates, are the nuclei still the same and in the same place?
-# Then: can a classifier from plate A be used on the others, and can the plate still be told from an image?
+# Judgement uses wells that were not learned from; `evaluate` refuses others. It compares the model with what a lab
+# would do instead. First come the gates: is the treatment's effect kept within plates, and are the nuclei still the
+# same and in the same place? Then: does a classifier from plate A work on the others, and can the plate still be
+# told from an image?
 
 # %%
 known = {"batch": judge["batch"], "control": judge["control"], "group": judge["well"], "label": judge["treatment"]}
@@ -163,15 +168,15 @@ evaluation.to_json(out / "report.json")
 print(evaluation.to_text())
 
 # %% [markdown]
-# `batch_linear` is how often a linear probe tells the plate, and chance is 0.25. It stays high: curves and fields leave
-# blur and noise as they are, and a probe sees those. It would be at chance for a constant image too, so it is never the
-# only number. The report has its permuted null and the gates in words.
+# `batch_linear` is the accuracy of a linear probe that tells the plate; chance is 0.25. It stays high: curves and
+# fields leave blur and noise as they are, and a probe sees those. It would also be at chance for a constant image,
+# so it is never the only number. The report has its permutation null and the gates in words.
 #
 # ## What goes wrong: fitting on everything
 #
-# Now a design in which the treated wells lie mostly on B, C and D: three quarters of each, and a fifth of A. Learned
-# from all wells, the treatment is a part of "how plate B looks", and is taken away. What a lab would measure is how
-# bright treated nuclei of B, C and D are, over controls of A.
+# Now a design in which the treated wells lie mostly on B, C and D: three quarters of each, and a fifth of A. If all
+# wells are learned from, the treatment becomes part of "how plate B looks", and is removed. A lab would measure the
+# brightness of treated nuclei of B, C and D relative to controls of A.
 
 # %%
 unequal, others = (joined(plate("A", n, n // 4), *(plate(name, n, 3 * n) for name in "BCD")) for n in (12, 8))
@@ -181,11 +186,11 @@ on_all = BatchEqualizer(target="A").fit(unequal["images"], **description)  # war
 
 
 def told(title, images):
-    """Prints the effect between plates, and the likeness to the truth."""
+    """Print the effect between plates, and the similarity to the ground truth."""
     treated, base = (others["batch"] != "A") & ~others["control"], (others["batch"] == "A") & others["control"]
     bright, plain = (brightness(images[rows], others["masks"][rows])[1] for rows in (treated, base))
     error = ((images.astype(float) - others["truth"]) / (high - low))[others["batch"] != "A"]
-    psnr = -10 * np.log10((error**2).mean((1, 2, 3)) + 1e-10).mean()  # 100 dB where it is the truth
+    psnr = -10 * np.log10((error**2).mean((1, 2, 3)) + 1e-10).mean()  # 100 dB for the ground truth itself
     print(f"{title}: treated over A's controls {bright / plain:.2f}, PSNR {psnr:.1f} dB")
 
 
@@ -208,14 +213,14 @@ for title, model in (("controls", on_controls), ("all wells", on_all)):
 
 # %% [markdown]
 # Between plates, a good part of the treatment's effect is gone after the fit on all wells. Within plates it is not,
-# because all images of a plate were dimmed alike: "effect kept" cannot see this, the controls' shift can. Likeness to
-# the truth is no witness either: matching the moments of whole images, a common remedy, has a better PSNR here when it
-# has seen all wells. That is why controls are asked for, and why `evaluate` stamps a report as CONFOUNDED where label
-# and plate go together and the fit was not on controls.
+# because all images of a plate were dimmed alike: "effect kept" cannot see this, but the controls' shift can.
+# Similarity to the ground truth does not reveal it either: matching the moments of whole images, a common remedy,
+# has a better PSNR here if it has seen all wells. That is why controls are asked for, and why `evaluate` stamps a
+# report as CONFOUNDED if label and plate are associated and the fit did not use controls.
 #
 # ## A plate that comes later
 #
-# Its controls are enough. What was fitted before stays as it is, so earlier results stay valid.
+# Its controls are enough. Everything fitted before stays unchanged, so earlier results remain valid.
 
 # %%
 later = plate("E", 12, 4)
@@ -230,9 +235,9 @@ for title, images in (("before", new["images"]), ("after", moved), ("truth", new
         *brightness(images, new["masks"])))  # fmt: skip
 
 # %% [markdown]
-# ## Keeping it
+# ## Saving
 #
-# Two files, one to read and one of numbers; neither can execute anything.
+# Two files, one for people to read and one with numbers; neither can execute anything.
 
 # %%
 field.save(out / "equalizer")

@@ -76,6 +76,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         if error.name in _LAB:
-            sentence = import_module("img2img.errors").needs(f"img2img.{name}", error.name, "lab")
+            sentence = import_module("img2img.errors").install_hint(f"img2img.{name}", error.name, "lab")
             raise ImportError(sentence) from error
         raise

@@ -1,4 +1,4 @@
-"""What people import: `train`, `load`, `translate`. The command line calls the same functions."""
+"""The public functions: `train`, `load`, `translate`, `sample`. The command line calls the same ones."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img.core.method import Method
+from img2img.core.method import Image, Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
 from img2img.data.images import Array
 from img2img.data.opening import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, TrainingError, choose, needs
+from img2img.errors import ConfigError, TrainingError, choose, install_hint
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
@@ -42,10 +42,11 @@ from img2img.model.options import (
 from img2img.model.sampling import Sampler, Written, write_samples
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, option, options_in, refuse_idle, split
+from img2img.options.declared import check_names, option, options_in, pick, refuse_idle, split
 from img2img.options.docstrings import documented
-from img2img.report.run import read_facts, rewrite_report
-from img2img.runs.folder import begun, has_results, refuse_foreign
+from img2img.report.run import rewrite_report
+from img2img.runs.facts import RunFacts, UseRecord, read_report_record
+from img2img.runs.folder import RunFolder
 from img2img.runs.record import RunRecord
 from img2img.runs.sameness import PATHS, identities, refuse_other_config, refuse_other_data
 from img2img.runtime.device import Runtime, environment
@@ -53,15 +54,16 @@ from img2img.runtime.output import stderr_console
 from img2img.runtime.records import read_record
 from img2img.training.config import flat
 from img2img.training.groups import groups_of
-from img2img.training.loop import Run, train as run_training
+from img2img.training.loop import train as run_training
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
+from img2img.training.state import Run
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
 
 
 def options_of(method: type[Method]) -> tuple[type, ...]:
-    """The dataclasses that hold the options of training a method."""
+    """Return the dataclasses that hold the options of training a method."""
     return groups_of(method.Config)
 
 
@@ -82,24 +84,24 @@ def train(
     channel_axis: int | None = None,
     **options: Any,
 ) -> Translator | Sampler:
-    """Trains a method on folders of images, or on arrays, and returns the trained model.
+    """Train a method on folders of images or on arrays, and return the trained model.
 
-    The same call on the same `out` goes on where a stopped run was, bit-equal to a run that was never stopped.
+    The same call on the same `out` resumes a stopped run, bit-equal to a run that was never stopped.
 
     Args:
-        method: "cyclegan" or "pix2pix"; or of those that draw from noise "gan", "dcgan", "wgan" or "wgan_gp".
+        method: the name of a method, e.g. "cyclegan".
         out: the run folder; by default `checkpoints/METHOD_NAMES-OF-THE-DATA`.
-        resume: demand a run to go on from. Options left out are then taken from it, the data included.
-        overwrite: begin a new run, whatever `out` holds. Files with the names of a run's are removed or replaced, and
-            nothing else.
-        quiet: no progress on the screen.
-        channel_axis: where arrays and tensors have their channels; by default last and third from last.
-        **options: the images, as `a` and `b` (folders, or arrays (N, H, W[, C]), tensors (N, C, H, W), or lists of
-            arrays, tensors, PIL images and paths), `ab` or `data`, which for the methods that draw from noise is a
-            folder, an idx file or arrays; and the options below.
+        resume: fail unless there is a run to resume. Options left out are then taken from it, including the data.
+        overwrite: start a new run, whatever `out` holds. Files that a run writes are removed or replaced, and nothing
+            else.
+        quiet: show no progress.
+        channel_axis: the axis of the channels in arrays and tensors; by default the last and the third from last.
+        **options: the images, and the options below. Methods of two domains take `a` and `b` (folders, or arrays
+            (N, H, W[, C]), tensors (N, C, H, W), or lists of arrays, tensors, PIL images and paths), `ab` or `data`;
+            the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`.
 
     Returns:
-        What `img2img.load(out)` returns: a `Translator`, or a `Sampler` of a method that draws from noise.
+        What `img2img.load(out)` returns: a `Translator`, or the `Sampler` of a method that generates from noise.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -115,13 +117,14 @@ def train(
     listed = {name: arrays.pop(name) for name in ("labels",) if name in arrays}
     arrays = arrays_of(arrays, channel_axis) | listed
     if resume and overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite begins it anew; give one of them.")
+        raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
-    folder = Path(out) if out is not None else _default_folder(method, options)
-    refuse_foreign(folder, overwrite)
-    saved = None if overwrite else _read_config(folder)
+    files = RunFolder(Path(out) if out is not None else _default_folder(method, options))
+    folder = files.path
+    files.refuse_foreign(overwrite)
+    saved = None if overwrite else _read_config(files)
     if resume:
-        if saved is None or not (folder / "last.pt").exists():
+        if saved is None or not files.resumable:
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
@@ -137,7 +140,7 @@ def train(
         "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
-    _refuse_folder(folder, record, overwrite)
+    _refuse_folder(files, record, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
@@ -146,7 +149,7 @@ def train(
         runtime = replace(runtime, dtype=torch.float32)  # bf16 keeps 8 significant bits: enough for 8-bit pixels only
     if opened.heldout is None and (idle := asked & OF_SCORES):
         raise ConfigError(
-            f"--{min(idle).replace('_', '-')} is for scores on held-out images, and there are none; hold some out "
+            f"--{min(idle).replace('_', '-')} is for evaluations on held-out images, and there are none; hold some out "
             "with --val-fraction, or leave it out."
         )
     if needs.balanced and train_config.batch_size < len(opened.train.classes):
@@ -159,23 +162,25 @@ def train(
     built = method_class(method_config, facts)
     refuse_wrong_size(built, data_config.size)
 
+    known = _facts(method, built, opened, runtime.world_size)
+
     def entry() -> dict[str, Any]:
-        _refuse_folder(folder, record, overwrite)
+        _refuse_folder(files, record, overwrite)
         data = {"data": identities(opened)}
-        if not overwrite and has_results(folder):
-            before = read_facts(folder)[0].get("training images", opened.counts)
-            refuse_other_data(folder, (_read_config(folder) or {}).get("data"), data["data"], opened.counts, before)
+        if not overwrite and files.has_results():
+            before, counts = read_report_record(files).facts.images, known.images
+            refuse_other_data(folder, (_read_config(files) or {}).get("data"), data["data"], counts, before)
         return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
 
     with ExitStack() as held:
         if runtime.is_main:
-            note = held.enter_context(begun(folder, entry, overwrite))
+            note = held.enter_context(files.held(entry, overwrite))
             if not quiet:
                 _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
-        run = Run(folder, _card_of(method, built, opened, data_config), _facts(record, opened, built), hint, shorten)
+        run = Run(files, _card_of(method, built, opened, data_config), known, hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
@@ -189,10 +194,11 @@ def train(
 
 
 def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
-    """Scores a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
+    """Evaluate a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
     held = opened.heldout
     assert held is not None
-    sides = Sides.held_out((held.a, held.b), held.config, paired, folder, EvaluateOptions(limit=VALIDATION_IMAGES))
+    domains, chosen = (held.domains["a"], held.domains["b"]), EvaluateOptions(limit=VALIDATION_IMAGES)
+    sides = Sides.held_out(domains, held.config, paired, folder, chosen)
     evaluator = Evaluator.for_model(model, sides, options=options)
     try:
         keep(folder, evaluator, model, evaluator.of_model(model))
@@ -201,7 +207,7 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
 
 
 def _is_evaluated(folder: Path, model: Translator) -> bool:
-    """Whether the evaluation of the newest model is there; a kill may have come before it."""
+    """Tell whether the newest model has been evaluated; a kill may have come before that."""
     try:
         step = json.loads((folder / RESULT).read_text())["protocol"]["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -218,24 +224,24 @@ def load(
     backend: str = "auto",
     label: str | None = None,
 ) -> Translator | Any:
-    """Opens a model file, the newest model of a run folder, or a saved equalizer; executes nothing of it.
+    """Open a model file, the newest model of a run folder, or a saved equalizer; execute nothing in it.
 
     Args:
         path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models where the hardware multiplies it and the
-            model draws a fixed picture close enough to fp32.
-        direction: the direction to translate in; by default the model's first.
-        backend: what runs the network: "auto", "eager", "compile" or "openvino".
-        label: the class to translate to or to draw, of a model that takes one.
+        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models if the hardware supports it natively and the
+            result for a fixed image is close enough to that in fp32.
+        direction: the direction of translation; by default the model's first.
+        backend: the engine that runs the network: "auto", "eager", "compile" or "openvino".
+        label: the class to translate to or to generate, for a model with classes.
 
     Returns:
-        A `Translator`; a `Sampler` of a model that draws from noise, or a `BatchEqualizer`, which type checkers cannot
-        see from a path: write `img2img.Sampler(path)` or `img2img.BatchEqualizer.load(path)` for them.
+        A `Translator`; a `Sampler` for a model that generates from noise; or a `BatchEqualizer`. Type checkers cannot
+        tell them apart by path: use `img2img.Sampler(path)` or `img2img.BatchEqualizer.load(path)` for them.
 
     Raises:
         ModelFileError: if there is no readable model.
-        ConfigError: if the model has no such direction, or options are not for its kind.
+        ConfigError: if the model has no such direction or class, or an option does not apply to it.
     """
     chosen = LoadOptions(direction, device, precision, label, backend)
     device, precision, direction, backend = chosen.device, chosen.precision, chosen.direction, chosen.backend
@@ -245,13 +251,13 @@ def load(
         _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
         return _load_equalizer(Path(path), device)
     if not any(spec.takes_images for spec in read_card(model_file(path)).directions.values()):
-        _refuse_given(of_networks, f"{path} draws from noise, and has none")
+        _refuse_given(of_networks, f"{path} generates from noise, and has none")
         return Sampler(path, device, precision, chosen.label)
     return Translator(path, device, precision, direction, backend, chosen.label)
 
 
 def _holds_equalizer(path: str | Path) -> bool:
-    """Whether `path` is a folder that `BatchEqualizer.save` wrote."""
+    """Tell whether `path` is a folder that `BatchEqualizer.save` wrote."""
     if not isinstance(path, str | Path):
         return False
     return (Path(path) / "weights.safetensors").is_file() and not (Path(path) / "model.safetensors").exists()
@@ -261,7 +267,7 @@ def _load_equalizer(folder: Path, device: str) -> Any:
     try:
         from img2img.lab.equalizer import BatchEqualizer
     except ModuleNotFoundError as error:
-        raise ConfigError(needs(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
+        raise ConfigError(install_hint(f"{folder} is an equalizer, which", str(error.name), "lab")) from error
     equalizer = BatchEqualizer.load(folder)
     return equalizer if device == "auto" else equalizer.set_params(device=device)
 
@@ -298,14 +304,13 @@ def sample(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Any:
-    """Draws images with a model that draws from noise.
+    """Generate images with a model that draws from noise.
 
     Args:
-        model: a model, or the path of one.
-        n: how many images.
-        out: a folder to write them into, one file each; those that are there already are kept. None: they are
-            returned.
-        progress: called with the images written, and all there are.
+        model: a model, or its path.
+        n: number of images.
+        out: a folder to write them into, one file each, keeping those that exist; None returns them instead.
+        progress: called with the number of images written, and their total.
         **options: see Options below.
 
     Returns:
@@ -315,12 +320,12 @@ def sample(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     check_names("sampling", options, SampleLoadOptions, SampleOptions)
-    loading = given(options, SampleLoadOptions)
-    n = option("n", Count).taken(n)
+    loading = pick(options, SampleLoadOptions)
+    n = option("n", Count).convert(n)
     if not isinstance(model, Sampler):
         model = Sampler(model, **loading)
     elif loading:
-        raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
+        raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     (chosen,) = split(options, SampleOptions)
     if out is None:
         return model(n, chosen.seed, label=chosen.label, batch_size=chosen.batch_size)
@@ -336,11 +341,13 @@ def translate(
     progress: Callable[[Outcome], None] = lambda outcome: None,
     **options: Unpack[keywords.Translating],
 ) -> Summary:
-    """Translates a folder of images, or one file, into the folder `out`, mirrored with the same names and formats.
+    """Translate a folder of images, or one file, into the folder `out`, with the same tree, names and formats.
 
     Args:
-        model: a model, or the path of one.
-        progress: called with what happened to each file.
+        model: a model, or its path.
+        source: the folder or file to translate.
+        out: the folder for the results.
+        progress: called with the outcome of each file.
         **options: see Options below.
     """
     begin, summary = time.perf_counter(), Summary()
@@ -363,21 +370,21 @@ def translate(
 def translate_folder(
     model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
-    """The same as `translate`, as an iterator over what happens to each file, for progress of one's own."""
+    """Translate as `translate` does, as an iterator over the outcome of each file."""
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     return engine.translate_folder(model, Path(source), Path(out), going, files)
 
 
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
-    """`model`, loaded as `options` say."""
+    """Return `model`, loaded with those of `options` that apply to loading."""
     check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     if not isinstance(model, Translator):
         return Translator(model, **loading)
     towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}
     if loading:
-        raise ConfigError(f"{', '.join(loading)}: chosen where the model is loaded, which this one is already.")
+        raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     return model.towards(**towards) if towards else model
 
 
@@ -387,36 +394,33 @@ def _default_folder(method: str, options: dict[str, Any]) -> Path:
     return Path("checkpoints") / "_".join([method, *dict.fromkeys(names)])
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    return read_record(RunRecord, path)
+def _read_config(files: RunFolder) -> dict[str, Any] | None:
+    return read_record(RunRecord, files.config) if files.config.exists() else None
 
 
-def _refuse_folder(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Refuses a folder that is not free for this run, whether new or to go on with."""
-    options = record["options"]
+def _refuse_folder(files: RunFolder, record: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that this run, new or resumed, must not write into."""
+    options, folder = record["options"], files.path
     for name in PATHS:
         if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
-    refuse_foreign(folder, overwrite)
-    saved = None if overwrite else _read_config(folder)
-    if saved is not None and has_results(folder):
+    files.refuse_foreign(overwrite)
+    saved = None if overwrite else _read_config(files)
+    if saved is not None and files.has_results():
         groups = options_of(METHODS[record["method"]])
         defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
         refuse_other_config(folder, saved, record, defaults)
 
 
 def _absolute(place: str | Path | None) -> str | None:
-    """A folder or file by its absolute path, so that a run is not bound to where it was started."""
+    """Return an absolute path, so that a run does not depend on where it was started."""
     return os.path.abspath(place) if place else None  # noqa: PTH100 - a link stays a link
 
 
 def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
     around = [options[name] for name in PATHS if options.get(name)]
     found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
-    return f"The run folder lies inside {found}; pictures in it are not trained on." if found else ""
+    return f"The run folder lies inside {found}; images in it are not used for training." if found else ""
 
 
 def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
@@ -431,23 +435,22 @@ def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callabl
     return card
 
 
-def _facts(record: dict[str, Any], opened: Opened, built: Method) -> dict[str, Any]:
-    uses = [
-        {"name": name, "image": use.source, "label": use.labelled, "output": use.output}
-        for name, use in built.uses.items()
-    ]
-    return {
-        "method": record["method"],
-        "training images": opened.counts,
-        "held-out images": opened.held or "none",
-        "options": ", ".join(f"{k} {v}" for k, v in record["options"].items() if v is not None),
-        "started": time.strftime("%Y-%m-%d %H:%M"),
-        "on": f"{environment()['system']}, torch {environment()['torch']}",
-        "processes": record["processes"],
-        "uses": uses,
-        "kinds": dict(built.kinds),
-        "classes": list(built.facts.classes),
-    }
+def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFacts:
+    made = environment()
+    held = opened.heldout.domains if opened.heldout is not None else {}
+    return RunFacts(
+        method=method,
+        images={domain.title: len(domain) for domain in opened.train.domains.values()},
+        held_out={domain.title: len(domain) for domain in held.values()},
+        uses=tuple(
+            UseRecord(name, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
+            for name, use in built.uses.items()
+        ),
+        kinds=dict(built.kinds),
+        started=time.strftime("%Y-%m-%d %H:%M"),
+        system=f"{made['system']}, torch {made['torch']}",
+        processes=processes,
+    )
 
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
@@ -459,7 +462,7 @@ def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: s
     )
     say(f"{method}: {opened.counts}{held}; run folder {folder}")
     if not opened.train.cached:
-        say("The decoded images do not fit into --cache-mb and are read from disk each time.")
+        say("The decoded images do not fit into --cache-mb and are read from disk every time.")
     millions = ", ".join(
         f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items()
     )

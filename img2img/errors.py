@@ -1,28 +1,35 @@
 """What can go wrong through no fault of the code: every error here is one sentence a user can act on."""
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar, overload
 
 Entry = TypeVar("Entry")
 
 DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is another project
 
 
-def needs(what: str, package: str, extra: str) -> str:
-    """Return the sentence that says which package `what` needs, and the extra of this project that brings it."""
+def install_hint(what: str, package: str, extra: str) -> str:
+    """Return the sentence that names the package `what` needs and the extra of this project that installs it."""
     return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with what a terminal would obey or cannot show written out as escapes."""
+    """Return the text on one line, with control sequences and unprintable characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def quote(path: Path | str) -> str:
+    """Return a path, or other text of unknown origin, on one line: as it is if printable, else quoted and escaped."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 class Img2ImgError(Exception):
     """Base of all errors a user can cause. The command line prints it as one line and exits with 2.
 
-    Whatever characters a name in it has, a message is one line that a terminal prints and does not obey.
+    The message is always a single printable line, whatever characters a name in it contains, so that a terminal
+    prints it and does not obey it.
     """
 
     def __init__(self, message: str) -> None:
@@ -42,23 +49,23 @@ class InputError(DataError, ValueError):
 
 
 class InputTypeError(DataError, TypeError):
-    """An array of another type, or range of values, than what was fitted."""
+    """An array whose type or range of values differs from that of the fitted data."""
 
 
 class UnknownBatchError(InputError):
-    """A batch that was not there when the equalizer was fitted."""
+    """A batch that was not present when the equalizer was fitted."""
 
 
 class ConfoundedDesignError(InputError):
-    """Batches that differ in what they hold, so that equalizing them would remove it."""
+    """Batches that differ in content, so that equalizing them would remove that difference."""
 
 
 class ModelFileError(Img2ImgError):
-    """A file that is not a model, is damaged, or was written by something else."""
+    """A file that is not a model, is damaged, or was written by another program."""
 
 
 class TrainingError(Img2ImgError):
-    """A run that cannot go on: the loss is not finite, the disk or the memory is full."""
+    """A run that cannot continue: the loss is not finite, or the disk or the memory is full."""
 
 
 class Interrupted(Img2ImgError):
@@ -74,18 +81,29 @@ class Interrupted(Img2ImgError):
 
 
 def counted(n: int, one: str, several: str) -> str:
-    """Return "1 image is" or "2 images are", of `one` "image is" and `several` "images are"."""
+    """Return the count with its noun: "1 image is" or "2 images are", from `one` "image is", `several` "images are"."""
     return f"{n} {one if n == 1 else several}"
 
 
-def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """Look `name` up in `table`; an unknown name is answered with the nearest one and the whole list.
+@overload
+def choose(kind: str, name: str, known: Mapping[str, Entry], context: str = "") -> Entry: ...
+@overload
+def choose(kind: str, name: str, known: Sequence[str], context: str = "") -> str: ...
+def choose(kind: str, name: str, known: Mapping[str, Entry] | Sequence[str], context: str = "") -> Entry | str:
+    """Look up `name` in a table, or check it against a list of names.
+
+    Args:
+        kind: the kind of name, for the error: "metric", or "--norm" for the value of an option.
+        name: the name to look up.
+        known: a table, whose entry is returned, or names, of which `name` itself is returned.
+        context: where the name was given, for the error, such as " for sampling".
 
     Raises:
-        ConfigError: if `name` is not in the table.
+        ConfigError: if the name is unknown; the message suggests the nearest name and lists them all.
     """
+    table = known if isinstance(known, Mapping) else {entry: entry for entry in known}
     if name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), table, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(f"There is no {kind} '{name}'.{hint} Choose from: {', '.join(table)}.")
+    raise ConfigError(f"Unknown {kind} '{name}'{context}.{hint} Choose from: {', '.join(table)}.")

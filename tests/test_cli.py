@@ -21,18 +21,17 @@ from PIL import Image
 from img2img import BatchEqualizer, __version__
 from img2img.cli import equalize as cli_equalize, main as cli
 from img2img.cli.equalize import add_equalizing
-from img2img.data.opening import LAYOUTS
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
 from img2img.runs.record import OPERATIONAL
-from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(cli.__file__).parents[2]
 FIELDS = [
     (name, field.name, get_args(get_type_hints(config, include_extras=True)[field.name])[1])
     for name, method in METHODS.items()
-    for config in (LAYOUTS[method.layout].Config, TrainConfig, method.Config)
+    for config in groups_of(method.Config)
     for field in dataclasses.fields(config)
     if field.name not in method.Config.unused
 ]
@@ -182,10 +181,7 @@ def test_the_shell_completes_commands_options_and_names(monkeypatch, command_lin
 
 @pytest.mark.parametrize("method", METHODS)
 def test_options_of_a_command_do_not_collide(method):
-    groups = [
-        {f.name for f in dataclasses.fields(c)}
-        for c in (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
-    ]
+    groups = [{f.name for f in dataclasses.fields(c)} for c in groups_of(METHODS[method].Config)]
     for one, other in combinations([*groups, {"out", "resume", "quiet", "method"}], 2):
         assert not one & other
     assert set.union(*groups) >= OPERATIONAL
@@ -208,7 +204,7 @@ MISTAKES = {
     "augment": (["--augment", "standart"], "Did you mean 'standard'"),
     "generator": (["--generator", "resnet_5"], "Did you mean 'resnet_"),
     "discriminator": (["--discriminator", "patch_7"], "Did you mean 'patch_70'"),
-    "objective": (["--objective", "lsgann"], "There is no"),
+    "objective": (["--objective", "lsgann"], "Unknown"),
     "precision": (["--precision", "fp23"], "Did you mean 'fp32'"),
     "folder": (["--a", "/no/such/folder"], "There is no folder /no/such/folder"),
     "device": (["--device", "gpu"], "'gpu' is not a device"),
@@ -476,7 +472,7 @@ def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_lin
 
 FITS = {
     "model": (["--model", "tonne"], "Did you mean 'tone'"),
-    "column": (["--batch", "Metadata_Plat"], "There is no column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
+    "column": (["--batch", "Metadata_Plat"], "Unknown column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
     "table": (["no.csv"], "no.csv cannot be read: No such file or directory."),
     "one batch": (["--where", "Metadata_Plate == 'A'"], "There is one batch, A"),
     "confounded": (["--label", "Metadata_Plate"], "Every label lies in one batch only"),
@@ -522,9 +518,9 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
         (["transform", eq, plates, "--out", tmp_path / "out", "--batch", "Metadata_Well"], "was not fitted"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--jobs", 0], "--jobs takes"),
         (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "There is no folder"),
-        (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "name a file to write"),
+        (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "give the name of a file to write"),
         (["report", eq, plates, "--out", tmp_path / "r.html"], "4 groups were part of the fit"),
-        (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "There is no channel 'ER'"),
+        (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "Unknown channel 'ER'"),
         (["report", eq, plates, *TEST, "--nuclei", 3, "--out", tmp_path / "r.html"], "There is no channel 3"),
     ):
         code, out, err = command_line("equalize", *words)

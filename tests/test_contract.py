@@ -336,7 +336,7 @@ def test_a_label_is_asked_for_and_known(name, run_of):
     with pytest.raises(Img2ImgError, match=r"'q'.* [Nn]ames?|'q'|no class"):
         model.towards(label="q")
     if model.spec().labelled and not isinstance(model, Sampler):
-        with pytest.raises(Img2ImgError, match="needs a class.* x, y, z"):
+        with pytest.raises(Img2ImgError, match=r"needs a class.* x, y, z"):
             model(image_of(3, SIZE, SIZE))
 
 

@@ -1,17 +1,17 @@
-"""The documentation is true: its code runs, its options exist, its tables have the defaults of the code.
+"""The documentation is true: its code runs, its options exist, its tables of options are those of the code, which
+`python tests/test_docs.py` writes.
 
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
-with small generated data sets under the names the pages use. What the blocks cost is cut in one way: `TINY` is put
-after the options of every training that has them, where it wins over what is written on the page, and two steps after
-the options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python,
-a wrapper of `img2img.train`.
+with small generated data sets under the names that the pages use. Their cost is reduced in one way: `TINY` is appended
+to the options of every training that has them, where it overrides what is written on the page, and two steps to the
+options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python, a
+wrapper of `img2img.train`.
 
-Blocks marked ```sh are shown only: they install, download or start several processes. Unmarked blocks are no code.
+Blocks marked ```sh are only displayed: they install, download or start several processes. Unmarked blocks are not code.
 """
 
 import dataclasses
 import gzip
-import inspect
 import os
 import re
 import shutil
@@ -31,8 +31,7 @@ import img2img
 from img2img.cli import main as cli
 from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
-from img2img.data.layouts import DataConfig
-from img2img.data.opening import LAYOUTS
+from img2img.data.options import DataConfig, LabelledConfig
 from img2img.evaluation.options import EvaluateOptions
 from img2img.lab import adversarial
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
@@ -40,23 +39,24 @@ from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
-from img2img.options.declared import options_in, unused_in
+from img2img.options.declared import Option, Within, options_in, unused_in
 from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
-    "datasets/README.md": [DataConfig],
+    "datasets/README.md": [DataConfig, LabelledConfig],
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
-NETWORKS = ("local", "stargan")  # of the equalizer, each with a page and its options by their Python names
+NETWORKS = ("local", "stargan")  # of the equalizer; their pages list its defaults by their Python names
 COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
-# Of torchrun, scripts/check and the benchmarks.
+# Options of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "shm-size",
     "nproc-per-node",
@@ -84,13 +84,14 @@ TINY: dict[str, Any] = {
     "d_width": 4,
     "generator": "resnet_3",
     "discriminator": "patch_16",
+    "d_layers": 4,
     "log_every": 1,
 }
 
 
 def tiny(method: str) -> dict[str, Any]:
-    """Those of `TINY` that are options of `img2img train METHOD`."""
-    configs = (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
+    """Return the entries of `TINY` that are options of `img2img train METHOD`."""
+    configs = groups_of(METHODS[method].Config)
     names = {field.name for config in configs for field in dataclasses.fields(config)} - unused_in(*configs)
     return {name: value for name, value in TINY.items() if name in names}
 
@@ -120,7 +121,7 @@ def name(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[str, int, str]]:
-    """Language, line number and text of every code block."""
+    """Return language, line number and text of every code block."""
     text = page.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(m[1], text.count("\n", 0, m.start()) + 1, m[2]) for m in found]
@@ -134,7 +135,7 @@ def images(folder: Path, count: int, suffix: str = ".png", width: int = 48, heig
 
 
 def digits(folder: Path) -> None:
-    """Images of 28x28 pixels in a file as MNIST's: two zeros, the type, the number of axes, their lengths, bytes."""
+    """Write 28x28 images to a file like MNIST's: two zeros, the type, the number of axes, their lengths, bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     header = bytes([0, 0, 0x08, 3]) + np.array(pixels.shape, ">u4").tobytes()
     folder.mkdir(parents=True)
@@ -142,7 +143,9 @@ def digits(folder: Path) -> None:
 
 
 def plates(folder: Path) -> None:
-    """Plates P1 and P2 with controls and treated wells, to fit and to judge on; later.csv has the controls of P3."""
+    """Write plates P1 and P2 with controls and treated wells, to fit and to judge on, and P3, of which later.csv lists
+    the controls.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for plate, effect in {"P1": "A", "P2": "B", "P3": "D"}.items():
@@ -164,13 +167,17 @@ def plates(folder: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run blocks in, with the data sets that the pages speak of."""
+    """Return a folder to run blocks in, with the data sets that the pages mention."""
     images(tmp_path / "horses", 10, ".jpg", 40, 36)
     images(tmp_path / "zebras", 10)
     images(tmp_path / "photos", 3)
     images(tmp_path / "maps", 3)
     images(tmp_path / "labels", 2)
     images(tmp_path / "faces", 5)
+    images(tmp_path / "bags", 3)
+    images(tmp_path / "shoes", 3)
+    for part in ("rose", "tulip"):
+        images(tmp_path / "flowers" / part, 3)
     digits(tmp_path / "mnist")
     for part in ("train", "val"):
         images(tmp_path / "facades" / part, 3, ".jpg", 96)
@@ -196,7 +203,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_blocks_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = img2img.train
     monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | tiny(method)))
-    if page.name == "translating.md":  # it speaks of a run that training.md has made
+    if page.name == "translating.md":  # it uses the run of training.md
         img2img.train("cyclegan", a="horses", b="zebras", out="checkpoints/h2z", quiet=True)
     for language, line, text in blocks(page):
         where = f"{name(page)}:{line}"
@@ -239,18 +246,16 @@ def test_example_stands_alone() -> None:
 
 
 def known_options() -> set[str]:
-    layouts = [layout.Config for layout in LAYOUTS.values()]
-    configs = [*layouts, TrainConfig, *(method.Config for method in METHODS.values())]
+    configs = {config for method in METHODS.values() for config in groups_of(method.Config)}
     names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
-    for command in (*(entry.callback for entry in cli.app.registered_commands), cli._root):
-        assert command is not None
-        names |= set(inspect.signature(command).parameters)
-    names |= {name.removeprefix("--") for option in equalizing() for name in (*option.opts, *option.secondary_opts)}
+    group: Any = typer.main.get_command(cli.app)
+    options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
+    names |= {name.removeprefix("--") for option in options for name in (*option.opts, *option.secondary_opts)}
     return {option.replace("_", "-") for option in names}
 
 
 def equalizing() -> list[Any]:
-    """The options of all commands of `equalize`."""
+    """Return the options of all commands of `equalize`."""
     add_equalizing(cli.equalize)
     group: Any = typer.main.get_command(cli.app)
     commands = group.commands["equalize"].commands.values()
@@ -281,7 +286,7 @@ def rows(page: str) -> dict[str, str]:
 
 
 def written(default: Any) -> str:
-    """How a table says it."""
+    """Return a default as a table states it."""
     return (
         {None: "", False: "off", True: "on"}[default] if default is None or isinstance(default, bool) else str(default)
     )
@@ -306,19 +311,41 @@ def test_the_tables_of_networks_have_every_option_and_its_default(model: str) ->
     assert found == {name: written(default) for name, default in expected.items()}
 
 
-@pytest.mark.parametrize(("page", "configs"), TABLES.items(), ids=TABLES)
-def test_tables_have_every_option_and_its_default(page: str, configs: list[type]) -> None:
-    unused = unused_in(*configs)
-    options = [one for config in configs for one in options_in(config).values() if one.name not in unused]
-    expected = {one.name.replace("_", "-"): one.default_text for one in options}
-    assert {name: default for name, default in rows(page).items() if name != "out"} == expected
+def with_tables(page: str, text: str) -> str:
+    """Return the text of a page with the rows of its table of options written from the code."""
+    unused, options = unused_in(*TABLES[page]), dict[str, Option]()
+    for config in TABLES[page]:
+        for one in options_in(config).values():
+            if one.name not in unused:
+                options.setdefault(one.name.replace("_", "-"), one)
+    fresh = [f"| `--{name}` | {one.default_text} | {meaning(one)} |" for name, one in options.items()]
+    lines: list[str] = []
+    for line in text.split("\n"):
+        row = re.match(r"\| `--([a-z0-9-]+)` \|", line)
+        if row and row[1] not in {"out", "n"}:  # arguments of the command itself
+            lines += fresh
+            fresh = []
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def meaning(one: Option) -> str:
+    """Return the help of an option, with the meaning of its special value."""
+    special = one.limit.special if isinstance(one.limit, Within) else None
+    return f"{one.text.removesuffix('.')} ({special[0]:g} = {special[1]})." if special else one.text
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_of_options_are_those_of_the_code(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == with_tables(page, text), "Run `python tests/test_docs.py`, which rewrites them."
 
 
 def test_every_metric_is_explained() -> None:
     text = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S*)", text, re.MULTILINE))
-    ways = {True: "higher", False: "lower", None: ""}
-    assert rows == {name: ways[metric.higher_is_better] for name, metric in METRICS.items()}
+    assert rows == {name: metric.better for name, metric in METRICS.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -339,3 +366,30 @@ def test_every_suffix_of_an_image_is_listed() -> None:
     text = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
     sentence = " ".join(text.split("suffix is none of", 1)[1].split("and a line counts", 1)[0].split())
     assert re.findall(r"`(\.\w+)`", sentence) == list(SUFFIXES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_of_the_project_exist(page: Path) -> None:
+    folders = "img2img|examples|benchmarks|scripts|tests|docs"
+    paths = re.findall(rf"`((?:{folders})/[\w./-]+)", page.read_text(encoding="utf-8"))
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_contributing_names_every_room() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("| room | question |", 1)[1].split("\n\n", 1)[0]
+    named = {path for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for path in re.findall(r"`([^`]+)`", row)}
+    rooms = {f"{path.name}/" for path in (ROOT / "img2img").iterdir() if (path / "__init__.py").exists()}
+    rooms |= {path.name for path in (ROOT / "img2img").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert named == rooms
+
+
+def test_readme_names_every_method() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(docs/methods/(\w+)\.md\)", text)) == set(METHODS)
+
+
+if __name__ == "__main__":
+    for title in TABLES:
+        file = ROOT / title
+        file.write_text(with_tables(title, file.read_text(encoding="utf-8")), encoding="utf-8")

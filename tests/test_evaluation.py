@@ -15,15 +15,17 @@ from img2img.data.folders import Domain
 from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
-from img2img.evaluation.evaluate import best_of, evaluate, rank
-from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, Evaluation, _chunks, described
+from img2img.evaluation.evaluate import evaluate, rank
+from img2img.evaluation.evaluator import CHUNK_VALUES, _chunks
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.scores import Evaluation, described
 from img2img.evaluation.sides import Side, Sides
 from img2img.metrics.structure import structure
-from img2img.metrics.table import METRICS, Score, names_of
-from img2img.report.remarks import MODEL, NOTHING, of_evaluation
+from img2img.metrics.table import METRICS, Score, best_of, is_better, names_of, sign_of
+from img2img.report.remarks import of_evaluation
 from img2img.report.result import meanings
+from img2img.runs.results import MATCHED, MODEL, NOTHING
 from img2img.training.validation import kept_steps
 
 SIZE = 32
@@ -236,7 +238,7 @@ def test_identity_asks_on_the_scale_of_the_input(tmp_path):
     result = evaluate(out, a=str(tmp_path / "a"), b=str(tmp_path / "b"), metrics="identity")
     x = torch.stack([scale_out.encode(image[..., None]) for image in b])
     with torch.no_grad():
-        expected = float((model.network("a2b")(x) - x).abs().mean() / 2)
+        expected = float((model.network()(x) - x).abs().mean() / 2)
     assert scale_in != scale_out and result.scores["identity"] == pytest.approx(expected, abs=1e-3)
     assert "identity" not in result.per_image  # its images have other names than the inputs
 
@@ -307,7 +309,7 @@ def test_class_kept_is_asked_of_inputs_in_a_folder_per_class(digits, runs, root,
     assert "class_kept" not in one.scores  # one class of inputs is a domain, which a translation is to leave
     words = ("--a", inputs, "--b", other, "--metric", "structure", "--judge", digits / "judge")
     code, out, _ = command_line("evaluate", runs / "cyc", *words)
-    assert code == 0 and "class_kept" in out and "class_kept: of 12 inputs whose class is known" in out
+    assert code == 0 and "class_kept" in out and "class_kept: on 12 inputs of known class" in out
 
 
 def test_class_kept_tells_a_kept_class_from_a_swapped_one(digits, tmp_path):
@@ -332,7 +334,7 @@ def test_class_kept_tells_a_kept_class_from_a_swapped_one(digits, tmp_path):
         return evaluate(**folders, labels=str(table))
 
     assert asked(*rows).scores["class_kept"] > 0.9
-    assert "has no label for 1 of 12 images, as upright_005.png" in refused(DataError, asked, *rows[:-1])
+    assert "has no label for 1 of 12 images, e.g. upright_005.png" in refused(DataError, asked, *rows[:-1])
     assert "has the label 'slanted'; the judge's classes are lying, upright" in refused(
         DataError, asked, *rows[:-1], "slanted,upright_005.png"
     )
@@ -341,7 +343,7 @@ def test_class_kept_tells_a_kept_class_from_a_swapped_one(digits, tmp_path):
     table.mkdir()
     folders = dict(real=str(flat), fake=str(flat), judge=str(digits / "judge"), labels=str(table))
     assert "cannot be read" in refused(DataError, evaluate, **folders)
-    assert "give --judge DIR as well" in refused(ConfigError, EvaluateOptions, labels="labels.csv")
+    assert "add --judge DIR" in refused(ConfigError, EvaluateOptions, labels="labels.csv")
 
 
 def unpaired_scores(structure, kid, chance=0.17, paired=False):
@@ -353,7 +355,7 @@ def unpaired_scores(structure, kid, chance=0.17, paired=False):
 
 
 def test_a_remark_where_results_no_longer_show_their_inputs(command_line, monkeypatch):
-    words = "no longer show what the inputs show: structure 0.16, against 1 for doing nothing and 0.17 for images"
+    words = "no longer show what the inputs show: structure 0.16, against 1 for the unchanged input and 0.17 for random"
     cases = {
         "6 % of the digits kept": (unpaired_scores(0.16, 0.436), True),
         "51 % kept": (unpaired_scores(0.53, 0.345), False),
@@ -363,9 +365,9 @@ def test_a_remark_where_results_no_longer_show_their_inputs(command_line, monkey
         "pairs, which have true answers": (unpaired_scores(0.16, 0.436, paired=True), False),
     }
     for case, (evaluation, said) in cases.items():
-        texts = [remark.text for remark in of_evaluation(evaluation.to_json())]
+        texts = [remark.text for remark in of_evaluation(evaluation.record)]
         assert any("no longer show what the inputs show" in text for text in texts) == said, case
-    assert words in " ".join(remark.text for remark in of_evaluation(cases["6 % of the digits kept"][0].to_json()))
+    assert words in " ".join(remark.text for remark in of_evaluation(cases["6 % of the digits kept"][0].record))
     monkeypatch.setattr("img2img.evaluation.evaluate.evaluate", lambda *_, **__: cases["6 % of the digits kept"][0])
     code, out, _ = command_line("evaluate", "run")
     assert code == 0 and words in out and "--judge" in out
@@ -383,7 +385,7 @@ def test_the_structure_of_chance_is_that_of_images_that_do_not_belong_together(r
     images = [np.asarray(Image.open(tmp_path / name / "0.png")).transpose(2, 0, 1) for name in "xy"]
     expected = structure(*(torch.from_numpy(x / np.float32(127.5) - 1)[None] for x in images))
     assert known["structure_by_chance"] == pytest.approx(float(expected), abs=1e-4) and float(expected) < 0.9
-    assert f"unrelated images of the other side: {float(expected):.2g}" in " ".join(known["notes"])
+    assert f"unrelated images of the target side: {float(expected):.2g}" in " ".join(known["notes"])
     assert "structure_by_chance" not in evaluate(runs / "cyc", metrics="drift", **given).protocol
 
 
@@ -417,6 +419,9 @@ def test_best_goes_by_the_metrics_direction():
     assert best_of("l1", {"x": 0.2, "y": 0.1}) == "y"
     assert best_of("ssim", {"x": 0.2, "y": 0.1}) == "x"
     assert best_of("kid[encoder]", {"x": float("nan"), "y": 3.0}) == "y"
+    assert best_of("l1", {"x": None, "y": float("nan")}) is None and best_of("unknown", {"x": 1.0}) is None
+    assert is_better("l1", 0.1, 0.2) and is_better("iou[3]", 0.2, 0.1) and not is_better("ssim", 0.1, 0.1)
+    assert [sign_of(name) for name in ("kid[encoder]", "mean_iou", "unknown")] == [-1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -479,7 +484,7 @@ class TestArrays:
             ({"a": x, "b": folder}, "arrays for both a and b, or folders for both"),
             ({"real": x, "fake": x}, "does not go with a and b"),
             ({"a": x, "b": x[:0]}, "at least one image each, not 3 and 0"),
-            ({"a": x, "b": x[:2], "paired": True}, "Pairs need as many images in A as in B"),
+            ({"a": x, "b": x[:2], "paired": True}, "Pairs need equally many images in A and B"),
             ({"a": x[..., 0], "b": x, "metrics": "l2"}, "'l2'"),
         ):
             assert sentence in refused(Img2ImgError, evaluate, runs / "cyc", **options)
@@ -506,7 +511,7 @@ class TestDuringTraining:
             model = img2img.train(
                 "cyclegan", data=root / "unpaired", out=tmp_path / name, **(options | {"validate_every": every})
             )
-            weights.append(model.network("a2b").state_dict())
+            weights.append(model.network().state_dict())
         assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
 
     def test_patience(self, root, tmp_path, monkeypatch):
@@ -551,7 +556,7 @@ class TestRefused:
         assert names_of(["l1,ssim", "l1", " kid"]) == ("l1", "ssim", "kid")
 
     def test_what_a_run_held_out_is_taken_as_it_was(self, runs):
-        assert "taken as in training" in refused(ConfigError, evaluate, runs / "p2p", size=64)
+        assert "used as in training" in refused(ConfigError, evaluate, runs / "p2p", size=64)
 
     def test_data_that_have_changed(self, root, tmp_path):
         data, run = tmp_path / "data", tmp_path / "run"
@@ -581,7 +586,7 @@ class TestRefused:
 
     def test_metrics_that_do_not_suit(self, runs, root):
         folders = dict(real=str(root / "unpaired" / "testA"), fake=str(root / "unpaired" / "testB"))
-        assert "say --paired" in refused(ConfigError, evaluate, runs / "cyc", metrics="l1")
+        assert "add --paired" in refused(ConfigError, evaluate, runs / "cyc", metrics="l1")
         assert "needs a model" in refused(ConfigError, evaluate, **folders, metrics="structure")
 
     def test_images_of_another_kind(self, runs, tmp_path):
@@ -618,7 +623,7 @@ class TestRefused:
 
     def test_comparisons(self, runs):
         assert "at least two" in refused(ConfigError, compare, [runs / "p2p"])
-        assert "each of them once" in refused(ConfigError, compare, [runs / "p2p", runs / "p2p"])
+        assert "two different runs" in refused(ConfigError, compare, [runs / "p2p", runs / "p2p"])
 
 
 class TestCommands:
@@ -692,4 +697,4 @@ def test_files_passed_over_are_a_note(tmp_path):
         write_images(tmp_path / name, 3, (16, 16), 0)
         (tmp_path / name / "x.heic").touch()
     result = img2img.evaluate(real=str(tmp_path / "real"), fake=str(tmp_path / "fake"), metrics="drift")
-    assert "2 files were passed over: 2 .heic." in result.protocol["notes"]
+    assert "2 files were skipped: 2 .heic." in result.protocol["notes"]

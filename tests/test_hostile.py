@@ -22,7 +22,7 @@ from img2img.interchange.info import model_info, rows
 from img2img.model.file import load_generator, read_card
 from img2img.model.record import RECORD
 from img2img.report.run import rewrite_report
-from img2img.runs.folder import logged_steps
+from img2img.runs.folder import RunFolder
 from img2img.runs.record import RunRecord, read_log
 from img2img.runtime.records import from_json
 
@@ -194,7 +194,7 @@ class TestRunFolders:
     @pytest.fixture
     def undrawn(self, monkeypatch):
         """Reports without curves, which hundreds of them would take minutes for."""
-        monkeypatch.setattr("img2img.report.run.training_panels", lambda rows: [])
+        monkeypatch.setattr("img2img.report.run.training_panels", lambda rows, kinds: [])
         monkeypatch.setattr("img2img.report.run._held_out_panels", lambda run: [])
 
     @pytest.mark.parametrize("name", ["report.json", "evaluation.json"])
@@ -247,7 +247,7 @@ class TestRunFolders:
     def test_a_log_or_an_evaluation_that_nests_without_end(self, copied):
         for name in ("log.jsonl", "evaluation.json"):
             (copied / name).write_text("[" * 50_000)
-        assert logged_steps(copied) == []
+        assert RunFolder(copied).logged_steps() == []
         assert img2img.api._is_evaluated(copied, img2img.load(copied)) is False
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

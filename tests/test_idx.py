@@ -9,8 +9,8 @@ import pytest
 from conftest import refused
 
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.idx import is_idx, read_idx
-from img2img.data.opening import find_domains
 from img2img.data.options import ImagesConfig
 from img2img.errors import DataError
 

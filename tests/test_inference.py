@@ -25,11 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
-from img2img.data.images import Picture, _here, read_image, write_image
+from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model import backends, folder as engine
 from img2img.model.options import TranslateOptions
 from img2img.report.page import page
+from img2img.runtime.files import _host
 
 TINY = {
     "size": 32,
@@ -144,9 +145,9 @@ def test_list_in_list_out_in_order(model):
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 def test_batch_of_n_is_n_batches_of_one(model, direction):
     images = [pixels(seed=i) for i in range(4)]
-    together = model.translate_batch(images, direction)
+    together = model.towards(direction).translate_batch(images)
     for x, image in zip(together, images, strict=True):
-        np.testing.assert_array_equal(x, model.translate_batch([image], direction)[0])
+        np.testing.assert_array_equal(x, model.towards(direction).translate_batch([image])[0])
 
 
 def test_directions_differ(model, folder):
@@ -160,7 +161,7 @@ def test_directions_differ(model, folder):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 9))
 def test_identity_network_returns_the_input_at_any_size(model, height, width, seed):
-    model.network = lambda direction: Identity()
+    model.network = Identity
     image = pixels(height, width, seed=seed)
     np.testing.assert_array_equal(model(image), image, strict=True)
     other = pixels(width, height, seed=seed + 1)
@@ -171,9 +172,9 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (pixels(channels=1), r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels()[..., 0], r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels(channels=4), r"has 4 channels, and this model takes 3\. Convert it first\."),
+        (pixels(channels=1), r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels()[..., 0], r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels(channels=4), r"has 4 channels, but this model takes 3\. Convert it first\."),
         (pixels(dtype="uint16"), r"has uint16 values, and this model was trained on uint8"),
     ],
 )
@@ -205,7 +206,7 @@ def test_calls_do_not_train_or_remember(model):
     first = model(image)
     model([pixels(seed=3)] * 2)
     np.testing.assert_array_equal(model(image), first)
-    assert not model.network("a2b").training
+    assert not model.network().training
 
 
 @pytest.mark.parametrize(("fixture", "sizes"), [("model", SIZES), ("deep_folder", SIZES_32)])
@@ -213,7 +214,7 @@ def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
     """Sizes that divide go through as they are; others as docs/models.md says, on the network's grid."""
     model = request.getfixturevalue(fixture)
     model = model if fixture == "model" else img2img.load(model, device="cpu", precision="fp32")
-    spec, network = model.spec(), model.network("a2b")
+    spec, network = model.spec(), model.network()
     limit = 1 if spec.scale_out.dtype == "uint8" else 10  # of 65,535
     for height, width in sizes:
         image = pixels(height, width)
@@ -225,7 +226,7 @@ def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
 
 def test_padding_keeps_images_on_the_grid_of_the_network(model):
     """Inside, padding moves the result by a fraction of what a shift by half a stride does."""
-    network, scale = model.network("a2b"), model.spec().scale_in
+    network, scale = model.network(), model.spec().scale_in
     ramp = np.linspace(0, 255, 163)[None, :, None] * np.linspace(0.5, 1, 159)[:, None, None]
     image = np.clip(ramp + np.random.default_rng(0).normal(0, 20, (159, 163, 3)), 0, 255).astype(np.uint8)
 
@@ -300,7 +301,7 @@ def test_channels_one_by_one(grey_model):
     assert out.shape == image.shape
     for c in range(4):
         assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
-    with pytest.raises(DataError, match=r"has 4 channels, and this model takes 1\. Use --channels each"):
+    with pytest.raises(DataError, match=r"has 4 channels, but this model takes 1\. Use --channels each"):
         grey_model(image)
     with pytest.raises(ConfigError, match="Did you mean 'each'"):
         grey_model(image, channels="eech")
@@ -356,27 +357,27 @@ def test_smaller_batches_when_memory_is_full(model, monkeypatch):
     expected = model(images)
     whole = model._whole
 
-    def full(arrays, size, direction, together):
+    def full(arrays, size, together):
         if len(arrays) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(arrays, size, direction, together)
+        return whole(arrays, size, together)
 
     monkeypatch.setattr(model, "_whole", full)
     assert all(close(x, y) for x, y in zip(model(images, batch_size=5), expected, strict=True))
-    assert model.notes == ["Out of memory with 5 images at once; going on with 3.",
-                           "Out of memory with 3 images at once; going on with 2."]  # fmt: skip
+    assert model.notes == ["Out of memory with 5 images at once; continuing with 3.",
+                           "Out of memory with 3 images at once; continuing with 2."]  # fmt: skip
     assert model.batch_size((32, 32), TranslateOptions(batch_size=5)) == 2
 
 
 def test_tiles_when_memory_is_full(model, monkeypatch):
     image = pixels(200, 256)
 
-    def full(arrays, size, direction, together):
+    def full(arrays, size, together):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     expected = model(image)
     monkeypatch.setattr(model, "_whole", full)
-    assert close(model(image), expected) and model.notes == ["Out of memory; going on in tiles of 100 pixels."]
+    assert close(model(image), expected) and model.notes == ["Out of memory; continuing in tiles of 100 pixels."]
     with pytest.raises(TrainingError, match="Not enough memory for an image of 256x200"):
         model(image, tile="off")
 
@@ -435,11 +436,11 @@ def test_a_batch_gives_each_image_what_it_gets_alone(folder, precision):
     model = img2img.load(folder, device="cpu", precision=precision)
     for height, width in ((32, 32), (20, 33), (64, 64)):
         images = [pixels(height, width, seed=i) for i in range(7)]
-        alone = [model.signals([image], "a2b", TranslateOptions())[0] for image in images]
+        alone = [model.signals([image], TranslateOptions())[0] for image in images]
         for count in (2, 3, 4, 7):
             options = TranslateOptions(batch_size=count)
             together = [
-                s for i in range(0, 7, count) for s in model.signals(images[i : i + count], "a2b", options)
+                s for i in range(0, 7, count) for s in model.signals(images[i : i + count], options)
             ]  # fmt: skip
             assert all(map(torch.equal, together, alone)), (height, width, count)
     assert len(model._batches) == 12
@@ -453,7 +454,7 @@ def test_batches_that_change_nothing_are_used(model, monkeypatch, off, expected)
         sizes.append(len(x))
         return x * 0.5 + (off if len(x) > 1 else 0)
 
-    way = model._way("a2b", in_tiles=False)
+    way = model._way(in_tiles=False)
     monkeypatch.setattr(model, "_way", lambda *_, **__: way._replace(forward=forward))
     model([pixels(seed=i) for i in range(3)], batch_size=3)
     sizes.clear()
@@ -561,7 +562,7 @@ def test_bad_files_are_reported_and_the_rest_done(model, source, tmp_path):
     assert {path.name for path, _ in summary.failed} == {"broken.png", "grey.png"}
     assert {path: reason for path, reason in reported.items() if reason} == dict(summary.failed)
     assert "broken.png" in reported[source / "broken.png"]
-    assert "grey.png: It has 1 channel, and this model takes 3." in reported[source / "grey.png"]
+    assert "grey.png: It has 1 channel, but this model takes 3." in reported[source / "grey.png"]
     assert tree(tmp_path / "out") == tree(source) - {"broken.png", "grey.png"}
 
 
@@ -606,7 +607,7 @@ def test_command_counts_failures_in_its_exit_code(folder, source, tmp_path, comm
     assert code == 1
     assert "5 images translated" in out and "1 failed" in out and "broken.png" in err
     code, out, _ = command_line(*words)
-    assert code == 1 and "0 images translated" in out and "5 were there already" in out
+    assert code == 1 and "0 images translated" in out and "5 already there" in out
     (source / "broken.png").unlink()
     code, out, _ = command_line(*words, "--overwrite")
     assert code == 0 and "5 images translated" in out
@@ -661,7 +662,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
 def test_pixel_limit(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "out", max_megapixels=1000 / 1e6)
     assert {path.name for path, _ in summary.failed} == {"x.png", "z.jpg", "w.bmp"}  # 1,280 and 1,024 pixels
-    assert all("more than the limit" in reason for _, reason in summary.failed)
+    assert all("exceeds the limit" in reason for _, reason in summary.failed)
 
 
 def test_report(model, source, tmp_path):
@@ -693,10 +694,10 @@ def test_an_image_too_large_for_the_memory_is_one_failure(model, tmp_path, monke
     write_image(tmp_path / "in" / "small.png", Picture(pixels()))
     signals = model.signals
 
-    def full(arrays, direction, options):
+    def full(arrays, options):
         if arrays[0].shape[0] > 64:
             raise TrainingError("Not enough memory.")
-        return signals(arrays, direction, options)
+        return signals(arrays, options)
 
     monkeypatch.setattr(model, "signals", full)
     summary = translate_folder(model, tmp_path / "in", tmp_path / "out", batch_size=2)
@@ -737,8 +738,8 @@ def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
     foreign = [
         out / name for name in (".abc.part.png", ".movie.part.rar", ".a.img2img-part.png", ".notes.img2img-part")
     ]
-    living = out / f".{_here()}-{os.getpid()}-12345678.img2img-part.png"
-    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_here()}-{2**30}-12345678.img2img-part"
+    living = out / f".{_host()}-{os.getpid()}-12345678.img2img-part.png"
+    old, dead = living.with_name(living.name.replace("1234", "0000")), out / f".{_host()}-{2**30}-12345678.img2img-part"
     elsewhere = out / f".00000000-{2**30}-12345678.img2img-part.png"  # of another machine
     for path in (*foreign, living, old, dead, elsewhere):
         path.write_text("x")
@@ -824,7 +825,7 @@ def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line)
 
     monkeypatch.setattr("img2img.api.translate", stop)
     code, _, err = command_line("translate", folder, source, "--out", tmp_path / "out")
-    assert code == 130 and err.strip() == "Stopped. The same command does what is missing."
+    assert code == 130 and err.strip() == "Stopped. Run the same command again to compute what is missing."
 
 
 @pytest.mark.slow
@@ -965,7 +966,7 @@ def test_results_of_other_options_are_not_mixed(folder, photos, tmp_path, option
     img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", precision="fp32")
     before = contents(tmp_path / "out")
     text = refused(ConfigError, img2img.translate, folder, photos, tmp_path / "out", device="cpu", **options)
-    assert f"were computed otherwise: {differing}. Replace them with --overwrite" in text
+    assert f"were computed differently: {differing}. Use --overwrite to replace them" in text
     assert contents(tmp_path / "out") == before
     if "backend" not in options:
         img2img.translate(folder, photos / "1.png", tmp_path / "out", device="cpu", overwrite=True, **options)
@@ -976,14 +977,14 @@ def test_results_of_another_model_or_device_are_not_mixed(folder, photos, tmp_pa
     out = tmp_path / "out"
     img2img.translate(folder, photos / "1.png", out, device="cpu", precision="fp32")
     other = edited(folder, tmp_path / "other.safetensors", lambda card: card.update(step=7))
-    assert "they are of another model" in refused(ConfigError, img2img.translate, other, photos, out, device="cpu")
+    assert "the model is another" in refused(ConfigError, img2img.translate, other, photos, out, device="cpu")
     record = json.loads((out / ".img2img.json").read_text())
     (out / ".img2img.json").write_text(json.dumps(record | {"device": "NVIDIA X"}))
     text = refused(ConfigError, img2img.translate, folder, photos, out)
     assert "device was NVIDIA X, now cpu" in text
     model = img2img.load(folder, device="cpu")  # asked for by name
     assert img2img.translate(model, photos, out).translated == 8
-    assert model.notes == ["The results that were there are of NVIDIA X; rounding differs here."]
+    assert model.notes == ["The existing results were computed on NVIDIA X; rounding differs on cpu."]
     for damaged in ("{", "[]", "{}", json.dumps(record | {"precision": "evil"}), json.dumps(record | {"threads": -1})):
         (out / ".img2img.json").write_text(damaged)
         assert "is damaged" in refused(ConfigError, img2img.translate, folder, photos, out, device="cpu")
@@ -996,7 +997,7 @@ def test_replacing_that_was_stopped_is_told_from_results(folder, photos, tmp_pat
     begun = img2img.translate_folder(folder, photos, out, overwrite=True, **again)
     next(begun)
     begun.close()
-    assert "was stopped; give --overwrite again" in refused(
+    assert "was interrupted; use --overwrite again" in refused(
         ConfigError, img2img.translate, folder, photos, out, **again
     )
     assert img2img.translate(folder, photos, out, overwrite=True, **again).translated == 9
@@ -1121,8 +1122,8 @@ def test_names_are_shown_so_that_no_terminal_obeys_them(folder, odd, tmp_path, c
     assert code == 1 and "1 image translated" in out and "1 failed" in out
     assert "\x1b" not in out + err and "\x07" not in out + err
     line = next(line for line in err.splitlines() if line.startswith("failed: "))
-    assert line.count("title") == 1 and "is none of the formats" in line
-    assert "3 files were passed over: 2 .heic, 1 .gif." in err.splitlines()
+    assert line.count("title") == 1 and "is not in a format" in line
+    assert "3 files were skipped: 2 .heic, 1 .gif." in err.splitlines()
 
 
 def test_a_stream_that_cannot_encode_a_name_ends_nothing(folder, tmp_path):

@@ -353,9 +353,9 @@ def test_binding_folds_the_condition_in(model):
 @pytest.mark.parametrize(
     ("model", "names", "options", "sentence"),
     [
-        ("lokal", "AB", {}, r"There is no adversarial model 'lokal'\. Did you mean 'local'\?"),
-        ("local", "AB", {"widht": 3}, r"There is no option of local 'widht'\. Did you mean 'width'\?"),
-        ("local", "AB", {"reference": 1}, r"There is no option of local 'reference'"),
+        ("lokal", "AB", {}, r"Unknown adversarial model 'lokal'\. Did you mean 'local'\?"),
+        ("local", "AB", {"widht": 3}, r"Unknown option of local 'widht'\. Did you mean 'width'\?"),
+        ("local", "AB", {"reference": 1}, r"Unknown option of local 'reference'"),
         ("cyclegan", "ABC", {}, r"cyclegan equalizes exactly two batches, not 3\. Use local or stargan"),
         ("stargan", "A", {}, r"There is one batch, and nothing to equalize it to"),
         ("local", "ABC", {"batch_size": 2}, r"batch_size 2 cannot hold a patch of each of the 3 batches"),

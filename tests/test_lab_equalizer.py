@@ -339,9 +339,9 @@ def test_a_target_that_there_is_not(data):
         ({"max_change": 1.5}, "max_change takes a number above 0 up to 1, not 1.5"),
         ({"min_images": 1}, "min_images takes a whole number from 2"),
         ({"max_images": 7}, "max_images, 7, is less than min_images, 8"),
-        ({"out_dtype": "float16"}, "There is no type of output 'float16'"),
+        ({"out_dtype": "float16"}, "Unknown type of output 'float16'"),
         ({"n_jobs": 0}, "n_jobs takes a whole number from 1 to 1024, or -1, not 0"),
-        ({"model": "local", "training": {"stepz": 3}}, "no option of local 'stepz'"),
+        ({"model": "local", "training": {"stepz": 3}}, "option of local 'stepz'"),
     ],
 )
 def test_options_that_do_not_fit(data, options, says):

@@ -333,7 +333,7 @@ def test_wasserstein_refuses_batch_norm(name):
 @pytest.mark.parametrize("option", ["generator", "discriminator", "objective", "norm", "penalty"])
 @pytest.mark.parametrize("name", TRANSLATION)
 def test_unknown_names_are_refused(name, option):
-    with pytest.raises(ConfigError, match=f"There is no --{option} 'lsgaan'"):
+    with pytest.raises(ConfigError, match=f"Unknown --{option} 'lsgaan'"):
         tiny(name, **{option: "lsgaan"})
 
 

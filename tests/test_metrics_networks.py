@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision
 from conftest import refused
+from helpers import save_torchscript, seeded, smooth, spoiled
 from onnx import TensorProto, helper
 from PIL import Image
 from safetensors.torch import save_file
-from test_metrics import save_torchscript, seeded, smooth, spoiled
 from torch import nn
 
 from img2img.errors import ConfigError, DataError, ModelFileError
@@ -68,7 +68,7 @@ def test_weights_are_the_same_from_both_formats(tmp_path):
 
 
 def test_files_that_are_no_weights(tmp_path, evil):
-    assert "There is no file of weights" in refused(ModelFileError, read_weights, tmp_path / "none.pth")
+    assert "There is no weights file" in refused(ModelFileError, read_weights, tmp_path / "none.pth")
     assert "could run code and is not loaded" in refused(ModelFileError, read_weights, evil)
     for name in ("x.pth", "x.safetensors"):
         (tmp_path / name).write_bytes(b"nonsense")
@@ -166,7 +166,7 @@ def test_classifier_mistakes(tmp_path):
     text = refused(ModelFileError, Scorer, ["fid"], options("resnet50"))
     assert "resnet50 needs weights" in text and "--features-weights" in text and "--features encoder" in text
     assert "Did you mean 'resnet50'?" in refused(ConfigError, Scorer, ["fid"], options("resnet5"))
-    assert "sees RGB" in refused(ConfigError, Scorer, ["fid"], options("resnet18"), 4)
+    assert "takes RGB" in refused(ConfigError, Scorer, ["fid"], options("resnet18"), 4)
     torch.save(random_backbone("squeezenet1_1").state_dict(), tmp_path / "w.pth")
     text = refused(ModelFileError, Scorer, ["fid"], options("resnet18", str(tmp_path / "w.pth")))
     assert "does not hold the weights of torchvision's resnet18" in text
@@ -280,7 +280,7 @@ def test_inception_mistakes(tmp_path, evil, monkeypatch):
     text = refused(ModelFileError, Scorer, ["fid"], inception)
     assert "weights-inception-2015-12-05-6726825d.pth" in text
     assert "--features-weights" in text and "--features encoder" in text
-    assert "sees RGB, and the images have 2 channels" in refused(ConfigError, Scorer, ["kid"], inception, 2)
+    assert "takes RGB images, and these have 2 channels" in refused(ConfigError, Scorer, ["kid"], inception, 2)
     options = MetricOptions(features="inception", features_weights=str(evil))
     assert "could run code and is not loaded" in refused(ModelFileError, Scorer, ["fid"], options)
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "w.pth")
@@ -289,7 +289,7 @@ def test_inception_mistakes(tmp_path, evil, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'img2img-gan[metrics]'" in refused(ConfigError, Scorer, ["fid"], inception)
     lonely = MetricOptions(features_weights=str(tmp_path / "w.pth"))
-    assert "name it, as in --features inception" in refused(ConfigError, Scorer, ["fid"], lonely)
+    assert "name it, e.g. --features inception" in refused(ConfigError, Scorer, ["fid"], lonely)
 
 
 # Programs
@@ -352,12 +352,12 @@ def test_program_mistakes(tmp_path, pair):
         (tmp_path / name).write_bytes(b"nonsense")
         assert f"{name} is damaged" in refused(ModelFileError, Scorer, ["kid"], options(name))
     torch.save(tiny().state_dict(), tmp_path / "state.pt")
-    assert "not what its name ends in" in refused(ModelFileError, Scorer, ["kid"], options("state.pt"))
+    assert "does not match its suffix" in refused(ModelFileError, Scorer, ["kid"], options("state.pt"))
     save_torchscript(nn.Flatten(0), pair[0][:1], tmp_path / "flat.pt")
     text = refused(DataError, Scorer(["kid"], options("flat.pt")).row().add, fake=pair[0])
-    assert "gives 4800 for an image of 1×3×40×40. It must give features, 1×D or 1×D×h×w." in text
+    assert "returns 4800 for an image of 1×3×40×40; it must return features, 1×D or 1×D×h×w." in text
     save_torchscript(tiny(), pair[0][:1], tmp_path / "rgb.pt")
-    assert "fails at an image of 1×1×40×40" in refused(
+    assert "fails on an image of 1×1×40×40" in refused(
         DataError, Scorer(["kid"], options("rgb.pt"), 1).row().add, fake=pair[0][:, :1]
     )
 

@@ -186,7 +186,7 @@ def test_sentences():
         ({"keep": 10**12}, "--keep takes a whole number from 0 to 10^6, not 1000000000000."),
         ({"ema": 1}, "--ema takes a number from 0 to below 1, not 1."),
         ({"seed": -1}, "--seed takes a whole number from 0 to 2^63 - 1, not -1."),
-        ({"precision": "fp23"}, "There is no --precision 'fp23'. Did you mean 'fp32'? Choose from: auto, fp32, bf16."),
+        ({"precision": "fp23"}, "Unknown --precision 'fp23'. Did you mean 'fp32'? Choose from: auto, fp32, bf16."),
         ({"tensorboard": "perhaps"}, "--tensorboard takes true or false, not 'perhaps'."),
         ({"log_every": 2.5}, "--log-every takes a whole number from 1 to 10^12, not 2.5."),
     ):

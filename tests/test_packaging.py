@@ -5,7 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from img2img.errors import DISTRIBUTION, needs
+from img2img.errors import DISTRIBUTION, install_hint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -60,10 +60,10 @@ def test_the_name_and_the_extras_of_hints_are_those_of_the_project():
         node.args[2].value
         for path in (ROOT / "img2img").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "needs"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "install_hint"
     ]
     assert {"lab", "metrics", "onnx", "openvino", "tensorboard"} == set(called)
-    assert [list(wrong_requirements(needs("It", "x", extra))) for extra in called] == [[]] * len(called)
+    assert [list(wrong_requirements(install_hint("It", "x", extra))) for extra in called] == [[]] * len(called)
 
 
 def test_the_check_sees_a_name_of_somebody_else():

@@ -8,6 +8,7 @@ from conftest import refused
 from torch import nn
 
 from img2img.core.diffaugment import TRANSFORMS, color, cutout, policy, translation
+from img2img.core.needs import Facts
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.penalties import PENALTIES
 from img2img.core.referee import Adversarial, Referee, learning_rates, regularised
@@ -118,12 +119,12 @@ def test_a_chosen_penalty_is_used(penalty):
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        ({"objective": "lsgaan"}, "There is no --objective 'lsgaan'. Did you mean 'lsgan'?"),
-        ({"objective": "vanilla"}, "There is no --objective 'vanilla'."),
-        ({"penalty": "gpp"}, "There is no --penalty 'gpp'. Did you mean 'gp'?"),
-        ({"diffaugment": "colour"}, "There is no --diffaugment 'colour'. Did you mean 'color'?"),
-        ({"diffaugment": "color,cutuot"}, "There is no --diffaugment 'cutuot'. Did you mean 'cutout'?"),
-        ({"diffaugment": ""}, "There is no --diffaugment ''. Choose from: color, translation, cutout."),
+        ({"objective": "lsgaan"}, "Unknown --objective 'lsgaan'. Did you mean 'lsgan'?"),
+        ({"objective": "vanilla"}, "Unknown --objective 'vanilla'."),
+        ({"penalty": "gpp"}, "Unknown --penalty 'gpp'. Did you mean 'gp'?"),
+        ({"diffaugment": "colour"}, "Unknown --diffaugment 'colour'. Did you mean 'color'?"),
+        ({"diffaugment": "color,cutuot"}, "Unknown --diffaugment 'cutuot'. Did you mean 'cutout'?"),
+        ({"diffaugment": ""}, "Unknown --diffaugment ''. Choose from: color, translation, cutout."),
     ],
 )
 def test_unknown_names(options, answer):
@@ -198,8 +199,8 @@ def test_noise_is_also_on_points():
 
 
 def test_a_run_moves_the_progress():
-    config = METHODS["gan"].Config(image_size=1, width=2, d_width=2, latent=2, instance_noise=0.4)
-    method, progress = METHODS["gan"](config, {"image": 2}), []
+    config = METHODS["gan"].Config(width=2, d_width=2, latent=2, instance_noise=0.4)
+    method, progress = METHODS["gan"](config, Facts(1, {"image": 2})), []
     for step in range(1, 5):
         method.proceed(step, 4)
         progress.append(method.referee.progress)
@@ -216,8 +217,8 @@ def largest_singular_values(network):
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan"])
 def test_spectral_norm_bounds_the_largest_singular_value(name):
-    config = METHODS["gan"].Config(network=name, image_size=16, width=4, d_width=4, latent=2, spectral=True)
-    d = METHODS["gan"](config, {"image": 1}).d
+    config = METHODS["gan"].Config(network=name, width=4, d_width=4, latent=2, spectral=True)
+    d = METHODS["gan"](config, Facts(16, {"image": 1})).d
     with torch.no_grad():
         for p in d.parameters():
             p.mul_(30)
@@ -239,11 +240,11 @@ def test_without_spectral_norm_nothing_changes():
 
 
 def test_two_time_scales():
-    config = METHODS["gan"].Config(image_size=1, width=2, d_width=2, latent=2, lr=1e-4)
+    config = METHODS["gan"].Config(width=2, d_width=2, latent=2, lr=1e-4)
     assert learning_rates(config) == (1e-4, 1e-4)
     for name in ("gan", "wgan"):
-        config = METHODS[name].Config(network="mlp", image_size=1, width=2, d_width=2, latent=2, lr=1e-4, d_lr=4e-4)
-        method = METHODS[name](config, {"image": 2})
+        config = METHODS[name].Config(network="mlp", width=2, d_width=2, latent=2, lr=1e-4, d_lr=4e-4)
+        method = METHODS[name](config, Facts(1, {"image": 2}))
         rates = {player: o.param_groups[0]["lr"] for player, o in method.optimizers.items()}
         assert rates == {"G": 1e-4, "D": 4e-4}
 

@@ -8,13 +8,16 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_report import FACTS, full_folder, noise_rows, records, run_folder
+from helpers import DONE, FACTS, full_folder, noise_rows, records, run_folder
 
 from img2img.report.curves import WIDE
 from img2img.report.run import write_report
+from img2img.runs.facts import Progress, Report, RunFacts
+from img2img.runs.folder import RunFolder
 
 MISSING = "needs {}, which `scripts/browser` installs"
 selenium = pytest.importorskip("selenium", reason=MISSING.format("selenium"))
@@ -28,13 +31,14 @@ WIDTHS = {"phone": 390, "desktop": 1280}
 
 def drawn_from_noise(root):
     folder = run_folder(root, "digits")
-    write_report(folder, noise_rows(), {"method": "dcgan", "steps": "19 of 30"})
+    write_report(RunFolder(folder), noise_rows(), Report(RunFacts(method="dcgan"), Progress(19, 30)))
     return folder
 
 
 def long_names(root):
     folder = run_folder(root, "a_run_with_a_name_that_is_much_longer_than_a_phone_is_wide_" * 2)
-    write_report(folder, records(200), FACTS | {"a": "x" * 300, "training images": "y" * 200})
+    facts = replace(FACTS, notes={"a": "x" * 300, "training images": "y" * 200})
+    write_report(RunFolder(folder), records(200), Report(facts, DONE))
     return folder
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, what is removed from it, two at once, changed data, and kills at every write."""
 
+import ast
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from PIL import Image
 import img2img
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.model.file import load_resume
-from img2img.runs.folder import LOCK, begun
+from img2img.runs.folder import RunFolder
 from img2img.training import loop
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
@@ -132,8 +133,8 @@ def test_options_are_compared_before_the_first_save(dcgan, tmp_path, monkeypatch
 
 def test_two_at_once_are_refused_and_a_lock_ends_with_its_process(dcgan, tmp_path):
     out = tmp_path / "run"
-    hold = "import sys, time, pathlib\nfrom img2img.runs.folder import begun\n"
-    hold += "with begun(pathlib.Path(sys.argv[1]), dict):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    hold = "import sys, time, pathlib\nfrom img2img.runs.folder import RunFolder\n"
+    hold += "with RunFolder(pathlib.Path(sys.argv[1])).held(dict):\n    print('held', flush=True)\n    time.sleep(60)\n"
     other = subprocess.Popen([sys.executable, "-c", hold, str(out)], env=ENV, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     (out / "config.json").unlink()  # the other one's is empty
@@ -141,9 +142,9 @@ def test_two_at_once_are_refused_and_a_lock_ends_with_its_process(dcgan, tmp_pat
     other.kill()
     other.wait()
     other.stdout.close()
-    assert (out / LOCK).exists()
+    assert RunFolder(out).lock.exists()
     img2img.train("dcgan", out=out, **dcgan)
-    assert not (out / LOCK).exists()
+    assert not RunFolder(out).lock.exists()
 
 
 def test_a_last_pt_of_another_run_is_a_sentence(run, dcgan, tmp_path):
@@ -158,7 +159,7 @@ def test_a_last_pt_of_another_run_is_a_sentence(run, dcgan, tmp_path):
 
 def test_an_unwritable_config_is_a_sentence(tmp_path):
     (tmp_path / "run" / "config.json").mkdir(parents=True)
-    with pytest.raises(TrainingError, match="Cannot write into"), begun(tmp_path / "run", dict):
+    with pytest.raises(TrainingError, match="Cannot write into"), RunFolder(tmp_path / "run").held(dict):
         pass
     assert not list((tmp_path / "run").glob(".*")), "parts of files are left behind"
 
@@ -238,7 +239,7 @@ def test_a_run_folder_in_the_data_is_not_searched(dcgan, tmp_path, capsys):
         img2img.train("dcgan", out=out, **dcgan | {"quiet": False})
     assert json.loads((out / "config.json").read_text())["data"]["data"]["images"] == 6
     assert "The run folder lies inside" in capsys.readouterr().err
-    assert "is the folder of a run" in refused(DataError, img2img.train, "dcgan", **dcgan | {"data": out})
+    assert "is a run folder" in refused(DataError, img2img.train, "dcgan", **dcgan | {"data": out})
 
 
 def test_data_in_the_run_folder_are_refused(dcgan, tmp_path):
@@ -369,3 +370,26 @@ def test_a_run_killed_at_any_write_is_resumed_to_the_same_files(pairs, quick, tm
         files = without_times(folder)
         differing += [(folder.name, name) for name in whole | files if whole.get(name) != files.get(name)]
     assert differing == []
+
+
+def test_every_file_of_a_run_has_its_name_in_run_folder(pairs, quick, tmp_path):
+    out = tmp_path / "run"
+    img2img.train("pix2pix", ab=pairs, out=out, generator="unet_32", val_fraction=0.34, keep=1, **quick)
+    img2img.rank(out, metrics="l1")
+    files = RunFolder(out)
+    named = {getattr(files, name) for name, x in vars(RunFolder).items() if isinstance(x, property) and name[0] != "_"}
+    inside = {*files.sample_grids(), *files.kept_models()}
+    assert {path for path in out.rglob("*")} <= {*named, *inside}
+    assert files.sample(4) in inside and files.checkpoint(2) in inside and files.resumable and files.has_results()
+
+
+def test_no_other_module_of_its_rooms_spells_a_name_of_a_run():
+    package = Path(img2img.__file__).parent
+    names = {path.name for path in (getattr(RunFolder(Path()), name) for name in ("config", "last", "model", "best"))}
+    names |= {"log.jsonl", "report.json", "evaluation.json", "checkpoints.json", "evaluation_images.png", "curves.png"}
+    spelled = []
+    for room in ("runs", "report", "evaluation", "training/journal.py"):
+        for path in [package / room] if room.endswith(".py") else sorted((package / room).glob("*.py")):
+            strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            spelled += [(path.name, name) for name in names & strings if path.name != "folder.py"]
+    assert spelled == []

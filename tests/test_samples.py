@@ -11,15 +11,14 @@ from conftest import refused, write_images
 from PIL import Image
 
 import img2img
-from img2img.core.method import Method
 from img2img.core.needs import Needs
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domain
-from img2img.data.opening import LAYOUTS, find_domains, open_samples
+from img2img.data.opening import open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
 from img2img.data.samples import Samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError, Img2ImgError
-from img2img.methods import METHODS
 
 PLAIN, LABELLED = Needs(), Needs(labels=True)
 
@@ -105,7 +104,7 @@ def test_arrays_that_are_refused(data, answer):
 
 
 def test_files_that_are_refused(tmp_path):
-    assert "Say where the images are: --data" in refused(ConfigError, find)
+    assert "Give the images with --data" in refused(ConfigError, find)
     nowhere = tmp_path / "nowhere"
     assert refused(DataError, find, nowhere) == f"There is no folder, and no idx file, {nowhere}."
     (tmp_path / "empty").mkdir()
@@ -141,11 +140,6 @@ def test_augmentations_that_are_refused(augment, data, kind, answer):
 def test_arrays_as_data_of_a_translation_method_are_refused(tmp_path):
     with pytest.raises(Img2ImgError):
         img2img.train("cyclegan", data=np.zeros((4, 32, 32), np.uint8), out=tmp_path / "run", size=32, steps=1)
-
-
-def test_every_method_has_a_layout():
-    assert {method.layout for method in METHODS.values()} <= set(LAYOUTS)
-    assert all(issubclass(method, Method) for method in METHODS.values())
 
 
 # Classes.
@@ -219,6 +213,9 @@ def test_classes_of_a_table(tmp_path):
     assert labels_by_file(split) == {"x_000.png": "cat", "x_001.png": "dog", "y_000.png": "dog", "y_001.png": "cat"}
     assert split.classes == ("cat", "dog")
     assert split.notes == (f"1 row of {table} is of images that are not used.",)
+    inside = table.rename(tmp_path / "data" / "labels.csv")
+    (tmp_path / "data" / "other.csv").touch()
+    assert find_labelled(tmp_path / "data", inside).notes[0] == "1 file was passed over: 1 .csv."
 
 
 TABLES = {
@@ -249,8 +246,9 @@ def test_tables_that_are_refused(tmp_path):
         if answer not in text:
             wrong[name] = text
     assert wrong == {}
-    text = refused(DataError, find_labelled, tmp_path / "data", tmp_path / "missing.csv")
-    assert "missing.csv cannot be read as a CSV" in text
+    missing = tmp_path / "missing.csv"
+    text = refused(DataError, find_labelled, tmp_path / "data", missing)
+    assert text == f"There is no file of labels {missing}."
 
 
 def test_labels_that_are_refused(tmp_path):
@@ -277,7 +275,7 @@ def test_labels_that_are_refused(tmp_path):
         (DataError, (grey(), [True, False, True, True, True]), "labels[0] is True"),
         (DataError, (grey(), 3), "labels is a file, or one label per image, not int."),
         (ConfigError, (grey(),), "This method needs the class of every image; give labels=, one per image."),
-        (ConfigError, (None, [0, 1]), "Say where the images are: --data, a folder of images or an idx file. Labels"),
+        (ConfigError, (None, [0, 1]), "Give the images with --data: a folder of images or an idx file. Labels"),
         (ConfigError, (None, table), "Labels alone are not enough."),
         (ConfigError, (data, [0, 1, 0, 1]), "are its sub-folders, or --labels FILE.csv, not a list."),
         (ConfigError, (data, short), "are its sub-folders, or --labels FILE.csv, not a list."),
@@ -287,6 +285,9 @@ def test_labels_that_are_refused(tmp_path):
         if answer not in text:
             wrong[answer] = text
     assert wrong == {}
+    both = LabelledConfig(size=4, labels=str(short))
+    text = refused(ConfigError, find_domains, LABELLED, both, data=grey(), labels=[0, 1, 0, 1, 0])
+    assert text == "Give labels once, as a file or as a list."
     text = refused(ConfigError, find_domains, PLAIN, ImagesConfig(size=4), data=grey(), labels=[0, 1, 0, 1, 0])
     assert text == "This method does not use labels; leave them out."
 
@@ -345,11 +346,16 @@ def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     (tmp_path / "readme.txt").touch()
     split = find(tmp_path, val_fraction=0.5)
     assert [len(domains["image"]) for domains in (split.train, split.heldout)] == [5, 2]
-    assert split.notes == ("--val-fraction is not used: the data have a held-out part of their own.",)
+    assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
     write_images(tmp_path / "val", 3, (4, 4), seed=3)  # of both, val is held out
     assert len(find(tmp_path).heldout["image"]) == 3
     write_images(tmp_path / "more", 3, (4, 4), seed=3)  # images beside the parts: one collection
-    assert find(tmp_path).heldout is None
+    split = find(tmp_path)
+    assert split.heldout is None
+    assert (
+        f"{tmp_path} is used as a whole: its folders train and val are not a training and a held-out part."
+        in split.notes
+    )
 
 
 def test_a_root_of_train_and_a_held_out_part_of_classes(tmp_path):

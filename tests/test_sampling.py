@@ -273,7 +273,7 @@ def test_a_translation_model_is_refused_by_sample(unpaired, quick, tmp_path, mon
 
 def test_a_model_that_draws_is_refused_by_translate(models, unpaired, tmp_path):
     text = refused(ModelFileError, img2img.translate, models["uint8"], unpaired[0], tmp_path / "out")
-    assert text.endswith("is a gan model, which draws from noise; use img2img sample.")
+    assert text.endswith("is a gan model, which generates from noise; use img2img sample.")
     assert not (tmp_path / "out").exists()
 
 
@@ -297,8 +297,8 @@ def test_a_model_that_draws_is_no_pth(models, tmp_path):
         ({"batch_size": 0}, "--batch-size takes a whole number from 1 to 65536, not 0."),
         ({"interpolate": 1}, "--interpolate takes a whole number from 2 to 10000, or 0, not 1."),
         ({"seed": -1}, "--seed takes a whole number from 0 to 2^63 - 1, not -1."),
-        ({"format": "pgn"}, "There is no format '.pgn'. Did you mean '.png'?"),
-        ({"seeed": 1}, "There is no option of sampling 'seeed'. Did you mean 'seed'?"),
+        ({"format": "pgn"}, "Unknown format '.pgn'. Did you mean '.png'?"),
+        ({"seeed": 1}, "Unknown option 'seeed' for sampling. Did you mean 'seed'?"),
     ],
 )
 def test_mistakes(options, answer, samplers, tmp_path):
@@ -355,7 +355,7 @@ def test_command(models, samplers, command_line, tmp_path):
     assert np.array_equal(np.stack(list(read(tmp_path).values())), samplers["uint8"](3))
     code, out, err = command_line(*words[:-5], 5, *words[-4:], "--grid", "--interpolate", 3, "--batch-size", 2)
     pictures = f"picture: {tmp_path / 'grid.png'}\npicture: {tmp_path / 'walk.png'}\n"
-    assert (code, out, err) == (0, f"2 images drawn into {tmp_path}, 3 were there already\n{pictures}", "")
+    assert (code, out, err) == (0, f"2 images drawn into {tmp_path}, 3 already there\n{pictures}", "")
     assert np.array_equal(np.stack(list(read(tmp_path).values())), samplers["uint8"](5))
 
 

@@ -177,11 +177,11 @@ def test_optimizers_are_those_of_the_papers():
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        ({"network": "mpl"}, "There is no --network 'mpl'. Did you mean 'mlp'?"),
-        ({"noise": "nromal"}, "There is no --noise 'nromal'. Did you mean 'normal'?"),
-        ({"objective": "lsgaan"}, "There is no --objective 'lsgaan'."),
-        ({"network": "dcgan", "norm": "instance"}, "There is no --norm 'instance'."),
-        ({"network": "dcgan", "d_norm": "bach"}, "There is no --d-norm 'bach'."),
+        ({"network": "mpl"}, "Unknown --network 'mpl'. Did you mean 'mlp'?"),
+        ({"noise": "nromal"}, "Unknown --noise 'nromal'. Did you mean 'normal'?"),
+        ({"objective": "lsgaan"}, "Unknown --objective 'lsgaan'."),
+        ({"network": "dcgan", "norm": "instance"}, "Unknown --norm 'instance'."),
+        ({"network": "dcgan", "d_norm": "bach"}, "Unknown --d-norm 'bach'."),
         ({"n_critic": 0}, "--n-critic takes a whole number from 1"),
         ({"latent": 0}, "--latent takes a whole number from 1"),
     ],

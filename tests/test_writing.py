@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import refused, write_images
 
-from img2img.data.images import Picture, atomic, holds_keys, read_image, refuse_unwritable, write_image, write_text
+from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError
 from img2img.report import page
+from img2img.runtime.files import atomic, holds_keys, refuse_unwritable, write_text
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX")
 

@@ -168,7 +168,7 @@ def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] 
         if not sign:
             raise ConfigError(f"--train takes NAME=VALUE, such as steps=2000, not '{word}'.")
         one = choose(f"option of {network}", name, known)
-        options[name] = replace(one, flag=f"--train {name}").taken(value)
+        options[name] = replace(one, flag=f"--train {name}").convert(value)
     return options
 
 

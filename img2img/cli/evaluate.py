@@ -1,6 +1,6 @@
-"""The commands that judge: `evaluate` and `compare`."""
+"""The commands `evaluate` and `compare`."""
 
-import json as jsons
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,22 +18,26 @@ if TYPE_CHECKING:
 
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="What to measure; several times, or with commas. By default what suits the images."),
+    typer.Option(
+        "--metric",
+        help="Metric to measure; repeat it, or separate several by commas. By default those that suit the images.",
+    ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file, as json.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file, as JSON.")]
 
 
 @options_of(EvaluateOptions, MetricOptions, LoadOptions)
 def evaluate(
     model: Annotated[
-        Path | None, typer.Argument(help="A model file (.safetensors) or the folder of a run; none for two folders.")
+        Path | None,
+        typer.Argument(help="A model file (.safetensors) or the folder of a run; leave it out for two folders."),
     ] = None,
     metric: Metrics = None,
-    all: Annotated[bool, typer.Option("--all", help="Score every checkpoint that a run has kept.")] = False,
-    json: Json = None,
+    every: Annotated[bool, typer.Option("--all", help="Score every checkpoint that a run has kept.")] = False,
+    json_file: Json = None,
     **options: Any,
 ) -> None:
-    """Score a model on held-out images, beside doing nothing and matching histograms; or one folder by another.
+    """Score a model on held-out images, beside the unchanged input and histogram matching; or one folder by another.
 
     A run is scored on its own held-out images, or on those of --a and --b, or --ab. Two folders are compared with
     --real and --fake. `--metric list` shows all metrics.
@@ -44,25 +48,25 @@ def evaluate(
     if metric == ["list"]:
         return _list_metrics()
     options = {k: v for k, v in options.items() if v is not None}
-    _check(json)
-    with stoppable("Stopped."), progress_bar("evaluating", "models" if all else "img") as (advance, _):
-        if all:
+    _check(json_file)
+    with stoppable("Stopped."), progress_bar("evaluating", "models" if every else "img") as (advance, _):
+        if every:
             if model is None:
-                raise ConfigError("--all scores the checkpoints of a run; give its folder.")
+                raise ConfigError("--all scores the checkpoints of a run; name its folder.")
             ranking = judging.rank(model, metrics=metric or (), progress=advance, **options)
         else:
             result = judging.evaluate(model, metrics=metric or (), progress=advance, **options)
-    if all:
+    if every:
         _print_ranking(ranking)
-        if json:
-            _write(json, ranking.to_json())
+        if json_file:
+            _write(json_file, ranking.to_json())
         return
     print_rows(result.rows)
     _print_protocol(result.protocol)
-    for remark in of_structure(result.to_json()):
+    for remark in of_structure(result.record):
         typer.echo(f"{remark.text} {remark.ways}")
-    if json:
-        _write(json, result.to_json())
+    if json_file:
+        _write(json_file, result.to_json())
 
 
 @options_of(EvaluateOptions, MetricOptions, LoadOptions)
@@ -71,17 +75,17 @@ def compare(
     metric: Metrics = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
     show: Annotated[Show, typer.Option("--show", help="Held-out images to show side by side.")] = 6,
-    json: Json = None,
+    json_file: Json = None,
     **options: Any,
 ) -> None:
-    """Put several runs side by side: the same held-out images, their metrics, and the settings that differ.
+    """Compare runs on the same held-out images: their metrics, their results, and the settings that differ.
 
     The images are those that the first run held out, or those of --a and --b, or --ab.
     """
     from img2img.evaluation.compare import compare as comparing
 
     options = {k: v for k, v in options.items() if v is not None}
-    _check(json)
+    _check(json_file)
     with stoppable("Stopped."), progress_bar("comparing", "models") as (advance, _):
         comparison = comparing(runs, metrics=metric or (), out=out, show=show, progress=advance, **options)
     print_rows(comparison.rows)
@@ -89,30 +93,30 @@ def compare(
         typer.echo(note)
     for name, values in comparison.settings.items():
         typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
-    if json:
-        _write(json, comparison.to_json())
+    if json_file:
+        _write(json_file, comparison.to_json())
     if comparison.unwritten:
         raise ConfigError(f"{comparison.unwritten}.")
     typer.echo(f"page: {out}")
 
 
 def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
-    """A line per metric, a column per row; the best of each line is bold."""
+    """Print a line per metric and a column per row; the best of each line is bold."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from img2img.evaluation.evaluator import described, rows_to_json
+    from img2img.evaluation.scores import saved_rows, texts_of
     from img2img.report.remarks import best_rows
 
-    known = {name: described(name) for row in rows.values() for name in row}
+    metrics, saved = texts_of(rows), saved_rows(rows)
     table = Table(box=None, pad_edge=False)
     for title in ("", *map(escape, rows), "better", "range"):
         table.add_column(title, justify="left" if title in ("", "better", "range") else "right", no_wrap=True)
-    for name, words in known.items():
-        best = best_rows(name, rows_to_json(dict(rows)), known)
+    for name, text in metrics.items():
+        best = best_rows(name, saved, metrics)
         cells = [_cell(row.get(name), title in best) for title, row in rows.items()]
-        table.add_row(escape(name), *cells, words["better"], words["range"])
+        table.add_row(escape(name), *cells, text.better, text.range)
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table)
 
@@ -129,9 +133,9 @@ def _print_protocol(protocol: Mapping[str, Any]) -> None:
     typer.echo(f"n = {protocol['images']} {kinds}; size: {protocol['size']}; {protocol['seconds']:.0f} s")
     if "judge" in protocol:
         judge = protocol["judge"]
-        typer.echo(f"the judge names {judge['accuracy']:.0%} of {judge['tested']} real images it has not seen rightly")
+        typer.echo(f"the judge is {judge['accuracy']:.0%} accurate on {judge['tested']} unseen real images")
         if judge["labelled"]:
-            typer.echo(f"class_kept: of {judge['labelled']} inputs whose class is known")
+            typer.echo(f"class_kept: on {judge['labelled']} inputs of known class")
     for note in protocol["notes"]:
         typer.echo(note)
 
@@ -151,10 +155,9 @@ def _list_metrics() -> None:
 
     from img2img.metrics.table import METRICS
 
-    table = Table("name", "better", "range", "what it says", box=None, pad_edge=False)
+    table = Table("name", "better", "range", "meaning", box=None, pad_edge=False)
     for name, metric in METRICS.items():
-        better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
-        table.add_row(name, better, metric.range, metric.text + (" Pairs only." if metric.paired else ""))
+        table.add_row(name, metric.better or "", metric.range, metric.text + (" Pairs only." if metric.paired else ""))
     Console(highlight=False).print(table)
 
 
@@ -169,13 +172,13 @@ def _write(path: Path, content: Any) -> None:
     from img2img.data.images import write_text
 
     try:
-        write_text(path, jsons.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
     typer.echo(f"json: {path}")
 
 
 def add_judging(app: typer.Typer, commands: Sequence[Any] = (evaluate, compare)) -> None:
-    """Adds the commands to the command line."""
+    """Add the commands to the command line."""
     for command in commands:
         app.command(cls=Command)(command)

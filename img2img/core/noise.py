@@ -23,7 +23,7 @@ class FromNoise(Method):
     """
 
     Config: ClassVar[Any] = NoiseConfig
-    kinds = measured("d") | {"diversity": "distance"}
+    kinds = measured("d") | {"diversity": "variety"}
     rows = 1
     batch_size = 64
     referee: Referee

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.picture import Array, shown
+from img2img.data.picture import Array, quote
 from img2img.errors import DataError
 
 TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # the idx types that images and labels are stored in
@@ -32,12 +32,12 @@ def read_idx(path: Path) -> Array:
             zero, kind, axes = np.frombuffer(file.read(4), np.dtype([("", ">u2"), ("", "u1"), ("", "u1")]))[0].item()
             shape = tuple(np.frombuffer(file.read(4 * axes), ">u4").tolist())
             if zero or kind not in TYPES or len(shape) != axes or not 1 <= axes <= 4:
-                raise DataError(f"{shown(path)} is not an idx file of bytes or floats.")
+                raise DataError(f"{quote(path)} is not an idx file of bytes or floats.")
             dtype = np.dtype(TYPES[kind])
             size, file_size = int(np.prod(shape, dtype=object)) * dtype.itemsize, path.stat().st_size
             if packed and size > max(UNPACKED, FACTOR * file_size):
                 raise DataError(
-                    f"{shown(path)} claims to hold {size / 2**20:.0f} MiB, over {FACTOR} times its own size; "
+                    f"{quote(path)} claims to hold {size / 2**20:.0f} MiB, over {FACTOR} times its own size; "
                     "unpack it first, if that is right."
                 )
             if not packed and size != (count := file_size - 4 - 4 * axes):
@@ -48,7 +48,7 @@ def read_idx(path: Path) -> Array:
                 count += n
             more = file.read(1)  # gzip checks its checksum when it reads to the end
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise DataError(f"{shown(path)} cannot be read as an idx file: {error or 'it is truncated'}.") from error
+        raise DataError(f"{quote(path)} cannot be read as an idx file: {error or 'it is truncated'}.") from error
     if count != size or more:
         raise DataError(_damaged(path, count + len(more), size))
     return array.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
@@ -56,4 +56,4 @@ def read_idx(path: Path) -> Array:
 
 def _damaged(path: Path, found: int, expected: int) -> str:
     amount = "more than" if found > expected else f"{found} of"
-    return f"{shown(path)} is damaged: {amount} {expected} bytes are there."
+    return f"{quote(path)} is damaged: {amount} {expected} bytes are there."

@@ -13,7 +13,7 @@ from typing import Any
 from img2img.data.folders import Domain, _list
 from img2img.data.idx import read_idx
 from img2img.data.images import Header, is_run
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError, counted
 
 COLUMNS = ("file", "label")
@@ -28,12 +28,12 @@ def from_folders(folder: Path, headers: Iterable[Header]) -> list[str]:
     """
     paths = [header.path.relative_to(folder) for header in headers]
     names = [path.parts[0] for path in paths]
-    if loose := [shown(folder / path) for path in paths if len(path.parts) == 1]:
+    if loose := [quote(folder / path) for path in paths if len(path.parts) == 1]:
         raise DataError(
             f"{counted(len(loose), 'image lies', 'images lie')} in no class folder: {_list(loose)}. Use {WAYS}."
         )
     folders = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "." and not is_run(entry))
-    if empty := sorted(shown(entry) for entry in folders if entry.name not in set(names)):
+    if empty := sorted(quote(entry) for entry in folders if entry.name not in set(names)):
         raise DataError(
             f"{counted(len(empty), 'class folder holds', 'class folders hold')} no image: {_list(empty)}. "
             "Add images or remove it."
@@ -49,7 +49,7 @@ def from_idx(path: Path) -> list[str]:
     """
     labels = read_idx(path)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
-        raise DataError(f"{shown(path)} does not hold labels; give a file such as train-labels-idx1-ubyte.gz.")
+        raise DataError(f"{quote(path)} does not hold labels; give a file such as train-labels-idx1-ubyte.gz.")
     return [str(label) for label in labels.tolist()]
 
 
@@ -63,7 +63,7 @@ def beside(images: Path) -> Path:
     for name in (plain + ".gz" * images.name.endswith(".gz"), plain, f"{plain}.gz"):
         if name != images.name and (images.parent / name).is_file():
             return images.parent / name
-    raise ConfigError(f"{shown(images)} has no file of labels beside it, such as {plain}; give one: --labels FILE.")
+    raise ConfigError(f"{quote(images)} has no file of labels beside it, such as {plain}; give one: --labels FILE.")
 
 
 class Table:
@@ -83,13 +83,13 @@ class Table:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 self._read(csv.reader(file, strict=True))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{shown(path)} cannot be read as a CSV: {error}.") from error
+            raise DataError(f"{quote(path)} cannot be read as a CSV: {error}.") from error
 
     def _read(self, rows: Any) -> None:
         header = [name.strip().lower() for name in next(rows, [])]
         if any(header.count(name) != 1 for name in COLUMNS):
             raise DataError(
-                f"The first line of {shown(self.path)} has to name the columns file and label, separated by commas; "
+                f"The first line of {quote(self.path)} has to name the columns file and label, separated by commas; "
                 f"it is {','.join(header)[:60]!r}."
             )
         for row in filter(None, rows):
@@ -97,12 +97,12 @@ class Table:
             file, label = (cells.get(name, "") for name in COLUMNS)
             if len(row) != len(header) or not file or not label:
                 raise DataError(
-                    f"Line {rows.line_num} of {shown(self.path)} is not a file and its label; "
+                    f"Line {rows.line_num} of {quote(self.path)} is not a file and its label; "
                     "names with commas have to be quoted."
                 )
             if self.labels.setdefault(_normal(file), label) != label:
                 raise DataError(
-                    f"{shown(self.path)} gives {file} two labels: {self.labels[_normal(file)]} and {label}."
+                    f"{quote(self.path)} gives {file} two labels: {self.labels[_normal(file)]} and {label}."
                 )
 
     def of(self, root: Path, headers: Iterable[Header]) -> list[str]:
@@ -112,10 +112,10 @@ class Table:
             DataError: if images have no row.
         """
         files = [_normal(header.path.relative_to(root).as_posix()) for header in headers]
-        if missing := [shown(file) for file in files if file not in self.labels]:
+        if missing := [quote(file) for file in files if file not in self.labels]:
             raise DataError(
-                f"{counted(len(missing), 'image has', 'images have')} no row in {shown(self.path)}: {_list(missing)}. "
-                f"Files are named relative to {shown(root)}."
+                f"{counted(len(missing), 'image has', 'images have')} no row in {quote(self.path)}: {_list(missing)}. "
+                f"Files are named relative to {quote(root)}."
             )
         return [self.labels[file] for file in files]
 

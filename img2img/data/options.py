@@ -10,16 +10,16 @@ from img2img.options.declared import Choice, Options, Within
 DIRECTIONS = Choice(("a2b", "b2a"))
 
 SIDES = Within(1, 2**16)
-Size = Annotated[int, "Side of the training images in pixels.", SIDES]
+Size = Annotated[int, "Side of the training images, in pixels.", SIDES]
 Augmentation = Annotated[
     str, "; ".join(f"{name}: {preset.text}" for name, preset in PRESETS.items()) + ".", Choice(tuple(PRESETS))
 ]
 ValFraction = Annotated[
     float,
-    "Share of the images held out, where the data have no held-out part of their own.",
+    "Share of the images to hold out if the data set has no held-out part.",
     Within(0, 1, below=True),
 ]
-CacheMB = Annotated[int, "Decoded images are kept in memory when they fit into this many megabytes.", Within(0, 10**9)]
+CacheMB = Annotated[int, "Keep decoded images in memory if they fit into this many megabytes.", Within(0, 10**9)]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class DataConfig(Options):
     """Which pairs of images to train on, and how they are cut."""
 
     a: Annotated[str | None, "Folder of domain A."] = None
-    b: Annotated[str | None, "Folder of domain B; for pairs, partners have the names of those in A."] = None
+    b: Annotated[str | None, "Folder of domain B; pairs are matched by file name."] = None
     ab: Annotated[str | None, "Folder of side-by-side pairs: left half A, right half B."] = None
     data: Annotated[
-        str | None, "One root: trainA trainB (and testA testB), or train (and val) of side-by-side pairs."
+        str | None,
+        "Root folder of trainA and trainB (and testA and testB), or of train (and val) with side-by-side pairs.",
     ] = None
-    direction: Annotated[str, "For pairs: a2b, or b2a to learn the other way round.", DIRECTIONS] = "a2b"
-    size: Annotated[int, "Side of the square the networks are trained on, in pixels.", Within(16, 2**16)] = 256
+    direction: Annotated[str, "For pairs: a2b, or b2a to learn the reverse direction.", DIRECTIONS] = "a2b"
+    size: Annotated[int, "Side of the square training images, in pixels.", Within(16, 2**16)] = 256
     augment: Augmentation = "standard"
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
@@ -46,7 +47,7 @@ class UnpairedConfig(DataConfig):
     unused: ClassVar[tuple[str, ...]] = ("ab", "direction")
 
     b: Annotated[str | None, "Folder of domain B."] = None
-    data: Annotated[str | None, "One root: trainA trainB (and testA testB)."] = None
+    data: Annotated[str | None, "Root folder of trainA and trainB (and testA and testB)."] = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class ImagesConfig(Options):
 
     data: Annotated[
         str | None,
-        "Folder of images, or train (and val or test) in it; or an idx file of them as MNIST's, with or without .gz.",
+        "Folder of images, or of train and val (or test) with images; or an idx file such as MNIST's, also as .gz.",
     ] = None
-    size: Annotated[int, "Side of the images in pixels, generated ones too.", Within(1, 2**16)] = 64
+    size: Annotated[int, "Side of the training and the generated images, in pixels.", Within(1, 2**16)] = 64
     augment: Augmentation = "none"
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
@@ -69,16 +70,13 @@ class LabelledConfig(ImagesConfig):
 
     data: Annotated[
         str | None,
-        "Folder with one sub-folder of images per class, or with train (and val or test) of such; or an idx file.",
+        "Folder with one sub-folder per class, or of train and val (or test) with such sub-folders; or an idx file.",
     ] = None
     labels: Annotated[
         str | None,
-        "Classes of the images: a CSV with the columns file and label, or an idx file. By default the sub-folders of "
+        "Classes of the images: a CSV with the columns file and label, or an idx file; by default the sub-folders of "
         "--data, or the idx file of labels beside it.",
     ] = None
-
-
-CONFIGS: dict[str, type[Options]] = {"pairs": DataConfig, "unpaired": DataConfig, "images": ImagesConfig}
 
 
 def data_options(needs: Needs) -> type[Options]:

@@ -12,7 +12,7 @@ from img2img.data.augment import PRESETS, Augment
 from img2img.data.folders import Domain
 from img2img.data.images import Array, resize
 from img2img.data.options import DataConfig, ImagesConfig
-from img2img.data.patience import patiently
+from img2img.data.patience import read_with_retries
 from img2img.data.scale import Scale
 from img2img.data.store import Store, read_all, shared_budget
 
@@ -163,21 +163,11 @@ class HeldOut(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         sample = {}
         for key, domain in self.domains.items():
-            image = cut(patiently(domain.load, i % len(domain)), self.config)
+            image = cut(read_with_retries(domain.load, i % len(domain)), self.config)
             sample[key] = self.scales[key].encode(image)
         if self.classes:
             sample[LABEL] = torch.tensor(self.labels[i % len(self.labels)])
         return sample
-
-    # For callers that have not moved to `domains`.
-
-    @property
-    def a(self) -> Domain:
-        return self.domains["a"]
-
-    @property
-    def b(self) -> Domain:
-        return self.domains["b"]
 
 
 def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from img2img.data.folders import Domain, _list, refuse_non_finite
 from img2img.data.images import Array, resize
-from img2img.data.patience import may_pass, patiently
+from img2img.data.patience import is_transient, read_with_retries
 from img2img.data.workers import free_shared_memory
 from img2img.errors import DataError
 
@@ -67,7 +67,7 @@ class Store:
             self.extremes[i] = image.min(), image.max()
 
     def __getitem__(self, i: int) -> Array:
-        return patiently(self._decode, i) if self.memory is None else self._slot(i)
+        return read_with_retries(self._decode, i) if self.memory is None else self._slot(i)
 
     def take(self, numbers: Array) -> Array:
         """Return several images of one shape at once, (N, H, W, C)."""
@@ -99,7 +99,7 @@ def read_all(
     def fault(job: tuple[Callable[[int], object], int], retry: bool = False) -> DataError | None:
         read, i = job
         try:
-            patiently(read, i) if retry else read(i)
+            read_with_retries(read, i) if retry else read(i)
         except DataError as error:
             return error
         return None
@@ -117,7 +117,7 @@ def read_all(
                 reported = now
                 left = (now - start) / done * (len(jobs) - done)
                 say(f"reading every image once before training: {done} of {len(jobs)}, {left:.0f} s left")
-        if len(failed) <= FEW and any(may_pass(error) for _, error in failed):
+        if len(failed) <= FEW and any(is_transient(error) for _, error in failed):
             failed = [(job, error) for job, _ in failed if (error := fault(job, retry=True))]
     finally:
         pool.shutdown(cancel_futures=True)

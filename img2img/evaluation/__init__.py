@@ -1,1 +1,1 @@
-"""How good is it: of a model, of a run's checkpoints, of two folders, of several runs side by side."""
+"""Judging results: of a model, of the checkpoints of a run, of two folders, of several runs side by side."""

@@ -1,11 +1,11 @@
-"""What a model has to beat: doing nothing, and giving each image the brightness and colours of the other side."""
+"""The baseline that gives each image the brightness and colours of the other side."""
 
 import numpy as np
 
 from img2img.data.images import Array
 from img2img.evaluation.sides import Side
 
-PIXELS = 2**21  # of all images together, drawn at random, that the histogram of their side is made of
+PIXELS = 2**21  # drawn at random from all images of a side for its histogram
 LEVELS = np.linspace(0, 1, 1025)
 
 
@@ -18,11 +18,11 @@ class HistogramMatching:
 
     def __init__(self, real: Side) -> None:
         rng, each = np.random.default_rng(0), max(1, PIXELS // len(real))
-        picked = [_some(x.reshape(-1, x.shape[2]), each, rng) for x in real]
+        picked = [_drawn(x.reshape(-1, x.shape[2]), each, rng) for x in real]
         self.quantiles = np.quantile(np.concatenate(picked).astype(np.float64), LEVELS, axis=0)  # (1025, C)
 
     def __call__(self, image: Array) -> Array:
-        """(H, W, C) to (H, W, C), of the same type."""
+        """Map an image (H, W, C) to one of the same shape and type."""
         out = np.empty(image.shape, np.float64)
         for c in range(image.shape[2]):
             _, where, counts = np.unique(image[..., c], return_inverse=True, return_counts=True)
@@ -33,5 +33,5 @@ class HistogramMatching:
         return out.astype(image.dtype)
 
 
-def _some(pixels: Array, count: int, rng: np.random.Generator) -> Array:
+def _drawn(pixels: Array, count: int, rng: np.random.Generator) -> Array:
     return pixels if len(pixels) <= count else pixels[rng.integers(len(pixels), size=count)]

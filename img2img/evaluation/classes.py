@@ -1,4 +1,4 @@
-"""Which classes generated images belong to, by a small classifier that was trained on real ones."""
+"""Classes of generated images, by a small classifier trained on real ones."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,12 +16,12 @@ BATCH, LEARNING_RATE = 128, 1e-3
 
 
 class Coverage(NamedTuple):
-    """How generated images are spread over the classes.
+    """Class coverage of generated images.
 
     Attributes:
-        shares: of the images in each class, (classes,).
-        confident: share of the images whose class the classifier names with more than 0.9 of confidence, in [0, 1].
-        accuracy: of the classifier on real images that it has not seen, in [0, 1].
+        shares: the share of images in each class, (classes,).
+        confident: the share of images classified with a confidence above 0.9, in [0, 1].
+        accuracy: the accuracy of the classifier on unseen real images, in [0, 1].
     """
 
     shares: Array
@@ -30,23 +30,23 @@ class Coverage(NamedTuple):
 
     @property
     def present(self) -> int:
-        """Classes that at least one image belongs to."""
+        """Number of classes with at least one image."""
         return int((self.shares > 0).sum())
 
 
 class Classifier:
-    """Two convolutions and two linear layers; a judge for simple images such as digits.
+    """Two convolutions and two linear layers; classifies simple images such as digits.
 
     Args:
         images: real images (n, H, W) or (n, H, W, C).
-        labels: of each, whole numbers from 0.
+        labels: the class of each image, integers from 0.
         epochs: passes over the images.
         held_out: share of the images of each class on which `accuracy` is measured.
-        seed: of weights and order.
+        seed: the seed of weights and order.
 
     Attributes:
-        accuracy: on these, in [0, 1].
-        tested: how many they are.
+        accuracy: the accuracy on these, in [0, 1].
+        tested: their number.
     """
 
     def __init__(
@@ -54,16 +54,14 @@ class Classifier:
     ) -> None:
         labels = np.asarray(labels)
         if len(images) != len(labels) or len(images) < 10:
-            raise DataError(f"A classifier needs images and a label for each, not {len(images)} and {len(labels)}.")
+            raise DataError(
+                f"A classifier needs at least 10 images and a label for each, not {len(images)} and {len(labels)}."
+            )
         self.scale = Scale.of(images, str(images.dtype))
         x, y = self._encode(images), torch.from_numpy(labels.astype(np.int64))
         order = np.random.default_rng(seed).permutation(len(x))
-        apart = [
-            some[: max(1, round(len(some) * held_out))]
-            for k in np.unique(labels)
-            for some in [order[labels[order] == k]]
-        ]
-        test = np.concatenate(apart)
+        by_class = [order[labels[order] == k] for k in np.unique(labels)]
+        test = np.concatenate([rows[: max(1, round(len(rows) * held_out))] for rows in by_class])
         train = torch.from_numpy(order[~np.isin(order, test)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -78,8 +76,8 @@ class Classifier:
     def _train(self, x: Tensor, y: Tensor, rows: Tensor, epochs: int) -> None:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
         for _ in range(epochs):
-            for some in torch.split(rows[torch.randperm(len(rows))], BATCH):
-                loss = F.cross_entropy(self.network(x[some]), y[some])
+            for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
+                loss = F.cross_entropy(self.network(x[batch]), y[batch])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -87,18 +85,18 @@ class Classifier:
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """(n, classes), of encoded images (n, C, H, W)."""
-        return torch.cat([self.network(some).softmax(1) for some in torch.split(x, 1024)])
+        """Return the probabilities (n, classes) for encoded images (n, C, H, W)."""
+        return torch.cat([self.network(batch).softmax(1) for batch in torch.split(x, 1024)])
 
     def classify(self, images: Array) -> Array:
-        """The class of each of some images of the kind that it was trained on, (n,)."""
+        """Return the class of each image, (n,); images of the kind that it was trained on."""
         return np.asarray(self.probabilities(self._encode(images)).argmax(1))
 
     def coverage(self, images: Array) -> Coverage:
-        """Of generated images, of the kind that it was trained on."""
-        found = self.probabilities(self._encode(images))
-        confidence, named = found.max(1)
-        shares = torch.bincount(named, minlength=found.shape[1]) / len(images)
+        """Return the class coverage of generated images of the kind that it was trained on."""
+        probabilities = self.probabilities(self._encode(images))
+        confidence, classes = probabilities.max(1)
+        shares = torch.bincount(classes, minlength=probabilities.shape[1]) / len(images)
         return Coverage(shares.numpy(), float((confidence > 0.9).float().mean()), self.accuracy)
 
 

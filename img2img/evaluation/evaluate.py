@@ -1,9 +1,8 @@
-"""`evaluate` a model, a run or two folders; and `rank` a run's checkpoints."""
+"""`evaluate` a model, a run or two folders, and `rank` the checkpoints of a run."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,29 +12,27 @@ from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
     OF_PAIRS,
-    Evaluation,
     Evaluator,
     Progress,
     computable,
-    described,
-    rows_to_json,
 )
 from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides, arrays_in, open_two, size_in_words
-from img2img.methods import METHODS
+from img2img.evaluation.scores import Evaluation, described, saved_rows
+from img2img.evaluation.sides import Sides, arrays_in, learns_from_pairs, open_two, size_in_words
 from img2img.metrics.scorer import MetricOptions
-from img2img.metrics.table import METRICS, Score, base_name, names_of
+from img2img.metrics.table import Score, best_of, names_of
 from img2img.model.file import read_card
 from img2img.model.model import model_file
 from img2img.model.options import LoadOptions
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, given, split
+from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
-from img2img.report.remarks import MODEL
 from img2img.report.run import rewrite_report
+from img2img.runs.folder import RunFolder
+from img2img.runs.results import MODEL
 
-RESULT, PICTURE, RANKING = "evaluation.json", "evaluation_images.png", "checkpoints.json"
+RESULT, PICTURE = RunFolder(Path()).evaluation.name, RunFolder(Path()).evaluation_picture.name  # for api.py
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
@@ -47,16 +44,16 @@ def evaluate(
     channel_axis: int | None = None,
     **options: Unpack[keywords.Evaluating],
 ) -> Evaluation:
-    """Scores a model on held-out images beside doing nothing and matching histograms; or a folder by a folder.
+    """Score a model on held-out images, beside the unchanged input and histogram matching; or a folder by another.
 
     Args:
-        model: a model, or the path of one. Of the folder of a run, without other images, its own held-out images are
-            taken, cut as in training, and the result goes into the folder and its report.html. None: `real` and `fake`
-            name two folders.
+        model: a model, or its path. For the folder of a run, without other images, its own held-out images are used,
+            cut as in training, and the result is written into the folder and its report.html. With None, `real` and
+            `fake` name two folders.
         metrics: their names; by default those that suit the images and need no downloaded weights.
-        progress: called with the images done, and all there are.
-        channel_axis: where arrays have their channels; by default last, and third from last in tensors.
-        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as for `train`.
+        progress: called with the number of images done, and of all.
+        channel_axis: the axis of channels in arrays; by default last, and third from last in tensors.
+        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as in `train`.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -64,11 +61,11 @@ def evaluate(
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     names = names_of(metrics)
     choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
     if model is None:
-        _refuse(chosen, ("a", "b", "ab"), "go with a model; without one give --real DIR and --fake DIR.")
+        _refuse(chosen, ("a", "b", "ab"), "need a model; without one, give --real DIR and --fake DIR.")
         real, fake = open_two(chosen, arrays)
         scale = Scale.of(real, real.domain.dtype)
         if not names:
@@ -76,7 +73,7 @@ def evaluate(
             names = tuple(computable(defaults, min(len(real), len(fake)), of_metrics))
         judged = Evaluator(fake, real, chosen.paired, (scale, scale), size_in_words(chosen), names, **choices)
         return judged.of_folder(progress)
-    _refuse(chosen, ("real", "fake"), "are for judging without a model; with one give --a DIR --b DIR or --ab DIR.")
+    _refuse(chosen, ("real", "fake"), "judge images without a model; with one, give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, loading)
     run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
     own = run is not None and not (chosen.a or chosen.b or chosen.ab or arrays)
@@ -85,28 +82,29 @@ def evaluate(
     if own and run is not None:
         try:
             keep(run, evaluator, loaded, result)
-        except OSError as error:  # the scores are worth more than their place
+        except OSError as error:  # the scores matter more than the file
             result.protocol["notes"].append(f"not written into {run}: {error.strerror or error}")
     return result
 
 
 def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation) -> None:
-    """Writes a result into the folder of its run, with the best and worst images, and into the report."""
-    with atomic(run / PICTURE) as temporary:
+    """Write a result into the folder of its run, with the best and worst images, and into the report."""
+    files = RunFolder(run)
+    with atomic(files.evaluation_picture) as temporary:
         evaluator.picture(model, result).save(temporary, format="png")
-    result.save(run / RESULT)
+    result.save(files.evaluation)
     rewrite_report(run)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The kept checkpoints of a run by one metric.
+    """The checkpoints of a run, ranked by one metric.
 
     Attributes:
         metric: its name.
         best: the file that is best by it.
-        scores: file, as named in the run folder -> its step and scores, in order of steps.
-        rows: what a checkpoint has to beat.
+        scores: file, relative to the run folder -> its step and scores, in order of steps.
+        rows: the baselines.
         protocol: what was compared, and how.
     """
 
@@ -117,13 +115,14 @@ class Ranking:
     protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        known = rows_to_json({name: some for name, (_, some) in self.scores.items()})
+        """Return the content of checkpoints.json."""
+        saved = saved_rows({name: scores for name, (_, scores) in self.scores.items()})
         return {
             "metric": self.metric,
-            "better": described(self.metric)["better"],
+            "better": described(self.metric).better,
             "best": self.best,
-            "scores": {name: {"step": step, **known[name]} for name, (step, _) in self.scores.items()},
-            "rows": rows_to_json(self.rows),
+            "scores": {name: {"step": step} | _plain(saved[name]) for name, (step, _) in self.scores.items()},
+            "rows": {name: _plain(scores) for name, scores in saved_rows(self.rows).items()},
             "protocol": self.protocol,
         }
 
@@ -137,27 +136,27 @@ def rank(
     channel_axis: int | None = None,
     **options: Unpack[keywords.Evaluating],
 ) -> Ranking:
-    """Scores every checkpoint that a run has kept on its held-out images, or on those that `options` name.
+    """Score every checkpoint that a run has kept on its held-out images, or on those that `options` name.
 
-    The best one is best by the first metric. What comes of its own images goes into the run's folder and report.
+    The first metric decides which one is best. Scores on its own images are written into the run's folder and report.
 
     Args:
         run: the folder of a run.
         metrics: their names; by default those that suit the images.
-        progress: called with the checkpoints done, and all there are.
-        channel_axis: where arrays have their channels; by default last, and third from last in tensors.
+        progress: called with the number of checkpoints done, and of all.
+        channel_axis: the axis of channels in arrays; by default last, and third from last in tensors.
         **options: see Options below.
     """
     check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
     arrays = arrays_in(options, channel_axis)
     chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = given(options, LoadOptions)
+    loading = pick(options, LoadOptions)
     folder = Path(run)
     if not folder.is_dir():
-        raise ConfigError(f"--all takes the folder of a run, and {folder} is none.")
+        raise ConfigError(f"--all takes the folder of a run; {folder} is not a folder.")
     newest = model_file(folder)
-    found = [*(folder / "models").glob("[!.]*.safetensors"), *folder.glob("best.safetensors"), newest]
-    files = sorted(found, key=lambda path: (read_card(path).step, path.name))
+    run_folder = RunFolder(folder)
+    files = sorted(run_folder.kept_models(), key=lambda path: (read_card(path).step, path.name))
     own = not (chosen.a or chosen.b or chosen.ab or arrays)
     first = _load(newest, loading)
     sides = sides_of(first, folder if own else None, chosen, arrays)
@@ -168,12 +167,12 @@ def rank(
         scores[path.relative_to(folder).as_posix()] = (result.protocol["step"], next(iter(result.rows.values())))
         progress(done, len(files))
     metric = next(iter(result.rows[MODEL]))
-    best = best_of(metric, {name: some[metric].value for name, (_, some) in scores.items()})
+    best = best_of(metric, {name: row[metric].value for name, (_, row) in scores.items()}) or newest.name
     protocol = {k: v for k, v in result.protocol.items() if k not in ("model", "step", "seconds")}
     ranking = Ranking(metric, best, scores, evaluator.baselines(), protocol)
     if own:
         try:
-            with atomic(folder / RANKING) as temporary:
+            with atomic(run_folder.ranking) as temporary:
                 temporary.write_text(json.dumps(ranking.to_json(), indent=1, allow_nan=False) + "\n")
             rewrite_report(folder)
         except OSError as error:
@@ -181,27 +180,25 @@ def rank(
     return ranking
 
 
-def best_of(metric: str, values: dict[str, float]) -> str:
-    """The name with the best value; numbers that are none lose."""
-    sign = -1 if METRICS[base_name(metric)].higher_is_better else 1
-    return min(values, key=lambda name: math.inf if math.isnan(values[name]) else sign * values[name])
+def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
     if not isinstance(model, Translator):
         return Translator(model, **loading)
     if other := {k: v for k, v in loading.items() if k != "direction"}:
-        raise ConfigError(f"{', '.join(other)}: chosen where the model is loaded, which this one is already.")
+        raise ConfigError(f"{', '.join(other)}: choose this when loading the model; this one is loaded already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model
 
 
 def sides_of(
     model: Translator, run: Path | None, options: EvaluateOptions, arrays: Mapping[str, Any] | None = None
 ) -> Sides:
-    """The held-out images of `run`; without one, those that `options` name, or `arrays`."""
+    """Open the held-out images of `run`; without one, those that `options` name, or `arrays`."""
     if run is not None:
         return Sides.of_run(run, options)
-    return Sides.of_folders(options, METHODS[model.card.method].Config.needs.paired, arrays)
+    return Sides.of_folders(options, learns_from_pairs(model.card.method), arrays)
 
 
 def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:

@@ -1,6 +1,6 @@
-"""Yardsticks for mode collapse, whose modes are known: mixtures of Gaussians in the plane, and stacked digits.
+"""Benchmarks of mode collapse with known modes: mixtures of Gaussians in the plane, and stacked digits.
 
-Points are images of one pixel with two channels, (n, 1, 1, 2), so that the same methods take them:
+Points are images of one pixel with two channels, (n, 1, 1, 2), so that any method from noise can learn them:
 
     data = img2img.modes.ring()
     model = img2img.train("wgan_gp", data=data.sample(50_000), network="mlp", width=128, d_width=128, size=1, ...)
@@ -18,14 +18,14 @@ NEAR = 3.0  # standard deviations from its mode within which a sample is of high
 
 
 class Scores(NamedTuple):
-    """How well samples cover modes.
+    """Coverage of modes by samples.
 
     Attributes:
-        modes: how many have a sample of high quality.
-        of: how many there are.
+        modes: number of modes with a sample of high quality.
+        of: number of all modes.
         high_quality: share of the samples that are of high quality, in [0, 1].
-        kl: Kullback-Leibler divergence, in nats, of how the samples are spread over their nearest modes from an even
-            spread; 0 is even, log(of) is a single mode.
+        kl: Kullback-Leibler divergence, in nats, of the distribution of samples over their nearest modes from the
+            uniform one; 0 is uniform, log(of) is a single mode.
     """
 
     modes: int
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
 
 def covered(counts: Array, good: Array) -> Scores:
-    """Scores from the samples of each mode, and those of high quality among them, both (modes,)."""
+    """Return the scores for the number of samples of each mode, and of those of high quality, both (modes,)."""
     share = counts / max(counts.sum(), 1)
     present = share > 0
     kl = float((share[present] * np.log(share[present] * len(share))).sum()) if present.any() else float("nan")
@@ -47,22 +47,22 @@ class Mixture:
     """Equal, round Gaussians in the plane.
 
     Attributes:
-        centres: (modes, 2).
-        std: of each in every direction.
+        centres: the means, (modes, 2).
+        std: the standard deviation of each in every direction.
     """
 
     centres: Array
     std: float
 
     def sample(self, n: int, seed: int = 0) -> Array:
-        """Points (n, 1, 1, 2), float32."""
+        """Draw points (n, 1, 1, 2), float32."""
         rng = np.random.default_rng(seed)
         which = rng.integers(len(self.centres), size=n)
         points = self.centres[which] + rng.normal(0, self.std, (n, 2))
         return points.astype(np.float32).reshape(n, 1, 1, 2)
 
     def score(self, points: Array) -> Scores:
-        """How well points (n, ..., 2) cover the modes.
+        """Score how well points (n, ..., 2) cover the modes.
 
         A point belongs to the nearest mode, and is of high quality within three standard deviations of it (Srivastava
         et al. 2017, VEEGAN).
@@ -75,27 +75,27 @@ class Mixture:
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.02) -> Mixture:
-    """Gaussians on a circle."""
+    """Return Gaussians on a circle."""
     angle = 2 * np.pi * np.arange(modes) / modes
     return Mixture(radius * np.stack([np.cos(angle), np.sin(angle)], 1), std)
 
 
 def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> Mixture:
-    """`side` times `side` Gaussians on a square lattice around 0."""
+    """Return `side` times `side` Gaussians on a square lattice around 0."""
     line = spacing * (np.arange(side) - (side - 1) / 2)
     return Mixture(np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2), std)
 
 
 def stacked(digits: Array, n: int, seed: int = 0) -> Array:
-    """Three random digits as the colours of one image: 1,000 modes (Metz et al. 2017).
+    """Stack three random digits as the colours of one image: 1,000 modes (Metz et al. 2017).
 
     Args:
         digits: grey images (m, H, W), such as MNIST's.
-        n: how many to make.
-        seed: of which digits meet.
+        n: number of images.
+        seed: the seed of the choice of digits.
 
     Returns:
-        (n, H, W, 3), of the digits' type.
+        Images (n, H, W, 3) of the type of the digits.
     """
     which = np.random.default_rng(seed).integers(len(digits), size=(n, 3))
     return np.ascontiguousarray(digits[which].transpose(0, 2, 3, 1))

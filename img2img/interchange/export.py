@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, ModelFileError, choose, needs
+from img2img.errors import ConfigError, ModelFileError, choose, install_hint
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model
 from img2img.interchange.pth import read_generator, write_pth
@@ -154,7 +154,7 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(needs("Export to ONNX", name.partition(".")[0], "onnx")) from error
+        raise ConfigError(install_hint("Export to ONNX", name.partition(".")[0], "onnx")) from error
 
 
 def _write_onnx(network: nn.Module, spec: Direction, metadata: dict[str, str], path: Path) -> None:

@@ -27,12 +27,14 @@ from img2img.lab.patches import Patches, Sides
 from img2img.model.file import ModelCard
 from img2img.model.tiling import Lazy, Memory, Span
 from img2img.options.declared import Option, Within, option, options_in
-from img2img.runs.folder import begun, has_results, refuse_foreign
+from img2img.runs.facts import facts_of
+from img2img.runs.folder import RunFolder, begun, has_results, refuse_foreign
 from img2img.runs.record import OPERATIONAL
 from img2img.runtime.device import Runtime, environment, pick_device
 from img2img.runtime.records import read_record
 from img2img.training.config import TrainConfig
-from img2img.training.loop import Run, Samples, train
+from img2img.training.loop import Samples, train
+from img2img.training.state import Run
 from img2img.translation.cyclegan import CycleGAN
 from img2img.translation.local import Local
 from img2img.translation.stargan import StarGAN
@@ -129,7 +131,7 @@ def train_generator(
         facts |= {"options": ", ".join(f"{k} {v}" for k, v in chosen.items())}
         hint = f"fit again with the same data and the folder {folder}"
         card = _card_of(method, model)
-        run = Run(folder, card, facts, hint, spelling="--train {name}={value}")
+        run = Run(RunFolder(folder), card, facts_of(facts), hint, spelling="--train {name}={value}")
         try:
             train(method, data, None, training, run, runtime, quiet)
         except Interrupted as stop:
@@ -229,7 +231,7 @@ def _overlapping(network: nn.Module, image: Tensor, tile: int, radius: int, devi
 def _options(model: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults of `model` with `options` in their place."""
     known = options_of(model)
-    taken = {name: choose(f"option of {model}", name, known).taken(value) for name, value in (options or {}).items()}
+    taken = {name: choose(f"option of {model}", name, known).convert(value) for name, value in (options or {}).items()}
     return DEFAULTS[model] | {name: value for name, value in taken.items() if (name, value) != ("batch_size", 0)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from img2img.data.images import FORMATS, Picture, remove_stale, write_image
-from img2img.data.picture import Array, shown
+from img2img.data.picture import Array, quote
 from img2img.errors import ConfigError, DataError
 from img2img.lab.folders import RESULTS
 from img2img.lab.tables import Manifest
@@ -33,11 +33,11 @@ class Destination:
         _real_folder.cache_clear()
         self.manifest, self.folder = manifest, folder
         if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{shown(folder)} is a file; give a folder for the results.")
+            raise ConfigError(f"{quote(folder)} is a file; give a folder for the results.")
         if os.path.realpath(folder) == os.path.realpath(manifest.root):
-            raise ConfigError(f"{shown(folder)} is the folder of the originals; give another for the results.")
+            raise ConfigError(f"{quote(folder)} is the folder of the originals; give another for the results.")
         if manifest.table is not None and _real(folder / RESULTS) == _real(manifest.table):
-            raise ConfigError(f"The results would overwrite the table {shown(manifest.table)}; give another folder.")
+            raise ConfigError(f"The results would overwrite the table {quote(manifest.table)}; give another folder.")
         self.targets = [tuple(folder / _name(path, manifest.root) for path in row) for row in manifest.files]
         self._check_targets()
 
@@ -49,12 +49,12 @@ class Destination:
                 real = _real(target)
                 if real in originals or (target.exists() and path.exists() and target.samefile(path)):
                     raise ConfigError(
-                        f"The result {shown(target)} would overwrite the original "
-                        f"{shown(originals.get(real, path))}; give another folder."
+                        f"The result {quote(target)} would overwrite the original "
+                        f"{quote(originals.get(real, path))}; give another folder."
                     )
                 if real in seen:
                     raise DataError(
-                        f"{shown(seen[real])} and {shown(path)} have one result, {shown(target)}; list each file once."
+                        f"{quote(seen[real])} and {quote(path)} have one result, {quote(target)}; list each file once."
                     )
                 seen[real] = path
 
@@ -66,7 +66,7 @@ class Destination:
         """Raises ConfigError if a file has the name of a result, where no result has been written yet."""
         if found := next((path for row in self.targets for path in row if path.exists()), None):
             raise ConfigError(
-                f"{shown(found)} is there already, and no {RESULTS} there lists it; give another folder, or overwrite "
+                f"{quote(found)} is there already, and no {RESULTS} there lists it; give another folder, or overwrite "
                 "it (--overwrite)."
             )
 
@@ -91,7 +91,7 @@ class Destination:
         shape = (sum(counts), *pictures[0].array.shape[:2])
         if image.shape != shape:
             raise DataError(
-                f"{shown(self.manifest.files[i][0])}: the result has the shape {image.shape}, and the image {shape}; "
+                f"{quote(self.manifest.files[i][0])}: the result has the shape {image.shape}, and the image {shape}; "
                 "give one of the same shape."
             )
         parts = np.split(image, np.cumsum(counts)[:-1])
@@ -105,7 +105,7 @@ def _name(path: Path, root: Path) -> str:
     if suffix in LOSSY or suffix not in FORMATS:
         fault = "is lossy" if suffix in LOSSY else "is not written by img2img"
         raise DataError(
-            f"{shown(path)}: the format {suffix or 'without a suffix'} {fault}, so that the result would not be "
+            f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so that the result would not be "
             "what was computed; convert the originals to TIFF or PNG first."
         )
     file, above = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
@@ -114,7 +114,7 @@ def _name(path: Path, root: Path) -> str:
     if file.is_relative_to(above):
         return file.relative_to(above).as_posix()
     raise DataError(
-        f"{shown(path)} does not lie below {shown(root)}, so its result would not lie in the folder of "
+        f"{quote(path)} does not lie below {quote(root)}, so its result would not lie in the folder of "
         "results; give a root that holds every file."
     )
 

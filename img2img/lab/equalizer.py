@@ -238,7 +238,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             ConfigError: naming the parameter and the range it must lie in.
         """
         for name, argument in arguments_of(BatchEqualizer.__init__).items():
-            setattr(self, name, argument.taken(getattr(self, name)))
+            setattr(self, name, argument.convert(getattr(self, name)))
         model = choose("model", self.model, MODELS)
         choose("type of output", self.out_dtype, {"same": 0, "float32": 0})
         if self.target == "mean" and model.network:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from img2img.data.images import find_images
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError
 
 FILE, FOLDER, METADATA = "FileName_", "PathName_", "Metadata_"
@@ -26,12 +26,12 @@ def read_table(path: Path) -> Any:
     try:
         raw = pd.read_csv(path, sep=separator, **options)
     except OSError as error:
-        raise DataError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{quote(path)} cannot be read: {error.strerror}.") from error
     except (ValueError, pd.errors.ParserError) as error:  # an empty file, a row that is too long, another encoding
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise DataError(f"{shown(path)} is not a table with commas, in UTF-8: {reason}.") from error
+        raise DataError(f"{quote(path)} is not a table with commas, in UTF-8: {reason}.") from error
     frame = raw[1:].set_axis(raw.iloc[0].fillna(""), axis=1)
-    return tidy(frame.loc[:, frame.columns != ""], shown(path))
+    return tidy(frame.loc[:, frame.columns != ""], quote(path))
 
 
 def tidy(frame: Any, what: str) -> Any:
@@ -54,7 +54,7 @@ def table_of_folder(root: Path) -> Any:
     names = _names_below(root)
     if loose := [name for name in names if "/" not in name]:
         raise DataError(
-            f"{loose[0]} lies in {shown(root)} itself, whose subfolders are the batches; put it into one, or give a "
+            f"{loose[0]} lies in {quote(root)} itself, whose subfolders are the batches; put it into one, or give a "
             "table."
         )
     return pd.DataFrame({f"{FILE}Image": names, BATCHES[0]: [name.split("/")[0] for name in names]}, dtype=object)
@@ -82,7 +82,7 @@ def table_of_names(root: Path, pattern: str) -> Any:
     matches = {name: match.groupdict() for name in names if (match := expression.search(name))}
     if unmatched := [name for name in names if None in matches.get(name, {"": None}).values()]:
         raise DataError(
-            f"Files below {shown(root)} do not match {pattern!r} in every group: {some(unmatched)}; correct the "
+            f"Files below {quote(root)} do not match {pattern!r} in every group: {some(unmatched)}; correct the "
             "pattern, or move them away."
         )
     groups = [name for name in expression.groupindex if name != "channel"]
@@ -100,7 +100,7 @@ def table_of_names(root: Path, pattern: str) -> Any:
     )
     if lacking := [(next(iter(files.values())), c) for files in rows.values() for c in channels if c not in files]:
         listed = some([f"channel {channel} beside {name}" for name, channel in lacking])
-        raise DataError(f"Files are missing below {shown(root)}: {listed}; add them.")
+        raise DataError(f"Files are missing below {quote(root)}: {listed}; add them.")
     titles = [f"{METADATA}{group[:1].upper()}{group[1:]}" for group in groups]
     return pd.DataFrame(
         [
@@ -122,5 +122,5 @@ def _names_below(root: Path) -> list[str]:
     results = {folder for folder in results if (folder / RESULTS).is_file()}
     names = [path.relative_to(root).as_posix() for path in paths if results.isdisjoint(path.parents)]
     if not names:
-        raise DataError(f"{shown(root)} holds no image but the results of an equalization; give the originals.")
+        raise DataError(f"{quote(root)} holds no image but the results of an equalization; give the originals.")
     return names

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from img2img.data.images import atomic
-from img2img.data.picture import Array, shown
+from img2img.data.picture import Array, quote
 from img2img.errors import ConfigError, DataError, TrainingError
 from img2img.lab.checks import threads
 from img2img.lab.destination import Destination
@@ -79,7 +79,7 @@ def transform(
             record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], str(error))}
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise TrainingError(f"The disk of {shown(out_dir)} is full; make room and start again.") from error
+                raise TrainingError(f"The disk of {quote(out_dir)} is full; make room and start again.") from error
             reason = f"its result cannot be written: {error.strerror or error}."
             record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
         else:
@@ -142,9 +142,9 @@ class _Record:
             if files in rows:
                 self.notes[rows[files]] = {name: value for name, value in note.items() if name not in self.columns}
             elif note.get("status") != "failed":
-                other = shown(Path(str(files[0])))
+                other = quote(Path(str(files[0])))
                 raise ConfigError(
-                    f"{shown(self.path)} lists results that are not of this table, such as {other}; give each table a "
+                    f"{quote(self.path)} lists results that are not of this table, such as {other}; give each table a "
                     "folder of its own."
                 )
 
@@ -154,9 +154,9 @@ class _Record:
         try:
             frame = pd.read_csv(self.path, dtype=dict.fromkeys([*self.columns, "status", "error"], str))
         except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise DataError(f"{shown(self.path)}, of an earlier run, cannot be read; delete it.") from error
+            raise DataError(f"{quote(self.path)}, of an earlier run, cannot be read; delete it.") from error
         if not {"status", "error"} <= set(frame.columns):
-            raise ConfigError(f"{shown(self.path)} was not written by an earlier run; move it, or give another folder.")
+            raise ConfigError(f"{quote(self.path)} was not written by an earlier run; move it, or give another folder.")
         frame["error"] = frame["error"].fillna("")
         records: list[dict[str, Any]] = frame.to_dict("records")
         return records
@@ -176,12 +176,12 @@ class _Record:
             with atomic(self.path) as temporary:
                 frame.to_csv(temporary, index=False)
         except OSError as error:
-            raise ConfigError(f"{shown(self.path)} cannot be written: {error.strerror}.") from error
+            raise ConfigError(f"{quote(self.path)} cannot be written: {error.strerror}.") from error
         self.saved = time.monotonic()
         return frame
 
 
 def _with_name(files: tuple[Path, ...], reason: str) -> str:
     """A reason of one line that names a file of the row."""
-    named = any(shown(path) in reason for path in files)
-    return (reason if named else f"{shown(files[0])}: {reason}").replace("\n", "\\n")
+    named = any(quote(path) in reason for path in files)
+    return (reason if named else f"{quote(files[0])}: {reason}").replace("\n", "\\n")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from img2img.data.images import Picture, read_header, read_image
-from img2img.data.picture import Array, shown
+from img2img.data.picture import Array, quote
 from img2img.errors import ConfigError, DataError, choose
 from img2img.lab.checks import check_batch, check_group, check_mask, check_type
 from img2img.lab.columns import control_of, file_columns, files_of, paths_of, slashed, wells_of
@@ -95,10 +95,10 @@ class Manifest:
             raise ConfigError(
                 f"A table is a DataFrame, or the path of a CSV file or folder, not {type(table).__name__}."
             )
-        frame = tidy(table, "The table" if path is None else shown(path))
+        frame = tidy(table, "The table" if path is None else quote(path))
         root = Path(root or (path.parent if path else "."))
         if not root.is_dir():
-            raise DataError(f"There is no folder {shown(root)}, which the table's files are said to lie in.")
+            raise DataError(f"There is no folder {quote(root)}, which the table's files are said to lie in.")
         columns = file_columns(frame, channels)
         originals = [paths_of(frame, column, root) for column in file_columns(frame, None)]
         if where is not None:
@@ -145,7 +145,7 @@ class Manifest:
             except DataError as error:
                 failed = failed or error
             else:
-                check_type(headers[0].dtype, shown(row[0]))
+                check_type(headers[0].dtype, quote(row[0]))
                 return _Layout(row, [header.channels for header in headers], headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first: {failed}") from failed
@@ -192,16 +192,16 @@ class Manifest:
             (h, w, has), dtype = picture.array.shape, str(picture.array.dtype)
             if dtype != first.dtype:
                 raise DataError(
-                    f"{shown(path)} holds {dtype} values, and {shown(first.files[0])} holds {first.dtype}; "
+                    f"{quote(path)} holds {dtype} values, and {quote(first.files[0])} holds {first.dtype}; "
                     "give all images as they came from one camera."
                 )
             if has != count:
                 raise DataError(
-                    f"{shown(path)} has {has} channels, and {shown(other)} has {count}; give every row the same."
+                    f"{quote(path)} has {has} channels, and {quote(other)} has {count}; give every row the same."
                 )
             if (h, w) != (height, width):
                 raise DataError(
-                    f"{shown(path)} is {w}x{h}, and {shown(row[0])} is {width}x{height}; the files of one row are "
+                    f"{quote(path)} is {w}x{h}, and {quote(row[0])} is {width}x{height}; the files of one row are "
                     "the channels of one image, so give them one size."
                 )
         return pictures
@@ -260,7 +260,7 @@ class _Images(Sequence[Array]):
         return self.manifest.dtype
 
     def called(self, i: int) -> str:
-        return shown(self.manifest.files[i][0])
+        return quote(self.manifest.files[i][0])
 
 
 def joined(pictures: list[Picture]) -> Array:
@@ -286,11 +286,11 @@ class _Masks(Sequence[Array]):
         height, width, channels = array.shape
         if channels != 1 or array.dtype.kind not in "ui":
             has = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
-            raise DataError(f"{shown(path)} {has}; a label image has one channel of whole numbers, 0 for background.")
+            raise DataError(f"{quote(path)} {has}; a label image has one channel of whole numbers, 0 for background.")
         header = read_header(image, pages="channels")
         if (height, width) != (header.height, header.width):
             raise DataError(
-                f"{shown(path)} is {width}x{height}, and its image {shown(image)} is {header.width}x{header.height}; "
+                f"{quote(path)} is {width}x{height}, and its image {quote(image)} is {header.width}x{header.height}; "
                 "give labels of the image's size."
             )
         return array[..., 0]

@@ -1,1 +1,1 @@
-"""How good generated images are: a file per kind of metric, the table of all of them, and what adds images up."""
+"""Metrics of generated images: a file per kind of metric, the table of all, and the scorer that accumulates images."""

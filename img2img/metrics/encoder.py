@@ -1,12 +1,12 @@
-"""A small network of features for data that no ImageNet network knows, fitted to the real images; any channels.
+"""A small network of features for data outside the domain of ImageNet, fitted to the real images; any channels.
 
-Convolutions with fixed random filters, as Naeem et al. 2020 advise for images out of ImageNet's domain. The features
+Convolutions with fixed random filters, as Naeem et al. 2020 recommend for such images. The features
 are the mean and the deviation of each channel of each layer, which hold textures, and the means of the last layer in
 the four quarters of the image, which hold its layout. All are standardised over the real images, so values compare
-models of one data set and mean nothing beyond it.
+models on one data set and have no meaning beyond it.
 
-An autoencoder of this kind, trained on the real images for up to a minute, was tried: on photographs and on microscopy
-it needed stronger noise and blur than this to tell them from none.
+An autoencoder of this kind, trained on the real images for up to a minute, was less sensitive: on photographs and
+microscopy it took stronger noise and blur to tell degraded images from clean ones.
 """
 
 import torch
@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.metrics.drift import Moments
-from img2img.metrics.features import ENCODER, Network
+from img2img.metrics.network import ENCODER, Network
 from img2img.metrics.resampling import own_randomness
 
 WIDTHS = (16, 32, 32, 32, 32)
-LARGEST = 256  # px; larger images are reduced to it
+LARGEST = 256  # px; larger images are downscaled to this
 SLOPE = 0.2
-NOTE = "the features are fitted to these real images, so values have no absolute meaning: compare them within one table"
+NOTE = "the features are fitted to these real images, so values have no absolute meaning: compare within one table"
 
 
 class Encoder(nn.Module):
-    """Stride-2 convolutions of images whose channels have this mean and deviation, (C,) each."""
+    """Stride-2 convolutions of images whose channels have the given mean and deviation, (C,) each."""
 
     mean: Tensor
     std: Tensor
@@ -41,8 +41,8 @@ class Encoder(nn.Module):
         self.register_buffer("std", std.float().reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, D)."""
-        x = (_reduced(x) - self.mean) / self.std
+        """Map (N, C, H, W) to (N, D)."""
+        x = (_downscaled(x) - self.mean) / self.std
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 def open_encoder(real: Moments, device: torch.device) -> Network:
-    """The encoder for images of these moments; its features are still to be standardised."""
+    """Build the encoder for images of these moments; its features are not standardised yet."""
     mean, std = real.mean_and_std()
     with own_randomness():
         network = Encoder(2 * mean - 1, (2 * std).clamp_min(1e-4))
@@ -60,19 +60,19 @@ def open_encoder(real: Moments, device: torch.device) -> Network:
 
 
 def standardised(network: Network, real: Tensor) -> tuple[Network, Tensor]:
-    """The network with features of mean 0 and deviation 1 over the real images, and `real`, (N, D), as it sees them."""
+    """Return the network with features of mean 0 and deviation 1 over `real` (N, D), and `real` so standardised."""
     mean, std = real.double().mean(0), real.double().std(0, correction=0)
-    # A feature that hardly varies over the real images must not outweigh all others where it varies over others.
+    # A feature that hardly varies over the real images must not outweigh all others when it varies elsewhere.
     std = std.clamp_min(max(1e-3 * float(std.max()), 1e-6))
 
-    def run(images: Tensor) -> tuple[Tensor, None]:
-        return ((network.run(images)[0].cpu().double() - mean) / std).float(), None
+    def extract(images: Tensor) -> tuple[Tensor, None]:
+        return ((network.extract(images)[0].cpu().double() - mean) / std).float(), None
 
-    return network._replace(run=run), ((real.double() - mean) / std).float()
+    return network._replace(extract=extract), ((real.double() - mean) / std).float()
 
 
-def _reduced(x: Tensor) -> Tensor:
-    """Images no larger than `LARGEST`, bilinear with antialiasing; smaller ones stay."""
+def _downscaled(x: Tensor) -> Tensor:
+    """Downscale images to at most `LARGEST`, bilinear with antialiasing; smaller ones are unchanged."""
     factor = LARGEST / max(x.shape[-2:])
     if factor >= 1:
         return x

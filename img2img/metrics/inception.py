@@ -1,9 +1,9 @@
 """The Inception network that FID, KID and the inception score are named after, by torch-fidelity (an extra).
 
 It is the network of the TensorFlow graph of 2015-12-05: other Inception weights, or another way of resizing to its 299
-px, give other numbers. Its own way, bilinear without antialiasing, is that of torch-fidelity and of clean-fid's mode
-"legacy_tensorflow"; it passes over pixels of large images. The way of clean-fid's mode "clean" (Parmar et al. 2022) is
-bicubic with antialiasing, each channel in floats, not rounded to 8 bits again.
+px, give other values. Its own resizing, bilinear without antialiasing, is that of torch-fidelity and of the mode
+"legacy_tensorflow" of clean-fid; it skips pixels of large images. That of clean-fid's mode "clean" (Parmar et al. 2022)
+is bicubic with antialiasing, each channel in floats, without rounding to 8 bits again.
 """
 
 import importlib
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, needs
-from img2img.metrics.features import Run
+from img2img.errors import ConfigError, install_hint
+from img2img.metrics.network import Extract
 from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
 
@@ -25,18 +25,18 @@ SIDE = 299
 
 
 def antialiased(pixels: Tensor) -> Tensor:
-    """Pixels (N, 3, H, W) of 0 to 255 as (N, 3, 299, 299) floats, as clean-fid's mode "clean" resizes them."""
+    """Resize pixels (N, 3, H, W) of 0 to 255 to (N, 3, 299, 299) floats as clean-fid's mode "clean" does."""
     small = F.interpolate(pixels.float(), (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
     return small.clamp(0, 255)  # bicubic overshoots
 
 
-# Name -> suffix of its metrics, what resizes the pixels (None: the network itself), and what to know of its values.
+# Name -> suffix of its metrics, resizing of the pixels (None: by the network itself), and a note on its values.
 NETWORKS: dict[str, tuple[str, Callable[[Tensor], Tensor] | None, str]] = {
     "inception": (
         "",
         None,
         "images are resized to 299 px without antialiasing, as by torch-fidelity and clean-fid's legacy_tensorflow; "
-        "for clean-fid's default, clean, take --features inception_clean",
+        "for clean-fid's default, clean, use --features inception_clean",
     ),
     "inception_clean": (
         "[inception_clean]",
@@ -47,27 +47,27 @@ NETWORKS: dict[str, tuple[str, Callable[[Tensor], Tensor] | None, str]] = {
 
 
 def open_inception(
-    weights: str | None, channels: int, device: torch.device, resized: Callable[[Tensor], Tensor] | None = None
-) -> Run:
-    """Features of the last pooling (N, 2048) and logits without their bias (N, 1008), as FID and IS use them.
+    weights: str | None, channels: int, device: torch.device, resize: Callable[[Tensor], Tensor] | None = None
+) -> Extract:
+    """Return a function that gives the pooled features (N, 2048) and unbiased logits (N, 1008), as FID and IS use them.
 
-    `resized` gives pixels of 0 to 255 the network's size; None leaves it to the network.
+    `resize` brings pixels of 0 to 255 to the size of the network; None leaves that to the network.
 
     Raises:
         ConfigError: if the images are not RGB, or torch-fidelity is not installed.
-        ModelFileError: if the weights are not on this machine, or not Inception's.
+        ModelFileError: if the weights are not on this machine, or belong to another network.
     """
     if channels != 3:
         raise ConfigError(
-            f"Inception sees RGB, and the images have {channels} channels: use --features encoder, whose KID is no "
-            "published one but compares models of one data set."
+            f"Inception takes RGB images, and these have {channels} channels: use --features encoder, whose KID "
+            "compares models on one data set, but not with published values."
         )
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(needs("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
+        raise ConfigError(install_hint("Inception", "torch-fidelity", "metrics") + " Or use --features encoder.")
     library = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     url, option = library.URL_INCEPTION_V3, "--features-weights"
     path = find_weights("Inception", weights, url, option, ", or use --features encoder, which needs none")
-    # The library unpickles its file, which may run code: it gets tensors read safely, written again by ourselves.
+    # The library unpickles its file, which may run code: it gets tensors that were read safely and written again here.
     file = io.BytesIO()
     torch.save(read_weights(path), file)
     file.seek(0)
@@ -78,15 +78,15 @@ def open_inception(
         raise misfit(path, "torch-fidelity's Inception") from error
     network.to(device)
     first: list[Tensor] = []
-    if resized is not None:  # the library takes 8 bits and resizes: its first layer gets our floats in their place
+    if resize is not None:  # the library takes 8 bits and resizes: its first layer gets our floats instead
         network.get_submodule("Conv2d_1a_3x3").register_forward_pre_hook(lambda *_: (first.pop(),))
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
         pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        if resized is not None:
-            first.append((resized(pixels) - 128) / 128)
+        if resize is not None:
+            first.append((resize(pixels) - 128) / 128)
             pixels = pixels.new_zeros(len(pixels), 3, SIDE, SIDE)
         features, logits = network(pixels)
         return features, logits
 
-    return run
+    return extract

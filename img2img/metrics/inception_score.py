@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016), by torchmetrics, of logits computed beforehand."""
+"""Inception score (Salimans et al. 2016), by torchmetrics, of precomputed logits."""
 
 import warnings
 
@@ -14,9 +14,9 @@ USUAL = 5000
 
 
 def inception_score(logits: Tensor) -> Score:
-    """exp E_x KL(p(y|x) ‖ p(y)) of logits (N, classes), its mean and deviation over `SPLITS` parts of the images.
+    """Return exp E_x KL(p(y|x) ‖ p(y)) of logits (N, classes): mean and deviation over `SPLITS` parts of the images.
 
-    1 where all images look alike to the classifier or none looks like anything; at most the number of classes.
+    It is 1 where the classifier predicts the same for all images, and at most the number of classes.
 
     Raises:
         DataError: if there are fewer than 2 images for each part.
@@ -25,7 +25,7 @@ def inception_score(logits: Tensor) -> Score:
 
     n = len(logits)
     if n < 2 * SPLITS:
-        raise DataError(f"inception_score needs at least {2 * SPLITS} images, for {SPLITS} parts of them, not {n}.")
+        raise DataError(f"inception_score needs at least {2 * SPLITS} images to form {SPLITS} parts, not {n}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save", category=UserWarning)
         metric = InceptionScore(nn.Identity(), splits=SPLITS)
@@ -36,6 +36,6 @@ def inception_score(logits: Tensor) -> Score:
 
 
 def too_few(n: int, dims: int, options: MetricOptions) -> str:
-    """What to know of a value from `n` images: p(y) of a part comes from few of them."""
+    """Return a caution if p(y) of each part is estimated from few images, or ""."""
     text = f"{SPLITS} parts of about {n // SPLITS} images; biased downwards, compare only at equal n"
     return text if n < USUAL else ""

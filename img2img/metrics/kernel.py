@@ -1,4 +1,4 @@
-"""Kernel inception distance (Bińkowski et al. 2018), by torchmetrics, of features computed beforehand."""
+"""Kernel inception distance (Bińkowski et al. 2018), by torchmetrics, of precomputed features."""
 
 import warnings
 
@@ -11,10 +11,10 @@ from img2img.metrics.score import Score
 
 
 def kid(real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000) -> Score:
-    """Unbiased squared MMD of features (N, D) under k(x, y) = (x·y / D + 1)³, its mean and deviation over subsets.
+    """Return the unbiased squared MMD of features under k(x, y) = (x·y / D + 1)³, mean and deviation over subsets.
 
-    Unbiased: sets that are alike give values around 0, also below. A subset holds at most all images there are; where
-    that leaves a single one, the deviation is None.
+    The features are (N, D). Sets from the same distribution give values around 0, also negative ones. A subset holds at
+    most all images; if that leaves a single subset, the deviation is None.
 
     Raises:
         DataError: if a set has fewer than 2 images.
@@ -37,6 +37,6 @@ def kid(real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000)
 
 
 def too_few(n: int, dims: int, options: MetricOptions) -> str:
-    """What to know of a value from `n` images: the subsets are smaller."""
+    """Return a caution if `n` images make the subsets smaller than asked for, or ""."""
     size = options.subset_size
-    return f"subsets of {n} images, all there are, not of {size}" if n < size else ""
+    return f"subsets of {n} images, which is all, instead of {size}" if n < size else ""

@@ -14,10 +14,10 @@ PIXELS_AT_ONCE = 2**16
 
 
 def read_palette(path: Path, channels: int) -> Tensor:
-    """The colours in a text file, (K, C) in [-1, 1]: a line each, "r g b" from 0 to 255 or "#rrggbb".
+    """Read colours (K, C) in [-1, 1] from a text file with one per line, "r g b" from 0 to 255 or "#rrggbb".
 
     Raises:
-        ConfigError: if the file is missing or a line is not a colour of `channels` numbers, or is there twice.
+        ConfigError: if the file is missing, or a line is repeated or is not a colour of `channels` numbers.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -49,7 +49,7 @@ def _colour(line: str, where: str, channels: int) -> tuple[float, ...]:
 
 
 class Palette:
-    """The distinct colours of the images it is shown.
+    """Collects the distinct colours of images.
 
     Raises:
         DataError: by `add`, when there are more than `MOST_COLOURS`.
@@ -64,36 +64,36 @@ class Palette:
             self.colours = torch.unique(torch.cat([self.colours, found]), dim=0)
             if len(self.colours) > MOST_COLOURS:
                 raise DataError(
-                    f"The real images hold more than {MOST_COLOURS} distinct colours, so they are no label maps as "
-                    "they are. Give the colours of the classes with --palette FILE."
+                    f"The real images hold more than {MOST_COLOURS} distinct colours, so they are not label "
+                    "maps. Give the colours of the classes with --palette FILE."
                 )
 
 
 def classes(images: Tensor, palette: Tensor) -> Tensor:
-    """(N, C, H, W) to the index of the nearest colour, (N, H, W): argmin |x - c|² = argmax x·c - |c|²/2."""
+    """Map (N, C, H, W) to the index of the nearest colour, (N, H, W): argmin |x - c|² = argmax x·c - |c|²/2."""
     pixels = images.cpu().double().movedim(1, -1)
     c = palette.double()
-    found = [(x @ c.T - c.square().sum(1) / 2).argmax(1) for x in torch.split(pixels.flatten(0, 2), PIXELS_AT_ONCE)]
-    return torch.cat(found).reshape(pixels.shape[:-1])
+    indices = [(x @ c.T - c.square().sum(1) / 2).argmax(1) for x in torch.split(pixels.flatten(0, 2), PIXELS_AT_ONCE)]
+    return torch.cat(indices).reshape(pixels.shape[:-1])
 
 
 def confusion(real: Tensor, fake: Tensor, palette: Tensor) -> Tensor:
-    """(K, K): how many pixels of class `row` in `real` are of class `column` in `fake`."""
+    """Return the confusion matrix (K, K): pixels of class `row` in `real` and of class `column` in `fake`."""
     k = len(palette)
     pairs = classes(real, palette) * k + classes(fake, palette)
     return torch.bincount(pairs.flatten(), minlength=k * k).reshape(k, k)
 
 
 def pixel_accuracy(counts: Tensor) -> dict[str, Score]:
-    """Share of pixels whose class is right, of a confusion matrix."""
+    """Return the share of pixels of the right class, from a confusion matrix."""
     return {"pixel_accuracy": Score(float(counts.trace() / counts.sum()))}
 
 
 def mean_iou(counts: Tensor) -> dict[str, Score]:
-    """Intersection over union of each class, iou[k] = n_kk / (Σ_j n_kj + Σ_i n_ik - n_kk), and their mean.
+    """Return the intersection over union of each class, iou[k] = n_kk / (Σ_j n_kj + Σ_i n_ik - n_kk), and their mean.
 
-    Pixels are counted over the whole set, as in Long et al. 2015. A class that neither set holds has no value and is
-    left out of the mean.
+    Pixels are counted over the whole set, as in Long et al. 2015. A class absent from both sets has no value and is not
+    part of the mean.
     """
     right = counts.diagonal().double()
     union = counts.sum(0) + counts.sum(1) - right

@@ -1,7 +1,7 @@
-"""Fidelity and variety apart: balls around each image that reach to its k-th nearest neighbour, of features (N, D).
+"""Fidelity and variety, measured separately on features (N, D): each image has a ball out to its k-th neighbour.
 
 Precision and recall: Kynkäänniemi et al. 2019. Density and coverage: Naeem et al. 2020, who showed that an outlier with
-its large ball spoils the former. B(x) below is the closed ball around x, as in the former paper.
+its large ball distorts the former. B(x) below is the closed ball around x, as in the former paper.
 """
 
 from collections.abc import Iterator
@@ -16,31 +16,31 @@ DISTANCES_AT_ONCE = 2**23
 
 
 def precision(real: Tensor, fake: Tensor, neighbours: int = 5) -> Score:
-    """Share of generated images inside the ball of any real one: are they like real images?"""
+    """Return the share of generated images inside the ball of any real one: do they look like real images?"""
     inside = _inside("precision", fake, real, neighbours)
     return Score(float(torch.cat([x.any(1) for x in inside]).double().mean()))
 
 
 def recall(real: Tensor, fake: Tensor, neighbours: int = 5) -> Score:
-    """Share of real images inside the ball of any generated one: are all kinds of real images generated?"""
+    """Return the share of real images inside the ball of any generated one: are all kinds of real images generated?"""
     inside = _inside("recall", real, fake, neighbours)
     return Score(float(torch.cat([x.any(1) for x in inside]).double().mean()))
 
 
 def density(real: Tensor, fake: Tensor, neighbours: int = 5) -> Score:
-    """How many balls of real images hold a generated one, on average over the latter, divided by k; may exceed 1."""
+    """Return the number of balls of real images that hold a generated one, averaged over those and divided by k."""
     inside = _inside("density", fake, real, neighbours)
     return Score(float(torch.cat([x.sum(1) for x in inside]).double().mean() / neighbours))
 
 
 def coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> Score:
-    """Share of real images whose ball holds a generated one."""
+    """Return the share of real images whose ball holds a generated one."""
     inside = _inside("coverage", fake, real, neighbours)
     return Score(float(torch.stack([x.any(0) for x in inside]).any(0).double().mean()))
 
 
 def _inside(name: str, points: Tensor, centres: Tensor, k: int) -> Iterator[Tensor]:
-    """Whether a point lies in B(centre), (points, centres), some rows at a time."""
+    """Yield whether each point lies in B(centre), (points, centres), a few rows at a time."""
     if k < 1:
         raise ConfigError(f"--neighbours must be at least 1, not {k}.")
     if len(centres) <= k or len(points) == 0:

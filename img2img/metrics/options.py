@@ -1,4 +1,4 @@
-"""The choices that some metrics leave open."""
+"""The options of metrics."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,22 +12,23 @@ class MetricOptions(Options):
 
     features: Annotated[
         str,
-        "What FID, KID and the like compare: inception, inception_clean (resized with antialiasing, as by clean-fid), "
-        "encoder (fitted to the real images; any channels), a classifier of torchvision, or a .pt (TorchScript), .pt2 "
-        "or .onnx file: a program, which you must trust.",
+        "Network of features for FID, KID etc.: inception, inception_clean (resized with antialiasing, as in "
+        "clean-fid), encoder (fitted to the real images; any channels), a torchvision classifier, or a .pt "
+        "(TorchScript), .pt2 or .onnx file, which is a program that you must trust.",
         Choice(("inception", "inception_clean", "encoder"), complete=False),
     ] = "encoder"
     features_weights: Annotated[
-        str | None, "File of weights of Inception or the classifier; else torch's cache; nothing is downloaded."
+        str | None,
+        "File with the weights of Inception or the classifier; by default torch's cache. Nothing is downloaded.",
     ] = None
     lpips_net: Annotated[str, "Backbone of LPIPS: alex, vgg or squeeze.", Choice(("alex", "vgg", "squeeze"))] = "alex"
     lpips_weights: Annotated[
-        str | None, "File of torchvision's weights of that backbone; else torch's cache; nothing is downloaded."
+        str | None, "File with torchvision's weights of that backbone; by default torch's cache. Nothing is downloaded."
     ] = None
     palette: Annotated[
         str | None,
-        "File of the colours of label maps, a line each: 'r g b' from 0 to 255, or '#rrggbb'; else the distinct "
-        "colours of the real images.",
+        "File with the colours of label maps, one per line: 'r g b' from 0 to 255, or '#rrggbb'; by default the "
+        "distinct colours of the real images.",
     ] = None
     subsets: Annotated[int, "Random subsets that KID is averaged over.", Within(1, 10**5)] = 100
     subset_size: Annotated[int, "Images in each of KID's subsets.", Within(2, 10**6)] = 1000

@@ -1,7 +1,7 @@
 """Distances between an image and its known counterpart.
 
-All take two batches (N, C, H, W) in [-1, 1] and return one value per image, (N,), so that a mean over images depends
-neither on the batches nor on their order. Pixels are taken on a scale of [0, 1].
+Each takes two batches (N, C, H, W) in [-1, 1] and returns one value per image, (N,), so a mean over images depends
+neither on the batches nor on their order. Pixels are rescaled to [0, 1].
 """
 
 from typing import Any
@@ -16,23 +16,25 @@ MS_SSIM_LEAST = 176  # the window of 11 px must fit 16 times (torchmetrics' boun
 
 
 def unit(x: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]."""
+    """Map [-1, 1] to [0, 1]."""
     return (x.float() + 1) / 2
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
-    """mean |x - y|, in [0, 1]; lower is better."""
+    """Return mean |x - y|, in [0, 1]; lower is better."""
     return (unit(x) - unit(y)).abs().flatten(1).mean(1)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio, -10 log10 mean (x - y)² dB against a peak of 1; equal images give infinity."""
+    """Return the peak signal-to-noise ratio, -10 log10 mean (x - y)² dB for a peak of 1; infinite for equal images."""
     return -10 * torch.log10((unit(x) - unit(y)).square().flatten(1).mean(1))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, equation 13), at most 1, by torchmetrics: Gaussian window of sigma 1.5,
-    11 px wide, mirrored at the border (the authors' code takes the windows inside the image alone).
+    """Return the structural similarity (Wang et al. 2004, equation 13), at most 1, by torchmetrics.
+
+    The Gaussian window has sigma 1.5 and 11 px, and is mirrored at the border (the authors' code uses only windows that
+    lie inside the image).
 
     Raises:
         DataError: if a side is shorter than `SSIM_LEAST`.
@@ -44,8 +46,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Multi-scale structural similarity (Wang et al. 2003, equation 7), in [0, 1], by torchmetrics: five scales, each
-    half the last; negative terms count as 0.
+    """Return the multi-scale structural similarity (Wang et al. 2003, equation 7), in [0, 1], by torchmetrics.
+
+    Each of the five scales is half the previous one; negative terms count as 0.
 
     Raises:
         DataError: if a side is shorter than `MS_SSIM_LEAST`.
@@ -58,7 +61,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 def _per_image(values: Any) -> Tensor:
     result: Tensor = values
-    return result.reshape(-1)  # of a single image torchmetrics gives a scalar
+    return result.reshape(-1)  # torchmetrics returns a scalar for a single image
 
 
 def _refuse_smaller(name: str, x: Tensor, least: int, instead: str) -> None:

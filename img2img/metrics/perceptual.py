@@ -1,6 +1,6 @@
 """LPIPS (Zhang et al. 2018): distance in the features of an ImageNet classifier, weighted by human judgements.
 
-The `lpips` package and its weights of the judgements, version 0.1; the backbone's weights are torchvision's.
+The linear weights, version 0.1, come with the `lpips` package; the backbone's weights are torchvision's.
 """
 
 import warnings
@@ -14,11 +14,11 @@ from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
-LEAST = 32  # px, what the backbones' strides leave a pixel of
+LEAST = 32  # px, of which the strides of the backbones leave one
 
 
 def lpips(x: Tensor, y: Tensor, network: nn.Module) -> Tensor:
-    """Distances of images (N, 3, H, W) in [-1, 1], (N,), by a network of `open_lpips`; lower is better.
+    """Return the distances (N,) of images (N, 3, H, W) in [-1, 1] by a network of `open_lpips`; lower is better.
 
     Raises:
         DataError: if a side is shorter than `LEAST`.
@@ -31,11 +31,11 @@ def lpips(x: Tensor, y: Tensor, network: nn.Module) -> Tensor:
 
 
 def open_lpips(options: MetricOptions, channels: int) -> nn.Module:
-    """The network of `options.lpips_net`.
+    """Open the network `options.lpips_net`.
 
     Raises:
         ConfigError: if there is no such backbone, or the images are not RGB.
-        ModelFileError: if the backbone's weights are not on this machine, or are not its.
+        ModelFileError: if the backbone's weights are not on this machine, or belong to another network.
     """
     backbone = choose("backbone of LPIPS", options.lpips_net, BACKBONES)
     if channels != 3:
@@ -57,7 +57,7 @@ def open_lpips(options: MetricOptions, channels: int) -> nn.Module:
 
 
 def _without_backbone(net: str) -> nn.Module:
-    """LPIPS with its judgements, and a backbone of random weights: the package would download them."""
+    """Return LPIPS with a backbone of random weights; the package would download trained ones."""
     import lpips as package
 
     with own_randomness(), torch.no_grad(), warnings.catch_warnings():

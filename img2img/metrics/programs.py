@@ -1,6 +1,6 @@
-"""A network of features in a file of the user's: TorchScript, an exported program, or ONNX.
+"""A network of features in a file of the user: TorchScript, an exported program, or ONNX.
 
-Such a file is a program. Opening it runs what its author wrote: use files of people you trust.
+Such a file is a program. Opening it runs its author's code: use only files from people you trust.
 """
 
 import importlib.util
@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from img2img.errors import ConfigError, DataError, ModelFileError, needs
-from img2img.metrics.features import Run
+from img2img.errors import ConfigError, DataError, ModelFileError, install_hint
+from img2img.metrics.network import Extract
 
 Program = Callable[[Tensor], object]
 
 
-def open_program(path: Path, device: torch.device) -> Run:
-    """Features (1, D), or a map (1, D, h, w) that is averaged, of one image (1, C, H, W) in [-1, 1] at a time.
+def open_program(path: Path, device: torch.device) -> Extract:
+    """Return a function that gives features (N, D) of images (N, C, H, W) in [-1, 1].
+
+    The program gets one image at a time, and gives features (1, D), or a map (1, D, h, w) that is averaged.
 
     Raises:
         ConfigError: if onnxruntime is needed and not installed.
@@ -31,13 +33,13 @@ def open_program(path: Path, device: torch.device) -> Run:
         program = PROGRAMS[path.suffix](path, device)
     except ConfigError:
         raise
-    except Exception as error:  # each of the libraries has its own errors, down to plain RuntimeError
-        raise ModelFileError(f"{path} is damaged, or is not what its name ends in: {_first_line(error)}.") from error
+    except Exception as error:  # each library raises its own errors, down to plain RuntimeError
+        raise ModelFileError(f"{path} is damaged, or does not match its suffix: {_first_line(error)}.") from error
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
         return torch.cat([_features(path, program, image) for image in torch.split(images, 1)]), None
 
-    return run
+    return extract
 
 
 def _features(path: Path, program: Program, image: Tensor) -> Tensor:
@@ -45,12 +47,12 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     try:
         out = program(image)
     except Exception as error:
-        raise DataError(f"{path} fails at an image of {shape}: {_first_line(error)}.") from error
+        raise DataError(f"{path} fails on an image of {shape}: {_first_line(error)}.") from error
     if isinstance(out, Tensor) and out.ndim == 4:
         out = out.mean((2, 3))
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
-        given = "×".join(map(str, out.shape)) if isinstance(out, Tensor) else type(out).__name__
-        raise DataError(f"{path} gives {given} for an image of {shape}. It must give features, 1×D or 1×D×h×w.")
+        output = "×".join(map(str, out.shape)) if isinstance(out, Tensor) else type(out).__name__
+        raise DataError(f"{path} returns {output} for an image of {shape}; it must return features, 1×D or 1×D×h×w.")
     return out.float()
 
 
@@ -61,20 +63,22 @@ def _first_line(error: Exception) -> str:
 
 def _torchscript(path: Path, device: torch.device) -> Program:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".torch.jit.load. is deprecated")  # not for files that are there
+        warnings.filterwarnings(
+            "ignore", message=".torch.jit.load. is deprecated"
+        )  # existing files can still be opened
         program: Program = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     return program
 
 
 def _exported(path: Path, device: torch.device) -> Program:
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is no archive")  # where PyTorch would log a traceback of its own
+        raise ValueError("it is not an archive")  # PyTorch would log a traceback of its own
     return torch.export.load(path).module().to(device)
 
 
 def _onnx(path: Path, device: torch.device) -> Program:
     if importlib.util.find_spec("onnxruntime") is None:
-        raise ConfigError(needs(str(path), "onnxruntime", "onnx"))
+        raise ConfigError(install_hint(str(path), "onnxruntime", "onnx"))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

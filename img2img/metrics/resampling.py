@@ -1,4 +1,4 @@
-"""Random subsets that depend on the images alone: not on their order, and not on what else draws random numbers."""
+"""Random subsets that depend on the images alone, neither on their order nor on other random draws."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def canonical(rows: Tensor) -> Tensor:
-    """The rows of (N, D) in an order that is theirs, by their sum, in float64."""
+    """Return the rows of (N, D) sorted by their sum, in float64."""
     rows = rows.double()
     return rows[rows.sum(1).argsort(stable=True)]
 
 
 @contextlib.contextmanager
 def own_randomness(seed: int = 0) -> Iterator[None]:
-    """The CPU's random numbers start from `seed` inside, and go on outside as if nothing had been drawn."""
+    """Start the CPU's random numbers from `seed` within the block, and restore their state after it."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs' as well
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         yield

@@ -1,10 +1,10 @@
-"""What a metric gives."""
+"""The result of a metric."""
 
 from typing import NamedTuple
 
 
 class Score(NamedTuple):
-    """A value, and its standard deviation over the resamplings of a metric that has them."""
+    """A value, and its standard deviation if the metric resamples."""
 
     value: float
     std: float | None = None

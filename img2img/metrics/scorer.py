@@ -1,4 +1,4 @@
-"""Scores of generated images: opens what the metrics need once, and adds images up a batch at a time."""
+"""Scoring generated images: opens what the metrics need once, and accumulates images batch by batch."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 from img2img.errors import ConfigError, DataError, choose
 from img2img.metrics.drift import Moments
 from img2img.metrics.encoder import open_encoder, standardised
-from img2img.metrics.features import ENCODER, Network, open_network
+from img2img.metrics.features import open_network
 from img2img.metrics.labels import Palette, confusion, read_palette
+from img2img.metrics.network import ENCODER, Network
 from img2img.metrics.options import MetricOptions as MetricOptions
 from img2img.metrics.table import METRICS, Metric, Score
 
@@ -31,11 +32,11 @@ class Scorer:
         device: where networks run.
 
     Attributes:
-        notes: what to know when reading the scores; grows as they are computed.
+        notes: cautions on the scores; grows as they are computed.
 
     Raises:
         ConfigError: for a name or an option that does not exist or does not fit the channels.
-        ModelFileError: for a network whose weights are not on this machine.
+        ModelFileError: if the weights of a network are not on this machine.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Scorer:
         self.real_moments: Moments | None = None
         self.kinds = {metric.kind for metric in self.metrics.values()}
         if self.options.features_weights is not None and self.options.features == ENCODER:
-            raise ConfigError("--features-weights are of a network: name it, as in --features inception.")
+            raise ConfigError("--features-weights needs a network: name it, e.g. --features inception.")
         self.keys = {name: name for name in self.metrics}
         self.fns = {name: self._with_network(metric) for name, metric in self.metrics.items()}
         if "lpips" in self.keys:
@@ -62,8 +63,9 @@ class Scorer:
         if self.kinds & FEATURES and self.options.features != ENCODER:
             self.network = open_network(self.options, channels, device)
         if "logits" in self.kinds and not (self.network is not None and self.network.classes):
-            given = self.options.features
-            raise ConfigError(f"inception_score needs a network with classes, and {given} has none. Use kid.")
+            raise ConfigError(
+                f"inception_score needs a network with classes, and {self.options.features} has none. Use kid."
+            )
         if "labels" in self.kinds and self.options.palette is not None:
             self.palette = read_palette(Path(self.options.palette), channels)
 
@@ -75,11 +77,11 @@ class Scorer:
 
     @torch.no_grad()
     def prepare(self, real: Callable[[], Iterable[Tensor]]) -> None:
-        """Takes from the real images what the metrics compare with: features, pixels' moments, colours.
+        """Extract from the real images what the metrics compare with: features, moments of pixels, colours.
 
         Args:
-            real: starts a pass over them: batches (N, C, H, W) in [-1, 1], of any sizes. It is called only as often as
-                needed: not at all, once, or for the encoder twice.
+            real: starts a pass over them, in batches (N, C, H, W) in [-1, 1] of any sizes. It is called only as often
+                as needed: not at all, once, or twice for the encoder.
 
         Raises:
             DataError: if there are no images, or they do not fit the metrics.
@@ -117,22 +119,22 @@ class Scorer:
             raise DataError("There are no real images to compare with.")
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features and logits of images (N, C, H, W), on the CPU."""
+        """Return features and logits of images (N, C, H, W), on the CPU."""
         if self.network is None:
-            raise RuntimeError("Scorer.prepare comes before images are added: it fits the encoder.")
-        features, logits = self.network.run(images.to(self.device).float())
+            raise RuntimeError("Call Scorer.prepare before adding images: it fits the encoder.")
+        features, logits = self.network.extract(images.to(self.device).float())
         return features.cpu(), None if logits is None else logits.cpu()
 
-    def row(self) -> "Row":
-        """An empty account of one model's images."""
-        return Row(self)
+    def row(self) -> "ScoreRow":
+        """Return an empty row, for the images of one model."""
+        return ScoreRow(self)
 
 
-class Row:
-    """The scores of one model: add its images, then ask.
+class ScoreRow:
+    """The scores of one model: add its images, then call `scores`.
 
     Attributes:
-        per_image: the values of the metrics of single images, in the order of adding.
+        per_image: the values of per-image metrics, in the order of adding.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -146,7 +148,7 @@ class Row:
 
     @property
     def n(self) -> int:
-        """How many images have been added, of the kind that is most."""
+        """Number of images added, of the most frequent kind."""
         return max(self._counts.values(), default=0)
 
     @torch.no_grad()
@@ -159,25 +161,25 @@ class Row:
         cycled: Tensor | None = None,
         identity: Tensor | None = None,
     ) -> None:
-        """Batches (N, C, H, W) in [-1, 1] of the same N; a metric that lacks one of its own is skipped.
+        """Add batches (N, C, H, W) in [-1, 1] of the same N; a metric that lacks one of its images is skipped.
 
         Raises:
-            DataError: if they do not fit together or are not finite.
+            DataError: if they do not match or are not finite.
         """
         scorer = self._scorer
-        every = {"source": source, "real": real, "fake": fake, "cycled": cycled, "identity": identity}
-        given = {name: x for name, x in every.items() if x is not None}
-        for name, x in given.items():
+        arguments = {"source": source, "real": real, "fake": fake, "cycled": cycled, "identity": identity}
+        batches = {name: x for name, x in arguments.items() if x is not None}
+        for name, x in batches.items():
             _check(name, x, None if name in ("source", "cycled") else scorer.channels)
-        if len({len(x) for x in given.values()}) > 1:
-            counts = ", ".join(f"{len(x)} {name}" for name, x in given.items())
-            raise DataError(f"Images that belong together must be as many of each kind, not {counts}.")
-        for name, x in given.items():
+        if len({len(x) for x in batches.values()}) > 1:
+            counts = ", ".join(f"{len(x)} {name}" for name, x in batches.items())
+            raise DataError(f"Images that belong together must be equally many of each kind, not {counts}.")
+        for name, x in batches.items():
             self._counts[name] = self._counts.get(name, 0) + len(x)
         for name, metric in scorer.metrics.items():
-            if metric.kind in SETS or not set(metric.on) <= set(given):
+            if metric.kind in SETS or not set(metric.on) <= set(batches):
                 continue
-            x, y = (given[kind] for kind in metric.on)
+            x, y = (batches[kind] for kind in metric.on)
             _check_pair(name, metric, x, y)
             if metric.kind == "image":
                 values = scorer.fns[name](x.to(scorer.device), y.to(scorer.device))
@@ -189,7 +191,7 @@ class Row:
 
     def _count(self, real: Tensor, fake: Tensor) -> None:
         if self._scorer.palette is None:
-            raise RuntimeError("Scorer.prepare comes before images are added: it finds the colours of the labels.")
+            raise RuntimeError("Call Scorer.prepare before adding images: it finds the colours of the labels.")
         counts = confusion(real, fake, self._scorer.palette)
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
@@ -204,17 +206,17 @@ class Row:
 
     @torch.no_grad()
     def scores(self) -> dict[str, Score]:
-        """By protocol: "l1"; "kid" of Inception, "kid[encoder]" of another network; "iou[3]" beside "mean_iou".
+        """Return the scores by protocol: "l1"; "kid" of Inception, "kid[encoder]" of the encoder; "mean_iou", "iou[3]".
 
-        A metric none of whose images were added is not there.
+        A metric is absent if none of its images were added.
 
         Raises:
             DataError: if there are too few images for a metric.
         """
-        found: dict[str, Score] = {}
+        scores: dict[str, Score] = {}
         for name in self._scorer.metrics:
-            found |= self._scores_of(name)
-        return found
+            scores |= self._scores_of(name)
+        return scores
 
     def _scores_of(self, name: str) -> dict[str, Score]:
         scorer, metric = self._scorer, self._scorer.metrics[name]
@@ -236,18 +238,17 @@ class Row:
         else:
             sets = [_prepared(name, scorer.real_features), torch.cat(self._features)]
         few = "" if metric.too_few is None else metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
-        for note in (
-            f"{key}: {few}" * bool(few),
-            f"{scorer.options.features}: {scorer.network.note}" * bool(scorer.network.note),
-        ):
-            scorer.notes += [note] * (note != "" and note not in scorer.notes)
+        for subject, caution in ((key, few), (scorer.options.features, scorer.network.note)):
+            note = f"{subject}: {caution}"
+            if caution and note not in scorer.notes:
+                scorer.notes.append(note)
         choices = {option: getattr(scorer.options, option) for option in metric.options}
         return {key: metric.fn(*sets, **choices)}
 
 
 def _prepared(name: str, real: T | None) -> T:
     if real is None:
-        raise RuntimeError(f"Scorer.prepare comes before scores: {name} compares with the real images.")
+        raise RuntimeError(f"Call Scorer.prepare before scores: {name} compares with the real images.")
     return real
 
 
@@ -256,11 +257,11 @@ def _check(name: str, images: Tensor, channels: int | None) -> None:
         wanted = f"N×{channels or 'C'}×H×W"
         raise DataError(f"The {name} images are {'×'.join(map(str, images.shape))}; expected {wanted}.")
     if not torch.isfinite(images).all():
-        raise DataError(f"The {name} images hold values that are not numbers: the network or its input is broken.")
+        raise DataError(f"The {name} images hold values that are not finite: the network or its input is broken.")
 
 
 def _check_pair(name: str, metric: Metric, x: Tensor, y: Tensor) -> None:
     same = x.shape[-2:] == y.shape[-2:] and (name == "structure" or x.shape[1] == y.shape[1])
     if not same:
         a, b = ("×".join(map(str, z.shape[1:])) for z in (x, y))
-        raise DataError(f"{name} compares images of one shape, and {metric.on[0]} is {a}, {metric.on[1]} {b}.")
+        raise DataError(f"{name} compares images of the same shape; {metric.on[0]} is {a}, {metric.on[1]} {b}.")

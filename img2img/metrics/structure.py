@@ -1,4 +1,4 @@
-"""Whether a translation kept the outlines of its source, where no target is known."""
+"""Preservation of the outlines of the source, for translations without a known target."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from img2img.metrics.paired import unit
 
-FLAT = 1e-6  # edges below this, root mean square, are rounding errors of a constant image
+FLAT = 1e-6  # root mean square of edges below which they are rounding errors of a constant image
 
 
 def structure(source: Tensor, fake: Tensor) -> Tensor:
-    """Correlation of edge magnitudes of source and translation, (N,), in [-1, 1]; 1 is the same edges.
+    """Return the correlation of edge magnitudes of source and translation, (N,), in [-1, 1]; 1 means the same edges.
 
-    The edge magnitude of an image is |∇m|: m is the mean over channels, ∇ the Sobel operator on the pixels that have
-    all their neighbours. The correlation over these pixels is Pearson's. It does not change when an image is inverted
-    or its contrast scaled, so it asks where the edges are and not what lies between them. Two images without edges
-    count as 1, one without edges as 0.
+    The edge magnitude of an image is |∇m|: m is the mean over channels, ∇ the Sobel operator on pixels that have all
+    their neighbours. The correlation over these pixels is Pearson's. It does not change when an image is inverted or
+    its contrast scaled, so it measures where the edges are and not what lies between them. It is 1 if neither image
+    has edges, and 0 if only one has.
     """
     a, b = (_edges(x).flatten(1) for x in (source, fake))
     a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
@@ -26,7 +26,7 @@ def structure(source: Tensor, fake: Tensor) -> Tensor:
 
 
 def _edges(x: Tensor) -> Tensor:
-    """(N, C, H, W) to the magnitude of the gradient, (N, 1, H - 2, W - 2)."""
+    """Map (N, C, H, W) to the magnitude of the gradient, (N, 1, H - 2, W - 2)."""
     across = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8
     plane = unit(x).mean(1, keepdim=True)
     sobel = torch.stack([across, across.T])[:, None].to(plane)

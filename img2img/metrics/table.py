@@ -1,7 +1,9 @@
 """Metrics by name. To add one: its function, and one entry here."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from img2img.errors import choose
 from img2img.metrics import frechet, inception_score, kernel
@@ -13,30 +15,34 @@ from img2img.metrics.perceptual import lpips, open_lpips
 from img2img.metrics.score import Score as Score
 from img2img.metrics.structure import structure
 
+SIGNS = {"higher": 1, "lower": -1}
+Key = TypeVar("Key", bound=Hashable)
 
-class Metric(NamedTuple):
-    """How a metric is computed, and how it is read.
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric: its computation, and its reading.
 
     Attributes:
-        fn: by kind: of two batches of images, the value of each image ("image"); of a confusion matrix ("labels"); of
-            the features of all real and all fake images ("features"); of the logits of all fake images ("logits"); of
-            the moments of all pixels, real and fake ("pixels").
-        kind: see `fn`.
+        fn: its function, whose arguments depend on `kind`.
+        kind: what `fn` takes: two batches of images, to give a value for each image ("image"); a confusion matrix
+            ("labels"); the features of all real and all fake images ("features"); the logits of all fake images
+            ("logits"); the moments of all pixels, real and fake ("pixels").
         on: the images it compares: source, real, fake, cycled, identity. A metric of whole sets takes the real ones
             that the scorer was prepared with.
-        higher_is_better: which way is up; None for neither.
-        range: of its values, for people.
+        better: whether higher or lower values are better; None for neither.
+        range: the range of its values, for display.
         text: one line for help and docs.
         paired: whether the real images must be the counterparts of the fake ones.
         options: the fields of `MetricOptions` that `fn` takes as keywords.
-        network: makes the network that `fn` takes as its last argument.
-        too_few: what to know of a value from n images and D features, in words.
+        network: builds the network that `fn` takes as its last argument.
+        too_few: returns a caution on a value from n images and D features, or "".
     """
 
     fn: Callable[..., Any]
-    kind: str
+    kind: Literal["image", "labels", "features", "logits", "pixels"]
     on: tuple[str, ...]
-    higher_is_better: bool | None
+    better: Literal["higher", "lower"] | None
     range: str
     text: str
     paired: bool = False
@@ -44,86 +50,123 @@ class Metric(NamedTuple):
     network: Callable[..., Any] | None = None
     too_few: Callable[..., str] | None = None
 
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, -1 if lower is, 0 for neither."""
+        return SIGNS.get(self.better or "", 0)
 
-PAIR, SETS = ("real", "fake"), ("real", "fake")
-K = ("neighbours",)
+
+COUNTERPARTS = ("real", "fake")  # each result and its true answer
+WHOLE_SETS = ("real", "fake")  # all real and all generated images
 METRICS: dict[str, Metric] = {
-    "l1": Metric(l1, "image", PAIR, False, "0 to 1", "Mean absolute difference to the target.", True),
-    "psnr": Metric(psnr, "image", PAIR, True, "0 dB to infinity", "Peak signal-to-noise ratio to the target.", True),
-    "ssim": Metric(ssim, "image", PAIR, True, "-1 to 1", "Structural similarity to the target.", True),
-    "ms_ssim": Metric(ms_ssim, "image", PAIR, True, "0 to 1", "The same over five scales; from 176 px.", True),
+    "l1": Metric(
+        fn=l1, kind="image", on=COUNTERPARTS, paired=True,
+        better="lower", range="0 to 1", text="Mean absolute difference from the target.",
+    ),
+    "psnr": Metric(
+        fn=psnr, kind="image", on=COUNTERPARTS, paired=True,
+        better="higher", range="0 dB to infinity", text="Peak signal-to-noise ratio to the target.",
+    ),
+    "ssim": Metric(
+        fn=ssim, kind="image", on=COUNTERPARTS, paired=True,
+        better="higher", range="-1 to 1", text="Structural similarity to the target.",
+    ),
+    "ms_ssim": Metric(
+        fn=ms_ssim, kind="image", on=COUNTERPARTS, paired=True,
+        better="higher", range="0 to 1", text="Structural similarity over five scales; needs 176 px or more.",
+    ),
     "lpips": Metric(
-        lpips, "image", PAIR, False, "0 to about 1", "Perceptual distance to the target.", True, network=open_lpips
+        fn=lpips, kind="image", on=COUNTERPARTS, paired=True, network=open_lpips,
+        better="lower", range="0 to about 1", text="Perceptual distance from the target.",
     ),
     "pixel_accuracy": Metric(
-        pixel_accuracy, "labels", PAIR, True, "0 to 1", "Share of pixels with the target's label.", True
+        fn=pixel_accuracy, kind="labels", on=COUNTERPARTS, paired=True,
+        better="higher", range="0 to 1", text="Share of pixels with the target's label.",
     ),
     "mean_iou": Metric(
-        mean_iou, "labels", PAIR, True, "0 to 1", "Intersection over union of the labels, mean over classes.", True
+        fn=mean_iou, kind="labels", on=COUNTERPARTS, paired=True,
+        better="higher", range="0 to 1", text="Intersection over union of the labels, averaged over classes.",
     ),
     "cycle": Metric(
-        l1, "image", ("source", "cycled"), False, "0 to 1", "Mean absolute difference after there and back."
+        fn=l1, kind="image", on=("source", "cycled"),
+        better="lower", range="0 to 1", text="Mean absolute difference after a round trip.",
     ),
     "identity": Metric(
-        l1, "image", ("real", "identity"), False, "0 to 1", "Mean absolute change of images of the target domain."
+        fn=l1, kind="image", on=("real", "identity"),
+        better="lower", range="0 to 1", text="Mean absolute change of images of the target domain.",
     ),
     "structure": Metric(
-        structure, "image", ("source", "fake"), True, "-1 to 1", "Correlation of the edges with those of the source."
+        fn=structure, kind="image", on=("source", "fake"),
+        better="higher", range="-1 to 1", text="Correlation of the edges with those of the source.",
     ),
     "drift": Metric(
-        drift, "pixels", SETS, False, "0 to 1", "Shift of the channels' mean and deviation against the real images."
+        fn=drift, kind="pixels", on=WHOLE_SETS,
+        better="lower", range="0 to 1", text="Shift of the channels' mean and deviation from those of the real images.",
     ),
     "fid": Metric(
-        frechet.fid,
-        "features",
-        SETS,
-        False,
-        "0 to infinity",
-        "Fréchet distance of features.",
-        too_few=frechet.too_few,
+        fn=frechet.fid, kind="features", on=WHOLE_SETS, too_few=frechet.too_few,
+        better="lower", range="0 to infinity", text="Fréchet distance of features.",
     ),
     "kid": Metric(
-        kernel.kid,
-        "features",
-        SETS,
-        False,
-        "0 to infinity, about 0 also from below",
-        "Kernel distance of features; unbiased, for few images.",
-        options=("subsets", "subset_size"),
-        too_few=kernel.too_few,
+        fn=kernel.kid, kind="features", on=WHOLE_SETS, options=("subsets", "subset_size"), too_few=kernel.too_few,
+        better="lower", range="0 to infinity; values near 0 may be negative",
+        text="Kernel distance of features; unbiased, so it suits few images.",
     ),
-    "precision": Metric(precision, "features", SETS, True, "0 to 1", "Share of images that look real.", options=K),
-    "recall": Metric(recall, "features", SETS, True, "0 to 1", "Share of the real variety that is there.", options=K),
+    "precision": Metric(
+        fn=precision, kind="features", on=WHOLE_SETS, options=("neighbours",),
+        better="higher", range="0 to 1", text="Share of generated images that look real.",
+    ),
+    "recall": Metric(
+        fn=recall, kind="features", on=WHOLE_SETS, options=("neighbours",),
+        better="higher", range="0 to 1", text="Share of the real variety that is generated.",
+    ),
     "density": Metric(
-        density, "features", SETS, True, "0 upwards, about 1 where alike", "Precision that outliers spare.", options=K
+        fn=density, kind="features", on=WHOLE_SETS, options=("neighbours",),
+        better="higher", range="0 upwards, about 1 for identical sets", text="Outlier-robust precision.",
     ),
-    "coverage": Metric(coverage, "features", SETS, True, "0 to 1", "Recall that outliers spare.", options=K),
+    "coverage": Metric(
+        fn=coverage, kind="features", on=WHOLE_SETS, options=("neighbours",),
+        better="higher", range="0 to 1", text="Outlier-robust recall.",
+    ),
     "inception_score": Metric(
-        inception_score.inception_score,
-        "logits",
-        ("fake",),
-        True,
-        "1 to the number of classes",
-        "Sureness and variety of classes.",
-        too_few=inception_score.too_few,
+        fn=inception_score.inception_score, kind="logits", on=("fake",), too_few=inception_score.too_few,
+        better="higher", range="1 to the number of classes", text="Confidence and diversity of predicted classes.",
     ),
-}
+}  # fmt: skip
 
 
 def base_name(key: str) -> str:
-    """The name in `METRICS` of a key of `Row.scores`: "kid[encoder]" is of kid, "iou[3]" of mean_iou."""
+    """Return the entry of `METRICS` that a score belongs to: "kid" for "kid[encoder]", "mean_iou" for "iou[3]"."""
     name = key.partition("[")[0]
     return "mean_iou" if name == "iou" else name
 
 
+def sign_of(key: str) -> int:
+    """Return 1 if higher scores are better, -1 if lower ones are, 0 for neither and for an unknown metric."""
+    metric = METRICS.get(base_name(key))
+    return 0 if metric is None else metric.sign
+
+
+def is_better(key: str, score: float, other: float) -> bool:
+    """Tell whether `score` is better than `other`."""
+    return sign_of(key) * score > sign_of(key) * other
+
+
+def best_of(key: str, scores: Mapping[Key, float | None]) -> Key | None:
+    """Return the first key with the best score; None if no score is a number, or neither direction is better."""
+    known = {name: x for name, x in scores.items() if x is not None and not math.isnan(x)}
+    sign = sign_of(key)
+    return max(known, key=lambda name: sign * known[name]) if sign and known else None
+
+
 def names_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """Names from a list, or from text with commas.
+    """Return the names in a list, or in text with commas.
 
     Raises:
         ConfigError: if there is no such metric.
     """
-    given = [metrics] if isinstance(metrics, str) else metrics
-    names = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
+    texts = [metrics] if isinstance(metrics, str) else metrics
+    names = tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
     for name in names:
         choose("metric", name, METRICS)
     return names

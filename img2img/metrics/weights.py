@@ -1,4 +1,4 @@
-"""Weights of published networks, from files that are on this machine: nothing is downloaded, nothing is executed."""
+"""Weights of published networks, from files on this machine: nothing is downloaded, nothing is executed."""
 
 import pickle
 import warnings
@@ -13,13 +13,13 @@ from img2img.errors import ModelFileError
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of one that `torch.save` wrote, read without executing it.
+    """Read the tensors of a file written by safetensors or `torch.save`, without executing anything in it.
 
     Raises:
-        ModelFileError: if the file is missing, damaged, or holds something else than named tensors.
+        ModelFileError: if the file is missing, damaged, or holds anything but named tensors.
     """
     if not path.is_file():
-        raise ModelFileError(f"There is no file of weights {path}.")
+        raise ModelFileError(f"There is no weights file {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -35,22 +35,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     raise ModelFileError(f"{path} holds no named tensors. Give a state dict, or a .safetensors file.")
 
 
-def find_weights(what: str, given: str | None, url: str, option: str, instead: str = "") -> Path:
-    """`given`, or the file that torch keeps of `url` in its cache.
+def find_weights(network: str, file: str | None, url: str, option: str, instead: str = "") -> Path:
+    """Return `file`, or by default the copy of `url` in torch's cache.
 
     Raises:
-        ModelFileError: if neither is there, saying where it is from, where it goes, and what can be done without.
+        ModelFileError: if there is none; names its source, its place, and an alternative.
     """
-    if given is not None:
-        return Path(given)
+    if file is not None:
+        return Path(file)
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
         return path
     raise ModelFileError(
-        f"{what} needs weights that are not on this machine: fetch {url} and give it as {option} FILE, or put it at "
-        f"{path}{instead}."
+        f"{network} needs weights that are not on this machine: download {url} and pass it as {option} FILE, or put it "
+        f"at {path}{instead}."
     )
 
 
 def misfit(path: Path, network: str) -> ModelFileError:
+    """Return the error for weights of another network."""
     return ModelFileError(f"{path} does not hold the weights of {network}.")

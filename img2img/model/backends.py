@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, choose, needs
+from img2img.errors import ConfigError, choose, install_hint
 from img2img.networks.layers import traceable
-from img2img.networks.regions import LIMIT
-from img2img.runtime.compiling import reason
-from img2img.runtime.device import Runtime
+from img2img.runtime import compiling
+from img2img.runtime.device import Runtime, is_out_of_memory
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -39,10 +38,7 @@ def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
 
 def compiled(network: nn.Module, runtime: Runtime) -> Forward:
     """PyTorch, compiled for each size of images by itself: a program for several would depend on which came first."""
-    for limit in (*LIMIT, *(f"accumulated_{name}" for name in LIMIT)):
-        if hasattr(torch._dynamo.config, limit):
-            setattr(torch._dynamo.config, limit, SIZES)
-    program = torch.compile(eager(network, runtime), backend=COMPILER, dynamic=False, fullgraph=True)
+    program = compiling.compiled(eager(network, runtime), COMPILER, SIZES)
 
     def forward(x: Tensor) -> Tensor:
         try:
@@ -50,7 +46,7 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise ConfigError(f"--backend compile does not work here: {reason(error)}") from error
+            raise ConfigError(f"--backend compile does not work here: {compiling.reason(error)}") from error
         return out
 
     return forward
@@ -59,7 +55,7 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
 def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     """OpenVINO (extra `openvino`), on CPUs."""
     if importlib.util.find_spec("openvino") is None:
-        raise ConfigError(needs("The backend openvino", "openvino", "openvino"))
+        raise ConfigError(install_hint("The backend openvino", "openvino", "openvino"))
     if runtime.device.type != "cpu":
         raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
     import openvino as ov
@@ -154,8 +150,3 @@ def probe(channels: int, multiple: int) -> Tensor:
 def difference(x: Tensor, y: Tensor) -> float:
     """The root mean square of x - y."""
     return float((x - y).square().mean().sqrt())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is one of the ways in which PyTorch says that memory is full."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""The two files of a run, and the only reader and writer of both: `last.pt` to resume, `model.safetensors` to use."""
+"""The two weight files of a run, read and written only here: `last.pt` to resume, `model.safetensors` to use."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from img2img.core.method import Noise, Use
 from img2img.core.needs import Facts
 from img2img.data.images import atomic
-from img2img.data.picture import is_text, shown
+from img2img.data.picture import is_text, quote
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
@@ -33,11 +33,12 @@ NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
 RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
 Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
+UNWRITTEN = ("inline_container", "iostream error", os.strerror(errno.ENOSPC))  # in torch's errors of failed writes
 PRECISIONS_OF_WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Writes everything needed to go on, whole or not at all.
+    """Write everything needed to resume, completely or not at all.
 
     Raises:
         OSError: if the disk is full or fails; what was there before stays.
@@ -48,18 +49,20 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def as_os_error(path: Path) -> Iterator[None]:
-    """The writers of torch and safetensors report a full disk in errors of their own; here it is an OSError."""
+    """Turn the errors in which torch reports that a file cannot be written into an OSError; others pass."""
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(errno.EIO, "the disk is full or does not take the file", str(path)) from error
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError) or any(text in str(error) for text in UNWRITTEN):
+            raise OSError(errno.EIO, "the disk is full or does not take the file", str(path)) from error
+        raise
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """Reads what `save_resume` wrote, on the CPU; executes nothing.
+    """Read what `save_resume` wrote, onto the CPU; execute nothing.
 
     Raises:
-        ModelFileError: if the file is damaged or something else.
+        ModelFileError: if the file is damaged or not a checkpoint.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -221,7 +224,7 @@ def read_card(path: Path) -> ModelCard:
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     if not is_text(path):
-        raise ModelFileError(f"{shown(path)} cannot be opened: its name is not UTF-8; rename it or its folder.")
+        raise ModelFileError(f"{quote(path)} cannot be opened: its name is not UTF-8; rename it or its folder.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
@@ -246,13 +249,13 @@ def read_card(path: Path) -> ModelCard:
     except ConfigError as error:
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     if strange := [name for name in names if name.partition(".")[0] not in card.uses]:
-        raise ModelFileError(f"{path} holds {shown(Path(strange[0]))}, which none of its directions has.")
+        raise ModelFileError(f"{path} holds {quote(Path(strange[0]))}, which none of its directions has.")
     return card
 
 
 @contextlib.contextmanager
 def _tensors(path: Path, content: bytes) -> Iterator[Any]:
-    """Opens the tensors of a model file, or of its `content`."""
+    """Open the tensors of a model file, or of its `content`."""
     if not content:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -281,7 +284,7 @@ def content_of(path: Path, loaded: os.stat_result) -> bytes:
 
 
 def _other_than_ours(path: Path) -> str:
-    """What is wrong with a file that is not safetensors, in words."""
+    """Describe what is wrong with a file that is not safetensors."""
     if path.name == "last.pt":
         return "is what its run is resumed from; give the folder of the run, or its model.safetensors"
     with contextlib.suppress(OSError), path.open("rb") as file:
@@ -304,11 +307,11 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
         weights = {short: file.get_tensor(place) for short, place in places.items()}
     fractions = {short: x for short, x in weights.items() if expected[short].is_floating_point()}
     if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
-        raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {shown(Path(odd[0]))}; weights are fractions.")
+        raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {quote(Path(odd[0]))}; weights are fractions.")
     weights |= {short: x.float() for short, x in fractions.items()}
     if broken := [short for short, x in fractions.items() if not torch.isfinite(x).all()]:
         raise ModelFileError(
-            f"{path} holds weights that are not finite numbers, in {shown(Path(broken[0]))}: its training had failed; "
+            f"{path} holds weights that are not finite numbers, in {quote(Path(broken[0]))}: its training had failed; "
             "take an earlier model of the run."
         )
     try:

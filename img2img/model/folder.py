@@ -19,19 +19,19 @@ from img2img.data.images import (
     Picture,
     find_images,
     holds_keys,
-    passed_over,
     read_header,
     read_image,
     refuse_unwritable,
     remove_stale,
+    skipped_note,
     write_image,
     write_text,
 )
-from img2img.data.picture import shown
+from img2img.data.picture import quote
 from img2img.errors import ConfigError, DataError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.record import finish, settled
+from img2img.model.record import mark_finished, resume_record
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
 
@@ -149,7 +149,7 @@ class Plan:
         suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a link that leads nowhere"
-            raise ConfigError(f"--out {shown(out)} {what}; give a folder.")
+            raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
         inside, root = out.resolve(), source.resolve()
         sources, base, passed = [source], source.parent, Counter[str]()
         if not source.is_file():
@@ -162,7 +162,7 @@ class Plan:
             targets = ((path, plan.target(path)) for path in sources)
             clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
             if clash:
-                raise ConfigError(f"The result would overwrite the original {shown(clash)}; choose another --out.")
+                raise ConfigError(f"The result would overwrite the original {quote(clash)}; choose another --out.")
         return plan
 
     def target(self, source: Path) -> Path:
@@ -204,13 +204,12 @@ class Job:
         cls, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> "Job":
         plan = Plan.make(source, out, files.format)
-        translator.notes += passed_over(plan.passed)
+        translator.notes += skipped_note(plan.passed)
         resumed = any(plan.target(path).exists() for path in plan.sources)
-        return cls(settled(translator, out, options, files, resumed), options, files, plan)
+        return cls(resume_record(translator, out, options, files, resumed), options, files, plan)
 
     def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
         self.translator, self.options, self.files, self.plan = translator, options, files, plan
-        self.direction = translator.direction
         self.total, self.done = len(plan.sources), 0
         self.depth = LOOK_AHEAD
         self.on_cpu = translator.runtime.device.type == "cpu" and translator.backend in ("auto", "eager")
@@ -227,7 +226,7 @@ class Job:
             todo: deque[Path] = deque()
             yield from self._sort_out(todo)
             yield from self._translate(readers, writers, todo)
-            finish(self.plan.out)
+            mark_finished(self.plan.out)
         finally:
             if self.computing:
                 self.computing.shutdown()
@@ -249,12 +248,12 @@ class Job:
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                reason = f"its result would be that of {shown(first)}, {shown(job.target)}."
+                reason = f"its result would be that of {quote(first)}, {quote(job.target)}."
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.exists() and job.target.samefile(source):
                 yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
             elif job.target.is_dir():
-                reason = f"its result would be {shown(job.target)}, which is a folder."
+                reason = f"its result would be {quote(job.target)}, which is a folder."
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
@@ -272,7 +271,7 @@ class Job:
                 yield job
                 continue
             for i, page in enumerate(job.unpacked[0]):
-                size = self.translator.padded_size(page, self.direction)
+                size = self.translator.padded_size(page)
                 small = self._is_small(size)
                 key, most = (None, self.options.batch_size or LOOK_AHEAD) if small else (size, self._most(size))
                 group = waiting.setdefault(key, [])
@@ -309,10 +308,10 @@ class Job:
     def _open(self, job: _File) -> None:
         """Takes the picture apart into what goes through the network."""
         assert job.picture is not None
-        array, scale = job.picture.array, self.translator.spec(self.direction).scale_in
+        array, scale = job.picture.array, self.translator.spec().scale_in
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
-        job.unpacked = by_page([self.translator.fit(page, self.direction, self.options) for page in pages])
+        job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
         job.outside = scale.outside(array) / array.size
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
@@ -344,15 +343,15 @@ class Job:
 
     def _compute(self, pages: list[Array]) -> list[Array]:
         def alone(page: Array) -> Array:
-            return self.translator.translate_batch([page], self.direction, self.options)[0]
+            return self.translator.translate_batch([page], self.options)[0]
 
-        small = self._is_small(self.translator.padded_size(pages[0], self.direction))
+        small = self._is_small(self.translator.padded_size(pages[0]))
         if small and self.computing:
             return list(self.computing.map(alone, pages))
         with torch_threads(1 if small else self.translator.threads):
             if small:
                 return [alone(page) for page in pages]
-            return self.translator.translate_batch(pages, self.direction, self.options)
+            return self.translator.translate_batch(pages, self.options)
 
     def _write(self, job: _File) -> None:
         assert job.picture is not None
@@ -369,10 +368,10 @@ class Job:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise TrainingError(
-                        f"The disk is full; {shown(job.target)} was not written. "
+                        f"The disk is full; {quote(job.target)} was not written. "
                         "Make room and start the same command again."
                     ) from error
-                reason = f"{shown(job.target)} cannot be written: {error.strerror or error}."
+                reason = f"{quote(job.target)} cannot be written: {error.strerror or error}."
                 yield self._outcome(job, "failed", _with_name(job.source, reason))
             except DataError as error:
                 yield self._outcome(job, "failed", _with_name(job.source, str(error)))
@@ -394,13 +393,13 @@ def _unwritable(folder: Path) -> str:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return f"{shown(folder)} is not a folder."
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {shown(folder)}."
+        return f"{quote(folder)} is not a folder."
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {quote(folder)}."
 
 
 def _with_name(path: Path, reason: str) -> str:
     """A reason of one line that names the file once."""
-    text = reason if reason.startswith(shown(path)) else f"{shown(path)}: {reason}"
+    text = reason if reason.startswith(quote(path)) else f"{quote(path)}: {reason}"
     return text.replace("\n", "\\n")
 
 

@@ -1,6 +1,5 @@
-"""The record of a folder of results: which model made them, and how, so that what is missing is computed likewise."""
+"""The record of a results folder: the model and the settings, so that missing results are computed the same way."""
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,21 +7,20 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from img2img.data.images import atomic
-from img2img.data.picture import shown
-from img2img.errors import ConfigError, ModelFileError
+from img2img.errors import ConfigError, ModelFileError, quote
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.translator import Translator
+from img2img.runtime.files import write_json
 from img2img.runtime.records import read_record
 
 RECORD = ".img2img.json"
-BY_MACHINE = ("device", "precision", "backend", "threads")  # what was not asked for is taken from the record
-NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report")  # options that pixels do not depend on
+BY_MACHINE = ("device", "precision", "backend", "threads")  # taken from the record where the user left them open
+NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report")  # options that do not affect pixels
 
 
 @dataclass
 class _Record:
-    """What a record says of how results were computed."""
+    """The settings that results were computed with."""
 
     options: dict[str, Any]
     precision: Literal["fp32", "bf16"]
@@ -33,73 +31,80 @@ class _Record:
     device: str | None = None
 
 
-def settled(
+def resume_record(
     translator: Translator, out: Path, options: TranslateOptions, files: FolderOptions, resumed: bool
 ) -> Translator:
-    """The translator that computes as the results in `out` were computed; writes the record of a new folder.
+    """Return the translator that computes the way the results in `out` were computed; write the record of a new folder.
 
     Args:
-        translator: as it was loaded.
+        translator: the translator as it was loaded.
         out: the folder of results.
-        options: how images go through the model.
-        files: how they are written.
-        resumed: whether results of this job are there already.
+        options: the options of inference.
+        files: the options of reading and writing files.
+        resumed: whether `out` already holds results of this job.
 
     Raises:
-        ConfigError: if the results there are of another model, of other options or of another device, and are not
-            to be replaced; or if nothing can be written.
+        ConfigError: if the existing results come from another model, other options or another device and are not to
+            be replaced; or if nothing can be written.
     """
-    known = _read(out)
-    wanted: dict[str, Any] = {
+    previous = _read(out)
+    current: dict[str, Any] = {
         "model": translator.digest(),
         "direction": translator.direction,
         "options": {k: v for k, v in (asdict(options) | asdict(files)).items() if k not in NOT_SEEN},
     }
-    if known is not None and not files.overwrite and _holds_results(out):
-        if known.get("unfinished"):
-            raise ConfigError(f"An --overwrite of the results in {shown(out)} was stopped; give --overwrite again.")
-        translator = _continue(translator, out, known, wanted)
-        wanted |= {k: known.get(k) for k in BY_MACHINE}
+    if previous is not None and not files.overwrite and _holds_results(out):
+        if previous.get("unfinished"):
+            raise ConfigError(f"Overwriting the results in {quote(out)} was interrupted; use --overwrite again.")
+        translator = _continue(translator, out, previous, current)
+        current |= {k: previous.get(k) for k in BY_MACHINE}
     else:
-        if known is None and resumed and not files.overwrite:
-            translator.notes.append(f"{out} has no record of how its results were computed; they are kept as they are.")
-        wanted |= translator.way()
-        if files.overwrite and resumed and known is not None and known != wanted:
-            wanted["unfinished"] = True
-    if wanted != known:
-        _write(out, wanted)
+        if previous is None and resumed and not files.overwrite:
+            translator.notes.append(f"{out} has no record of how its results were computed; they are kept unchanged.")
+        current |= translator.way()
+        if files.overwrite and resumed and previous is not None and previous != current:
+            current["unfinished"] = True
+    if current != previous:
+        _write(out, current)
     return translator
 
 
-def finish(out: Path) -> None:
-    """Notes that everything that was to be replaced is."""
-    known = _read(out)
-    if known and known.pop("unfinished", None):
-        _write(out, known)
+def mark_finished(out: Path) -> None:
+    """Record that all results that were to be replaced have been."""
+    previous = _read(out)
+    if previous and previous.pop("unfinished", None):
+        _write(out, previous)
 
 
-def _continue(translator: Translator, out: Path, known: dict[str, Any], wanted: dict[str, Any]) -> Translator:
+def _continue(translator: Translator, out: Path, previous: dict[str, Any], current: dict[str, Any]) -> Translator:
+    """Return the translator with the precision, backend and threads of the existing results.
+
+    Raises:
+        ConfigError: if they were computed with another model, other options or another device.
+    """
     device, precision, backend = translator.asked
-    old, new = dict(known.get("options", {})), dict(wanted["options"])
-    old["direction"], new["direction"] = known.get("direction"), wanted["direction"]
-    asked = {"precision": precision, "backend": backend}
-    for name, value in asked.items():
-        old[name], new[name] = known.get(name), known.get(name) if value == "auto" else value
-    differing = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in new if k in old and old[k] != new[k]]
-    if known.get("model") != wanted["model"]:
-        differing.insert(0, "they are of another model")
-    here = translator.device_name()
-    if known.get("device") != here and device == "auto":
-        differing.append(f"device was {known.get('device')}, now {here}")
-    if differing:
+    old, new = dict(previous.get("options", {})), dict(current["options"])
+    old["direction"], new["direction"] = previous.get("direction"), current["direction"]
+    requested = {"precision": precision, "backend": backend}
+    for name, value in requested.items():
+        old[name], new[name] = previous.get(name), previous.get(name) if value == "auto" else value
+    differences = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in new if k in old and old[k] != new[k]]
+    if previous.get("model") != current["model"]:
+        differences.insert(0, "the model is another")
+    device_name = translator.device_name()
+    if previous.get("device") != device_name and device == "auto":
+        differences.append(f"device was {previous.get('device')}, now {device_name}")
+    if differences:
         raise ConfigError(
-            f"The results in {shown(out)} were computed otherwise: {'; '.join(differing)}. "
-            "Replace them with --overwrite, or give another --out."
+            f"The results in {quote(out)} were computed differently: {'; '.join(differences)}. "
+            "Use --overwrite to replace them, or choose another --out."
         )
-    if known.get("device") != here:
-        translator.notes.append(f"The results that were there are of {known.get('device')}; rounding differs here.")
-    threads = known.get("threads") if here == "cpu" else None
-    return translator.by_way_of(known["precision"], known["backend"], threads)
+    if previous.get("device") != device_name:
+        translator.notes.append(
+            f"The existing results were computed on {previous.get('device')}; rounding differs on {device_name}."
+        )
+    threads = previous.get("threads") if device_name == "cpu" else None
+    return translator.by_way_of(previous["precision"], previous["backend"], threads)
 
 
 def _holds_results(out: Path) -> bool:
@@ -113,15 +118,14 @@ def _read(out: Path) -> dict[str, Any] | None:
     try:
         return read_record(_Record, path)
     except ModelFileError as error:
-        raise ConfigError(f"{shown(path)} is damaged; remove it, and the results of the folder with it.") from error
+        raise ConfigError(f"{quote(path)} is damaged; delete it together with the results in its folder.") from error
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic(out / RECORD) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(out / RECORD, record)
     except OSError as error:
         raise ConfigError(
-            f"{shown(out)} cannot be written: {error.strerror or error}; choose another --out."
+            f"{quote(out)} cannot be written: {error.strerror or error}; choose another --out."
         ) from error

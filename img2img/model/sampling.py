@@ -24,7 +24,7 @@ SOURCE = "samples.json"  # in a folder of images: the model and the seed that th
 
 
 class Sampler(Model):
-    """Draws images with the generator of a model file. Image i of a seed is always the same, whatever else is drawn.
+    """A model that generates images from noise. Image i of a seed is always the same, whatever else is drawn.
 
     A model with classes draws image i of class i modulo their number, unless a label is chosen.
     """
@@ -118,7 +118,7 @@ class Sampler(Model):
             yield from self.images_of(torch.cat([self.noise(k, seed) for k in batch]), batch)
 
     def _draw_in_place(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
-        """As `_draw`, but each always among the same neighbours: in other batches it would be rounded otherwise."""
+        """Draw as `_draw` does, but each image in its usual batch: in another it would be rounded differently."""
         for k, wanted in groupby(numbers, lambda number: number // batch_size):
             images = list(self._draw(list(range(k * batch_size, (k + 1) * batch_size)), seed, batch_size))
             yield from (images[number % batch_size] for number in wanted)
@@ -126,7 +126,7 @@ class Sampler(Model):
 
 @dataclass
 class Written:
-    """What `write_samples` did: images drawn, those that were there, and the pictures that show several."""
+    """The result of `write_samples`: images drawn, images that existed, and the sheets that show several."""
 
     drawn: int
     skipped: int
@@ -136,10 +136,10 @@ class Written:
 def write_samples(
     model: Sampler, n: int, out: Path, options: SampleOptions, progress: Callable[[int, int], None]
 ) -> Written:
-    """Writes images number 0 to `n` into `out`, a batch at a time; what is there already is kept.
+    """Write images number 0 to `n` into `out`, a batch at a time, keeping those that exist.
 
     Raises:
-        ConfigError: if what is there is of another model or seed.
+        ConfigError: if `out` holds images of another model, seed or class.
     """
     suffix = _suffix(model, options.format)
     if out.exists() and not out.is_dir():

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
-from img2img.model.backends import Forward, Way, is_out_of_memory, prepare
+from img2img.model.backends import Forward, Way, prepare
 from img2img.model.file import load_use
 from img2img.model.model import Model, of_images
 from img2img.model.options import BACKENDS, TranslateOptions
-from img2img.model.tiling import Lazy, Memory, Span
+from img2img.model.tiling import Memory, NotInTilesError, Span, in_tiles
 from img2img.options import keywords
 from img2img.options.declared import checked
-from img2img.runtime.device import PRECISIONS
+from img2img.runtime.device import PRECISIONS, is_out_of_memory
 
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
 SMALLEST = 8  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
@@ -32,10 +32,10 @@ Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of 
 
 
 class Translator(Model):
-    """Translates images with the networks of one model file.
+    """A model that translates images.
 
     `translator(image)` takes an array, a tensor, a PIL image or a path, or a list of such of any sizes, and returns
-    the same kind, in the same size and, where the model does not change it, the same type. Inputs are left untouched,
+    the same kind, in the same size and, unless the model changes it, the same type. Inputs are not modified,
     and the output for an image does not depend on what else is in the call, to the bit. Several threads may call it.
     """
 
@@ -51,18 +51,19 @@ class Translator(Model):
         super().__init__(path, device, precision, direction, label)
         if not self.spec().takes_images:
             raise ModelFileError(
-                f"{self.path} is a {self.card.method} model, which draws from noise; use img2img sample."
+                f"{self.path} is a {self.card.method} model, which generates from noise; use img2img sample."
             )
         self._may_change = precision == "auto" and self._eight_bit  # by rounding
         choose("backend", backend, dict.fromkeys(BACKENDS))
         self.backend = backend
         self.asked = device, precision, backend
-        self.threads: int | None = None  # of PyTorch in jobs on the CPU; None: as many as it has
-        self.notes: list[str] = []  # what was changed to get by, for the user to know
+        self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number
+        self.notes: list[str] = []  # changes that were necessary, for the user to know
         self._networks: dict[tuple[str, str | None], nn.Module] = {}
         self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
         self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
         self._fitted: dict[str, int] = {}  # the pixels of a batch that did fit, once one did not
+        self._untiled: set[str] = set()  # directions whose networks have turned out not to work in tiles
         self.use()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,35 +81,34 @@ class Translator(Model):
         return self
 
     def by_way_of(self, precision: str, backend: str, threads: int | None) -> "Translator":
-        """Return the same model, computed in another way."""
+        """Return the same model, computed differently."""
         other = copy.copy(self)
         other.runtime = replace(self.runtime, dtype=PRECISIONS[precision] or torch.float32)
         other.backend, other.threads, other._may_change = backend, threads, False
         other._uses, other._networks, other._ways, other._batches = {}, {}, {}, {}
         return other
 
-    def network(self, direction: str | None = None) -> nn.Module:
-        """Return the network of a direction, of images alone: towards the model's class, where it takes one.
+    def network(self) -> nn.Module:
+        """Return the network of the model's direction and, if it takes one, class, as a function of images alone.
 
         Raises:
-            ConfigError: if the model has no such direction, or takes a class and none was chosen.
+            ConfigError: if the model takes a class and none was chosen.
         """
-        key = direction or self.direction, self.label
+        key = self.direction, self.label
         with self._lock:
             if key not in self._networks:
-                self._networks[key] = of_images(self.use(key[0]), self.classes, self.label)
+                self._networks[key] = of_images(self.use(), self.classes, self.label)
             return self._networks[key]
 
-    def describe(self, direction: str | None = None) -> str:
-        """Device, precision and backend in use; what they will be is settled when a direction is first used."""
-        direction = direction or self.direction
-        keys = ((direction, self.label, in_tiles) for in_tiles in (False, True))
+    def describe(self) -> str:
+        """Return device, precision and backend; they are settled when the direction is first used."""
+        keys = ((self.direction, self.label, in_tiles) for in_tiles in (False, True))
         ways = [self._ways[key].label for key in keys if key in self._ways]
         return ways[0] if ways else self.runtime.describe()
 
     def way(self) -> dict[str, Any]:
-        """What the pixels of a result depend on besides model, image and options, for the record."""
-        way = self._way(self.direction, in_tiles=False)
+        """Return what a result depends on besides model, image and options, for the record."""
+        way = self._way(in_tiles=False)
         threads = (self.threads or torch.get_num_threads()) if self.runtime.device.type == "cpu" else None
         known = {"device": self.device_name(), "precision": way.precision, "backend": way.backend}
         return known | {"threads": threads}
@@ -172,7 +172,7 @@ class Translator(Model):
         channel_axis: int | None = None,
         **options: Any,
     ) -> Any:
-        """Translates one image or a list of images.
+        """Translate one image or a list of images.
 
         Args:
             images: what `img2img.model.arrays.unpack` takes, or a list of it.
@@ -192,27 +192,27 @@ class Translator(Model):
 
     def _translate(self, unpacked: Unpacked, options: dict[str, Any]) -> Any:
         pages, pack = unpacked
-        settings, direction = checked(TranslateOptions, options, "translating"), self.direction
-        fitted, restore = by_page([self.fit(page, direction, settings) for page in pages])
+        settings = checked(TranslateOptions, options, "translating")
+        fitted, restore = by_page([self.fit(page, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):
-            groups.setdefault(self.padded_size(page, direction), []).append(i)
+            groups.setdefault(self.padded_size(page), []).append(i)
         results: dict[int, Array] = {}
         for size, indices in groups.items():
             count = self.batch_size(size, settings)
             for k in range(0, len(indices), count):
                 chunk = indices[k : k + count]
-                translated = self.translate_batch([fitted[i] for i in chunk], direction, settings)
+                translated = self.translate_batch([fitted[i] for i in chunk], settings)
                 results |= zip(chunk, translated, strict=True)
         return pack(restore([results[i] for i in range(len(fitted))]))
 
-    def fit(self, array: Array, direction: str, options: TranslateOptions) -> Unpacked:
-        """`array` (H, W, C) as images of the kind the model takes, and the way back.
+    def fit(self, array: Array, options: TranslateOptions) -> Unpacked:
+        """Return `array` (H, W, C) as images of the kind that the model takes, and the way back.
 
         Raises:
             DataError: if it is of another kind, and the options give no way.
         """
-        spec = self.spec(direction)
+        spec = self.spec()
         if 0 in array.shape:
             raise DataError(f"This image has no pixels: {array.shape}.")
         if str(array.dtype) != spec.scale_in.dtype:
@@ -226,14 +226,14 @@ class Translator(Model):
                 raise DataError("It holds values that are not numbers, or too large for the model: NaN or infinite.")
         return fit_channels(array, spec.in_channels, options.channels)
 
-    def padded_size(self, array: Array, direction: str) -> tuple[int, int]:
-        """Height and width after padding to the next multiple that the network takes."""
-        multiple = int(self.network(direction).multiple)  # type: ignore[arg-type]
+    def padded_size(self, array: Array) -> tuple[int, int]:
+        """Return height and width after padding to the next multiple that the network takes."""
+        multiple = int(self.network().multiple)  # type: ignore[arg-type]
         height, width = (-(-max(n, SMALLEST) // multiple) * multiple for n in array.shape[:2])
         return height, width
 
     def batch_size(self, size: tuple[int, int], options: TranslateOptions) -> int:
-        """How many images of a padded size go through at once."""
+        """Return the number of images of a padded size to translate at once."""
         pixels = size[0] * size[1]
         if self.tile(size, options):
             return 1
@@ -242,42 +242,46 @@ class Translator(Model):
         return min(wanted, max(1, largest // pixels)) if largest else wanted
 
     def tile(self, size: tuple[int, int], options: TranslateOptions) -> int:
-        """The edge of the tiles for images of a padded size; 0 if they go through whole."""
+        """Return the edge of the tiles for images of a padded size; 0 to translate them whole."""
         if options.tile == "off":
             return 0
         if options.tile == "auto":
-            return AUTO_TILE if size[0] * size[1] > TILE_FROM else 0
+            return AUTO_TILE if size[0] * size[1] > TILE_FROM and self.direction not in self._untiled else 0
         return int(options.tile) if max(size) > int(options.tile) else 0
 
-    def translate_batch(
-        self, arrays: Sequence[Array], direction: str, options: TranslateOptions | None = None
-    ) -> list[Array]:
-        """Translates arrays (H, W, C) of equal padded size, of the model's type and channels."""
+    def translate_batch(self, arrays: Sequence[Array], options: TranslateOptions | None = None) -> list[Array]:
+        """Translate arrays (H, W, C) of equal padded size, of the model's type and channels."""
         options = options or TranslateOptions()
-        scale = self.spec(direction).scale_out
+        scale = self.spec().scale_out
         if not options.ensemble:
-            return [scale.decode(signal) for signal in self.signals(arrays, direction, options)]
+            return [scale.decode(signal) for signal in self.signals(arrays, options)]
         totals: list[Tensor] = []
         for turns in range(4):
             for mirrored in (False, True):
                 views = [np.rot90(x[:, ::-1] if mirrored else x, turns) for x in arrays]
-                signals = [torch.rot90(s, -turns, (1, 2)) for s in self.signals(views, direction, options)]
+                signals = [torch.rot90(s, -turns, (1, 2)) for s in self.signals(views, options)]
                 signals = [s.flip(2) if mirrored else s for s in signals]
                 totals = [a.add_(b) for a, b in zip(totals, signals, strict=True)] if totals else signals
         return [scale.decode(total / VIEWS) for total in totals]
 
     @torch.inference_mode()
-    def signals(self, arrays: Sequence[Array], direction: str, options: TranslateOptions) -> list[Tensor]:
-        """The network's outputs (C, H, W) in [-1, 1] for arrays of equal padded size; in smaller batches, or tiles,
-        where memory is full.
+    def signals(self, arrays: Sequence[Array], options: TranslateOptions) -> list[Tensor]:
+        """Return the network's outputs (C, H, W) in [-1, 1] for arrays of equal padded size; smaller batches or tiles
+        are used if memory is full.
         """
-        size = self.padded_size(arrays[0], direction)
+        size = self.padded_size(arrays[0])
         edge = self.tile(size, options)
         try:
             if edge:
-                return [self._in_tiles(array, size, edge, direction, options) for array in arrays]
+                return [self._in_tiles(array, size, edge, options) for array in arrays]
             full = len(arrays) == self.batch_size(size, options)
-            return self._whole(arrays, size, direction, full)
+            return self._whole(arrays, size, full)
+        except NotInTilesError as error:
+            if options.tile != "auto":
+                raise
+            self._untiled.add(self.direction)
+            self.notes.append(f"Large images are not translated in tiles: {error.why}.")
+            return self.signals(arrays, replace(options, tile="off"))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -286,79 +290,81 @@ class Translator(Model):
         if len(arrays) > 1:
             half = (len(arrays) + 1) // 2
             self._fitted["pixels"] = half * size[0] * size[1]
-            self.notes.append(f"Out of memory with {len(arrays)} images at once; going on with {half}.")
-            return [s for part in (arrays[:half], arrays[half:]) for s in self.signals(part, direction, options)]
+            self.notes.append(f"Out of memory with {len(arrays)} images at once; continuing with {half}.")
+            return [s for part in (arrays[:half], arrays[half:]) for s in self.signals(part, options)]
         smaller = (edge or min(2 * AUTO_TILE, *size)) // 2
         if smaller < 64 or options.tile == "off":
             raise TrainingError(f"Not enough memory for an image of {size[1]}x{size[0]} pixels. Try --tile 256.")
-        self.notes.append(f"Out of memory; going on in tiles of {smaller} pixels.")
-        return self.signals(arrays, direction, replace(options, tile=str(smaller)))
+        self.notes.append(note := f"Out of memory; continuing in tiles of {smaller} pixels.")
+        try:
+            return self.signals(arrays, replace(options, tile=str(smaller)))
+        except NotInTilesError as error:
+            self.notes.remove(note)
+            raise TrainingError(
+                f"Not enough memory for an image of {size[1]}x{size[0]} pixels: {error.why}. Give smaller images."
+            ) from error
 
-    def _whole(self, arrays: Sequence[Array], size: tuple[int, int], direction: str, full: bool) -> list[Tensor]:
-        scale, forward = self.spec(direction).scale_in, self._way(direction, in_tiles=False).forward
+    def _whole(self, arrays: Sequence[Array], size: tuple[int, int], full: bool) -> list[Tensor]:
+        scale, forward = self.spec().scale_in, self._way(in_tiles=False).forward
         images = [scale.encode(_pad(array, size))[None].to(self.runtime.device) for array in arrays]
-        if full and self._may_batch(forward, len(images), images[0], direction):
+        if full and self._may_batch(forward, len(images), images[0]):
             outputs = list(forward(torch.cat(images)).cpu())
         else:
             outputs = [forward(image).cpu()[0] for image in images]
         return [_crop(out, array) for out, array in zip(outputs, arrays, strict=True)]
 
-    def _may_batch(self, forward: Forward, count: int, image: Tensor, direction: str) -> bool:
-        """Whether a batch of so many images gives each the very numbers that it gets alone; tried once for each size.
+    def _may_batch(self, forward: Forward, count: int, image: Tensor) -> bool:
+        """Find out whether a batch of `count` images gives each exactly what it gets alone; tried once per size.
 
-        Kernels are chosen by the shape of the batch, and some add up in another order.
+        Kernels are chosen by the shape of the batch, and some sum in another order.
         """
         if count == 1:
             return False
         shape = torch.Size((count, *image.shape[1:]))
         with self._lock:
-            if (direction, self.label, shape) not in self._batches:
+            if (self.direction, self.label, shape) not in self._batches:
                 draw = torch.Generator().manual_seed(0)
                 images = [(torch.rand(image.shape, generator=draw) * 2 - 1).to(image.device) for _ in range(count)]
                 together = forward(torch.cat(images)).cpu()
                 alone = (forward(x).cpu()[0] for x in images)
-                self._batches[direction, self.label, shape] = all(map(torch.equal, together, alone))
-            return self._batches[direction, self.label, shape]
+                self._batches[self.direction, self.label, shape] = all(map(torch.equal, together, alone))
+            return self._batches[self.direction, self.label, shape]
 
-    def _in_tiles(
-        self, array: Array, size: tuple[int, int], edge: int, direction: str, options: TranslateOptions
-    ) -> Tensor:
-        padded, scale = _pad(array, size), self.spec(direction).scale_in
+    def _in_tiles(self, array: Array, size: tuple[int, int], edge: int, options: TranslateOptions) -> Tensor:
+        padded, scale = _pad(array, size), self.spec().scale_in
         memory = Memory(edge, int(options.tile_memory * 1e9), self.runtime.device)
 
         def read(rows: Span, columns: Span) -> Tensor:
             return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
 
-        forward: Any = self._way(direction, in_tiles=True).forward
-        out = forward(Lazy((1, padded.shape[2], *size), read, memory))
-        return _crop(out.collect(torch.device("cpu"))[0], array)
+        forward = self._way(in_tiles=True).forward
+        return _crop(in_tiles(forward, (1, padded.shape[2], *size), read, memory)[0], array)
 
-    def _way(self, direction: str, in_tiles: bool) -> Way:
+    def _way(self, in_tiles: bool) -> Way:
         """Return what runs the network."""
-        key = direction, self.label, in_tiles
+        key = self.direction, self.label, in_tiles
         with self._lock:
             if key not in self._ways:
-                if (direction, self.label, not in_tiles) in self._ways:
-                    network = self._fresh(direction)
-                else:
-                    network = self.network(direction)
+                other = (self.direction, self.label, not in_tiles) in self._ways
+                network = self._fresh() if other else self.network()
                 self._ways[key] = prepare(
                     network,
                     self.runtime,
                     "eager" if in_tiles else self.backend,
                     self._may_change,
-                    self.spec(direction).in_channels,
-                    lambda: self._fresh(direction),
+                    self.spec().in_channels,
+                    self._fresh,
                 )
             return self._ways[key]
 
-    def _fresh(self, direction: str) -> nn.Module:
-        """Return the network of a direction, loaded anew: `prepare` changes networks in place."""
-        return of_images(load_use(self.path, self.card, direction, self._content), self.classes, self.label)
+    def _fresh(self) -> nn.Module:
+        """Return the network, loaded anew: `prepare` changes networks in place."""
+        use = load_use(self.path, self.card, self.direction, self._content)
+        return of_images(use, self.classes, self.label)
 
 
 def _pad(array: Array, size: tuple[int, int]) -> Array:
-    """`array` with a mirrored border on the right and below, so that it stays on the network's grid."""
+    """Mirror the right and lower border of `array`, which keeps it on the network's grid."""
     if array.shape[:2] == size:
         return array
     down, right = size[0] - array.shape[0], size[1] - array.shape[1]
@@ -366,5 +372,5 @@ def _pad(array: Array, size: tuple[int, int]) -> Array:
 
 
 def _crop(padded: Tensor, array: Array) -> Tensor:
-    """Undoes `_pad`."""
+    """Undo `_pad`."""
     return padded[:, : array.shape[0], : array.shape[1]]

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from img2img.networks.resnet import ResidualBlock, ResNet
 from img2img.networks.unet import UNet
+from img2img.runtime.compiling import compiled
 from img2img.runtime.device import needs_second_derivative
 
 BACKEND = "inductor"
-VARIANTS = 64  # shapes and kinds of parts that are compiled; PyTorch's own limit is 8 for all of them together
-LIMIT = "recompile_limit", "cache_size_limit"  # what PyTorch calls it, and called it until 2.6
+VARIANTS = 64  # shapes and kinds of parts that are compiled
 
 Part = Callable[[Tensor], Tensor]
 
@@ -60,13 +60,13 @@ class Compiled:
     Where that fails, `failed` is told why, and the part stays eager.
     """
 
-    def __init__(self, module: nn.Module, going: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
-        self.module, self.going, self.failed = module, going, failed
+    def __init__(self, module: nn.Module, failures: list[Exception], failed: Callable[[Exception], None]) -> None:
+        self.module, self.failures, self.failed = module, failures, failed
         self.fast: dict[Any, Part] = {}  # by the kind of input
 
     def choose(self, x: Tensor) -> Part:
         """What to call with `x`: the compiled part where it can be had."""
-        if not self.going() or needs_second_derivative():
+        if self.failures or needs_second_derivative():
             return self.module
         autocast = torch.is_autocast_enabled(x.device.type)
         kind = (x.shape, x.stride(), x.dtype, x.requires_grad, autocast)
@@ -100,33 +100,23 @@ def _compiled(forward: Callable[..., Tensor], backend: str, keep_layout: bool) -
     It would take all convolutions of a CPU to channels_last, which in fp32 makes them slower: `keep_layout`.
     """
     options: dict[str, Any] | None = {"layout_optimization": False} if keep_layout and backend == "inductor" else None
-    return torch.compile(forward, fullgraph=True, dynamic=False, backend=backend, options=options)
+    return compiled(forward, backend, VARIANTS, options)
 
 
-def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], None]) -> Callable[[bool], None]:
-    """Compiles `networks` for training, in place; after the first failure, of which `failed` is told, all run eagerly.
+def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], None]) -> None:
+    """Compile `networks` for training, in place; after the first failure, which `failed` receives, all run eagerly.
 
     Passes without gradients (samples, held-out scores) are not compiled.
-
-    Returns:
-        A switch: whether passes from now on are compiled.
     """
-    setattr(torch._dynamo.config, next(name for name in LIMIT if hasattr(torch._dynamo.config, name)), VARIANTS)
     failures: list[Exception] = []
-    wanted = True
 
     def fail(error: Exception) -> None:
         failures.append(error)
         failed(error)
 
-    def turn(on: bool) -> None:
-        nonlocal wanted
-        wanted = on
-
     for sequence in (s for network in networks for s in _sequences(network)):
         parts = Parts.of(sequence)
-        parts.compiled = [Compiled(module, lambda: wanted and not failures, fail) for module in parts.modules]
-    return turn
+        parts.compiled = [Compiled(module, failures, fail) for module in parts.modules]
 
 
 def checkpoint_parts(networks: Iterable[nn.Module]) -> int:

@@ -1,1 +1,1 @@
-"""Options: declared once as fields of dataclasses, with their help and their limits."""
+"""Options: declared once, as fields of dataclasses, with their help texts and limits."""

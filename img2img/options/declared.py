@@ -1,4 +1,4 @@
-"""Options as dataclasses: each declared once, with its help and its limit, and checked wherever a value comes from."""
+"""Options as dataclasses: each is declared once, with its help text and its limit, and checked wherever it is set."""
 
 import inspect
 import math
@@ -13,12 +13,12 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from img2img.errors import ConfigError, choose
 from img2img.options.outline import keys
 
-SEEDS = 2**63 - 1  # of a torch.Generator
-SHOWN = 60  # letters of a wrong value in an error
+SEEDS = 2**63 - 1  # the largest seed of a torch.Generator
+MAX_QUOTED = 60  # characters of a wrong value that an error repeats
 
 
-def in_words(number: float) -> str:
-    """Return a number as an error or a help says it."""
+def as_text(number: float) -> str:
+    """Return a number as errors and help texts print it."""
     digits = str(int(number))
     if number >= 10**6 and digits.strip("0") == "1":
         return f"10^{len(digits) - 1}"
@@ -32,9 +32,9 @@ class Within:
     """A number from `low` to `high`.
 
     Attributes:
-        above: whether `low` itself is too low.
-        below: whether `high` itself is too high.
-        special: one more number that is taken, and what it means as a default, such as (0, "by --epochs").
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
+        special: one more number that is allowed, and what it means as a default, e.g. (0, "by --epochs").
     """
 
     low: float
@@ -46,28 +46,31 @@ class Within:
     def __contains__(self, number: float) -> bool:
         if self.special and number == self.special[0]:
             return True
-        over = number > self.low if self.above else number >= self.low
-        return over and (number < self.high if self.below else number <= self.high)
+        above = number > self.low if self.above else number >= self.low
+        return above and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
-        low, high = in_words(self.low), in_words(self.high)
+        low, high = as_text(self.low), as_text(self.high)
         text = f"{'above' if self.above else 'from'} {low} {'up to' if self.above else 'to'} "
         text += f"below {high}" if self.below else high
         special = self.special
-        return text if special is None or special[0] == self.low else f"{text}, or {in_words(special[0])}"
+        return text if special is None or special[0] == self.low else f"{text}, or {as_text(special[0])}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A name out of some: `words`, and the keys of a `table` that is named with its module.
+    """One of several names: `words`, and the keys of a `table`, which is given by its dotted name.
 
     Attributes:
-        complete: whether there are no others; where there are, such as the name of a file, who uses the option checks.
+        complete: whether no other value is allowed. If others are, such as the name of a file, the code that uses the
+            option checks them.
+        former: names that an earlier version took, each with its present name.
     """
 
     words: tuple[str, ...] = ()
     table: str = ""
     complete: bool = True
+    former: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,28 +93,30 @@ class Option:
     text: str
     limit: Limit | None
     default: Any
-    flag: str  # what errors call it
+    flag: str  # its name in errors
 
-    def taken(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
         """Return `value` in the option's own type.
 
         Raises:
-            ConfigError: if it is of another type, or beyond the limit.
+            ConfigError: if it has another type, or exceeds the limit.
         """
-        if value is None:  # means: not given
+        if value is None:  # means not given
             return None if self.optional or self.default is MISSING else self.default
         result = _as(self.kind, value)
         if result is None or (isinstance(self.limit, Within) and result not in self.limit):
-            shown = repr(value) if isinstance(value, str) else " ".join(str(value).split())
-            shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-            raise ConfigError(f"{self.flag} takes {self.expected}, not {shown}.")
-        if isinstance(self.limit, Choice) and self.limit.complete:
-            choose(self.flag, result, dict.fromkeys(self.limit.names))
+            text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+            text = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+            raise ConfigError(f"{self.flag} takes {self.expected}, not {text}.")
+        if isinstance(self.limit, Choice):
+            result = dict(self.limit.former).get(result, result)
+            if self.limit.complete:
+                choose(self.flag, result, self.limit.names)
         return result
 
     @property
     def default_text(self) -> str:
-        """The default as help and docs say it; "" for none."""
+        """The default as help and docs print it; "" if there is none."""
         special = self.limit.special if isinstance(self.limit, Within) else None
         if special and self.default == special[0]:
             return special[1]
@@ -126,11 +131,11 @@ class Option:
         if isinstance(self.limit, Choice) and self.limit.complete:
             return f"one of {self.limit}"
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-        return " ".join([kinds[self.kind], *([str(self.limit)] if isinstance(self.limit, Within) else ())])
+        return f"{kinds[self.kind]} {self.limit}" if isinstance(self.limit, Within) else kinds[self.kind]
 
 
 def _as(kind: type, value: Any) -> Any:
-    """Return `value` as a `kind`, or None where it is none: numbers of numpy and in text are numbers, NaN is none."""
+    """Return `value` as a `kind`, or None if it is not one: numpy numbers and numbers in text count, NaN does not."""
     if kind is bool:
         text = str(value).lower()
         named = isinstance(value, bool | str) or type(value).__name__ in ("bool_", "bool")
@@ -168,13 +173,13 @@ def _number(kind: type, value: Any) -> Any:
 
 @lru_cache
 def options_in(group: Any) -> Mapping[str, Option]:
-    """Return the options of a dataclass by name."""
+    """Return the options that a dataclass declares, by name."""
     hints = get_type_hints(group, include_extras=True)
     return {field.name: option(field.name, hints[field.name], field.default) for field in fields(group)}
 
 
 def arguments_of(function: Any, *names: str) -> dict[str, Option]:
-    """Return the arguments of a function as options, by name: those that are named, or all that declare a limit."""
+    """Return arguments of a function as options, by name: the named ones, or else all that are annotated as options."""
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name not in names and (names or "Annotated" not in str(parameter.annotation)):
@@ -186,20 +191,20 @@ def arguments_of(function: Any, *names: str) -> dict[str, Option]:
 
 
 def option(name: str, hint: Any, default: Any = MISSING) -> Option:
-    """Return the option that an annotation declares: `Annotated[type, "help text", limit]`, or a type alone."""
-    kind, *told = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    """Return the option that an annotation declares: `Annotated[type, "help text", limit]`, or just a type."""
+    kind, *metadata = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
     kinds = [k for k in get_args(kind) if k is not type(None)] or [kind]
-    text = next((x for x in told if isinstance(x, str)), "")
-    limit = next((x for x in told if isinstance(x, Within | Choice)), None)
+    text = next((x for x in metadata if isinstance(x, str)), "")
+    limit = next((x for x in metadata if isinstance(x, Within | Choice)), None)
     optional = type(None) in get_args(kind)
     return Option(name, kinds[0], optional, text, limit, default, f"--{name.replace('_', '-')}")
 
 
 class Options:
-    """Base of the dataclasses of options: whoever makes one, its values are converted and checked.
+    """Base of the option dataclasses: however one is created, its values are converted and checked.
 
     Attributes:
-        unused: options, of whatever group, that this choice of options leaves without effect.
+        unused: options, of any group, that have no effect in combination with this group.
     """
 
     unused: ClassVar[tuple[str, ...]] = ()
@@ -208,60 +213,60 @@ class Options:
         group: Any = type(self)
         for name, known in options_in(group).items():
             value = getattr(self, name)
-            taken = known.taken(value)
-            if taken is not value:
-                object.__setattr__(self, name, taken)
+            converted = known.convert(value)
+            if converted is not value:
+                object.__setattr__(self, name, converted)
 
     def idle(self) -> Iterator[tuple[str, str]]:
-        """Yield the options that others of these values leave without effect, and what they are for."""
+        """Yield the options that have no effect because of the values of others, and what each is for."""
         yield from ()
 
 
 def check_names(what: str, options: Mapping[str, Any], *groups: type) -> None:
-    """Refuses options that none of `groups` has.
+    """Refuse options that none of `groups` declares.
 
     Raises:
         ConfigError: naming the nearest one.
     """
-    names = {field.name: None for group in groups for field in fields(group)}
+    names = [field.name for group in groups for field in fields(group)]
     for name in options:
-        choose(f"option of {what}", name, names)
+        choose("option", name, names, f" for {what}")
 
 
 def checked(group: type, options: dict[str, Any], where: str) -> Any:
-    """The dataclass `group` made of `options`, all of which must be its own.
+    """Build the dataclass `group` from `options`, all of which must belong to it.
 
     Raises:
-        ConfigError: naming the first that is not, or whose value does not fit.
+        ConfigError: naming the first option that does not belong to it, or whose value does not fit.
     """
     check_names(where, options, group)
     return split(options, group)[0]
 
 
 def unused_in(*groups: type) -> set[str]:
-    """Return the options that are declared in one of `groups`, and have no effect because of another."""
+    """Return the names of the options that one of `groups` declares and another leaves without effect."""
     return {name for group in groups for name in getattr(group, "unused", ())}
 
 
 def refuse_idle(what: str, options: Collection[str], config: Options) -> None:
-    """Refuse those of `options` that have no effect on `what`, be it with any config or with this one.
+    """Refuse options that have no effect on `what`, either with any config or with this one.
 
     Raises:
-        ConfigError: naming one, and what it would take.
+        ConfigError: naming one, and what it requires.
     """
     for name in options:
         if name in config.unused:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect on {what}; leave it out.")
-    for name, needs in config.idle():
+    for name, purpose in config.idle():
         if name in options:
-            raise ConfigError(f"--{name.replace('_', '-')} has no effect here: it is for {needs}. Leave it out.")
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect here: it is for {purpose}. Leave it out.")
 
 
-def given(options: Mapping[str, Any], group: type) -> dict[str, Any]:
-    """Those of `options` that are fields of `group`, in the types that these declare."""
-    return {name: known.taken(options[name]) for name, known in options_in(group).items() if name in options}
+def pick(options: Mapping[str, Any], group: type) -> dict[str, Any]:
+    """Return those of `options` that are fields of `group`, converted to the declared types."""
+    return {name: known.convert(options[name]) for name, known in options_in(group).items() if name in options}
 
 
 def split(options: Mapping[str, Any], *groups: type) -> list[Any]:
-    """An instance of each dataclass of options, made of those of `options` that are its own."""
+    """Build an instance of each group from those of `options` that belong to it."""
     return [group(**{name: options[name] for name in options_in(group) if name in options}) for group in groups]

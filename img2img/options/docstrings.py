@@ -1,4 +1,4 @@
-"""The options of a call, in its docstring: written from the dataclasses that declare them."""
+"""The options of a function, in its docstring: generated from the dataclasses that declare them."""
 
 import inspect
 from collections import Counter
@@ -11,25 +11,26 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def documented(*groups: type, **users: Iterable[type]) -> Callable[[Function], Function]:
-    """Append the fields of dataclasses of options to the docstring of a function, and keep them as its `users`.
+    """Append the fields of option dataclasses to the docstring of a function, and store them as its `users`.
 
     Args:
         *groups: the dataclasses.
-        **users: or those of each of several users of the function, such as the methods of `train`.
+        **users: alternatively, the dataclasses of each of several users of the function, e.g. the methods of `train`.
     """
-    takers: Mapping[str, Iterable[type]] = users or {"": groups}
+    groups_by_user: Mapping[str, Iterable[type]] = users or {"": groups}
 
     def decorate(function: Function) -> Function:
-        entries = [fill(entry, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for entry in _entries(takers)]
+        texts = _entries(groups_by_user)
+        entries = [fill(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for text in texts]
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *entries, ""])
-        function.users = takers  # type: ignore[attr-defined]
+        function.users = groups_by_user  # type: ignore[attr-defined]
         return function
 
     return decorate
 
 
 def _entries(users: Mapping[str, Iterable[type]]) -> Iterable[str]:
-    """One paragraph for each option: name, type, default, meaning, and whose it is if not everybody's."""
+    """Yield one paragraph per option: name, type, default, meaning, and its users unless all have it."""
     defaults: dict[tuple[str, str, str], dict[str, Any]] = {}
     for user, groups in users.items():
         for group in groups:
@@ -41,11 +42,11 @@ def _entries(users: Mapping[str, Iterable[type]]) -> Iterable[str]:
     for (name, kind, text), values in defaults.items():
         usual = Counter(map(repr, values.values())).most_common(1)[0][0]
         others = [f"{user}: {value!r}" for user, value in values.items() if repr(value) != usual]
-        given = f" ({', '.join(others)})" if others else ""
+        exceptions = f" ({', '.join(others)})" if others else ""
         only = f" Only {', '.join(values)}." if len(values) < len(users) else ""
-        yield f"{name}: {kind} = {usual}{given}. {text}{only}"
+        yield f"{name}: {kind} = {usual}{exceptions}. {text}{only}"
 
 
 def in_code(kind: Any) -> str:
-    """Return a type as code has it."""
+    """Return a type as it is written in code."""
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "").replace("pathlib.", "")

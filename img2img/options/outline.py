@@ -1,4 +1,4 @@
-"""Read what a module declares from its source, for help that must not wait for the imports of that module."""
+"""Reads declarations from the source of a module, for help that must not wait for the module's imports."""
 
 import __future__
 
@@ -25,9 +25,10 @@ def docstring(module: str) -> str:
 
 
 def keys(table: str) -> tuple[str, ...]:
-    """Return the keys of a table, named with its module; of the table itself where that module is loaded.
+    """Return the keys of a table, given by its dotted name.
 
-    Otherwise it must be a literal dict at the top of the module.
+    If its module is loaded they are those of the table itself; otherwise it must be a literal dict at the top level of
+    the module.
     """
     module, _, name = table.rpartition(".")
     live = getattr(sys.modules.get(module), name, None)
@@ -42,31 +43,31 @@ def keys(table: str) -> tuple[str, ...]:
 
 
 def outline(module: str, name: str, scope: dict[str, Any]) -> Any:
-    """Return the class `name` of a module without the bodies: its docstring, and the signatures and docstrings of its
-    methods, whose annotations are text.
+    """Return a class of a module without its bodies: its docstring, and the signatures and docstrings of its methods,
+    with annotations as text.
 
     Args:
-        module: where the class is.
-        name: of the class.
-        scope: what annotations and defaults refer to.
+        module: the module of the class.
+        name: the name of the class.
+        scope: the names that annotations and defaults refer to.
     """
-    found = next(node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
-    empty = copy.deepcopy(found)
-    methods = [node for node in empty.body if isinstance(node, ast.FunctionDef)]
+    source = next(node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
+    skeleton = copy.deepcopy(source)
+    methods = [node for node in skeleton.body if isinstance(node, ast.FunctionDef)]
     for node in methods:
         node.body, node.decorator_list = [*_head(node), ast.Pass()], []
-    empty.body, empty.bases, empty.decorator_list = [*_head(empty), *methods], [], []
+    skeleton.body, skeleton.bases, skeleton.decorator_list = [*_head(skeleton), *methods], [], []
     local = dict(scope)
-    tree = ast.fix_missing_locations(ast.Module([empty], []))
+    tree = ast.fix_missing_locations(ast.Module([skeleton], []))
     exec(compile(tree, module, "exec", __future__.annotations.compiler_flag), local)
     return local[name]
 
 
 def declared(module: str, name: str) -> Any:
-    """Return a dataclass of options that a module declares, or another of its constants, without importing the module.
+    """Return an option dataclass, or another constant, that a module declares, without importing the module.
 
-    Only the statements that the declaration refers to are executed; from modules of this package that are called
-    options, needs or declared names are imported, from other ones they are declared in turn.
+    Only the statements that the declaration depends on are executed. Names from modules of this package called
+    options, needs or declared are imported; names from its other modules are declared in turn, in the same way.
     """
     live = getattr(sys.modules.get(module), name, None)
     return _executed(module, name) if live is None else live
@@ -92,7 +93,7 @@ def _executed(module: str, name: str) -> Any:
 
 
 def _binds(node: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top of a module binds."""
+    """Return the names that a statement at the top level of a module binds."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -115,5 +116,5 @@ def _declares(node: ast.ImportFrom, wanted: set[str], scope: dict[str, Any]) -> 
 
 
 def _head(node: ast.ClassDef | ast.FunctionDef) -> list[ast.stmt]:
-    """Return the statement of the docstring, where there is one."""
+    """Return the statement that is the docstring, as a list; empty if there is none."""
     return node.body[:1] if ast.get_docstring(node, clean=False) is not None else []

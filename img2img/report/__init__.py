@@ -1,1 +1,1 @@
-"""What a run tells about itself: pages, curves, diagnosis."""
+"""The report of a run: page, curves, diagnosis, remarks."""

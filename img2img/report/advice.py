@@ -1,4 +1,4 @@
-"""What may help: options that the run at hand would accept and does not have yet."""
+"""Advice against failures: options that the run would accept and does not use yet."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +8,8 @@ from img2img.core.objectives import OBJECTIVES
 Options = Mapping[str, Any]
 Change = dict[str, Any]
 SPELLING = "--{name} {value}"
-SATURATING = ("minimax", "f_kl", "f_reverse_kl", "f_pearson", "f_hellinger", "f_js", "f_gan")  # flat where D is sure
-EXPONENTIAL = ("f_kl", "f_reverse_kl", "f_hellinger")  # overflow where D is sure
+SATURATING = ("minimax", "f_kl", "f_reverse_kl", "f_pearson", "f_hellinger", "f_js", "f_gan")  # flat where D is certain
+EXPONENTIAL = ("f_kl", "f_reverse_kl", "f_hellinger")  # overflow where D is certain
 FEW_IMAGES = "color,translation,cutout"
 
 
@@ -18,7 +18,7 @@ def _penalised(options: Options) -> bool:
     return bool(OBJECTIVES[options["objective"]].penalised if chosen == "auto" else chosen != "none")
 
 
-# A remedy looks at the options and says what to change, or None where that would change nothing or makes no sense.
+# A remedy takes the options and returns a change, or None if that has no effect or makes no sense.
 
 
 def penalty(options: Options) -> Change | None:
@@ -116,12 +116,12 @@ REMEDIES: dict[str, tuple[Callable[[Options], Change | None], ...]] = {
 
 
 def remedies(kind: str, options: Options, spelling: str = SPELLING) -> list[str]:
-    """Return what may help against a failure, each as words for the command line of this run.
+    """Return remedies against a failure, each as words for the command line of this run.
 
     Args:
         kind: a key of `REMEDIES`.
         options: all options of the run, with their values.
-        spelling: of an option, from its `name` and `value`.
+        spelling: the format of an option, from its `name` and `value`.
     """
     found = []
     for remedy in REMEDIES[kind]:
@@ -136,7 +136,7 @@ def remedies(kind: str, options: Options, spelling: str = SPELLING) -> list[str]
 
 
 def _completed(change: Change, options: Options) -> Change:
-    """A change, with what has to change beside it for the run to be accepted."""
+    """Return a change with everything else that must change for the run to be accepted."""
     after, norm = {**options, **change}, "d_norm" if "d_norm" in options else "norm"
     if "objective" not in options:
         return change

@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-NOT_CURVES = ("step", "epoch", "kind", "lr", "seconds_per_step", "images_per_s")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#7a4fb0")  # Okabe and Ito's
-DASHES = ("-", "--", ":")  # after so many curves that colours come again
-WIDE, DPI = 5.4, 170  # inches and dots per inch of a picture: letters can be read where it is as wide as a phone
-MOST_POINTS = 1000  # of a curve
-FAR = 20  # times the median value: from there values are not on a straight axis
-MANY = 100  # points, from which a curve is drawn faint, with its running mean over it
-WINDOWS = 40  # in a curve: the running mean is over one of them
+from img2img.runs.record import NOT_SCALARS, LogRow
 
-Row = Mapping[str, Any]
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#7a4fb0")  # Okabe and Ito's
+DASHES = ("-", "--", ":")  # the next one whenever the colours repeat
+WIDE, DPI = 5.4, 170  # inches and dots per inch of a picture: legible when it is as wide as a phone
+MOST_POINTS = 1000  # of a curve
+FAR = 20  # times the median: beyond it the axis of values is logarithmic
+MANY = 100  # points above which a curve is drawn faint, with its running mean on top
+WINDOWS = 40  # of the running mean in a curve
+
 Curve = list[tuple[float, float]]  # step, value
 
 
 class Panel(NamedTuple):
-    """What is drawn in one picture.
+    """The curves of one picture.
 
     Attributes:
-        title: what the curves are.
+        title: the title.
         reading: what to look for, in a sentence or two.
         curves: name -> points.
-        top: the upper end of the axis of values, where that is fixed; the lower is 0 then.
+        top: the upper end of the axis of values if that is fixed; the lower end is then 0.
     """
 
     title: str
@@ -37,63 +37,58 @@ class Panel(NamedTuple):
     top: float | None = None
 
 
-LOSSES, RIGHT, DISTANCE, GRADIENTS, VARIETY = "losses", "judged right", "distance", "gradients", "variety"
-READINGS = {
-    LOSSES: (
+READINGS = {  # kind of scalar -> title and reading of its panel
+    "loss": (
         "Losses",
-        "Adversarial losses of two sides in balance stay where they are: no fall is no fault. Losses that compare "
-        "pixels, such as cycle, identity and l1, should fall.",
+        "Adversarial losses of balanced players stay level, which is no fault. Losses that compare pixels, e.g. cycle, "
+        "identity and l1, should fall.",
     ),
-    RIGHT: (
-        "Share that the discriminators judge right",
-        "Of real and of generated (fake) images; 0.5 is guessing. All near 1 for long, and the generator has little to "
-        "learn from; all at 0.5 and samples bad, and the discriminator is too weak.",
+    "share": (
+        "Accuracy of the discriminators",
+        "On real and on generated (fake) images; 0.5 is guessing. If all stay near 1, the generator has little to "
+        "learn from; if all are at 0.5 and samples are bad, the discriminator is too weak.",
     ),
-    DISTANCE: (
+    "distance": (
         "Critic: distance of generated from real images",
-        "It should fall, slowly. If it grows without end, the critic's slope is not bounded.",
+        "It should fall slowly. If it grows without bound, so does the critic's slope.",
     ),
-    GRADIENTS: (
+    "norm": (
         "Gradient norms",
-        "A generator's gradient that falls by orders of magnitude and stays there: it has nothing to learn from.",
+        "If the gradient of a generator falls by orders of magnitude and stays there, it has nothing to learn from.",
     ),
-    VARIETY: (
-        "Variety of generated images; the data's is 1",
-        "1: generated images differ from each other as the data do. Far below: they are alike, the mode collapse.",
+    "variety": (
+        "Variety of generated images, relative to the data",
+        "At 1, generated images differ from each other as much as the data do. Far below, they are alike: mode "
+        "collapse.",
     ),
 }
 
 
-def training_panels(rows: Sequence[Row]) -> list[Panel]:
-    """The panels of the records of training; without those that have no record."""
-    curves: dict[str, dict[str, Curve]] = {key: {} for key in READINGS}
+def training_panels(rows: Sequence[LogRow], kinds: Mapping[str, str]) -> list[Panel]:
+    """Return a panel for each kind of scalar in the records of training.
+
+    Args:
+        rows: the records.
+        kinds: scalar -> kind, see `runs.facts.Facts`; a scalar without a kind is a loss.
+    """
+    curves: dict[str, dict[str, Curve]] = {kind: {} for kind in READINGS}
     for row in rows:
-        if row["kind"] == "train":
-            for name, value in row.items():
-                if name not in NOT_CURVES and _is_number(value):
-                    curves[_panel(name)].setdefault(name, []).append((row["step"], value))
-    return [Panel(*READINGS[key], found, 1 if key == RIGHT else None) for key, found in curves.items() if found]
-
-
-def _panel(name: str) -> str:
-    if name.startswith("grad_"):
-        return GRADIENTS
-    own = {"diversity": VARIETY, "d_distance": DISTANCE}
-    return own.get(name, RIGHT if name.endswith(("_real", "_fake")) else LOSSES)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+        if row.kind == "train":
+            for name, value in row.values.items():
+                if name not in NOT_SCALARS and math.isfinite(value):
+                    kind = kinds.get(name, "loss")
+                    curves[kind if kind in READINGS else "loss"].setdefault(name, []).append((row.step, value))
+    return [Panel(*READINGS[kind], named, 1 if kind == "share" else None) for kind, named in curves.items() if named]
 
 
 def draw_panel(panel: Panel, best: int | None = None) -> bytes:
-    """One panel as a PNG; `best` is a step to mark."""
+    """Draw a panel as a PNG, with the step `best` marked."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
     columns = 3 if max(map(len, panel.curves)) < 14 else 2
     lines = -(-len(panel.curves) // columns) if len(panel.curves) > 1 else 0
-    high = 2.65 + 0.24 * lines  # inches, as all lengths here
+    high = 2.65 + 0.24 * lines  # inches, like all lengths here
     figure = Figure(figsize=(WIDE, high))
     box = {"left": 0.72 / WIDE, "right": 1 - 0.15 / WIDE, "top": 1 - 0.35 / high, "bottom": (0.6 + 0.24 * lines) / high}
     axes = figure.subplots(gridspec_kw=box)
@@ -114,7 +109,7 @@ def draw_panel(panel: Panel, best: int | None = None) -> bytes:
         axes.axhline(panel.top / 2, color="#999", linewidth=1, linestyle=":")
     else:
         sizes = [abs(value) for curve in panel.curves.values() for _, value in curve]
-        if max(sizes) > FAR * median(sizes) > 0:  # a straight axis would show the outliers alone
+        if max(sizes) > FAR * median(sizes) > 0:  # a linear axis would show only the outliers
             axes.set_yscale("symlog", linthresh=2 * median(sizes))
             ticks = SymmetricalLogLocator(base=10, linthresh=2 * median(sizes))
             ticks.set_params(numticks=6)
@@ -148,7 +143,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 def stacked(pictures: Sequence[bytes]) -> bytes:
-    """Pictures below each other, as one PNG."""
+    """Stack pictures vertically in one PNG."""
     images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
     sheet = Image.new("RGB", (max(x.width for x in images), sum(x.height for x in images)), "white")
     top = 0

@@ -1,4 +1,4 @@
-"""The parts of reports: an HTML page that needs no other file."""
+"""The HTML page of a report, which needs no other file, and its parts."""
 
 import base64
 import io
@@ -7,11 +7,11 @@ from html import escape
 
 from PIL import Image
 
-LARGEST_PNG = 300_000  # bytes of a picture that is put into a page as it is
-LONGEST_SIDE = 1600  # pixels of one that is not
+LARGEST_PNG = 300_000  # bytes of a picture that is embedded unchanged
+LONGEST_SIDE = 1600  # pixels of one that is reduced
 JPEG_QUALITY = 85
 
-# The policy is what makes a page of untrusted names safe to open: it may show what is in it, run and load nothing.
+# The policy makes a page with untrusted names safe to open: it shows its own content, and runs and loads nothing.
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -42,20 +42,20 @@ pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
 
 
 def is_page(content: bytes) -> bool:
-    """Whether a file holds a page of img2img, also of a version that did not say so."""
+    """Tell whether a file holds a page of img2img, also of a version that did not mark it."""
     marks = (b'name="generator" content="img2img"', b"content=\"default-src 'none'; img-src data:")
     return content.startswith(b"<!doctype html>") and any(mark in content[:600] for mark in marks)
 
 
 def page(title: str, body: str, style: str = "", heading: bool = True) -> str:
-    """The page; `body` and `style` are HTML and CSS, `title` is text, and its heading unless it has its own."""
+    """Return a page from HTML `body` and CSS `style`; the text `title` is also its heading if `heading` is set."""
     top = f"<h1>{escape(title)}</h1>\n" if heading else ""
     text = PAGE.format(title=escape(title), body=top + body, style=style)
-    return text.encode(errors="backslashreplace").decode()  # names of files need not be text
+    return text.encode(errors="backslashreplace").decode()  # file names need not be valid text
 
 
 def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:
-    """A PNG or JPEG, in the page itself, and its caption; `alt` says what is to be seen, by default the caption."""
+    """Return a figure with an embedded PNG or JPEG; `alt` describes the picture, by default the caption."""
     kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
     with Image.open(io.BytesIO(picture)) as image:
         size = f'width="{image.width}" height="{image.height}"'
@@ -65,7 +65,7 @@ def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:
 
 
 def lightened(picture: bytes) -> bytes:
-    """The picture as it is, or if that is large, as a JPEG for people to look at."""
+    """Return the picture unchanged, or if it is large, as a smaller JPEG to look at."""
     if len(picture) <= LARGEST_PNG:
         return picture
     with Image.open(io.BytesIO(picture)) as image:
@@ -77,7 +77,7 @@ def lightened(picture: bytes) -> bytes:
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), label: str = "") -> str:
-    """A table that scrolls within itself where the page is narrow. Cells are HTML; the first of a row is its title."""
+    """Return a table that scrolls where the page is narrow. Cells are HTML; the first of a row is its title."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = (f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>' for first, *rest in rows)
     name = f' role="region" tabindex="0" aria-label="{escape(label)}"' if label else ""

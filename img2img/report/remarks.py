@@ -1,41 +1,41 @@
-"""What a run has to be warned of, in words: how its game went, and what its evaluation says of the result."""
+"""The warnings of a report: on the course of the game, and on the results of its evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from img2img.metrics.table import METRICS
-from img2img.report.curves import NOT_CURVES
-from img2img.report.diagnosis import Finding
+from img2img.metrics.table import METRICS, SIGNS, base_name, best_of, sign_of
+from img2img.runs.facts import Finding
+from img2img.runs.record import LogRow
+from img2img.runs.results import MATCHED, MODEL, NOTHING, MetricText, RankingRecord, Result, SavedScore, Scores
 
-DRIFTED = 0.05  # of the range from black to white: grey values have moved as a whole
+DRIFTED = 0.05  # of the range from black to white: intensities have moved as a whole
 # Correlation of the edges of inputs and results. CycleGAN of MNIST to USPS that kept 6 % of the digits had 0.16, one
 # that kept 51 % had 0.53; USPS digits taken at random have 0.17. Photographs of facades have 0.16 with their label maps
-# and 0.02 with others: where the true answers have other edges, chance is what to be above.
+# and 0.02 with others: where the true answers have other edges, the level to exceed is that of chance.
 COLLAPSED, ABOVE_CHANCE = 0.3, 0.1
 OF_SETS = ("kid", "fid", "precision", "recall", "density", "coverage")
-FALLEN_BEHIND = 0.05  # share of the best score by which the last one may be worse without a word
-MODEL, NOTHING, MATCHED = "model", "do nothing", "histogram matching"  # names of rows of an evaluation
+FALLEN_BEHIND = 0.05  # share of the best score by which the last one may be worse without a remark
 
 UNLEARNED = (
     "What to do: look at the samples and the losses below; train longer, on more images, or with a larger --width. "
-    "Where both domains look nearly alike, doing nothing is hard to beat."
+    "Where both domains look nearly alike, the unchanged input is hard to beat."
 )
 UNEVEN = (
-    "What to do: look whether what the model changes is worth that; give more weight to the loss that holds on to the "
-    "images, such as --lambda-cycle, --lambda-identity or --lambda-l1."
+    "What to do: check whether what the model changes is worth that; give more weight to the loss that preserves the "
+    "images, e.g. --lambda-cycle, --lambda-identity or --lambda-l1."
 )
 LOST = (
-    "What to do: look at the samples, input beside result, and ask with --judge whether the class is kept; give "
+    "What to do: look at the samples, input beside result, and check with --judge whether the class is kept; give "
     "--lambda-identity or --lambda-cycle more weight."
 )
 MOVED = (
-    "What to do: measure no intensities in its results; give both domains the same exposure, or try a larger "
-    "--lambda-identity or --lambda-cycle. Where intensities are what matters, see img2img equalize."
+    "What to do: do not measure intensities in its results; give both domains the same exposure, or try a larger "
+    "--lambda-identity or --lambda-cycle. If intensities are what matters, see img2img equalize."
 )
 
-Row = Mapping[str, Any]
+Texts = Mapping[str, MetricText]  # by metric
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Remark:
     """One warning.
 
     Attributes:
-        kind: "wrong" asks for action, "note" is to be known, "over" was so once.
+        kind: "wrong" asks for action, "note" is worth knowing, "over" is past.
         text: what is the matter.
         ways: what to do about it.
         when: from which step to which.
@@ -55,15 +55,13 @@ class Remark:
     when: str = ""
 
 
-def number(value: Any) -> float | None:
-    """A value of a json file as a number; None for what is missing or is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return float(value)
+def number(value: float | None) -> float | None:
+    """Return a value that may be missing; None also if it is not a number."""
+    return None if value is None or math.isnan(value) else float(value)
 
 
-def shown(value: Any) -> str:
-    """The same for people."""
+def shown(value: float | None) -> str:
+    """Format a number for display."""
     x = number(value)
     if x is None:
         return "–"
@@ -71,28 +69,25 @@ def shown(value: Any) -> str:
     return f"−{text}" if x < 0 else text
 
 
-def ahead(name: str, metrics: Mapping[str, Row] | None = None) -> int:
-    """1 where more is better in a metric, -1 where less is, 0 where nobody says."""
-    said = (metrics or {}).get(name, {}).get("better")
-    if said in ("higher", "lower"):
-        return 1 if said == "higher" else -1
-    metric = METRICS.get(name.partition("[")[0])  # kid[encoder] is kid
-    return 0 if metric is None or metric.higher_is_better is None else 1 if metric.higher_is_better else -1
+def sign_in(name: str, metrics: Texts) -> int:
+    """Return 1 if higher is better, -1 if lower is, 0 for neither: as recorded, else as in the table of metrics."""
+    text = metrics.get(name)
+    return SIGNS.get(text.better if text else "", sign_of(name))
 
 
-def of_the_input(name: str) -> bool:
-    """Whether a metric asks how much of the input is kept, which doing nothing does best by definition."""
-    metric = METRICS.get(name.partition("[")[0])
+def compares_with_input(name: str) -> bool:
+    """Tell whether a metric measures how much of the input is kept, at which the unchanged input is best."""
+    metric = METRICS.get(base_name(name))
     return metric is not None and bool({"source", "identity"} & set(metric.on))
 
 
-def given(name: str, row: str) -> bool:
-    """Whether a way is best at a metric by definition, which is no merit."""
-    return (row == NOTHING and of_the_input(name)) or (row == MATCHED and name == "drift")
+def is_best_by_definition(name: str, row: str) -> bool:
+    """Tell whether a baseline is best at a metric by definition, which is no merit."""
+    return (row == NOTHING and compares_with_input(name)) or (row == MATCHED and name == "drift")
 
 
 def of_findings(findings: Sequence[Finding]) -> list[Remark]:
-    """What the diagnosis has found, what goes on first."""
+    """Return the findings of the diagnosis as remarks, lasting ones first."""
     remarks = []
     for finding in findings:
         kind: Literal["wrong", "over"] = "over" if finding.end is not None else "wrong"
@@ -100,127 +95,126 @@ def of_findings(findings: Sequence[Finding]) -> list[Remark]:
     return sorted(remarks, key=lambda remark: remark.kind == "over")
 
 
-def of_evaluation(evaluation: Row) -> list[Remark]:
-    """Whether the model has learned more than its baselines know, and whether it moves grey values."""
-    rows, metrics = evaluation.get("rows", {}), evaluation.get("metrics", {})
-    model = rows.get(MODEL, {})
-    remarks = []
-    for other, scores in rows.items():
-        if other == MODEL:
-            continue
-        fair = [name for name in model if ahead(name, metrics) and not of_the_input(name) and not given(name, other)]
-        compared = [name for name in fair if None not in _two(model, scores, name)]
-        lost = [name for name in compared if not _beats(model, scores, name, metrics)]
-        if not lost:
-            continue
-        at = ", ".join(f"{n} ({shown(_value(model, n))} against {shown(_value(scores, n))})" for n in lost)
-        every = len(lost) == len(compared)
-        if other == NOTHING and every:
-            text = f"nothing learned: the model does not beat doing nothing at {at}."
-            remarks.append(Remark("wrong", text, UNLEARNED))
-        elif other == NOTHING:
-            remarks.append(Remark("note", f"the model does not beat doing nothing at {at}.", UNEVEN))
-        elif every:
-            text = f"the model does not beat the simpler way “{other}” at {at}."
-            remarks.append(Remark("note", text, "What to do: prefer the simpler way, or train longer."))
-    remarks += of_structure(evaluation)
+def of_evaluation(result: Result) -> list[Remark]:
+    """Return remarks on a model that is no better than its baselines, loses its inputs, or shifts intensities."""
+    model = result.rows.get(MODEL, {})
+    remarks = [remark for other in result.rows if other != MODEL for remark in _of_baseline(result, other)]
+    remarks += of_structure(result)
     for name in model:
-        value = number(_value(model, name))
+        value = _value(model, name)
         if "drift" in name and value is not None and abs(value) > DRIFTED:
-            text = "intensity drift: the model moves grey values as a whole"
-            by = f"{name} {shown(value)}, more than {DRIFTED:g} of the range"
-            remarks.append(Remark("wrong", f"{text} ({by}).", MOVED))
+            text = "intensity drift: the model shifts intensities as a whole"
+            reason = f"{name} {shown(value)}, more than {DRIFTED:g} of the range"
+            remarks.append(Remark("wrong", f"{text} ({reason}).", MOVED))
     return remarks
 
 
-def of_structure(evaluation: Row) -> list[Remark]:
-    """Whether results of unpaired domains look like the other domain while they no longer show their inputs."""
-    rows, metrics = evaluation.get("rows", {}), evaluation.get("metrics", {})
-    model, nothing = rows.get(MODEL, {}), rows.get(NOTHING, {})
-    kept, whole = _two(model, nothing, "structure")
-    if evaluation.get("protocol", {}).get("paired") or kept is None or whole is None:
+def _of_baseline(result: Result, other: str) -> list[Remark]:
+    model, scores = result.rows.get(MODEL, {}), result.rows[other]
+    fair = [
+        name
+        for name in model
+        if sign_in(name, result.metrics) and not compares_with_input(name) and not is_best_by_definition(name, other)
+    ]
+    compared = [name for name in fair if None not in (_value(model, name), _value(scores, name))]
+    lost = [name for name in compared if not _beats(model, scores, name, result.metrics)]
+    if not lost:
+        return []
+    values = _against(model, scores, lost)
+    everywhere = len(lost) == len(compared)
+    if other == NOTHING and everywhere:
+        return [
+            Remark("wrong", f"nothing learned: the model is no better than the unchanged input: {values}.", UNLEARNED)
+        ]
+    if other == NOTHING:
+        return [Remark("note", f"the model is no better than the unchanged input at {values}.", UNEVEN)]
+    if everywhere:
+        text = f"the model is no better than the baseline “{other}”: {values}."
+        return [Remark("note", text, "What to do: prefer the baseline, or train longer.")]
+    return []
+
+
+def of_structure(result: Result) -> list[Remark]:
+    """Return a remark if unpaired results look like the other domain but no longer show their inputs."""
+    model, nothing = result.rows.get(MODEL, {}), result.rows.get(NOTHING, {})
+    kept, whole = _value(model, "structure"), _value(nothing, "structure")
+    if result.protocol.paired or kept is None or whole is None:
         return []
     better = [
         name
         for name in model
-        if name.partition("[")[0] in OF_SETS
-        and None not in _two(model, nothing, name)
-        and _beats(model, nothing, name, metrics)
+        if base_name(name) in OF_SETS
+        and None not in (_value(model, name), _value(nothing, name))
+        and _beats(model, nothing, name, result.metrics)
     ]
-    by_chance = number(evaluation.get("protocol", {}).get("structure_by_chance"))
+    by_chance = number(result.protocol.structure_by_chance)
     if not better or kept >= min(COLLAPSED, whole / 2, 1 if by_chance is None else by_chance + ABOVE_CHANCE):
         return []
-    chance = "" if by_chance is None else f" and {shown(by_chance)} for images of the other domain taken at random"
-    looks = ", ".join(f"{n} ({shown(_value(model, n))} against {shown(_value(nothing, n))})" for n in better)
+    chance = "" if by_chance is None else f" and {shown(by_chance)} for random images of the other domain"
     text = (
-        f"the results no longer show what the inputs show: structure {shown(kept)}, against {shown(whole)} for doing "
-        f"nothing{chance}, while they look more like the other domain by {looks}."
+        f"the results no longer show what the inputs show: structure {shown(kept)}, against {shown(whole)} for the "
+        f"unchanged input{chance}, while they look more like the other domain by {_against(model, nothing, better)}."
     )
     return [Remark("wrong", text, LOST)]
 
 
-def of_checkpoints(checkpoints: Row, outdated: bool = False) -> list[Remark]:
-    """Whether another checkpoint than the newest is the best of those that were scored."""
-    scores, metric = checkpoints.get("scores", {}), checkpoints.get("metric", "")
+def of_checkpoints(ranking: RankingRecord, outdated: bool = False) -> list[Remark]:
+    """Return a remark if the newest of the scored checkpoints is not the best."""
     if outdated:
-        text = "the checkpoints were scored before the run went on, and these scores say nothing of the newer ones."
+        text = "the checkpoints were scored before the run was resumed; these scores do not cover the newer ones."
         return [Remark("note", text, "What to do: score them again with img2img evaluate --all.")]
-    best = checkpoints.get("best")
-    if best not in scores:
+    best = ranking.checkpoints.get(ranking.best)
+    if best is None:
         return []
-    last = max(scores, key=lambda name: scores[name].get("step", 0))
-    if scores[last].get("step", 0) == scores[best].get("step", 0):
+    last = max(ranking.checkpoints.values(), key=lambda checkpoint: checkpoint.step)
+    if last.step == best.step:
         return []
-    values = [f"{shown(_value(scores[n], metric))} at step {scores[n].get('step', 0):,}" for n in (best, last)]
-    text = f"the best checkpoint is not the last one (best at step {scores[best].get('step', 0):,})"
-    return [Remark("note", f"{text}: {metric} {values[0]}, {values[1]}.", f"What to do: use {best}.")]
+    values = [f"{shown(_value(c.scores, ranking.metric))} at step {c.step:,}" for c in (best, last)]
+    text = f"the best checkpoint is not the last one (best at step {best.step:,})"
+    return [Remark("note", f"{text}: {ranking.metric} {values[0]}, {values[1]}.", f"What to do: use {ranking.best}.")]
 
 
-def best_of(name: str, scores: Sequence[Row]) -> Row | None:
-    """The record with the best score; None where the metric has no direction or no record a number."""
-    sign, known = ahead(name), [row for row in scores if number(row.get(name)) is not None]
-    return max(known, key=lambda row: sign * row[name]) if sign and known else None
+def best_row(name: str, rows: Sequence[LogRow]) -> LogRow | None:
+    """Return the first record with the best score; None where neither direction is better or no record has a number."""
+    best = best_of(name, {i: row.values.get(name) for i, row in enumerate(rows)})
+    return None if best is None else rows[best]
 
 
-def of_scores(scores: Sequence[Row], metric: str, model: str) -> list[Remark]:
-    """Whether the held-out score that chooses the file `model` has become worse again."""
-    best = best_of(metric, scores)
-    last = number(scores[-1].get(metric)) if scores else None
-    if best is None or last is None or ahead(metric) * (best[metric] - last) <= FALLEN_BEHIND * abs(best[metric]):
+def of_scores(rows: Sequence[LogRow], metric: str, model: str) -> list[Remark]:
+    """Return a remark if the held-out score that chooses the file `model` has become worse again."""
+    best = best_row(metric, rows)
+    last = number(rows[-1].values.get(metric)) if rows else None
+    if best is None or last is None:
         return []
-    then = f"the best checkpoint is not the last one (best at step {best['step']:,})"
-    text = f"{then}: held-out {metric} {shown(best[metric])} then, {shown(last)} at the end."
+    top = best.values[metric]
+    if sign_of(metric) * (top - last) <= FALLEN_BEHIND * abs(top):
+        return []
+    text = f"the best checkpoint is not the last one (best at step {best.step:,})"
     ways = (
-        "The model learns its training images by heart, or the game has gone astray. "
+        "The model overfits its training images, or the game has diverged. "
         f"What to do: use {model}; or train on more images, with --augment, a larger --lambda-l1, or fewer steps."
     )
-    return [Remark("note", text, ways)]
+    return [Remark("note", f"{text}: held-out {metric} {shown(top)} then, {shown(last)} at the end.", ways)]
 
 
-def metrics_of(scores: Sequence[Row]) -> list[str]:
-    """The names of the metrics in records of validation."""
-    return list(dict.fromkeys(name for row in scores for name in row if name not in NOT_CURVES))
+def best_rows(name: str, rows: Mapping[str, Scores], metrics: Texts) -> set[str]:
+    """Return the rows of an evaluation that have the best value of a metric, where that is a merit."""
+    sign = sign_in(name, metrics)
+    values = {row: _value(scores, name) for row, scores in rows.items() if not is_best_by_definition(name, row)}
+    top = max((sign * x for x in values.values() if x is not None), default=None)
+    return {row for row, x in values.items() if sign and x is not None and sign * x == top}
 
 
-def best_rows(name: str, rows: Mapping[str, Row], metrics: Mapping[str, Row]) -> set[str]:
-    """The rows of an evaluation that have the best value of a metric, where that is a merit."""
-    sign = ahead(name, metrics)
-    known = {row: number(_value(scores, name)) for row, scores in rows.items()}
-    values = {r: x for r, x in known.items() if x is not None and not given(name, r)}
-    top = max((sign * x for x in values.values()), default=None)
-    return {row for row, x in values.items() if sign and sign * x == top}
+def _value(scores: Scores, name: str) -> float | None:
+    return number(scores.get(name, SavedScore()).value)
 
 
-def _value(scores: Row, name: str) -> Any:
-    entry = scores.get(name)
-    return entry.get("value") if isinstance(entry, Mapping) else entry
-
-
-def _two(model: Row, other: Row, name: str) -> tuple[float | None, float | None]:
-    return number(_value(model, name)), number(_value(other, name))
-
-
-def _beats(model: Row, other: Row, name: str, metrics: Mapping[str, Row]) -> bool:
-    ours, theirs = _two(model, other, name)
+def _beats(model: Scores, other: Scores, name: str, metrics: Texts) -> bool:
+    ours, theirs = _value(model, name), _value(other, name)
     assert ours is not None and theirs is not None
-    return ahead(name, metrics) * ours > ahead(name, metrics) * theirs
+    sign = sign_in(name, metrics)
+    return sign * ours > sign * theirs
+
+
+def _against(model: Scores, other: Scores, names: Sequence[str]) -> str:
+    return ", ".join(f"{n} ({shown(_value(model, n))} against {shown(_value(other, n))})" for n in names)

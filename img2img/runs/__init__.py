@@ -1,1 +1,1 @@
-"""The folder of a run."""
+"""A training run on disk: its folder, and the records in it."""

@@ -1,147 +1,301 @@
-"""The folder of a run: whose it is, who may write into it now, and which of its files img2img wrote."""
+"""The folder of a run: the name of every file in it, who may write into it now, and which files img2img wrote."""
 
 import contextlib
 import errno
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from safetensors import SafetensorError, safe_open
 
 from img2img.data.images import atomic, is_run, remove_stale
-from img2img.data.picture import is_text, shown
+from img2img.data.picture import is_text, quote
 from img2img.errors import ConfigError, ModelFileError, TrainingError
-from img2img.model.file import read_card
+from img2img.runtime.records import from_json
 
-LOCK = ".img2img-lock"
-# Written from the first checkpoint on, right after last.pt: where one of them is, a last.pt has been.
-AFTER_LAST = ("model.safetensors", "report.json")
-FILES = (
-    "config.json", "last.pt", *AFTER_LAST, "best.safetensors", "log.jsonl", "report.html", "curves.png",
-    "evaluation.json", "evaluation_images.png", "checkpoints.json",
-)  # fmt: skip
-FOLDERS = ("samples", "models")
 NUMBERED = re.compile(r"[0-9]{8}\.(png|safetensors)")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def refuse_foreign(folder: Path, overwrite: bool | None = False) -> None:
-    """Raise ConfigError if a run can neither begin nor be resumed in `folder` without harm to what is there.
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run by name, and the operations on the folder as a whole."""
 
-    Args:
-        folder: of the run.
-        overwrite: whether it may begin there all the same; None where that is not offered.
-    """
-    for name in FOLDERS:
-        path = folder / name
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
+    path: Path
+
+    # What is trained, and how to repeat it
+
+    @property
+    def config(self) -> Path:
+        """The options, data, versions and command of the run."""
+        return self.path / "config.json"
+
+    @property
+    def last(self) -> Path:
+        """The state that the run is resumed from."""
+        return self.path / "last.pt"
+
+    @property
+    def model(self) -> Path:
+        """The newest generators."""
+        return self.path / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The generators with the best held-out score."""
+        return self.path / "best.safetensors"
+
+    @property
+    def models(self) -> Path:
+        """The folder of the models kept along the run."""
+        return self.path / "models"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the file of the model kept at `step`."""
+        return self.models / f"{step:08d}.safetensors"
+
+    # What the run reports
+
+    @property
+    def log(self) -> Path:
+        """A line of JSON per record."""
+        return self.path / "log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of sample grids."""
+        return self.path / "samples"
+
+    def sample(self, step: int) -> Path:
+        """Return the file of the sample grid of `step`."""
+        return self.samples / f"{step:08d}.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def report_record(self) -> Path:
+        """The facts, progress and findings that the page is drawn from, beside the log."""
+        return self.path / "report.json"
+
+    @property
+    def curves(self) -> Path:
+        """All curves in one picture."""
+        return self.path / "curves.png"
+
+    @property
+    def evaluation(self) -> Path:
+        """The scores on held-out images."""
+        return self.path / "evaluation.json"
+
+    @property
+    def evaluation_picture(self) -> Path:
+        """The best and worst held-out images."""
+        return self.path / "evaluation_images.png"
+
+    @property
+    def ranking(self) -> Path:
+        """The scores of all kept models."""
+        return self.path / "checkpoints.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that trains here."""
+        return self.path / ".img2img-lock"
+
+    # What is there
+
+    @property
+    def resumable(self) -> bool:
+        """True if there is a state to resume from."""
+        return self.last.exists()
+
+    def kept_models(self) -> list[Path]:
+        """Return all model files of the run, in no particular order: those kept along the run, the best, the newest."""
+        return [path for path in (*self.models.glob("[!.]*.safetensors"), self.best, self.model) if path.exists()]
+
+    def sample_grids(self) -> list[Path]:
+        """Return the sample grids in the order of their steps."""
+        found = (path for path in self.samples.glob("*.png") if NUMBERED.fullmatch(path.name))
+        return sorted(path for path in found if not path.is_symlink())
+
+    def logged_steps(self) -> list[int]:
+        """Return the steps in the log, as far as it can be read."""
+        steps = []
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            for line in self.log.read_text(encoding="utf-8").splitlines():
+                steps.append(int(json.loads(line)["step"]))
+        return steps
+
+    def has_results(self) -> bool:
+        """Tell whether the run has got far enough to leave anything that depends on its options."""
+        files = (self.last, self.best, *self._after_last)
+        numbered = (p for folder in self._folders for p in folder.glob("*") if NUMBERED.fullmatch(p.name))
+        logged = self.log.is_file() and self.log.stat().st_size > 0
+        return any(path.exists() for path in files) or logged or any(numbered)
+
+    # Taking the folder
+
+    def refuse_foreign(self, overwrite: bool | None = False) -> None:
+        """Raise ConfigError if a run can neither start nor resume here without harming other files.
+
+        Args:
+            overwrite: whether the run may start here anyway; None where that is not offered.
+        """
+        for folder in self._folders:
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise ConfigError(
+                    f"{folder} is {'a link' if folder.is_symlink() else 'a file'} where a run needs a folder; remove "
+                    "it, or choose another folder for the run."
+                )
+        if overwrite or not self.path.is_dir():
+            return
+        anew = "" if overwrite is None else ", or use --overwrite, which replaces the files of a run and no others"
+        visible = sorted(path.name for path in self.path.iterdir() if path.name[0] != ".")
+        if visible and not is_run(self.path):
             raise ConfigError(
-                f"{path} is {'a link' if path.is_symlink() else 'a file'} where a run has a folder of its own; "
-                "take it away, or give another folder for the run."
+                f"{self.path} is neither empty nor the folder of a run: it holds {visible[0]}. Choose another "
+                f"folder{anew}."
             )
-    if overwrite or not folder.is_dir():
-        return
-    anew = "" if overwrite is None else ", or --overwrite, which replaces the files of a run and leaves others alone"
-    visible = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-    if visible and not is_run(folder):
-        raise ConfigError(
-            f"{folder} is neither empty nor the folder of a run: it holds {visible[0]}. Give another folder{anew}."
-        )
-    left = [name for name in AFTER_LAST if (folder / name).exists()]
-    if left and not (folder / "last.pt").exists():
-        raise ConfigError(
-            f"{folder} holds {left[0]} of a run, but no last.pt to resume it from. Give another folder{anew}."
-        )
+        left = [path.name for path in self._after_last if path.exists()]
+        if left and not self.resumable:
+            raise ConfigError(
+                f"{self.path} holds {left[0]} of a run, but no last.pt to resume it from. Choose another folder{anew}."
+            )
+
+    @contextlib.contextmanager
+    def held(self, entry: Callable[[], dict[str, Any]], overwrite: bool = False) -> Iterator[str]:
+        """Hold the folder for this process alone, with config.json written.
+
+        Args:
+            entry: called once the folder is held; returns the content of config.json, or raises if the run must not
+                start.
+            overwrite: remove the files of an earlier run first.
+
+        Yields:
+            A note for the user, or "".
+
+        Raises:
+            ConfigError: if another process holds it.
+            TrainingError: if it cannot be written.
+        """
+        if not is_text(self.path):
+            raise ConfigError(f"{quote(self.path)} cannot hold a model: its name is not UTF-8; choose another --out.")
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                note = stack.enter_context(self._locked())
+                record = entry()
+                for folder in (self.path, *self._folders):
+                    remove_stale(folder)
+                if overwrite:
+                    self._clear()
+                with atomic(self.config, durable=True) as temporary:
+                    temporary.write_text(json.dumps(record, indent=2) + "\n")
+            except OSError as error:
+                raise TrainingError(
+                    f"Cannot write into {self.path}: {error.strerror}. Choose another --out."
+                ) from error
+            yield note
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[str]:
+        """Lock the folder until the process ends, however it ends."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.lock, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                f"Another process is training in {self.path}; wait for it, or choose another --out."
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            yield f"The disk of {self.path} has no locks: make sure that no other process trains there."
+            return
+        try:
+            yield ""
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes it after the release
+                self.lock.unlink()
+            lock.release()
+
+    def remove_samples(self, after: int, last: int) -> None:
+        """Remove the sample grids of the steps above `after`, up to `last`."""
+        for path in self.samples.glob("*.png"):
+            if NUMBERED.fullmatch(path.name) and after < int(path.stem) <= last:
+                path.unlink()
+
+    def _clear(self) -> None:
+        """Remove the files of a run: those with its names, and numbered ones whose step its log holds."""
+        last = max(self.logged_steps(), default=0)
+        self.remove_samples(0, last)
+        for path in self.models.glob("*.safetensors"):
+            if NUMBERED.fullmatch(path.name) and _step_of(path) == int(path.stem) <= last:
+                path.unlink()
+        for path in (
+            *(self.config, self.last, *self._after_last, self.best, self.log, self.report, self.curves),
+            *(self.evaluation, self.evaluation_picture, self.ranking),
+        ):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _folders(self) -> tuple[Path, Path]:
+        return self.samples, self.models
+
+    @property
+    def _after_last(self) -> tuple[Path, Path]:
+        """Files written right after last.pt: where one of them is, there has been a last.pt."""
+        return self.model, self.report_record
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The part of a model file's header that ties it to a run."""
+
+    step: Annotated[int, Ge(0)]
+
+
+def _step_of(model: Path) -> int | None:
+    """Return the training step of a model file; None if img2img did not write it."""
+    if not model.is_file():
+        return None
+    try:
+        with safe_open(model, framework="pt") as file:
+            metadata = (file.metadata() or {}).get("img2img", "")
+        return from_json(_Header, metadata, str(model)).step
+    except (SafetensorError, OSError, ModelFileError):
+        return None
+
+
+# For callers that hold a path.
+
+
+def refuse_foreign(folder: Path, overwrite: bool | None = False) -> None:
+    """Call `RunFolder.refuse_foreign`."""
+    RunFolder(folder).refuse_foreign(overwrite)
 
 
 def has_results(folder: Path) -> bool:
-    """Tell whether a run in `folder` has got as far as to leave anything that depends on its options."""
-    files = [folder / name for name in ("last.pt", "best.safetensors", *AFTER_LAST)]
-    log = folder / "log.jsonl"
-    numbered = (path for name in FOLDERS for path in (folder / name).glob("*") if NUMBERED.fullmatch(path.name))
-    return any(path.exists() for path in files) or (log.is_file() and log.stat().st_size > 0) or any(numbered)
+    """Call `RunFolder.has_results`."""
+    return RunFolder(folder).has_results()
 
 
-@contextlib.contextmanager
-def begun(folder: Path, entry: Callable[[], dict[str, Any]], overwrite: bool = False) -> Iterator[str]:
-    """Hold the folder of a run for this process alone, with its config.json written.
-
-    Args:
-        folder: is made if need be.
-        entry: called when the folder is held: the content of config.json, or an error if the run must not begin.
-        overwrite: remove the files of an earlier run first.
-
-    Yields:
-        What the user should know, or nothing.
-
-    Raises:
-        ConfigError: if another process holds it.
-        TrainingError: if it cannot be written.
-    """
-    if not is_text(folder):
-        raise ConfigError(f"{shown(folder)} cannot hold a model: its name is not UTF-8; choose another --out.")
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            note = stack.enter_context(_locked(folder))
-            record = entry()
-            for place in (folder, *(folder / name for name in FOLDERS)):
-                remove_stale(place)
-            if overwrite:
-                _clear(folder)
-            with atomic(folder / "config.json", durable=True) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n")
-        except OSError as error:
-            raise TrainingError(f"Cannot write into {folder}: {error.strerror}. Choose another --out.") from error
-        yield note
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[str]:
-    """A lock that ends with the process, however that ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(f"Another process is training in {folder}; wait for it, or give another --out.") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        yield f"The disk of {folder} has no locks: see that no other process trains there."
-        return
-    try:
-        yield ""
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes it after the release
-            (folder / LOCK).unlink()
-        lock.release()
-
-
-def _clear(folder: Path) -> None:
-    """Remove the files of a run: those of an exact name, and what is numbered by a step that its log has."""
-    steps = logged_steps(folder)
-    remove_samples(folder, 0, max(steps, default=0))
-    for path in (folder / "models").glob("*.safetensors"):
-        with contextlib.suppress(ModelFileError):
-            if NUMBERED.fullmatch(path.name) and read_card(path).step == int(path.stem) <= max(steps, default=0):
-                path.unlink()
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def logged_steps(folder: Path) -> list[int]:
-    """The steps in the log of a run, as far as it can be read."""
-    steps = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            steps.append(int(json.loads(line)["step"]))
-    return steps
-
-
-def remove_samples(folder: Path, after: int, last: int) -> None:
-    """Remove the sample pictures of steps above `after`, up to `last`."""
-    for path in (folder / "samples").glob("*.png"):
-        if NUMBERED.fullmatch(path.name) and after < int(path.stem) <= last:
-            path.unlink()
+def begun(
+    folder: Path, entry: Callable[[], dict[str, Any]], overwrite: bool = False
+) -> contextlib.AbstractContextManager[str]:
+    """Call `RunFolder.held`."""
+    return RunFolder(folder).held(entry, overwrite)

@@ -1,6 +1,8 @@
-"""What a run leaves on disk in words and numbers: its options, and its log."""
+"""The config and the log of a run: their content as dataclasses, checked where it is read."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,9 +11,10 @@ from annotated_types import Ge
 from img2img.errors import ModelFileError
 from img2img.runtime.records import from_json, read_text
 
-Row = dict[str, int | float | Literal["train", "validation"]]  # a record of the log
+Value = str | bool | int | float | None  # of an option
+Kind = Literal["train", "validation"]
 
-# Options that leave the result as it is: a resumed run may change them.
+# Options that do not change the result: a resumed run may change them.
 OPERATIONAL = {
     "device",
     "checkpoint_activations",
@@ -25,41 +28,127 @@ OPERATIONAL = {
     "tensorboard",
     "cache_mb",
 }
+TIMES = ("seconds_per_step", "images_per_s")  # values of a row that are no scalars of the method
+NOT_SCALARS = ("lr", *TIMES)
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """What the config.json of every run holds."""
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The parts of a config.json that a report shows, also of a run inside an equalizer.
+
+    Attributes:
+        options: every option with its value.
+        data: what identifies the images, by domain; empty for runs of early versions.
+        command: the command line.
+        environment: the versions of what it ran on.
+    """
+
+    options: dict[str, Value] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    command: str = "unknown"
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def training_images(self) -> dict[str, int]:
+        """Return the number of training images of each domain; empty where the config does not hold it."""
+        domains = {name: domain for name, domain in self.data.items() if not name.startswith("held-out ")}
+        return {
+            name: from_json(_Domain, json.dumps(domain), f"The domain {name}").images
+            for name, domain in domains.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Config):
+    """The content of the config.json of every run.
+
+    Attributes:
+        method: the name of the method.
+        processes: the number of processes that train.
+    """
 
     method: str
-    options: dict[str, str | bool | int | float | None]
+    options: dict[str, Value]
     processes: int = 1
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a log; a last line that a kill cut short is left out.
+@dataclass(frozen=True)
+class LogRow:
+    """A record of the log.
+
+    Attributes:
+        step: the training step that it was taken at, from 1.
+        epoch: the pass over the data that the step belongs to.
+        kind: "train" or "validation".
+        values: scalars of training (means since the record before), or held-out scores, by name.
+    """
+
+    step: int
+    epoch: int
+    kind: Kind
+    values: dict[str, float]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "LogRow":
+        """Return the row of a flat record."""
+        values = {name: x for name, x in record.items() if name not in ("step", "epoch", "kind")}
+        return cls(record["step"], record["epoch"], record["kind"], values)
+
+    def to_json(self) -> str:
+        """Return the row as a line of the log."""
+        return json.dumps({"step": self.step, "epoch": self.epoch, "kind": self.kind, **self.values}) + "\n"
+
+
+def read_log(path: Path) -> list[LogRow]:
+    """Return the records of a log, without a last line that was cut short by a kill.
 
     Raises:
         ModelFileError: naming the line that is no record.
     """
     lines = read_text(path).decode(errors="replace").splitlines() if path.exists() else []
-    rows: list[dict[str, Any]] = []
+    rows: list[LogRow] = []
     for number, line in enumerate(lines, 1):
+        where = f"Line {number} of {path}"
         try:
-            from_json(_Record, line, f"Line {number} of {path}")
-            row = from_json(Row, line, f"Line {number} of {path}")
+            head = from_json(_Head, line, where)
+            values = from_json(dict[str, int | float | Kind], line, where)
         except ModelFileError:
             if number == len(lines):
                 break
             raise
-        rows.append(row)
+        known = {name: x for name, x in values.items() if name not in ("step", "epoch", "kind")}
+        rows.append(LogRow(head.step, head.epoch, head.kind, known))  # type: ignore[arg-type]
     return rows
 
 
-@dataclass
-class _Record:
-    """What every line of a log has; its other values are numbers by name."""
+def scalars_of(rows: Iterable[LogRow]) -> list[str]:
+    """Return the names of the scalars or scores in `rows`, without rates and times, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.values if name not in NOT_SCALARS))
+
+
+def kinds_of_old(names: Iterable[str]) -> dict[str, str]:
+    """Return the kinds of scalars by the spelling of their names, for runs that did not record them.
+
+    Until version 0.1.0 names were the only record. See `Facts.kinds` for the kinds.
+    """
+    exact = {"diversity": "variety", "d_distance": "distance"}
+    kinds = {}
+    for name in names:
+        spelled = "norm" if name.startswith("grad_") else "share" if name.endswith(("_real", "_fake")) else "loss"
+        kinds[name] = exact.get(name, spelled)
+    return kinds
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """The part of a domain's identity that is compared by number."""
+
+    images: Annotated[int, Ge(0)]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The fields of every line of a log; its other values are numbers by name."""
 
     step: Annotated[int, Ge(0)]
     epoch: Annotated[int, Ge(0)]
-    kind: Literal["train", "validation"]
+    kind: Kind

@@ -1,4 +1,4 @@
-"""Whether a run that is resumed has the options and the images that it began with."""
+"""The check that a resumed run has the options and the images that it began with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from img2img.data.opening import Opened
 from img2img.errors import ConfigError
 from img2img.model.file import RETIRED
+from img2img.runs.facts import in_words
 from img2img.runs.record import OPERATIONAL
 
 PATHS = ("a", "b", "ab", "data", "labels")  # options that name files or folders
@@ -30,6 +31,8 @@ def refuse_other_config(
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         known = dict(defaults) | {k: v for k, v in record["options"].items() if k not in RETIRED}
         fixed = {k: v for k, v in known.items() if k not in OPERATIONAL}
+        if fixed.get("compile") == "auto":  # of 0.1.0; last.pt holds what came of it
+            fixed["compile"] = "off"
         return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
 
     def same(name: str) -> bool:
@@ -54,22 +57,24 @@ def identities(opened: Opened) -> dict[str, dict[str, Any]]:
     return known | {f"held-out {domain.title}": domain.identity() for domain in held}
 
 
-def refuse_other_data(folder: Path, old: Any, data: dict[str, dict[str, Any]], counts: str, before: str) -> None:
+def refuse_other_data(
+    folder: Path, old: Any, data: dict[str, Any], counts: Mapping[str, int], before: Mapping[str, int]
+) -> None:
     """Refuse to resume a run with other images than it began with.
 
     Args:
         folder: of the run.
         old: the identities in its config.json; None of a version that kept only the counts.
         data: those of the images at hand.
-        counts: the number of images at hand, in words.
-        before: the number at the start, in words.
+        counts: the number of images of each domain at hand.
+        before: their numbers at the start; empty if unknown.
 
     Raises:
         ConfigError: naming the domain that differs.
     """
     if old is None:
-        known = before
-        differing = [f"there were {known}, now {counts}"] if known != counts else []
+        changed = bool(before) and before != counts
+        differing = [f"there were {in_words(before)}, now {in_words(counts)}"] if changed else []
     else:
         differing = [words for title in old | data if (words := _difference(title, old.get(title), data.get(title)))]
     if differing:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from img2img.options.declared import SEEDS, Choice, Options, Within
 
-COMPILE = {"auto": None, "on": True, "off": False}
 PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 METRICS = "img2img.metrics.table.METRICS"
@@ -35,11 +34,9 @@ class TrainConfig(Options):
     precision: Annotated[
         str, f"{PRECISIONS}; auto is bf16 for 8-bit images where the hardware multiplies it.", PRECISIONS
     ] = "auto"
-    compile: Annotated[
-        str,
-        "Compile the networks: auto (long runs try it, and keep it if faster), on or off.",
-        Choice(tuple(COMPILE)),
-    ] = "auto"
+    compile: Annotated[str, "Compile the networks: on or off.", Choice(("on", "off"), former=(("auto", "off"),))] = (
+        "off"
+    )
     checkpoint_activations: Annotated[
         bool, "Recompute the generators' activations in the backward pass: less memory, about 25% more time."
     ] = False

@@ -1,4 +1,4 @@
-"""Which dataclasses hold the options of training a method; imports nothing heavy, so that help is quick."""
+"""The dataclasses that hold the options of training a method; imports nothing heavy, for fast help."""
 
 from dataclasses import fields
 from typing import Any
@@ -22,7 +22,7 @@ UNDER = {
 
 
 def headings_of(config: Any) -> dict[str, str]:
-    """Return what each option of a method stands under in its help, in the order in which they stand there."""
+    """Return the heading of each option of a method in its help, in the order of the help."""
     own = {name: heading for heading, names in UNDER.items() for name in names.split()}
     groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=True))
     found = {field.name: own.get(field.name, heading) for heading, group in groups.items() for field in fields(group)}

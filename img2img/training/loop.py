@@ -1,42 +1,34 @@
-"""The one training loop: steps, rhythm, resume, and what may go wrong on the way."""
+"""The one training loop: steps, rhythm, and resuming."""
 
 import contextlib
-import errno
 import math
-import signal
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, cast
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from img2img.core.method import Batch, Method
-from img2img.data.layouts import HeldOut
+from img2img.data.samples import HeldOut
 from img2img.data.stream import PREFETCH, auto_workers, stream
 from img2img.data.workers import fitting
-from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
+from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
 from img2img.metrics.scorer import MetricOptions
-from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.networks.regions import checkpoint_parts, compile_parts
-from img2img.report.advice import SPELLING, remedies
-from img2img.runtime.compiling import Compiling
-from img2img.runtime.device import Runtime, all_finite, deterministic, random_state, set_random_state
-from img2img.training.config import COMPILE, Schedule, TrainConfig, flat
+from img2img.runs.facts import Progress
+from img2img.runtime.compiling import reason
+from img2img.runtime.device import Runtime, deterministic
+from img2img.training.config import Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
+from img2img.training.failures import agreed_stop, explained, saving
 from img2img.training.journal import Journal
+from img2img.training.state import Run, State
 from img2img.training.stops import Stops
 from img2img.training.validation import Validation, kept_steps
-
-DISK_ERRORS = {getattr(errno, name, 0) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")}
-SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
-# Where it has been measured that compiled steps are not faster, "auto" does not try (docs/benchmarks.md, "Training").
-NOT_COMPILED = {("cpu", torch.float32)}
 
 
 class Samples(Protocol):
@@ -45,22 +37,6 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, n: int, /) -> Batch: ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a run lives and what it is."""
-
-    folder: Path
-    card: Callable[[int], ModelCard]  # the model file's header, at a step
-    facts: dict[str, Any]  # for the report
-    resume_hint: str
-    shorten: str = ""  # how to shorten a long run, in words
-    spelling: str = SPELLING  # of an option, in advice
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
 
 
 def train(
@@ -73,410 +49,231 @@ def train(
     quiet: bool = False,
     metric_options: MetricOptions | None = None,
 ) -> bool:
-    """Trains `method` to the end of its schedule, going on from `run.last` where that exists; or until held-out scores
-    no longer improve.
+    """Train `method` to the end of its schedule, or until held-out scores stop improving; resume from last.pt.
 
     Returns:
         Whether there was anything left to do.
 
     Raises:
-        Interrupted: after SIGINT, SIGTERM or SIGHUP, when everything is saved.
-        DataError: if an image cannot be read any more; everything is saved.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, once everything is saved.
+        DataError: if an image can no longer be read; everything is saved.
         TrainingError: if a loss is not finite, or the disk or the memory is full.
     """
-    schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
-    method.accumulate, method.clip = config.accumulate, config.clip
-    networks = list(method.networks().values())
-    for network in networks:
-        runtime.prepare(network)
-    compiling = Compiling(_compiled(config, runtime), partial(compile_parts, networks), runtime)
-    if config.checkpoint_activations and not checkpoint_parts(networks):
-        raise ConfigError("--checkpoint-activations is for the generators resnet and unet, which this method lacks.")
-    method.train()
-    ema = Ema([use.network for use in method.uses.values()], config.ema)
-    progress = _Progress(method, ema, schedule, run, runtime, compiling)
-    kept = kept_steps(schedule.steps, config.keep)
-    validation = None
-    if heldout is not None:
-        validation = Validation(method, heldout, config, metric_options or MetricOptions(), runtime)
-    torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
-    if run.last.exists():
-        progress.load()
-    start = progress.step
-    progress.options = flat(method.config, replace(config, precision=runtime.precision))
-    journal = Journal(
-        run.folder, schedule.steps, start, runtime.is_main, quiet, config.tensorboard, progress.ways, run.shorten
-    )
-    done = f", going on after step {start}" if 0 < start < schedule.steps else ", all done" if start else ""
-    bf16 = runtime.dtype is torch.bfloat16
-    path = [runtime.describe(), *["channels_last"] * bf16, *["compiled blocks"] * bool(compiling.decided)]
-    path += ["activations recomputed"] * config.checkpoint_activations
-    journal.say(f"{', '.join(path)}; {schedule.steps} steps{done}")
-    compiling.begin(journal.say)
-    for note in validation.scorer.notes if validation else ():
-        journal.say(note)
-    source = heldout if heldout is not None else data
-    preview = [source[i] for i in range(min(method.rows, len(source)))]
-
-    batches = stream(
-        cast(Dataset[Batch], data),
-        config.accumulate * method.draws_until(start),
-        config.accumulate * method.draws_until(schedule.steps),
-        config.batch_size,
-        runtime.rank,
-        runtime.world_size,
-        **_workers(method, schedule.steps, preview[0], config, runtime, journal.say),
-        pin_memory=runtime.device.type == "cuda",
-    )
-    per_batch = config.batch_size * config.accumulate * runtime.world_size
-    ready: deque[Batch] = deque()
-    taken = (runtime.to_device(ready.popleft()) for _ in iter(int, 1))
-    window, ended = progress.window, dict[str, str]()
-    window.since = time.perf_counter()
-
-    def report() -> None:
-        journal.report(run.facts | {"steps": f"{progress.step} of {schedule.steps}"} | ended)
-
-    try:
-        with (
-            deterministic(config.deterministic),
-            Stops(journal.say) as stops,
-            contextlib.closing(batches),
-            _explained(run, progress),
-        ):
-            for step in range(start + 1, schedule.steps + 1):
-                if progress.stale >= config.patience > 0:
-                    break
-                progress.set_lr(step)
-                method.proceed(step, schedule.steps)
-                last = step == schedule.steps
-                due = step % config.log_every == 0 or last
-                method.watch = due
-                before, drawn = method.draws_until(step - 1), method.draws_until(step)
-                with _saving(run, progress, runtime, stops, report):
-                    while len(ready) < config.accumulate * (drawn - before):
-                        ready.append(next(batches))
-                with compiling.step(drawn - before, method.draws_until(schedule.steps) - drawn):
-                    for _ in range(config.accumulate):
-                        scalars = method.step(taken)
-                        window.add(scalars | {f"grad_{player}": x for player, x in method.gradient_norms.items()})
-                        method.gradient_norms = {}
-                ema.update()
-                progress.step, window.steps = step, window.steps + 1
-                if due:
-                    drawn -= method.draws_until(step - window.steps)
-                    values = window.close(per_batch * drawn)
-                    if not all(map(math.isfinite, values.values())):
-                        journal.failed(step, run.facts | {"steps": f"{step} of {schedule.steps}"})
-                    _refuse_non_finite(values, step, progress)
-                    values["lr"] = schedule.lr_factor(step)
-                    journal.record(step, schedule.epoch(step), values)
-                journal.advance(step, per_batch * (method.draws_until(step) - before), compiling.decided is not None)
-                save = step % config.save_every == 0 or progress.late(step % config.log_every == 0)
-                if step % config.sample_every == 0 or last:
-                    journal.samples(step, _preview(method, ema, preview, runtime))
-                if step in kept and runtime.is_main:
-                    progress.write_model(run.folder / "models" / f"{step:08d}.safetensors")
-                if validation is not None and (step % config.validate_every == 0 or last):
-                    scores = _scored(validation, ema, step, progress)
-                    journal.record(step, schedule.epoch(step), scores, kind="validation")
-                    progress.keep_best(validation.better(scores, progress.best))
-                    progress.stale = runtime.largest(progress.stale)  # all processes stop at the same step
-                    ended = _ended(progress, validation, config)
-                    if progress.stale >= config.patience > 0:
-                        journal.say(
-                            f"step {step}: {validation.select} has not improved in {progress.stale} scores; stopped. "
-                            f"The best model is {run.folder / 'best.safetensors'}"
-                        )
-                        last = True
-                stop = _agree(stops.received, runtime, step, config.log_every)
-                if save or last or stop:
-                    progress.save()
-                    report()
-                if stop and not last:
-                    raise Interrupted(f"Stopped and saved at step {step}. To go on: {run.resume_hint}", stop)
-            if progress.step == start > 0 and runtime.is_main:
-                ended = _ended(progress, validation, config)
-                journal.complete(run.facts | {"steps": f"{start} of {schedule.steps}"} | ended)
-    finally:
-        journal.close()
-    return progress.step > start
+    trainer = _Trainer(method, data, heldout, config, run, runtime, quiet, metric_options or MetricOptions())
+    return trainer.run_to_the_end()
 
 
-def _ended(progress: "_Progress", validation: Validation | None, config: TrainConfig) -> dict[str, str]:
-    """Why a run is over before its last step, for the report."""
-    over = validation is not None and progress.stale >= config.patience > 0
-    return {"ended": f"{validation.select} no longer improved"} if over and validation else {}
-
-
-class _Progress:
-    """How far a run is, and its way to and from the disk."""
+class _Trainer:
+    """A run from its first step, or the one it is resumed from, to its last."""
 
     def __init__(
-        self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiling: Compiling
+        self,
+        method: Method,
+        data: Samples,
+        heldout: HeldOut | None,
+        config: TrainConfig,
+        run: Run,
+        runtime: Runtime,
+        quiet: bool,
+        metric_options: MetricOptions,
     ) -> None:
-        self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
-        self.compiling = compiling
-        self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
-        self.step = 0
-        self.saved_step = 0
-        self.best: float | None = None
-        self.stale = 0  # held-out scores since the best one
-        self.saved_at = time.monotonic()
-        self.window = _Window()
-        self.options: dict[str, Any] = {}  # of the run
+        self.method, self.config, self.run, self.runtime = method, config, run, runtime
+        self.schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
+        method.accumulate, method.clip = config.accumulate, config.clip
+        networks = list(method.networks().values())
+        for network in networks:
+            runtime.prepare(network)
+        if config.checkpoint_activations and not checkpoint_parts(networks):
+            raise ConfigError(
+                "--checkpoint-activations is for the generators resnet and unet; this method has neither."
+            )
+        method.train()
+        self.ema = Ema([use.network for use in method.uses.values()], config.ema)
+        self.state = State(method, self.ema, self.schedule, run, runtime, config.compile == "on")
+        self.validation = None
+        if heldout is not None:
+            self.validation = Validation(method, heldout, config, metric_options, runtime)
+        torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
+        if run.files.last.exists():
+            self.state.load()
+        self.start = self.state.step
+        self.state.options = flat(method.config, replace(config, precision=runtime.precision))
+        self.journal = Journal(
+            run.files.path,
+            self.schedule.steps,
+            self.start,
+            runtime.is_main,
+            quiet,
+            config.tensorboard,
+            self.state.ways,
+            run.shorten,
+            run.facts.kinds,
+        )
+        self.journal.say(self._introduction())
+        if self.state.compiled:
+            compile_parts(networks, self._uncompiled)
+        for note in self.validation.scorer.notes if self.validation else ():
+            self.journal.say(note)
+        source = heldout if heldout is not None else data
+        self.shown = [source[i] for i in range(min(method.rows, len(source)))]
+        self.batches = self._stream(data)
+        self.ready: deque[Batch] = deque()
+        self.taken = (runtime.to_device(self.ready.popleft()) for _ in iter(int, 1))
+        self.per_batch = config.batch_size * config.accumulate * runtime.world_size
+        self.kept = kept_steps(self.schedule.steps, config.keep)
 
-    def ways(self, kind: str) -> str:
-        """What may help against a kind of failure, in words."""
-        return ", ".join(remedies(kind, self.options, self.run.spelling))
-
-    def set_lr(self, step: int) -> None:
-        factor = self.schedule.lr_factor(step)
-        for name, optimizer in self.method.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = self.base_lr[name] * factor
-
-    def kept(self) -> str:
-        """What is safe on the disk, for a message."""
-        if not self.saved_step:
-            return "nothing was saved yet"
-        if not self.run.last.exists():
-            return f"{self.run.folder} with all that was saved is gone"
-        return f"step {self.saved_step} is kept in {self.run.folder}"
-
-    def late(self, ask: bool) -> bool:
-        """Whether the last checkpoint is too old for any process; asked of all at the same steps."""
-        return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
-
-    def save(self) -> None:
-        """Writes last.pt, then model.safetensors, unless a weight is not finite: then the last good ones stay."""
-        if not all_finite(self.method.parameters()):
-            raise TrainingError(_not_finite("a weight", self.step, self))
-        own = {"random": random_state(), "extra": _extra_state(self.method), "window": self.window.state_dict()}
-        ranks = self.runtime.gather(own)
-        if self.runtime.is_main:
-            state = {
-                "step": self.step,
-                "best": self.best,
-                "stale": self.stale,
-                "compiled": self.compiling.decided,
-                "method": self.method.state_dict(),
-                "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
-                "ema": self.ema.state_dict(),
-                "ranks": ranks,
-            }
-            save_resume(self.run.last, state)
-            self.write_model(self.run.folder / "model.safetensors")
-        self.runtime.gather(None)  # nobody goes on before the files are there
-        self.saved_at, self.saved_step = time.monotonic(), self.step
-
-    def load(self) -> None:
-        """Goes on from last.pt, and writes model.safetensors if a kill prevented that.
-
-        Raises:
-            ModelFileError: if last.pt is damaged, or of a run with other networks.
-        """
-        state = load_resume(self.run.last)
+    def run_to_the_end(self) -> bool:
+        """Take all steps that are left; return whether there were any."""
+        method, config, state, schedule, start = self.method, self.config, self.state, self.schedule, self.start
+        state.window.since = time.perf_counter()
         try:
-            self._restore(state)
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
-            raise ModelFileError(
-                f"{self.run.last} does not fit the run that config.json beside it describes; restore both, or train "
-                "into another folder."
+            with (
+                deterministic(config.deterministic),
+                Stops(self.journal.say) as stops,
+                contextlib.closing(self.batches),
+                explained(state),
+            ):
+                for step in range(start + 1, schedule.steps + 1):
+                    if self._stale():
+                        break
+                    state.set_lr(step)
+                    method.proceed(step, schedule.steps)
+                    last = step == schedule.steps
+                    due = step % config.log_every == 0 or last
+                    method.watch = due
+                    drawn = method.draws_until(step) - method.draws_until(step - 1)
+                    with saving(state, self.runtime, stops, self._report):
+                        while len(self.ready) < config.accumulate * drawn:
+                            self.ready.append(next(self.batches))
+                    self._step(step)
+                    if due:
+                        self._record(step)
+                    self.journal.advance(step, self.per_batch * drawn)
+                    save = step % config.save_every == 0 or state.late(step % config.log_every == 0)
+                    if step % config.sample_every == 0 or last:
+                        self.journal.samples(step, self._preview())
+                    if step in self.kept and self.runtime.is_main:
+                        state.write_model(self.run.files.checkpoint(step))
+                    if self.validation is not None and (step % config.validate_every == 0 or last):
+                        last = self._score(step, self.validation) or last
+                    stop = agreed_stop(stops.received, self.runtime, step, config.log_every)
+                    if save or last or stop:
+                        state.save()
+                        self._report()
+                    if stop and not last:
+                        raise Interrupted(f"Stopped and saved at step {step}. To resume: {self.run.resume_hint}", stop)
+                if state.step == start > 0 and self.runtime.is_main:
+                    self.journal.complete(self.run.facts, self._progress())
+        finally:
+            self.journal.close()
+        return state.step > start
+
+    def _step(self, step: int) -> None:
+        for _ in range(self.config.accumulate):
+            scalars = self.method.step(self.taken)
+            norms = {f"grad_{player}": x for player, x in self.method.gradient_norms.items()}
+            self.state.window.add(scalars | norms)
+            self.method.gradient_norms = {}
+        self.ema.update()
+        self.state.step, self.state.window.steps = step, self.state.window.steps + 1
+
+    def _record(self, step: int) -> None:
+        """Write the means since the last record; end the run if they are not finite."""
+        window = self.state.window
+        drawn = self.method.draws_until(step) - self.method.draws_until(step - window.steps)
+        values = window.close(self.per_batch * drawn)
+        if broken := [name for name, x in values.items() if not math.isfinite(x)]:
+            self.journal.failed(self.run.facts, Progress(step, self.schedule.steps))
+            raise TrainingError(self.state.not_finite(f"the loss '{broken[0]}'", step))
+        values["lr"] = self.schedule.lr_factor(step)
+        self.journal.record(step, self.schedule.epoch(step), values)
+
+    def _score(self, step: int, validation: Validation) -> bool:
+        """Evaluate on the held-out images and keep the best model; return whether the run ends here."""
+        try:
+            scores = validation(self.ema)
+        except DataError as error:  # the generator's output is no longer finite
+            raise TrainingError(
+                f"The held-out images cannot be scored at step {step}; {self.state.kept()}. {error}"
             ) from error
-        newest = self.run.folder / "model.safetensors"
-        if self.runtime.is_main and not _is_of_step(newest, self.step):
-            self.write_model(newest)
+        self.journal.record(step, self.schedule.epoch(step), scores, kind="validation")
+        self.state.keep_best(validation.better(scores, self.state.best))
+        self.state.stale = self.runtime.largest(self.state.stale)  # all processes stop at the same step
+        if self._stale():
+            self.journal.say(
+                f"step {step}: {validation.select} has not improved in {self.state.stale} scores; stopped. "
+                f"The best model is {self.run.files.best}"
+            )
+        return self._stale()
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.step = self.saved_step = state["step"]
-        self.best, self.stale = state["best"], state.get("stale", 0)
-        self.compiling.decided = state.get("compiled", self.compiling.decided)
-        self.method.load_state_dict(state["method"])
-        for name, optimizer in self.method.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.ema.load_state_dict(state["ema"])
-        own = state["ranks"][self.runtime.rank]
-        self.method.load_state_dict(own["extra"], strict=False)
-        self.window.load_state_dict(own.get("window", {}), self.runtime.device)
-        set_random_state(own["random"])
-        for network in self.method.networks().values():
-            network.to(self.runtime.device)
+    def _stale(self) -> bool:
+        return self.state.stale >= self.config.patience > 0
 
-    def write_model(self, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
+    @torch.no_grad()
+    def _preview(self) -> dict[str, Tensor]:
+        """Return the method's columns for the shown samples, in evaluation mode."""
+        self.method.eval()
+        columns: dict[str, list[Tensor]] = defaultdict(list)
         with self.ema.applied():
-            card = self.run.card(self.step)
-            networks = {name: self.method.uses[own].network for name, own in card.uses.items()}
-            if not all_finite(x for network in networks.values() for x in network.state_dict().values()):
-                raise TrainingError(_not_finite("a weight", self.step, self))
-            save_model(path, card, networks)
+            for sample in self.shown:
+                batch = self.runtime.to_device({name: x[None] for name, x in sample.items()})
+                for title, images in self.method.preview(batch).items():
+                    columns[title].append(images.cpu())
+        self.method.train()
+        return {title: torch.cat(images) for title, images in columns.items()}
 
-    def keep_best(self, better: float | None) -> None:
-        """Writes best.safetensors if there is a `better` score."""
-        self.stale += 1
-        if better is not None:
-            self.best, self.stale = better, 0
-            if self.runtime.is_main:
-                self.write_model(self.run.folder / "best.safetensors")
+    def _progress(self) -> Progress:
+        over = self.validation is not None and self._stale()
+        ended = f"{self.validation.select} no longer improved" if over and self.validation else ""
+        return Progress(self.state.step, self.schedule.steps, ended)
 
+    def _report(self) -> None:
+        self.journal.report(self.run.facts, self._progress())
 
-class _Window:
-    """Means of the scalars over the steps since the last record, added up on the device.
+    def _introduction(self) -> str:
+        parts = [self.runtime.describe()]
+        if self.runtime.dtype is torch.bfloat16:
+            parts.append("channels_last")
+        if self.state.compiled:
+            parts.append("compiled blocks")
+        if self.config.checkpoint_activations:
+            parts.append("activations recomputed")
+        steps = f"{', '.join(parts)}; {self.schedule.steps} steps"
+        if not self.start:
+            return steps
+        return f"{steps}, resuming from step {self.start}" if self.start < self.schedule.steps else f"{steps}, all done"
 
-    Attributes:
-        steps: how many of them this process has taken, since the time `since`.
-    """
+    def _uncompiled(self, error: Exception) -> None:
+        self.state.compiled = False
+        self.journal.say(f"Compiling failed, and the run continues without: {reason(error)}")
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.sums: dict[str, Tensor] = {}
-        self.counts: Counter[str] = Counter()
-        self.since = time.perf_counter()
-
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        self.counts.update(list(scalars))
-        for name, x in scalars.items():
-            self.sums[name] = self.sums[name] + x if name in self.sums else x
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": {name: x.cpu() for name, x in self.sums.items()}, "counts": dict(self.counts)}
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self.sums = {name: x.to(device) for name, x in state.get("sums", {}).items()}
-        self.counts = Counter(state.get("counts", {}))
-
-    def close(self, images: float) -> dict[str, float]:
-        means = {name: float(x) / self.counts[name] for name, x in self.sums.items()}  # waits for the device
-        now = time.perf_counter()
-        seconds, steps = now - self.since, self.steps
-        self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
-        return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
-
-
-def _is_of_step(path: Path, step: int) -> bool:
-    try:
-        return read_card(path).step == step
-    except ModelFileError:
-        return False
-
-
-def _compiled(config: TrainConfig, runtime: Runtime) -> bool | None:
-    """Whether networks are compiled; None to find out. Runs that must be bit-equal to others do not try."""
-    settled = config.deterministic or (runtime.device.type, runtime.dtype) in NOT_COMPILED
-    return False if config.compile == "auto" and settled else COMPILE[config.compile]
-
-
-def _extra_state(method: Method) -> dict[str, Any]:
-    return {name: x for name, x in method.state_dict().items() if name.endswith("_extra_state")}
-
-
-@torch.no_grad()
-def _preview(method: Method, ema: Ema, samples: list[Batch], runtime: Runtime) -> dict[str, Tensor]:
-    """The method's columns for `samples`, in evaluation mode."""
-    method.eval()
-    columns: dict[str, list[Tensor]] = defaultdict(list)
-    with ema.applied():
-        for sample in samples:
-            batch = runtime.to_device({name: x[None] for name, x in sample.items()})
-            for title, images in method.preview(batch).items():
-                columns[title].append(images.cpu())
-    method.train()
-    return {title: torch.cat(images) for title, images in columns.items()}
-
-
-def _scored(validation: Validation, ema: Ema, step: int, progress: _Progress) -> dict[str, float]:
-    try:
-        return validation(ema)
-    except DataError as error:  # of a generator whose output is no number any more
-        raise TrainingError(
-            f"The held-out images cannot be scored at step {step}; {progress.kept()}. {error}"
-        ) from error
-
-
-def _not_finite(what: str, step: int, progress: _Progress) -> str:
-    return f"At step {step} {what} is no longer a finite number; {progress.kept()}. Try {progress.ways('not finite')}."
-
-
-def _refuse_non_finite(values: dict[str, float], step: int, progress: _Progress) -> None:
-    bad = [name for name, x in values.items() if not torch.isfinite(torch.tensor(x))]
-    if bad:
-        raise TrainingError(_not_finite(f"the loss '{bad[0]}'", step, progress))
+    def _stream(self, data: Samples) -> Generator[Batch]:
+        method, config, steps = self.method, self.config, self.schedule.steps
+        return stream(
+            cast(Dataset[Batch], data),
+            config.accumulate * method.draws_until(self.start),
+            config.accumulate * method.draws_until(steps),
+            config.batch_size,
+            self.runtime.rank,
+            self.runtime.world_size,
+            **_workers(method, steps, self.shown[0], config, self.runtime, self.journal.say),
+            pin_memory=self.runtime.device.type == "cuda",
+        )
 
 
 def _workers(
     method: Method, steps: int, sample: Batch, config: TrainConfig, runtime: Runtime, say: Callable[[str], None]
 ) -> dict[str, int]:
-    """How many processes prepare batches, and how many each ahead: a step's in all, where shared memory has room."""
+    """Return the number of worker processes, and of batches that each prepares ahead: a step's in all, if shared memory
+    has room.
+    """
     asked = auto_workers(runtime.device) if config.workers < 0 else config.workers
     ahead = -(-config.accumulate * method.draws_until(steps) // (steps * max(asked, 1)))
     batch_bytes = config.batch_size * sum(x.nbytes for x in sample.values())
     workers, prefetch = fitting(asked, max(ahead, PREFETCH), batch_bytes)
     if workers < asked:
         say(
-            f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, which is how many are "
+            f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, so only these are "
             "used. A container gets more by docker run --shm-size 2g."
         )
     return {"workers": workers, "prefetch": prefetch}
-
-
-@contextlib.contextmanager
-def _saving(
-    run: Run, progress: _Progress, runtime: Runtime, stops: Stops, report: Callable[[], None]
-) -> Iterator[None]:
-    """Between two steps all is whole: a signal that comes here, or batches that do not, end the run with that saved."""
-    alone = runtime.world_size == 1  # several processes would have to agree
-    try:
-        with stops.waiting(alone):
-            yield
-    except KeyboardInterrupt:
-        if not alone:
-            raise
-        progress.save()
-        report()
-        raise Interrupted(
-            f"Stopped and saved at step {progress.step}. To go on: {run.resume_hint}", stops.received[0]
-        ) from None
-    except (DataError, TrainingError, OSError, MemoryError) as error:
-        if alone and progress.step > progress.saved_step:
-            progress.save()
-            report()
-        if isinstance(error, MemoryError):
-            raise
-        kept = progress.kept()
-        kind = TrainingError if isinstance(error, TrainingError) else DataError
-        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
-        raise kind(f"{error} {kept[0].upper()}{kept[1:]}.{hint}") from error
-
-
-def _agree(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
-    """The signal to stop for, or 0; all processes come to the same answer at the same step."""
-    if runtime.world_size == 1:
-        return stopped[0] if stopped else 0
-    if step % rhythm:
-        return 0
-    return runtime.largest(stopped[0] if stopped else 0)
-
-
-@contextlib.contextmanager
-def _explained(run: Run, progress: _Progress) -> Iterator[None]:
-    """Full memory, a full disk and a second Ctrl-C, in a sentence that says what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        hint = f" To go on: {run.resume_hint}" if progress.saved_step else ""
-        raise Interrupted(f"Stopped at once; {progress.kept()}.{hint}", signal.SIGINT) from None
-    except OSError as error:
-        file = Path(error.filename).absolute() if isinstance(error.filename, str) else None
-        if error.errno not in DISK_ERRORS and not (file and file.is_relative_to(run.folder.absolute())):
-            raise
-        raise TrainingError(
-            f"Cannot write {error.filename or run.folder}: {error.strerror or error}; {progress.kept()}."
-        ) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
-            raise
-        ways = f"{progress.ways('out of memory')}, or a smaller --size"
-        raise TrainingError(f"Out of memory at step {progress.step + 1}; {progress.kept()}. Use {ways}.") from error

@@ -1,4 +1,4 @@
-"""Whether the networks of a method take images of a size, and which size to use instead."""
+"""The sizes of images that the networks of a method take, and advice on others."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Scores on held-out images during a run, and what is decided by them: the best model, and when to stop."""
+"""Evaluation on held-out images during a run, which decides on the best model and on when to stop."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from torch import Tensor
 from img2img.core.method import Image, Method, Noise, Use
 from img2img.data.folders import Domain
 from img2img.data.images import Array
-from img2img.data.layouts import HeldOut, cut
+from img2img.data.samples import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.scorer import MetricOptions, Scorer
-from img2img.metrics.table import METRICS, base_name, names_of
+from img2img.metrics.table import METRICS, base_name, is_better, names_of
 from img2img.runtime.device import Runtime
 from img2img.training.config import TrainConfig
 from img2img.training.ema import Ema
@@ -28,7 +28,7 @@ QUICK = {
 
 
 class Validation:
-    """Scores the first use of a method on held-out images: its translations, or what it draws from noise.
+    """An evaluation of the first use of a method on held-out images: its translations, or what it generates.
 
     Attributes:
         select: the metric that decides which model is the best; "" where nothing decides.
@@ -115,14 +115,13 @@ class Validation:
         return out
 
     def better(self, scores: dict[str, float], best: float | None) -> float | None:
-        """The deciding score, if it is better than the best so far."""
+        """Return the deciding score if it is better than the best so far."""
         if not self.select:
             return None
         score = next(value for name, value in scores.items() if base_name(name) == self.select)
         if math.isnan(score):
             return None
-        higher = METRICS[self.select].higher_is_better
-        return score if best is None or (score > best if higher else score < best) else None
+        return score if best is None or is_better(self.select, score, best) else None
 
     def _batches(self, domain: str) -> Iterator[Tensor]:
         images = self.images[domain]
@@ -132,11 +131,11 @@ class Validation:
 
 
 def _some(heldout: HeldOut, domain: Domain) -> Array:
-    """Held-out images, (N, size, size, C): decoded once, as they come again and again."""
+    """Return held-out images, (N, size, size, C), decoded once for all evaluations."""
     chosen = domain.evenly(IMAGES)
     return np.stack([cut(chosen.load(i), heldout.config) for i in range(len(chosen))])
 
 
 def kept_steps(steps: int, keep: int) -> Sequence[int]:
-    """The steps whose models stay, evenly spaced; the last model of all is not one of them."""
+    """Return the steps whose models are kept, evenly spaced, without the last step."""
     return sorted({round(k * steps / (keep + 1)) for k in range(1, keep + 1)} - {0, steps})

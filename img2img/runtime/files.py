@@ -1,0 +1,156 @@
+"""Files that appear whole or not at all: they are written under a temporary name, and renamed when complete."""
+
+import errno
+import json
+import os
+import platform
+import re
+import secrets
+import stat
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import ConfigError, quote
+
+TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.img2img-part(\..+)?")
+STALE = 3600  # seconds after which a temporary file counts as abandoned by a killed process on any machine
+
+
+@contextmanager
+def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`: it becomes `path` if the block succeeds, and is removed if it fails.
+
+    Args:
+        path: the file to write.
+        durable: flush the content to the disk before renaming, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: on failure to write, and if `path` is not a regular file: devices and pipes are never replaced.
+    """
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "is a device or a pipe, not a regular file", str(path))
+    temporary = path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        temporary.replace(path)
+        if durable:
+            with suppress(OSError):  # not every system can open folders
+                _sync(path.parent, os.O_RDONLY)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that the user named, atomically; a device or a pipe is written to directly."""
+    if _is_special(path):
+        path.write_text(text, encoding="utf-8")
+        return
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1, durable: bool = False) -> None:
+    """Write `content` as JSON, atomically; the arguments are those of `json.dumps` and `atomic`."""
+    with atomic(path, durable) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -> None:
+    """Refuse a file that cannot be written, before the work rather than after it.
+
+    Args:
+        path: the file.
+        ours: tells from its content whether an existing file was written by img2img, and so may be replaced.
+
+    Raises:
+        ConfigError: if the file cannot be written, or belongs to somebody else.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{quote(path)} is a folder; give the name of a file to write.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {quote(path.parent)} to write {quote(Path(path.name))} into.")
+    if _is_special(path):
+        return
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"The folder {quote(path.parent)} is not writable; give another one.")
+    try:
+        content = path.read_bytes() if ours and path.exists() else b""
+    except OSError as error:
+        raise ConfigError(f"{quote(path)} exists and cannot be read: {error.strerror}; give another name.") from error
+    if ours and content and not ours(content):
+        raise ConfigError(
+            f"{quote(path)} exists and was not written by this command; give another name, or move the file away."
+        )
+
+
+def holds_keys(*names: str) -> Callable[[bytes], bool]:
+    """Return a test that recognises our own JSON by some of its keys; for `refuse_unwritable`."""
+
+    def ours(content: bytes) -> bool:
+        try:
+            record = json.loads(content)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(record, dict) and set(names) <= record.keys()
+
+    return ours
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files of `atomic` that killed processes left behind; never those of a live process."""
+    for path in folder.glob(".*"):
+        if not (leftover := TEMPORARY.fullmatch(path.name)):
+            continue
+        with suppress(OSError):
+            is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
+            if is_dead or time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether `path` exists and is a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _sync(path: Path, flags: int = os.O_RDWR) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@cache
+def _host() -> str:
+    """Return an id of the machine and the container, within which process numbers are unique."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{zlib.crc32(f'{platform.node()} {namespace}'.encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,216 @@
+"""The state of a run in memory, and its way to and from the disk."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from img2img.core.method import Method
+from img2img.errors import ModelFileError, TrainingError
+from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
+from img2img.report.advice import SPELLING, remedies
+from img2img.runs.facts import RunFacts
+from img2img.runs.folder import RunFolder
+from img2img.runtime.device import Runtime, all_finite, random_state, set_random_state
+from img2img.training.config import Schedule
+from img2img.training.ema import Ema
+
+SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives and what it is.
+
+    Attributes:
+        files: its folder.
+        card: the header of its model file, at a step.
+        facts: for the report.
+        resume_hint: the command that resumes it.
+        shorten: how to shorten it if it is long, in words.
+        spelling: of an option, in advice.
+    """
+
+    files: RunFolder
+    card: Callable[[int], ModelCard]
+    facts: RunFacts
+    resume_hint: str
+    shorten: str = ""
+    spelling: str = SPELLING
+
+
+class State:
+    """A run so far: its step, its best score, and everything that last.pt holds.
+
+    Attributes:
+        step: steps taken.
+        saved_step: the step that is on the disk.
+        best: the best held-out score; None before the first one.
+        stale: held-out scores since the best one.
+        compiled: whether networks are compiled.
+        window: the scalars since the last record of the log.
+        options: all options of the run, for advice.
+    """
+
+    def __init__(
+        self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiled: bool
+    ) -> None:
+        self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
+        self.compiled = compiled
+        self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
+        self.step = 0
+        self.saved_step = 0
+        self.best: float | None = None
+        self.stale = 0
+        self.saved_at = time.monotonic()
+        self.window = Window()
+        self.options: dict[str, Any] = {}
+
+    def ways(self, kind: str) -> str:
+        """Return what may help against a kind of failure, in words."""
+        return ", ".join(remedies(kind, self.options, self.run.spelling))
+
+    def set_lr(self, step: int) -> None:
+        factor = self.schedule.lr_factor(step)
+        for name, optimizer in self.method.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.base_lr[name] * factor
+
+    def kept(self) -> str:
+        """Return what is safe on the disk, for a message."""
+        if not self.saved_step:
+            return "nothing was saved yet"
+        if not self.run.files.last.exists():
+            return f"{self.run.files.path} with all that was saved is gone"
+        return f"step {self.saved_step} is kept in {self.run.files.path}"
+
+    def not_finite(self, what: str, step: int) -> str:
+        """Return the sentence for a number that is not finite."""
+        return f"At step {step} {what} is no longer a finite number; {self.kept()}. Try {self.ways('not finite')}."
+
+    def late(self, ask: bool) -> bool:
+        """Tell whether the last checkpoint is too old for any process; all ask at the same steps."""
+        return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
+
+    def save(self) -> None:
+        """Write last.pt, then model.safetensors; if a weight is not finite, keep the last good ones instead."""
+        if not all_finite(self.method.parameters()):
+            raise TrainingError(self.not_finite("a weight", self.step))
+        own = {"random": random_state(), "extra": _extra_state(self.method), "window": self.window.state_dict()}
+        ranks = self.runtime.gather(own)
+        if self.runtime.is_main:
+            state = {
+                "step": self.step,
+                "best": self.best,
+                "stale": self.stale,
+                "compiled": self.compiled,
+                "method": self.method.state_dict(),
+                "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
+                "ema": self.ema.state_dict(),
+                "ranks": ranks,
+            }
+            save_resume(self.run.files.last, state)
+            self.write_model(self.run.files.model)
+        self.runtime.gather(None)  # no process continues before the files are there
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def load(self) -> None:
+        """Resume from last.pt, and write model.safetensors if a kill prevented that.
+
+        Raises:
+            ModelFileError: if last.pt is damaged, or belongs to a run with other networks.
+        """
+        state = load_resume(self.run.files.last)
+        try:
+            self._restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            raise ModelFileError(
+                f"{self.run.files.last} does not fit the run that config.json beside it describes; restore both, or "
+                "train into another folder."
+            ) from error
+        newest = self.run.files.model
+        if self.runtime.is_main and not _is_of_step(newest, self.step):
+            self.write_model(newest)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = self.saved_step = state["step"]
+        self.best, self.stale = state["best"], state.get("stale", 0)
+        self.compiled = bool(state.get("compiled", self.compiled))
+        self.method.load_state_dict(state["method"])
+        for name, optimizer in self.method.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.ema.load_state_dict(state["ema"])
+        own = state["ranks"][self.runtime.rank]
+        self.method.load_state_dict(own["extra"], strict=False)
+        self.window.load_state_dict(own.get("window", {}), self.runtime.device)
+        set_random_state(own["random"])
+        for network in self.method.networks().values():
+            network.to(self.runtime.device)
+
+    def write_model(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        with self.ema.applied():
+            card = self.run.card(self.step)
+            networks = {name: self.method.uses[own].network for name, own in card.uses.items()}
+            if not all_finite(x for network in networks.values() for x in network.state_dict().values()):
+                raise TrainingError(self.not_finite("a weight", self.step))
+            save_model(path, card, networks)
+
+    def keep_best(self, better: float | None) -> None:
+        """Write best.safetensors if there is a `better` score."""
+        self.stale += 1
+        if better is not None:
+            self.best, self.stale = better, 0
+            if self.runtime.is_main:
+                self.write_model(self.run.files.best)
+
+
+class Window:
+    """Means of the scalars over the steps since the last record, summed on the device.
+
+    Attributes:
+        steps: the number of steps since the time `since`.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+        self.since = time.perf_counter()
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        self.counts.update(list(scalars))
+        for name, x in scalars.items():
+            self.sums[name] = self.sums[name] + x if name in self.sums else x
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {name: x.cpu() for name, x in self.sums.items()}, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: x.to(device) for name, x in state.get("sums", {}).items()}
+        self.counts = Counter(state.get("counts", {}))
+
+    def close(self, images: float) -> dict[str, float]:
+        means = {name: float(x) / self.counts[name] for name, x in self.sums.items()}  # waits for the device
+        now = time.perf_counter()
+        seconds, steps = now - self.since, self.steps
+        self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
+        return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
+
+
+def _is_of_step(path: Path, step: int) -> bool:
+    try:
+        return read_card(path).step == step
+    except ModelFileError:
+        return False
+
+
+def _extra_state(method: Method) -> dict[str, Any]:
+    return {name: x for name, x in method.state_dict().items() if name.endswith("_extra_state")}

@@ -1,0 +1,182 @@
+"""What several test modules share: run folders with reports, and networks of features."""
+
+import inspect
+import json
+import math
+import random
+import shutil
+import warnings
+from functools import wraps
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from img2img.report.run import write_report
+from img2img.runs.facts import Finding, Progress, Report, RunFacts
+from img2img.runs.folder import RunFolder
+from img2img.runs.record import LogRow
+
+
+def over(names, cases):
+    """Decorate a test to run with each of the `cases` of its arguments `names`, and to fail once, naming all failures.
+
+    Fixtures are made once, for all cases.
+    """
+    keys, cases = names.split(", "), list(cases)
+
+    def decorate(test):
+        @wraps(test)
+        def whole(**fixtures):
+            failed = []
+            for case in cases:
+                values = dict(zip(keys, case if len(keys) > 1 else (case,), strict=True))
+                try:
+                    test(**values, **fixtures)
+                except Exception as error:
+                    failed.append(f"{values}: {type(error).__name__}: {error}")
+            assert not failed, "\n".join(failed)
+
+        signature = inspect.signature(test)
+        kept = [parameter for name, parameter in signature.parameters.items() if name not in keys]
+        whole.__signature__ = signature.replace(parameters=kept)
+        return whole
+
+    return decorate
+
+
+# Reports
+
+FACTS = RunFacts(method="cyclegan", images={"A": 900, "B": 800}, held_out={"A": 100, "B": 100})
+DONE = Progress(4000, 4000)
+REPORTED = {
+    "l1": {"better": "lower", "range": "0 to 1", "text": "Mean absolute difference from the target."},
+    "psnr": {"better": "higher", "range": "0 dB to infinity", "text": "Peak signal-to-noise ratio to the target."},
+    "kid[encoder]": {"better": "lower", "range": "0 upwards", "text": "Kernel distance of features."},
+    "drift": {"better": "lower", "range": "0 to 1", "text": "Shift of the channels' mean and deviation."},
+    "structure": {"better": "higher", "range": "-1 to 1", "text": "Correlation of the edges with the source's."},
+    "cycle": {"better": "lower", "range": "0 to 1", "text": "Mean absolute difference after there and back."},
+}
+
+
+def score(value, std=None):
+    return {"value": value, "std": std, "note": ""}
+
+
+def scored(model, nothing, **more):
+    """An evaluation with these values of the model and of doing nothing."""
+    rows = {"model": model, "do nothing": nothing, **more}
+    rows = {row: {name: score(v) for name, v in values.items()} for row, values in rows.items()}
+    names = {name for row in rows.values() for name in row}
+    protocol = {"images": 100, "direction": "a2b", "paired": True, "size": "256", "model": "model.safetensors"}
+    protocol |= {"step": 4000, "features": "encoder", "notes": [], "seconds": 12.3}
+    return {"protocol": protocol, "metrics": {n: REPORTED[n] for n in REPORTED if n in names}, "rows": rows}
+
+
+GOOD = scored(
+    {"l1": 0.081, "psnr": 21.4, "kid[encoder]": 0.021, "drift": 0.012, "structure": 0.84, "cycle": 0.034},
+    {"l1": 0.192, "psnr": 14.2, "kid[encoder]": 0.153, "drift": 0.094, "structure": 1.0},
+    **{"histogram matching": {"l1": 0.151, "psnr": 16.0, "kid[encoder]": 0.119, "drift": 0.008, "structure": 0.97}},
+) | {"per_image": {"l1": {f"{i:03d}.png": 0.05 + 0.01 * i for i in range(9)}}}
+GOOD["rows"]["model"]["kid[encoder]"]["std"] = 0.0031
+
+
+def records(steps=4000, every=10, seed=0):
+    """Records of a CycleGAN with held-out pairs, whose best l1 is half way."""
+    rng, rows = random.Random(seed), []
+    for step in range(every, steps + 1, every):
+        fall, t = math.exp(-3 * step / steps), step / steps
+        row = {"lr": 1.0}
+        for side in ("a", "b"):
+            row |= {f"g_gan_{side}": 0.3 + rng.gauss(0, 0.05), f"cycle_{side}": 0.05 + 0.2 * fall + rng.gauss(0, 0.01)}
+            row |= {f"identity_{side}": 0.04 + 0.1 * fall, f"d_{side}": 0.2 + rng.gauss(0, 0.03)}
+            row |= {
+                f"d_{side}_real": min(1, 0.8 + rng.gauss(0, 0.08)),
+                f"d_{side}_fake": min(1, 0.75 + rng.gauss(0, 0.08)),
+            }
+        row |= {"grad_G": 3 * fall + 0.5 + rng.random() / 5, "grad_D": 1 + rng.random() / 2}
+        row |= {"seconds_per_step": 1.08, "images_per_s": 1.85}
+        rows.append(LogRow(step, 1 + step // 900, "train", row))
+        if step % max(every, steps // 8) == 0:
+            l1 = 0.08 + 0.4 * (t - 0.5) ** 2
+            rows.append(LogRow(step, 1, "validation", {"l1": l1, "psnr": 21 - 20 * l1}))
+    return rows
+
+
+def grid(width, height, seed=0):
+    """Smooth blobs, as photographs compress."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def run_folder(root, name="h2z", steps=(500, 1000, 4000), size=(300, 120)):
+    """A run folder with config and samples."""
+    folder = root / name
+    (folder / "samples").mkdir(parents=True)
+    for step in steps:
+        grid(*size, seed=step).save(folder / "samples" / f"{step:08d}.png")
+    config = {
+        "method": "cyclegan",
+        "options": {"a": "horses", "b": "zebras", "size": 256, "lr": 0.0002, "lambda_cycle": 10.0, "d_lr": None},
+        "processes": 1,
+        "command": "img2img train cyclegan --a horses --b zebras --out checkpoints/h2z",
+        "environment": {"img2img": "0.1.0", "torch": "2.14.1", "python": "3.11.7", "system": "Linux x86_64, 2 cores"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def put(folder, name, record):
+    (folder / name).write_text(json.dumps(record))
+
+
+def checkpoints(best=2000):
+    scores = {f"models/{s:08d}.safetensors": {"step": s, "l1": score(0.08 + abs(s - best) / 1e5)} for s in
+              range(1000, 5000, 1000)}  # fmt: skip
+    return {"metric": "l1", "better": "lower", "best": f"models/{best:08d}.safetensors", "scores": scores}
+
+
+def full_folder(root):
+    """A run folder with everything that a report can show, some of it alarming."""
+    folder = run_folder(root, steps=(200,), size=(1000, 500))
+    for step in range(400, 4001, 200):
+        shutil.copy(folder / "samples" / "00000200.png", folder / "samples" / f"{step:08d}.png")
+    put(folder, "evaluation.json", GOOD)
+    put(folder, "checkpoints.json", checkpoints())
+    grid(600, 300).save(folder / "evaluation_images.png")
+    findings = [Finding("oscillation", 700, 1100), Finding("discriminator winning", 3100)]
+    write_report(RunFolder(folder), records(), Report(FACTS, DONE, findings))
+    return folder
+
+
+def noise_rows():
+    """Records of a DCGAN."""
+    values = {"g_gan": 0.7, "d": 0.6, "d_real": 0.7, "d_fake": 0.7, "diversity": 0.9, "seconds_per_step": 0.1}
+    return [LogRow(step, 1, "train", values | {"grad_G": 0.0}) for step in range(1, 20)]
+
+
+# Metrics
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth(n, side=24, channels=3, seed=0, wide=None):
+    """Images of soft blobs, (n, channels, side, wide) in [-1, 1]."""
+    noise = torch.randn(n, channels, side, wide or side, generator=seeded(seed)).numpy()
+    x = torch.from_numpy(ndimage.gaussian_filter(noise, (0, 0, 2, 2)))
+    return (x / x.abs().amax((1, 2, 3), keepdim=True)).float()
+
+
+def spoiled(x, amount, seed=1):
+    return (x + amount * torch.randn(x.shape, generator=seeded(seed))).clamp(-1, 1)
+
+
+def save_torchscript(network, example, path):
+    """The network as a TorchScript file, which PyTorch still reads and no longer likes to write."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(network, example).save(path)
