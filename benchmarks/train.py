@@ -415,15 +415,16 @@ def load_only(method, size, batch, source, kept, device, seconds=5.0):
     """Take batches for some seconds as training does, without using them."""
     import torch
 
-    from img2img.data.opening import LAYOUTS
+    from img2img.data.opening import open_samples
+    from img2img.data.options import data_options
     from img2img.data.stream import auto_workers, stream
     from img2img.methods import METHODS
 
-    layout = METHODS[method].layout
+    needs = METHODS[method].Config.needs
     options = {"size": size, "cache_mb": 4096 if kept else 0}
-    options |= {"data": f"{source}/a"} if layout == "images" else {"a": f"{source}/a", "b": f"{source}/b"}
+    options |= {"a": f"{source}/a", "b": f"{source}/b"} if "a" in needs.domains else {"data": f"{source}/a"}
     workers = auto_workers(torch.device(device))
-    opened = LAYOUTS[layout].open(LAYOUTS[layout].Config(**options), layout == "pairs", 0, workers > 0)
+    opened = open_samples(needs, data_options(needs)(**options), 0, workers > 0)
     batches = stream(opened.train, 0, 10**6, batch, workers=workers, pin_memory=device == "cuda")
     for _ in range(2):
         next(batches)

@@ -129,7 +129,8 @@ def train(
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
     data_config, train_config, method_config, *others = split(options, *groups)
-    refuse_idle(method, asked, method_config)
+    for config in (data_config, method_config):
+        refuse_idle(method, asked, config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     unresolved, method_config = method_config, method_class.resolve(method_config, Facts(data_config.size))
 
@@ -196,7 +197,10 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
     """Evaluate a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
     held = opened.heldout
     assert held is not None
-    sides = Sides.held_out((held.a, held.b), held.config, paired, folder, EvaluateOptions(limit=VALIDATION_IMAGES))
+    domains, chosen = (held.domains["a"], held.domains["b"]), EvaluateOptions(limit=VALIDATION_IMAGES)
+    sides = Sides.held_out(domains, held.config, paired, folder, chosen)
+        (held.domains["a"], held.domains["b"]), held.config, paired, folder, EvaluateOptions(limit=VALIDATION_IMAGES)
+    )
     evaluator = Evaluator.for_model(model, sides, options=options)
     try:
         keep(folder, evaluator, model, evaluator.of_model(model))

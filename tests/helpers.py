@@ -1,10 +1,12 @@
 """What several test modules share: run folders with reports, and networks of features."""
 
+import inspect
 import json
 import math
 import random
 import shutil
 import warnings
+from functools import wraps
 
 import numpy as np
 import torch
@@ -15,6 +17,34 @@ from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow
+
+
+def over(names, cases):
+    """Decorate a test to run with each of the `cases` of its arguments `names`, and to fail once, naming all failures.
+
+    Fixtures are made once, for all cases.
+    """
+    keys, cases = names.split(", "), list(cases)
+
+    def decorate(test):
+        @wraps(test)
+        def whole(**fixtures):
+            failed = []
+            for case in cases:
+                values = dict(zip(keys, case if len(keys) > 1 else (case,), strict=True))
+                try:
+                    test(**values, **fixtures)
+                except Exception as error:
+                    failed.append(f"{values}: {type(error).__name__}: {error}")
+            assert not failed, "\n".join(failed)
+
+        signature = inspect.signature(test)
+        kept = [parameter for name, parameter in signature.parameters.items() if name not in keys]
+        whole.__signature__ = signature.replace(parameters=kept)
+        return whole
+
+    return decorate
+
 
 # Reports
 

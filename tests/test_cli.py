@@ -21,18 +21,17 @@ from PIL import Image
 from img2img import BatchEqualizer, __version__
 from img2img.cli import equalize as cli_equalize, main as cli
 from img2img.cli.equalize import add_equalizing
-from img2img.data.opening import LAYOUTS
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
 from img2img.runs.record import OPERATIONAL
-from img2img.training.config import TrainConfig
+from img2img.training.groups import groups_of
 
 ROOT = Path(cli.__file__).parents[2]
 FIELDS = [
     (name, field.name, get_args(get_type_hints(config, include_extras=True)[field.name])[1])
     for name, method in METHODS.items()
-    for config in (LAYOUTS[method.layout].Config, TrainConfig, method.Config)
+    for config in groups_of(method.Config)
     for field in dataclasses.fields(config)
     if field.name not in method.Config.unused
 ]
@@ -182,10 +181,7 @@ def test_the_shell_completes_commands_options_and_names(monkeypatch, command_lin
 
 @pytest.mark.parametrize("method", METHODS)
 def test_options_of_a_command_do_not_collide(method):
-    groups = [
-        {f.name for f in dataclasses.fields(c)}
-        for c in (LAYOUTS[METHODS[method].layout].Config, TrainConfig, METHODS[method].Config)
-    ]
+    groups = [{f.name for f in dataclasses.fields(c)} for c in groups_of(METHODS[method].Config)]
     for one, other in combinations([*groups, {"out", "resume", "quiet", "method"}], 2):
         assert not one & other
     assert set.union(*groups) >= OPERATIONAL

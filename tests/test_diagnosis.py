@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from helpers import over
 
 import img2img
 from img2img.report.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
@@ -38,20 +39,20 @@ def test_a_healthy_game_has_no_finding():
     assert seen([{"g_gan": 1.0, "cycle": 0.2}] * 100) == {}  # nothing is known of it
 
 
-@pytest.mark.parametrize("kind", BAD)
+@over("kind", BAD)
 def test_a_failure_is_found_and_nothing_else(kind):
     found = seen([HEALTHY] * 60 + [HEALTHY | BAD[kind]] * 20)
     assert list(found) == [kind] and 60 < found[kind].start <= 60 + WINDOW and found[kind].end is None
     assert found[kind].text == f"{kind}: {MEANINGS[kind]} To try: what helps {kind}."
 
 
-@pytest.mark.parametrize("period", [1, 2, 3])
+@over("period", [1, 2, 3])
 def test_oscillation_is_found_from_the_first_swings_on(period):
     found = seen([swinging(i // period) for i in range(20)])
     assert list(found) == ["oscillation"] and found["oscillation"].start <= SWING and found["oscillation"].end is None
 
 
-@pytest.mark.parametrize("lead", [-0.9, 0.9])
+@over("lead", [-0.9, 0.9])
 def test_a_game_that_finds_its_balance_once_does_not_oscillate(lead):
     """Small CycleGANs begin so: real images are all judged wrong, and then about half of them."""
     rows = [HEALTHY | {"d_real": 0.5 + x / 2, "d_fake": 0.5 - x / 2} for x in (lead, lead / 2, lead / 5, -0.1, 0.05)]
@@ -70,12 +71,12 @@ def test_a_failure_can_be_over():
     assert 80 < finding.end <= 80 + WINDOW and finding.when == f"from step {finding.start} to {finding.end}"
 
 
-@pytest.mark.parametrize("kind", ["discriminator winning", "saturation"])
+@over("kind", ["discriminator winning", "saturation"])
 def test_a_sure_discriminator_alone_is_no_failure(kind):
     assert seen([HEALTHY | {"d_real": 1.0, "d_fake": 1.0}] * 40) == {}
 
 
-@pytest.mark.parametrize(("steps", "first"), [(400, 200), (700, 350), (2000, 500), (10_000, 1000)])
+@over("steps, first", [(400, 200), (700, 350), (2000, 500), (10_000, 1000)])
 def test_generators_are_alike_at_first(steps, first):
     """A DCGAN on MNIST draws the same spot for 500 steps, and digits after that."""
     diagnosis = Diagnosis(steps)

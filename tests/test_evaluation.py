@@ -16,15 +16,16 @@ from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import evaluate, rank
-from img2img.evaluation.evaluator import CHUNK_VALUES, MATCHED, Evaluation, _chunks, described
+from img2img.evaluation.evaluator import CHUNK_VALUES, _chunks
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.scores import Evaluation, described
 from img2img.evaluation.sides import Side, Sides
 from img2img.metrics.structure import structure
 from img2img.metrics.table import METRICS, Score, best_of, is_better, names_of, sign_of
 from img2img.report.remarks import of_evaluation
 from img2img.report.result import meanings
-from img2img.runs.results import MODEL, NOTHING
+from img2img.runs.results import MATCHED, MODEL, NOTHING
 from img2img.training.validation import kept_steps
 
 SIZE = 32

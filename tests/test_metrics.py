@@ -1,12 +1,13 @@
 """Metrics of single images, of label maps and of pixels, against independent formulas; and what holds for the table."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from conftest import refused
-from helpers import seeded, smooth, spoiled
+from helpers import over, seeded, smooth, spoiled
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 from sklearn.metrics import confusion_matrix, jaccard_score
@@ -189,8 +190,8 @@ def test_photographs_are_no_label_maps(images):
     assert "more than 64 distinct colours" in text and "--palette" in text
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@over(
+    "text, words",
     [
         ("0 0 0\n300 0 0\n", "line 2: '300 0 0' is not a colour"),
         ("red\n", "line 1: 'red' is not a colour"),
@@ -202,6 +203,7 @@ def test_photographs_are_no_label_maps(images):
 )
 def test_palettes_that_are_none(tmp_path, text, words):
     file = tmp_path / "colours.txt"
+    file.unlink(missing_ok=True)
     if text is not None:
         file.write_text(text)
     assert words in refused(ConfigError, Scorer, ["mean_iou"], MetricOptions(palette=str(file)))
@@ -232,7 +234,7 @@ def example(name, amount, n=5, seed=0, channels=3):
     return given | {kind: worse for kind in METRICS[name].on[1:]}
 
 
-@pytest.mark.parametrize("name", FREE)
+@over("name", FREE)
 def test_better_images_score_better(name):
     levels = (0.05, 0.15, 0.4) if METRICS[name].kind == "pixels" else (0.1, 0.4, 0.9)
     levels = (0.9, 1.4, 2.5) if METRICS[name].kind == "labels" else levels
@@ -241,7 +243,7 @@ def test_better_images_score_better(name):
     assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and len(set(scores)) == 3
 
 
-@pytest.mark.parametrize("name", FREE)
+@over("name", FREE)
 def test_value_depends_neither_on_batches_nor_on_order(name):
     every = example(name, 0.5)
     whole = scored(name, [every])
@@ -253,29 +255,27 @@ def test_value_depends_neither_on_batches_nor_on_order(name):
     assert alone([3, 0, 4, 2, 1]) == pytest.approx(alone([0, 1, 2, 3, 4]), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", FREE)
-@pytest.mark.parametrize("amount", [0.1, 2.0])
+@over("name, amount", itertools.product(FREE, (0.1, 2.0)))
 def test_values_lie_in_the_stated_range(name, amount):
     low, high = {"-1 to 1": (-1, 1), "0 to 1": (0, 1), "0 dB to infinity": (0, math.inf)}[METRICS[name].range]
     assert low <= scored(name, [example(name, amount)]) <= high
 
 
-@pytest.mark.parametrize("name", [name for name in FREE if METRICS[name].kind != "labels"])
-@pytest.mark.parametrize("channels", [1, 5])
+@over("name, channels", itertools.product([name for name in FREE if METRICS[name].kind != "labels"], (1, 5)))
 def test_any_number_of_channels_and_symmetry(name, channels):
     every = example(name, 0.3, n=2, channels=channels)
     turned = dict(zip(METRICS[name].on, [every[kind] for kind in reversed(METRICS[name].on)], strict=True))
     assert scored(name, [every]) == pytest.approx(scored(name, [every | turned]), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in IMAGE if name not in SIDE])
+@over("name", [name for name in IMAGE if name not in SIDE])
 def test_small_images_have_a_score(name):
     """Training sizes start at 16 px; a validation must not fail there."""
     x = torch.rand(1, 3, 16, 16, generator=seeded(3)) * 2 - 1
     assert math.isfinite(METRICS[name].fn(x, -x))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@over("name", METRICS)
 def test_every_entry_is_complete(name):
     metric = METRICS[name]
     assert metric.kind in {"image", "labels", "features", "logits", "pixels"}
@@ -335,8 +335,8 @@ def test_nothing_random_is_drawn_from_the_training(images):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
+@over(
+    "given, words",
     [
         ({"real": torch.zeros(2, 3, 8, 8), "fake": torch.zeros(1, 3, 8, 8)}, "not 2 real, 1 fake"),
         ({"real": torch.zeros(1, 3, 8, 8), "fake": torch.zeros(1, 3, 8, 6)}, "real is 3×8×8, fake 3×8×6"),

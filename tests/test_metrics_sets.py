@@ -1,10 +1,12 @@
 """Metrics of whole sets, of features and logits, against independent implementations."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from conftest import refused
-from helpers import save_torchscript
+from helpers import over, save_torchscript
 from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
 
@@ -31,7 +33,7 @@ REAL, ALIKE, OTHER = points(60), points(50, seed=1), points(50, shift=1.5, seed=
 # Against independent implementations
 
 
-@pytest.mark.parametrize("fake", [ALIKE, OTHER], ids=["alike", "other"])
+@over("fake", [ALIKE, OTHER])
 def test_fid_with_the_matrix_root_of_scipy(fake):
     a, b = REAL.double().numpy(), fake.double().numpy()
     covariances = [np.cov(x, rowvar=False) for x in (a, b)]
@@ -71,8 +73,7 @@ def test_kid_over_subsets_is_near_that_of_all_and_has_a_spread():
     assert kid(real, fake, 1, 60).std == 0
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("fake", [ALIKE, OTHER], ids=["alike", "other"])
+@over("k, fake", itertools.product((1, 3, 5), (ALIKE, OTHER)))
 def test_precision_recall_density_coverage_with_scikit_learn(fake, k):
     def radii(x):
         return NearestNeighbors(n_neighbors=k).fit(x).kneighbors()[0][:, -1]  # without themselves
@@ -119,13 +120,13 @@ def test_inception_score_in_closed_form():
 # Over the table
 
 
-@pytest.mark.parametrize("name", SETS)
+@over("name", SETS)
 def test_sets_that_are_alike_score_better(name):
     scores = [METRICS[name].fn(REAL, points(50, shift=shift, seed=1)).value for shift in (0, 1.5, 4)]
     assert scores == sorted(scores, reverse=METRICS[name].better == "higher") and scores[0] != scores[2]
 
 
-@pytest.mark.parametrize("name", SETS)
+@over("name", SETS)
 def test_equal_sets_have_the_best_score(name):
     score = METRICS[name].fn(REAL, REAL).value
     if METRICS[name].better == "higher":
@@ -134,7 +135,7 @@ def test_equal_sets_have_the_best_score(name):
         assert score < 1e-6
 
 
-@pytest.mark.parametrize("name", [*SETS, "inception_score"])
+@over("name", [*SETS, "inception_score"])
 def test_the_order_of_images_and_the_random_state_do_not_matter(name):
     metric = METRICS[name]
     sets = [ALIKE] if metric.kind == "logits" else [REAL, ALIKE]

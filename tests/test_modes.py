@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import over
 
 import img2img
 from img2img.errors import DataError
@@ -9,7 +10,7 @@ from img2img.evaluation.classes import Classifier
 from img2img.evaluation.modes import grid, ring, stacked
 
 
-@pytest.mark.parametrize(("mixture", "modes"), [(ring(), 8), (grid(), 25), (ring(modes=3), 3)])
+@over("mixture, modes", [(ring(), 8), (grid(), 25), (ring(modes=3), 3)])
 def test_the_data_cover_all_modes(mixture, modes):
     points = mixture.sample(5000)
     assert points.shape == (5000, 1, 1, 2) and points.dtype == np.float32

@@ -17,7 +17,7 @@ from conftest import refused
 
 import img2img
 from img2img.errors import ConfigError, ModelFileError
-from img2img.evaluation.evaluator import Evaluation
+from img2img.evaluation.scores import Evaluation
 from img2img.lab.equalizer import LabWarning
 from img2img.metrics.score import Score
 from img2img.model.folder import SHOWN_FAILURES, Outcome, Summary

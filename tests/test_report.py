@@ -29,7 +29,16 @@ from PIL import Image
 
 from img2img.report.curves import training_panels
 from img2img.report.run import SHOWN_SAMPLES, rewrite_report, write_report
-from img2img.runs.facts import Finding, Progress, Report, RunFacts, UseRecord, read_report_record, write_report_record
+from img2img.runs.facts import (
+    Finding,
+    Progress,
+    Report,
+    RunFacts,
+    UseRecord,
+    facts_of,
+    read_report_record,
+    write_report_record,
+)
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, kinds_of_old
 
@@ -431,6 +440,8 @@ def test_a_report_json_is_read_as_it_was_written(tmp_path):
     report = Report(facts, Progress(3, 10), [Finding("oscillation", 1)])
     write_report_record(files, report)
     assert read_report_record(files) == report
+    plain = {"name": "a2b", "images": ["a"], "labels": False, "output": "b"}
+    assert facts_of({"method": "cyclegan", "uses": [plain], "seed": 3}).uses == facts.uses  # as a run states them
     for text in ("", "{", '{"format": 2, "facts": {"method": 5}}', '{"format": 99, "progress": 1}'):
         files.report_record.write_text(text)
         assert read_report_record(files) == Report()

@@ -11,16 +11,14 @@ from conftest import refused, write_images
 from PIL import Image
 
 import img2img
-from img2img.core.method import Method
 from img2img.core.needs import Needs
 from img2img.data.finding import find_domains
 from img2img.data.folders import Domain
-from img2img.data.opening import LAYOUTS, open_samples
+from img2img.data.opening import open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
 from img2img.data.samples import Samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError, Img2ImgError
-from img2img.methods import METHODS
 
 PLAIN, LABELLED = Needs(), Needs(labels=True)
 
@@ -142,11 +140,6 @@ def test_augmentations_that_are_refused(augment, data, kind, answer):
 def test_arrays_as_data_of_a_translation_method_are_refused(tmp_path):
     with pytest.raises(Img2ImgError):
         img2img.train("cyclegan", data=np.zeros((4, 32, 32), np.uint8), out=tmp_path / "run", size=32, steps=1)
-
-
-def test_every_method_has_a_layout():
-    assert {method.layout for method in METHODS.values()} <= set(LAYOUTS)
-    assert all(issubclass(method, Method) for method in METHODS.values())
 
 
 # Classes.

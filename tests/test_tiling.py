@@ -1,6 +1,7 @@
 """Images in tiles: the same output as the whole image, in bounded memory."""
 
 import gc
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,10 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from img2img.model import tiling
-from img2img.model.tiling import Lazy, Memory
+import img2img
+from img2img.data.scale import Scale
+from img2img.errors import ConfigError, TrainingError
+from img2img.methods import METHODS
+from img2img.model import tiling, translator
+from img2img.model.file import ModelCard, save_model
+from img2img.model.options import TranslateOptions
+from img2img.model.tiling import Lazy, Memory, NotInTilesError
 from img2img.networks import GENERATORS
 from img2img.networks.layers import init_weights
+from img2img.runtime.device import Runtime
 
 CPU = torch.device("cpu")
 
@@ -25,9 +33,12 @@ def lazily(x, memory, asked=None):
     return Lazy(tuple(x.shape), read, memory)
 
 
-def in_tiles(network, x, memory):
+def in_tiles(network, x, memory, *conditions):
+    def read(rows, columns):
+        return x[:, :, slice(*rows), slice(*columns)]
+
     with torch.inference_mode():
-        return network(lazily(x, memory)).collect(CPU)
+        return tiling.in_tiles(network, tuple(x.shape), read, memory, *conditions)
 
 
 def whole(network, x):
@@ -189,6 +200,147 @@ def test_a_small_image_with_large_maps_is_cut_up_all_the_same():
     assert len(largest) > 1 and max(largest) <= 18
 
 
-def test_an_operation_without_a_form_for_tiles_is_named():
-    with pytest.raises(NotImplementedError, match="softmax"):
-        F.softmax(lazily(torch.rand(1, 2, 8, 8), Memory(2, 0, CPU)), 1)
+class Attention(nn.Module):
+    """Every pixel looks at all others, which tiles cannot."""
+
+    multiple = 1
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        flat = x.flatten(2)
+        weights = F.softmax(flat.transpose(1, 2) @ flat, -1)
+        return self.last(x + (flat @ weights.transpose(1, 2)).reshape(x.shape))
+
+
+class Conditioned(nn.Module):
+    """An image and a class: as planes, as a scale and a shift of each channel, and as numbers."""
+
+    multiple = 1
+
+    def __init__(self):
+        super().__init__()
+        self.film, self.layer = nn.Embedding(3, 10), nn.Conv2d(2 + 3, 5, 3, padding=1)
+
+    def forward(self, x, label, strength=0.5):
+        one_hot = F.one_hot(label, 3).to(x)
+        x = self.layer(torch.cat([x, one_hot[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1))
+        scale, shift = self.film(label)[:, :, None, None].chunk(2, 1)
+        return torch.tanh(strength * (shift + x * scale) + x + 0.1)
+
+
+WITHOUT_A_FORM = {
+    "attention": Attention(),
+    "a mean": lambda x: x + x.mean((2, 3), keepdim=True),
+    "an arithmetic": lambda x: x - 1,
+    "a slice": lambda x: x[..., ::2],
+    "a pool": nn.AdaptiveAvgPool2d(1),
+    "a norm of groups": nn.GroupNorm(1, 2),
+    "dropout in training": nn.Dropout(0.5),
+    "circular padding": nn.CircularPad2d(1),
+    "bilinear upsampling": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "maps of two sizes": lambda x: x + F.pad(x, (1, 1, 1, 1)),
+    "a map beside a single pixel": lambda x: x + F.conv2d(x, torch.ones(2, 2, 40, 40), None, (1, 1), (0, 0), (1, 1), 1),
+    "no image": lambda x: (x, x),
+}
+
+
+def test_what_has_no_form_in_tiles_is_one_sentence():
+    x, found = picture(40, 40), {}
+    for name, network in WITHOUT_A_FORM.items():
+        try:
+            in_tiles(network, x, Memory(16, 0, CPU))
+        except NotInTilesError as error:
+            found[name] = str(error)
+    assert found.keys() == WITHOUT_A_FORM.keys()
+    for text in found.values():
+        assert text.startswith("The network of this model cannot be computed in tiles (")
+        assert text.endswith("); use --tile off.") and "\n" not in text
+    assert "flatten has no form in tiles" in found["attention"]
+
+
+def test_full_memory_is_not_taken_for_an_operation_without_a_form():
+    def full(x):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        in_tiles(full, picture(40, 40), Memory(16, 0, CPU))
+
+
+def test_conditions_pass_unchanged():
+    torch.manual_seed(0)
+    network, x = Conditioned().eval(), picture(96, 60)
+    wrong = []
+    for label in range(3):
+        for free in (0, 2**30):
+            condition = torch.tensor([label])
+            with torch.inference_mode():
+                expected = network(x, condition, 0.3)
+            out = in_tiles(network, x, Memory(16, free, CPU), condition, 0.3)
+            if out.shape != expected.shape or float((out - expected).abs().max()) > 1e-5:
+                wrong.append((label, free))
+    assert not wrong
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_prepared_network_in_tiles(precision):
+    network, x = build("unet"), picture(96, 96)
+    Runtime(CPU, precision).prepare(network)
+    out, expected = in_tiles(network, x, Memory(16, 2**30, CPU)), whole(network, x)
+    assert out.dtype == expected.dtype == torch.float32
+    assert float((out - expected).abs().mean()) < (0.01 if precision is torch.bfloat16 else 1e-5)
+
+
+@pytest.fixture
+def attentive(tmp_path, monkeypatch):
+    """A translator whose network has attention in it."""
+    torch.manual_seed(0)
+    card = ModelCard(
+        "cyclegan",
+        asdict(METHODS["cyclegan"].Config(generator="resnet_3", width=4)),
+        32,
+        {"a": 2, "b": 2},
+        {"a": Scale(0, 255, "uint8"), "b": Scale(0, 255, "uint8")},
+        {"a2b": "a2b"},
+        1,
+        "0",
+    )
+    use = METHODS["cyclegan"].build(METHODS["cyclegan"].Config(generator="resnet_3", width=4), card.facts)["a2b"]
+    save_model(tmp_path / "m.safetensors", card, {"a2b": use.network})
+    model = img2img.load(tmp_path / "m.safetensors", device="cpu", precision="fp32")
+    monkeypatch.setattr(model, "_networks", {("a2b", None): Attention().eval()})
+    monkeypatch.setattr(model, "_fresh", lambda: model._networks["a2b", None])
+    monkeypatch.setattr(translator, "TILE_FROM", 20 * 20)
+    return model
+
+
+def test_large_images_of_such_a_network_go_whole_by_themselves(attentive):
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 2), np.uint8)
+    expected = attentive(image, tile="off")
+    assert attentive.tile((30, 30), TranslateOptions()) == 512
+    for _ in range(2):
+        assert np.array_equal(attentive(image), expected)
+    assert attentive.tile((30, 30), TranslateOptions()) == 0
+    assert attentive.notes == [
+        "Large images are not translated in tiles: the network of this model cannot be computed in tiles (flatten has "
+        "no form in tiles)."
+    ]
+    with pytest.raises(ConfigError, match=r"cannot be computed in tiles \(.*\); use --tile off\."):
+        attentive(image, tile=16)
+
+
+def test_such_a_network_without_memory_is_one_sentence(attentive, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(attentive, "_whole", full)
+    image = np.zeros((200, 200, 2), np.uint8)
+    monkeypatch.setattr(translator, "TILE_FROM", 2**30)
+    with pytest.raises(
+        TrainingError, match="Not enough memory for an image of 200x200 pixels: the network of this model cannot"
+    ):
+        attentive(image)
+    assert not attentive.notes

@@ -1,5 +1,7 @@
 """Training runs: exact resume, what a run leaves behind, what stops it, several processes."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 import img2img
 from img2img.errors import ConfigError, Interrupted, ModelFileError, TrainingError
 from img2img.methods import METHODS
-from img2img.model.file import load_resume, read_card
+from img2img.model.file import as_os_error, load_resume, read_card
 from img2img.training.config import Schedule
 from img2img.training.ema import Ema
 
@@ -407,6 +409,26 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(pairs, quick, tmp_path, mon
     kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert kept["step"] == 2
     assert [path for path in (tmp_path / "run").rglob("*") if "img2img-part" in path.name] == []
+
+
+def test_only_errors_of_writing_are_called_a_full_disk(tmp_path, monkeypatch):
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    writing = ["[enforce fail at inline_container.cc:672] . unexpected pos", "basic_ios::clear: iostream error"]
+    for text in writing:
+        with pytest.raises(OSError, match="the disk is full or does not take the file"), as_os_error(tmp_path):
+            raise RuntimeError(text)
+    for size in (1, 10**5):  # torch reports the second one in an error of its own
+        with pytest.raises(OSError, match=r"disk is full|No space left"), as_os_error(tmp_path):
+            torch.save(torch.zeros(size), Full())
+    for text in ("Some tensors share memory", "CUDA error: an illegal memory access was encountered"):
+        with pytest.raises(RuntimeError, match=text), as_os_error(tmp_path):
+            raise RuntimeError(text)
 
 
 def test_a_run_folder_that_was_taken_away_is_not_said_to_keep_anything(pairs, quick, tmp_path, monkeypatch):

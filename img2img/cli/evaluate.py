@@ -106,7 +106,7 @@ def print_rows(rows: Mapping[str, dict[str, "Score"]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from img2img.evaluation.evaluator import saved_rows, texts_of
+    from img2img.evaluation.scores import saved_rows, texts_of
     from img2img.report.remarks import best_rows
 
     metrics, saved = texts_of(rows), saved_rows(rows)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from img2img.core.needs import Needs
-from img2img.data.finding import Notes, Split, find_domains
+from img2img.data.finding import Notes, find_domains
 from img2img.data.samples import HeldOut, Samples
 
 Say = Callable[[str], None]

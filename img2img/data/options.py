@@ -79,9 +79,6 @@ class LabelledConfig(ImagesConfig):
     ] = None
 
 
-CONFIGS: dict[str, type[Options]] = {"pairs": DataConfig, "unpaired": DataConfig, "images": ImagesConfig}
-
-
 def data_options(needs: Needs) -> type[Options]:
     """Return the dataclass of the options that say which images a method is trained on."""
     if needs.domains == ("a", "b"):

@@ -169,16 +169,6 @@ class HeldOut(Dataset[dict[str, Tensor]]):
             sample[LABEL] = torch.tensor(self.labels[i % len(self.labels)])
         return sample
 
-    # For callers that have not moved to `domains`.
-
-    @property
-    def a(self) -> Domain:
-        return self.domains["a"]
-
-    @property
-    def b(self) -> Domain:
-        return self.domains["b"]
-
 
 def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:
     """Return a held-out image (H, W, C) at the training size, (size, size, C)."""

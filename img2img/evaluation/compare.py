@@ -15,8 +15,9 @@ from img2img.data.grid import draw_grid
 from img2img.data.images import refuse_unwritable, write_text
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import sides_of
-from img2img.evaluation.evaluator import Evaluation, Evaluator, Progress, shrunk
+from img2img.evaluation.evaluator import Evaluator, Progress, shrunk
 from img2img.evaluation.options import EvaluateOptions, Show
+from img2img.evaluation.scores import Evaluation
 from img2img.evaluation.sides import arrays_in
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
@@ -152,7 +153,7 @@ def _options_of(model: Translator) -> dict[str, Any]:
 
 
 def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) -> list[str]:
-    """Return what makes the comparison unfair to some of the runs, or favours them."""
+    """Return notes on whatever treats the runs unequally."""
     notes, size = [], models[0].card.size
     for title, model in zip(titles[1:], models[1:], strict=True):
         if own and model.card.size and model.card.size != size:

@@ -12,14 +12,12 @@ from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
     OF_FOLDERS,
     OF_PAIRS,
-    Evaluation,
     Evaluator,
     Progress,
     computable,
-    described,
-    saved_rows,
 )
 from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.scores import Evaluation, described, saved_rows
 from img2img.evaluation.sides import Sides, arrays_in, learns_from_pairs, open_two, size_in_words
 from img2img.metrics.scorer import MetricOptions
 from img2img.metrics.table import Score, best_of, names_of

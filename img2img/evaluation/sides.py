@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from img2img.data.axes import arrays_of
+from img2img.data.finding import find_domains
 from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
 from img2img.data.images import Array, Header, resize
-from img2img.data.layouts import DataConfig, cut, open_data
+from img2img.data.options import DataConfig
 from img2img.data.picture import quote
+from img2img.data.samples import cut
 from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
@@ -150,16 +152,17 @@ class Sides:
             raise ConfigError(
                 f"{folder} was trained on arrays, so its held-out images are not known here; name images: {WHERE}."
             )
-        opened = open_data(config, paired)
+        opened = find_domains(method.Config.needs, config)
         trained = record.training_images() or read_report_record(run).facts.images
-        found = {domain.title: len(domain) for domain in opened.train}
+        found = {domain.title: len(domain) for domain in opened.train.values()}
         if trained and trained != found:
             raise DataError(
                 f"The data of {folder} have changed: it was trained on {in_words(trained)}, now there are "
                 f"{in_words(found)}, so images that it was trained on may count as held out. "
                 f"Name images that it has not seen: {WHERE}."
             )
-        return cls.held_out(opened.heldout, config, paired, folder, options)
+        heldout = (opened.heldout["a"], opened.heldout["b"]) if opened.heldout else None
+        return cls.held_out(heldout, config, paired, folder, options)
 
     @classmethod
     def held_out(
@@ -185,7 +188,13 @@ def learns_from_pairs(method: str) -> bool:
 
 
 def domains_of(direction: str) -> tuple[str, str]:
-    """Return the domains that a direction leads from and to, e.g. "a" and "b" for "a2b"."""
+    """Return the domains that a direction leads from and to, e.g. "a" and "b" for "a2b".
+
+    Raises:
+        ConfigError: if it leads nowhere else, as in models with classes.
+    """
+    if direction[1:2] != "2":
+        raise ConfigError(f"Only translations between two domains can be evaluated, and '{direction}' is none.")
     return direction[0], direction[-1]
 
 

@@ -21,7 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is computed, and how it is read.
+    """A metric: its computation, and its reading.
 
     Attributes:
         fn: its function, whose arguments depend on `kind`.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from img2img.errors import ConfigError, choose, install_hint
 from img2img.networks.layers import traceable
 from img2img.runtime import compiling
-from img2img.runtime.device import Runtime
+from img2img.runtime.device import Runtime, is_out_of_memory
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -150,8 +150,3 @@ def probe(channels: int, multiple: int) -> Tensor:
 def difference(x: Tensor, y: Tensor) -> float:
     """The root mean square of x - y."""
     return float((x - y).square().mean().sqrt())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is one of the ways in which PyTorch says that memory is full."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

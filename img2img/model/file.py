@@ -33,6 +33,7 @@ NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
 RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
 Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
+UNWRITTEN = ("inline_container", "iostream error", os.strerror(errno.ENOSPC))  # in torch's errors of failed writes
 PRECISIONS_OF_WEIGHTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -48,11 +49,13 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def as_os_error(path: Path) -> Iterator[None]:
-    """Turn the errors in which torch and safetensors report a full disk into an OSError."""
+    """Turn the errors in which torch reports that a file cannot be written into an OSError; others pass."""
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(errno.EIO, "the disk is full or does not take the file", str(path)) from error
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError) or any(text in str(error) for text in UNWRITTEN):
+            raise OSError(errno.EIO, "the disk is full or does not take the file", str(path)) from error
+        raise
 
 
 def load_resume(path: Path) -> dict[str, Any]:

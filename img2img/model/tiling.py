@@ -10,6 +10,9 @@ Memory. A map up to the size that a tile has in the first layer is computed at o
 convolution or a sum makes is computed tile by tile and kept in main memory while `Memory` has room; beyond that it is
 computed again for each region that is asked for. Only then, and only more than `EXACT_DEPTH` convolutions away from
 the nearest kept map, is a mean taken over `SAMPLE` tiles spread over the map instead of over all of them.
+
+An operation that needs the whole map at once, such as self-attention, has no form in tiles. `in_tiles` finds that by
+running the network, whatever the operation is.
 """
 
 import builtins
@@ -23,12 +26,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img2img.errors import ConfigError, Img2ImgError
+from img2img.runtime.compiling import reason
+from img2img.runtime.device import is_out_of_memory
+
 Span = tuple[int, int]  # first and one past the last row or column
 Compute = Callable[[Span, Span], Tensor]
 
 CHANNELS = 64  # a tile's work is that of a layer of so many channels; wider layers take smaller tiles
 EXACT_DEPTH = 4
 SAMPLE = 256
+
+
+class NotInTilesError(ConfigError):
+    """The network cannot be computed in tiles.
+
+    Attributes:
+        why: the operation that cannot, as a clause.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.why = f"the network of this model cannot be computed in tiles ({operation})"
+        super().__init__(f"{self.why[0].upper()}{self.why[1:]}; use --tile off.")
+
+
+def in_tiles(
+    network: Callable[..., Any], shape: tuple[int, ...], read: Compute, memory: "Memory", *conditions: Any
+) -> Tensor:
+    """Return the output of `network` for an image that is read in regions, on the CPU.
+
+    Args:
+        network: takes the image and the conditions, and returns an image (1, C, H, W).
+        shape: of the image, (1, C, H, W).
+        read: gives a region (rows, columns) of it, on `memory.device`.
+        memory: how tiles are computed.
+        conditions: other inputs, such as a class, passed as they are.
+
+    Raises:
+        NotInTilesError: if an operation of the network has no form in tiles.
+    """
+    try:
+        out = network(Lazy(shape, read, memory), *conditions)
+        if not isinstance(out, Lazy):
+            raise TypeError(f"its output is a {type(out).__name__}")
+        return out.collect(torch.device("cpu"))
+    except Exception as error:
+        if isinstance(error, Img2ImgError | OSError) or is_out_of_memory(error):
+            raise
+        raise NotInTilesError(reason(error)) from error
+
+
+def _demand(condition: bool, otherwise: str) -> None:
+    """Raise an error that says what has no form in tiles, unless `condition` holds."""
+    if not condition:
+        raise NotImplementedError(otherwise)
 
 
 @dataclass
@@ -51,7 +102,7 @@ class Memory:
         return CHANNELS * self.tile**2
 
     def take(self, owner: "Lazy", count: int) -> bool:
-        """Reserves `count` bytes for as long as `owner` lives."""
+        """Reserve `count` bytes for as long as `owner` lives, and return whether there was room."""
         if count > self.free:
             return False
         self.free -= count
@@ -63,13 +114,13 @@ class Memory:
 
 
 class Lazy:
-    """A map (1, C, H, W) that computes the regions it is asked for.
+    """A map (1, C, H, W) that computes the regions that are read.
 
     Args:
         shape: of the whole map.
         compute: gives the region (rows, columns), which lies inside the map, as a tensor on `memory.device`.
         depth: convolutions between this map and the nearest ones that are kept.
-        keep: whether the map is worth keeping: others are as cheap to compute again.
+        keep: whether the map is worth keeping; others are cheap to compute again.
     """
 
     is_cpu = False  # the layers' shortcuts for small maps are for tensors
@@ -93,7 +144,7 @@ class Lazy:
             self._compute, self.depth = None, 0
 
     def read(self, rows: Span, columns: Span) -> Tensor:
-        """A region inside the map, on the device."""
+        """Return a region inside the map, on the device."""
         if self._compute is None:
             assert self._kept is not None
             return self._kept[:, :, slice(*rows), slice(*columns)].to(self.device)
@@ -101,7 +152,7 @@ class Lazy:
             return self._compute(rows, columns)
 
     def tiles(self) -> Iterator[tuple[Span, Span]]:
-        """Regions that cover the map once."""
+        """Yield regions that cover the map once."""
         edge = max(16, int(self.memory.tile * math.sqrt(CHANNELS / max(self.shape[1], CHANNELS))))
         height, width = self.shape[2:]
         for top in range(0, height, edge):
@@ -109,7 +160,7 @@ class Lazy:
                 yield (top, min(top + edge, height)), (left, min(left + edge, width))
 
     def collect(self, device: torch.device) -> Tensor:
-        """The whole map as a tensor on `device`."""
+        """Return the whole map as a tensor on `device`."""
         whole: Tensor | None = None
         for rows, columns in self.tiles():
             part = self.read(rows, columns)
@@ -119,18 +170,33 @@ class Lazy:
         assert whole is not None
         return whole
 
-    # What networks and their wrappers call as methods
+    # The methods that networks and their wrappers call
 
     def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> "Lazy":
         return self
 
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, axis: int | None = None) -> Any:
+        return self.shape if axis is None else self.shape[axis]
+
+    def is_floating_point(self) -> bool:
+        return True
+
     def float(self) -> "Lazy":
         return _pointwise(Tensor.float, self)
 
-    def __add__(self, other: "Lazy") -> "Lazy":
+    def __add__(self, other: Any) -> "Lazy":
         return _add(self, other)
 
-    __radd__ = __add__
+    def __mul__(self, other: Any) -> "Lazy":
+        return _mul(self, other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} has no form in tiles")
 
     def __mul__(self, factor: "builtins.float") -> "Lazy":
         return _pointwise(lambda part: part * factor, self)
@@ -143,35 +209,65 @@ class Lazy:
     ) -> Any:
         if func in OPERATIONS:
             return OPERATIONS[func](*args, **(kwargs or {}))
-        raise NotImplementedError(f"{func} has no form for images in tiles; add it to OPERATIONS in {__name__}.")
+        raise NotImplementedError(f"{getattr(func, '__name__', func)} has no form in tiles")
 
 
-def _pointwise(function: Callable[..., Tensor], *inputs: "Lazy", keep: bool = False) -> "Lazy":
-    """`function` of maps of the same height and width, whose channels add up (concatenation) or agree."""
-    first = inputs[0]
+def _pointwise(function: Callable[..., Tensor], *inputs: Any, keep: bool = False) -> "Lazy":
+    """Return `function` of maps of the same height and width, whose channels add up (concatenation) or agree.
+
+    Besides Lazy maps, inputs may be numbers, tensors (1, C, H, W), and tensors (1, C, 1, 1) as of a class.
+    """
+    maps = [x for x in inputs if isinstance(x, Lazy)]
+    size, joined = maps[0].shape[2:], function is _concatenate
+    shapes = [tuple(x.shape) for x in inputs if isinstance(x, Lazy) or (isinstance(x, Tensor) and x.dim())]
+    everywhere = {(1, 1), tuple(size)} if not joined else {tuple(size)}
+    fitting = all(len(shape) == 4 and shape[0] == 1 and shape[2:] in everywhere for shape in shapes)
+    channels = {shape[1] for shape in shapes}
+    _demand(fitting and all(x.shape[2:] == size for x in maps), "maps of several sizes have no form in tiles")
 
     def compute(rows: Span, columns: Span) -> Tensor:
-        return function(*(x.read(rows, columns) for x in inputs))
+        return function(*(_region(x, rows, columns) for x in inputs))
 
-    channels = sum(x.shape[1] for x in inputs) if function is _concatenate else first.shape[1]
-    return Lazy((1, channels, *first.shape[2:]), compute, first.memory, max(x.depth for x in inputs), keep)
+    count = sum(shape[1] for shape in shapes) if joined else max(channels)
+    _demand(joined or channels <= {1, count}, "maps of several numbers of channels have no form in tiles")
+    return Lazy((1, count, *size), compute, maps[0].memory, max(x.depth for x in maps), keep)
+
+
+def _region(x: Any, rows: Span, columns: Span) -> Any:
+    """Return a region of a map, or a value that is the same in all regions."""
+    if isinstance(x, Lazy):
+        return x.read(rows, columns)
+    if isinstance(x, Tensor) and x.dim() and x.shape[2:] != (1, 1):
+        return x[:, :, slice(*rows), slice(*columns)]
+    return x
 
 
 def _concatenate(*parts: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _add(x: "Lazy", y: "Lazy") -> "Lazy":
+def _add(x: Any, y: Any) -> "Lazy":
     return _pointwise(torch.add, x, y, keep=True)
 
 
-def _cat(tensors: "list[Lazy]", dim: int = 0) -> "Lazy":
-    assert dim == 1, "only channels are concatenated"
+def _mul(x: Any, y: Any) -> "Lazy":
+    return _pointwise(torch.mul, x, y)
+
+
+def _cat(tensors: Any, dim: int = 0) -> "Lazy":
+    _demand(dim in (1, -3), "a concatenation of others than channels has no form in tiles")
     return _pointwise(_concatenate, *tensors)
 
 
+def _like(x: Any, other: Any) -> Tensor:
+    """Return a tensor in the type and on the device of a map."""
+    _demand(isinstance(x, Tensor) and isinstance(other, Lazy), "a map of another type has no form in tiles")
+    converted: Tensor = x.to(other.device, torch.float32)
+    return converted
+
+
 def _with_zeros(x: "Lazy", rows: Span, columns: Span) -> Tensor:
-    """A region that may reach beyond the map, which is zero there."""
+    """Return a region that may reach beyond the map, which is zero there."""
     (top, bottom), (left, right) = rows, columns
     height, width = x.shape[2:]
     inside = x.read((max(top, 0), min(bottom, height)), (max(left, 0), min(right, width)))
@@ -181,7 +277,7 @@ def _with_zeros(x: "Lazy", rows: Span, columns: Span) -> Tensor:
 def _conv2d(
     x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> "Lazy":
-    """Output row y is made of the input rows y * s - p to y * s - p + reach."""
+    """Convolve: output row y is made of the input rows y * s - p to y * s - p + reach."""
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
 
     def needed(span: Span, axis: int) -> Span:
@@ -200,9 +296,10 @@ def _conv_transpose2d(
     x: "Lazy", weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any, groups: int,
     dilation: Any,
 ) -> "Lazy":  # fmt: skip
-    """Input row i is added to the output rows i * s - p to i * s - p + reach."""
+    """Convolve, transposed: input row i is added to the output rows i * s - p to i * s - p + reach."""
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    assert all(r >= s + e for r, s, e in zip(reach, stride, output_padding, strict=True)), "kernels leave gaps"
+    whole = all(r >= s + e for r, s, e in zip(reach, stride, output_padding, strict=True))
+    _demand(whole, "a transposed convolution whose kernel leaves gaps has no form in tiles")
 
     def needed(span: Span, axis: int) -> tuple[Span, int]:
         s, p = stride[axis], padding[axis]
@@ -223,7 +320,7 @@ def _conv_transpose2d(
 
 
 def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy":
-    """The map whose row y is row `rows[y]` of `x`, and the same with columns."""
+    """Return the map whose row y is row `rows[y]` of `x`, and whose columns are `columns` likewise."""
 
     def compute(row_span: Span, column_span: Span) -> Tensor:
         y, x_ = rows[slice(*row_span)], columns[slice(*column_span)]
@@ -237,8 +334,8 @@ def _gather(x: "Lazy", rows: Tensor, columns: Tensor) -> "Lazy":
 def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None) -> "Lazy":
     left, right, top, bottom = pad
     height, width = x.shape[2:]
+    _demand(not value and mode in ("constant", "reflect", "replicate"), "padding of this kind has no form in tiles")
     if mode == "constant":
-        assert not value, "only zeros are padded"
 
         def compute(rows: Span, columns: Span) -> Tensor:
             return _with_zeros(x, (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left))
@@ -255,7 +352,8 @@ def _pad(x: "Lazy", pad: Any, mode: str = "constant", value: float | None = None
 def _interpolate(
     x: "Lazy", size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
 ) -> "Lazy":
-    assert mode == "nearest" and size is None and scale_factor == int(scale_factor)
+    fits = mode == "nearest" and size is None and scale_factor == int(scale_factor)
+    _demand(fits, "an interpolation other than to nearest neighbours has no form in tiles")
     rows, columns = (torch.arange(n * int(scale_factor)) // int(scale_factor) for n in x.shape[2:])
     return _gather(x, rows, columns)
 
@@ -263,7 +361,7 @@ def _interpolate(
 def _group_norm(
     x: "Lazy", num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
 ) -> "Lazy":
-    assert num_groups == x.shape[1], "only norms of single channels see the whole image"
+    _demand(num_groups == x.shape[1], "a norm of several channels has no form in tiles")
     mean, variance = (moment.to(x.device) for moment in _moments(x))
 
     def normalise(part: Tensor) -> Tensor:
@@ -273,7 +371,7 @@ def _group_norm(
 
 
 def _moments(x: "Lazy") -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, in fp32, put together from those of tiles (Chan et al. 1979)."""
+    """Return mean and variance of each channel, in fp32, combined from those of tiles (Chan et al. 1979)."""
     tiles = list(x.tiles())
     if x.depth > EXACT_DEPTH and len(tiles) > SAMPLE:
         order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))
@@ -301,7 +399,7 @@ def _leaky_relu(x: "Lazy", negative_slope: float = 0.01, inplace: bool = False) 
 
 
 def _dropout(x: "Lazy", p: float = 0.5, training: bool = True, inplace: bool = False) -> "Lazy":
-    assert not training, "images in tiles are for evaluation"
+    _demand(not training, "training has no form in tiles")
     return x
 
 
@@ -319,4 +417,10 @@ OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.add: _add,
     torch.Tensor.add: _add,
     torch.Tensor.__add__: _add,
+    torch.Tensor.__radd__: _add,
+    torch.mul: _mul,
+    torch.Tensor.mul: _mul,
+    torch.Tensor.__mul__: _mul,
+    torch.Tensor.__rmul__: _mul,
+    torch.Tensor.to: _like,
 }

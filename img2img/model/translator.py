@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from img2img.data.images import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
-from img2img.model.backends import Forward, Way, is_out_of_memory, prepare
+from img2img.model.backends import Forward, Way, prepare
 from img2img.model.file import load_use
 from img2img.model.model import Model, of_images
 from img2img.model.options import BACKENDS, TranslateOptions
-from img2img.model.tiling import Lazy, Memory, Span
+from img2img.model.tiling import Memory, NotInTilesError, Span, in_tiles
 from img2img.options import keywords
 from img2img.options.declared import checked
-from img2img.runtime.device import PRECISIONS
+from img2img.runtime.device import PRECISIONS, is_out_of_memory
 
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
 SMALLEST = 8  # pixels; smaller images are padded to it, so that the networks can pad their own small maps
@@ -63,6 +63,7 @@ class Translator(Model):
         self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
         self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
         self._fitted: dict[str, int] = {}  # the pixels of a batch that did fit, once one did not
+        self._untiled: set[str] = set()  # directions whose networks have turned out not to work in tiles
         self.use()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,7 +246,7 @@ class Translator(Model):
         if options.tile == "off":
             return 0
         if options.tile == "auto":
-            return AUTO_TILE if size[0] * size[1] > TILE_FROM else 0
+            return AUTO_TILE if size[0] * size[1] > TILE_FROM and self.direction not in self._untiled else 0
         return int(options.tile) if max(size) > int(options.tile) else 0
 
     def translate_batch(self, arrays: Sequence[Array], options: TranslateOptions | None = None) -> list[Array]:
@@ -275,6 +276,12 @@ class Translator(Model):
                 return [self._in_tiles(array, size, edge, options) for array in arrays]
             full = len(arrays) == self.batch_size(size, options)
             return self._whole(arrays, size, full)
+        except NotInTilesError as error:
+            if options.tile != "auto":
+                raise
+            self._untiled.add(self.direction)
+            self.notes.append(f"Large images are not translated in tiles: {error.why}.")
+            return self.signals(arrays, replace(options, tile="off"))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -288,8 +295,14 @@ class Translator(Model):
         smaller = (edge or min(2 * AUTO_TILE, *size)) // 2
         if smaller < 64 or options.tile == "off":
             raise TrainingError(f"Not enough memory for an image of {size[1]}x{size[0]} pixels. Try --tile 256.")
-        self.notes.append(f"Out of memory; continuing in tiles of {smaller} pixels.")
-        return self.signals(arrays, replace(options, tile=str(smaller)))
+        self.notes.append(note := f"Out of memory; continuing in tiles of {smaller} pixels.")
+        try:
+            return self.signals(arrays, replace(options, tile=str(smaller)))
+        except NotInTilesError as error:
+            self.notes.remove(note)
+            raise TrainingError(
+                f"Not enough memory for an image of {size[1]}x{size[0]} pixels: {error.why}. Give smaller images."
+            ) from error
 
     def _whole(self, arrays: Sequence[Array], size: tuple[int, int], full: bool) -> list[Tensor]:
         scale, forward = self.spec().scale_in, self._way(in_tiles=False).forward
@@ -324,9 +337,8 @@ class Translator(Model):
         def read(rows: Span, columns: Span) -> Tensor:
             return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
 
-        forward: Any = self._way(in_tiles=True).forward
-        out = forward(Lazy((1, padded.shape[2], *size), read, memory))
-        return _crop(out.collect(torch.device("cpu"))[0], array)
+        forward = self._way(in_tiles=True).forward
+        return _crop(in_tiles(forward, (1, padded.shape[2], *size), read, memory)[0], array)
 
     def _way(self, in_tiles: bool) -> Way:
         """Return what runs the network."""

@@ -1,4 +1,4 @@
-"""How adversarial games fail, recognised in the records of a run.
+"""Recognising failures of adversarial games in the records of a run.
 
 Signs are taken over the last `WINDOW` records, so that one odd record raises no alarm; the thresholds are those that
 separate games made to fail (`benchmarks/modes.py`) from games that learn (`benchmarks/healthy.py`; docs/gan.md).
@@ -61,7 +61,7 @@ class Watched(NamedTuple):
 
 
 class Signs(NamedTuple):
-    """What the signs of failure are read from.
+    """The records that signs of failure are read from.
 
     Attributes:
         rows: the last records.

@@ -1,4 +1,4 @@
-"""Warnings of a report in words: on how the game went, and on what its evaluation says about the result."""
+"""The warnings of a report: on the course of the game, and on the results of its evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""What a training run leaves on disk: its folder, and the records in it."""
+"""A training run on disk: its folder, and the records in it."""

@@ -1,4 +1,4 @@
-"""The content of report.json: what a run trained on, how far it is, and what went wrong in its game."""
+"""The content of report.json: the facts of a run, its progress, and the failures of its game."""
 
 import json
 import re
@@ -27,7 +27,7 @@ MEANINGS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The position of a run in its schedule.
 
     Attributes:
         step: the last step taken.
@@ -59,7 +59,7 @@ class UseRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What was trained, on what.
+    """The facts of a run: what was trained, on what.
 
     Attributes:
         method: the name of the method.
@@ -140,7 +140,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows beyond the log and the results."""
+    """The content of a report beyond the log and the results."""
 
     facts: RunFacts = field(default_factory=RunFacts)
     progress: Progress | None = None

@@ -118,7 +118,7 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a state to resume from."""
+        """True if there is a state to resume from."""
         return self.last.exists()
 
     def kept_models(self) -> list[Path]:

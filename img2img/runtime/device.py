@@ -1,4 +1,4 @@
-"""Everything about a run that is not mathematics: device, precision, seeds, processes, memory."""
+"""Everything about a run that is not mathematics: device, precision, random states, processes, memory."""
 
 import atexit
 import contextlib
@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Runtime:
 
     @classmethod
     def start(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
-        """Picks device and precision, and joins the other processes when started by `torchrun`."""
+        """Choose device and precision, and join the other processes if started by `torchrun`."""
         world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         chosen = pick_device(device)
         if chosen.type == "cuda" and chosen.index is None:
@@ -68,10 +68,11 @@ class Runtime:
         return f"{name}, {self.precision}{processes}"
 
     def prepare(self, network: nn.Module) -> None:
-        """Moves `network` to the device and makes its forward pass run in this precision, in place.
+        """Move `network` to the device and make its forward pass run in this precision, in place.
 
-        In bf16 the forward pass takes its input to channels_last and returns fp32, so that whatever follows (the
-        losses, the metrics) is computed in fp32.
+        The forward pass may have any inputs and outputs, also in tuples, lists and dicts. In bf16 it converts images
+        to channels_last and returns fp32, so that whatever follows (losses, metrics) is computed in fp32; labels and
+        other integers stay as they are. A method of a network other than `forward` runs in fp32.
         """
         network.to(self.device)
         if self.dtype is torch.bfloat16:
@@ -79,12 +80,11 @@ class Runtime:
                 network.to(memory_format=torch.channels_last)
             forward = network.forward
 
-            def forward_bf16(x: Tensor, *conditions: Tensor) -> Tensor:
+            def forward_bf16(*inputs: Any, **conditions: Any) -> Any:
+                inputs, conditions = map_tensors(_channels_last, inputs), map_tensors(_channels_last, conditions)
                 with torch.autocast(self.device.type, torch.bfloat16):
-                    out: Tensor = forward(
-                        x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, *conditions
-                    )
-                return out.float()
+                    out = forward(*inputs, **conditions)
+                return map_tensors(_fp32, out)
 
             network.forward = forward_bf16
 
@@ -92,7 +92,7 @@ class Runtime:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
 
     def gather(self, value: Any) -> list[Any]:
-        """The `value` of every process, in order of rank."""
+        """Return the `value` of every process, in order of rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -100,7 +100,7 @@ class Runtime:
         return values
 
     def largest(self, value: int) -> int:
-        """The largest `value` of any process, for decisions that all must take alike."""
+        """Return the largest `value` of any process, for decisions that all must make alike."""
         if self.world_size == 1:
             return value
         values = torch.tensor(value, device=self.device)
@@ -108,39 +108,62 @@ class Runtime:
         return int(values.item())
 
 
+def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply `function` to every leaf of nested tuples, lists and dicts, and return them in the same structure."""
+    if isinstance(value, dict):
+        return {name: map_tensors(function, x) for name, x in value.items()}
+    if isinstance(value, tuple | list):
+        mapped = [map_tensors(function, x) for x in value]
+        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
+    return function(value)
+
+
+def _is_float(x: Any) -> bool:
+    """Return whether `x` is a floating-point tensor, or what stands for one, such as an image in tiles."""
+    return hasattr(x, "is_floating_point") and bool(x.is_floating_point())
+
+
+def _channels_last(x: Any) -> Any:
+    return x.contiguous(memory_format=torch.channels_last) if _is_float(x) and x.dim() == 4 else x
+
+
+def _fp32(x: Any) -> Any:
+    return x.float() if _is_float(x) else x
+
+
 def several_processes() -> bool:
-    """Whether this process trains together with others."""
+    """Return whether this process trains together with others."""
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes the first of cuda, mps, cpu that is there.
+    """Return the device called `name`; "auto" is the first of cuda, mps and cpu that this machine has.
 
     Raises:
-        ConfigError: if there is no such device on this machine.
+        ConfigError: if this machine has no such device.
     """
-    present = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
+        return torch.device(next(kind for kind, usable in available.items() if usable))
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"'{name}' is not a device. Use auto, cpu, cuda, cuda:1 or mps.") from None
-    there = present.get(device.type, False)
-    if there and device.type == "cuda" and device.index is not None:
-        there = device.index < torch.cuda.device_count()
-    if not there:
-        usable = ", ".join(kind for kind, is_there in present.items() if is_there)
-        raise ConfigError(f"This machine has no device '{name}'. It has: {usable}.")
+    found = available.get(device.type, False)
+    if found and device.type == "cuda" and device.index is not None:
+        found = device.index < torch.cuda.device_count()
+    if not found:
+        devices = ", ".join(kind for kind, usable in available.items() if usable)
+        raise ConfigError(f"This machine has no device '{name}'. It has: {devices}.")
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type to multiply in; "auto" takes bf16 where `device` multiplies it natively, else fp32."""
+    """Return the type to multiply in; "auto" is bf16 where `device` multiplies it natively, and fp32 elsewhere."""
     dtype = choose("precision", name, PRECISIONS)
     if dtype is None:
         return torch.bfloat16 if multiplies_bf16(device) else torch.float32
@@ -148,28 +171,28 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
+    """Return whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
     return device.type == "cpu" and (has_amx() or _cpu_has("_is_avx512_bf16_supported", "BF16"))
 
 
 def has_amx() -> bool:
-    """Whether the CPU multiplies bf16 matrices in units of their own (Intel AMX)."""
+    """Return whether the CPU has matrix units for bf16 (Intel AMX)."""
     return _cpu_has("_is_amx_tile_supported", "AMX")
 
 
 def _cpu_has(probe: str, name: str) -> bool:
-    """What a probe of PyTorch says, unless ONEDNN_MAX_CPU_ISA forbids its use."""
+    """Return what a probe of PyTorch reports, or False if ONEDNN_MAX_CPU_ISA forbids the instructions."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     allowed = limit in ("", "DEFAULT", "ALL") or name in limit or ("AMX" in limit and name == "BF16")
     return allowed and bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks instead of returning them to the kernel.
+    """Make glibc keep large freed blocks instead of returning them to the kernel.
 
-    A training step frees and takes the same gigabyte again; the page faults cost up to a quarter of a step.
+    Every training step frees and allocates the same gigabyte; the page faults would cost up to a quarter of a step.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
@@ -180,7 +203,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Within the block, operations of this thread run on `count` threads; None leaves that as it is."""
+    """Run operations of this thread on `count` threads within the block; None changes nothing."""
     before = torch.get_num_threads()
     if count in (None, before):
         yield
@@ -193,12 +216,12 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def side_by_side(count: int) -> ThreadPoolExecutor:
-    """A pool of `count` threads, the operations of each of which run on that thread alone."""
+    """Return a pool of `count` threads that each run their operations on one thread."""
     before, ready = torch.get_num_threads(), threading.Barrier(count + 1)
 
     def begin() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # what is set holds for threads that have not asked yet, and from then on for this one
+        torch.get_num_threads()  # binds the setting to this thread; it still holds for threads that have not asked yet
         ready.wait()
 
     pool = ThreadPoolExecutor(count, "img2img", begin)
@@ -211,7 +234,7 @@ def side_by_side(count: int) -> ThreadPoolExecutor:
 
 @contextlib.contextmanager
 def deterministic(enabled: bool) -> Any:
-    """Bit-equal results from equal seeds, also on CUDA, at some cost in speed."""
+    """Give bit-equal results from equal seeds within the block, also on CUDA, at some cost in speed."""
     before = torch.are_deterministic_algorithms_enabled()
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -240,7 +263,7 @@ def needs_second_derivative() -> bool:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator the training draws from, as tensors."""
+    """Return the state of every random generator that training draws from, as tensors."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
@@ -251,12 +274,17 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is one of the ways in which PyTorch reports that memory is full."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(x).all()) for x in tensors)
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware, for the record of a run."""
+    """Return versions and hardware, for the record of a run."""
     from img2img.version import __version__
 
     return {

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Follows `networks`: average = decay * average + (1 - decay) * weights after every step; off when decay is 0."""
+    """Follow `networks`: average = decay * average + (1 - decay) * weights after every step; a decay of 0 disables it.
+
+    A tensor that several networks share is averaged once.
+    """
 
     def __init__(self, networks: list[nn.Module], decay: float) -> None:
         self.decay = decay
-        every = [x for network in networks for x in (*network.parameters(), *network.buffers())]
-        # Floating-point buffers are running averages of norms, which belong to the weights.
+        every = dict.fromkeys(x for network in networks for x in (*network.parameters(), *network.buffers()))
+        # Floating-point buffers are the running averages of norms, which belong to the weights.
         self.weights: list[Tensor] = [x for x in every if x.is_floating_point()] if decay else []
         self.average = [x.detach().clone() for x in self.weights]
         self.steps = 0
@@ -21,13 +24,15 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 10))  # the first weights are no good and soon forgotten
+        decay = min(
+            self.decay, self.steps / (self.steps + 10)
+        )  # forgets the first weights, which are of no use, quickly
         if self.weights:
             torch._foreach_lerp_(self.average, self.weights, 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the networks carry their averages."""
+        """Let the networks carry their averages within the block."""
         self._swap()
         try:
             yield
