@@ -1,4 +1,4 @@
-"""The command line. Ctrl-C ends it quietly from here on, in the seconds of its imports too."""
+"""The command line. From here on Ctrl-C ends it quietly, even during the seconds that its imports take."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from types import FrameType
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     while frame is not None:
-        if "importlib._bootstrap" in frame.f_code.co_filename:  # nothing is under way; some imports swallow exceptions
+        if "importlib._bootstrap" in frame.f_code.co_filename:  # no work is lost; some imports swallow exceptions
             with suppress(OSError):
                 os.write(2, b"Stopped.\n")
             os._exit(128 + number)
@@ -17,6 +17,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     with suppress(ValueError):
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)

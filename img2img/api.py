@@ -199,8 +199,6 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
     assert held is not None
     domains, chosen = (held.domains["a"], held.domains["b"]), EvaluateOptions(limit=VALIDATION_IMAGES)
     sides = Sides.held_out(domains, held.config, paired, folder, chosen)
-        (held.domains["a"], held.domains["b"]), held.config, paired, folder, EvaluateOptions(limit=VALIDATION_IMAGES)
-    )
     evaluator = Evaluator.for_model(model, sides, options=options)
     try:
         keep(folder, evaluator, model, evaluator.of_model(model))

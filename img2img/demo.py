@@ -1,7 +1,7 @@
-"""The embedded data set: plain and striped animals on varied ground, drawn by code, with known answers.
+"""The embedded data set: plain and striped animals on varied backgrounds, drawn by code, with ground truth.
 
-No image is shared between the two sides. Because the drawing is ours, the striped twin of every plain animal is known,
-so the result of an unpaired training can be scored.
+No image appears in both domains. Because the animals are drawn, the striped twin of every plain animal is known, so
+the result of unpaired training can be scored.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ SIZE = 64
 OVERSAMPLING = 4
 TRAINING, HELD_OUT = 200, 24
 STEPS = 1500
-RUN = "plain2striped"  # folder of the run, and the title of its report
-STRIPES = 7.0  # pixels from one dark stripe to the next
+RUN = "plain2striped"  # name of the run folder, and title of its report
+STRIPES = 7.0  # period of the stripes in pixels
 
 OPTIONS: dict[str, Any] = {
     "size": SIZE,
@@ -28,8 +28,8 @@ OPTIONS: dict[str, Any] = {
     "discriminator": "patch_34",
     "width": 16,
     "d_width": 32,
-    "upsample": "resize",  # draws no grid
-    "lr": 4e-4,  # a short run of small networks
+    "upsample": "resize",  # no checkerboard
+    "lr": 4e-4,  # for a short run of small networks
     "ema": 0.995,  # averages out the noise of batches of one
     "precision": "fp32",  # networks this narrow gain nothing from bf16
     "augment": "flip",
@@ -40,7 +40,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Animal:
-    """A drawn animal, (H, W, 3) uint8, its striped twin, and the (H, W) mask of its coat."""
+    """A drawn animal (H, W, 3) uint8, its striped twin, and the mask (H, W) of its coat."""
 
     plain: Array
     striped: Array
@@ -49,7 +49,7 @@ class Animal:
 
 @dataclass(frozen=True)
 class Result:
-    """Where picture and report are, and the mean score of doing nothing, of the model and of the true answer."""
+    """The picture and the report, and the mean scores of the unchanged input, of the model and of the ground truth."""
 
     picture: Path
     report: Path
@@ -57,7 +57,7 @@ class Result:
 
 
 def draw(seed: int) -> Animal:
-    """The animal number `seed`: its pose, coat and ground are drawn at random, the same for its twin."""
+    """Draw animal number `seed`: pose, coat and background are random, and the same for its twin."""
     rng = np.random.default_rng(seed)
     n = SIZE * OVERSAMPLING
     coat = Image.new("L", (n, n))
@@ -87,7 +87,7 @@ def draw(seed: int) -> Animal:
 
 
 def _ground(rng: np.random.Generator, n: int) -> Array:
-    """Sky over grass, with soft blotches."""
+    """Draw a background of sky over grass, with soft blotches."""
     horizon = int(rng.uniform(0.25, 0.55) * n)
     sky = np.array([rng.uniform(120, 190), rng.uniform(170, 215), rng.uniform(215, 250)])
     grass = np.array([rng.uniform(80, 170), rng.uniform(130, 180), rng.uniform(50, 90)])
@@ -104,35 +104,35 @@ def _shrink(image: Array) -> Array:
 
 
 def write_data(root: Path) -> None:
-    """Writes trainA and testA (plain), trainB and testB (striped): four sets of different animals."""
+    """Write trainA and testA (plain), trainB and testB (striped): four sets of different animals."""
     for path, seed in _drawings(root):
-        write_image(path, Picture(_pictured(path, seed)))
+        write_image(path, Picture(_draw_for(path, seed)))
 
 
 def _drawings(root: Path) -> Iterator[tuple[Path, int]]:
-    """The files of the data set, and the numbers of the animals in them."""
+    """Return the files of the data set, and the number of the animal in each."""
     counts = {"trainA": TRAINING, "trainB": TRAINING, "testA": HELD_OUT, "testB": HELD_OUT}
     files = [root / folder / f"{i:03d}.png" for folder, count in counts.items() for i in range(count)]
     return zip(files, range(len(files)), strict=True)
 
 
-def _pictured(path: Path, seed: int) -> Array:
+def _draw_for(path: Path, seed: int) -> Array:
     animal = draw(seed)
     return animal.striped if path.parent.name.endswith("B") else animal.plain
 
 
 def held_out() -> list[Animal]:
-    """The animals of testA, with their answers."""
+    """Draw the animals of testA, with their ground truth."""
     return [draw(2 * TRAINING + i) for i in range(HELD_OUT)]
 
 
 def score(animal: Animal, image: Array) -> float:
-    """How well `image` is the striped twin of the plain `animal`: 0 for the animal itself, 1 for its twin.
+    """Score how close `image` comes to the striped twin of the plain `animal`: 0 for the animal itself, 1 for its twin.
 
-    The geometric mean of three shares, each in [0, 1]: stripes (contrast between neighbouring columns within the coat,
-    whatever their phase), coat colour (its mean, on the way from plain to striped), and ground left as it was.
+    The score is the geometric mean of three terms in [0, 1]: stripes (contrast between columns half a period apart
+    within the coat, whatever their phase), coat colour (its mean, between plain and striped), and unchanged background.
     """
-    given, answer, out = (x.astype(float) / 255 for x in (animal.plain, animal.striped, image))
+    plain, striped, out = (x.astype(float) / 255 for x in (animal.plain, animal.striped, image))
     coat = animal.coat
 
     def contrast(x: Array) -> float:
@@ -142,24 +142,24 @@ def score(animal: Animal, image: Array) -> float:
         return float(np.abs(grey[:, half:] - grey[:, :-half])[inside].mean())
 
     def colour_error(x: Array) -> float:
-        return float(np.abs(x[coat].mean(0) - answer[coat].mean(0)).mean())
+        return float(np.abs(x[coat].mean(0) - striped[coat].mean(0)).mean())
 
-    ratio = contrast(out) / contrast(answer)
-    striped = min(ratio, 1 / max(ratio, 1e-9))
-    coloured = max(0.0, 1 - colour_error(out) / colour_error(given))
-    kept = max(0.0, 1 - float(np.abs(out - given)[~coat].mean()) / 0.25)
-    return float(np.cbrt(striped * coloured * kept))
+    ratio = contrast(out) / contrast(striped)
+    stripes = min(ratio, 1 / max(ratio, 1e-9))
+    colour = max(0.0, 1 - colour_error(out) / colour_error(plain))
+    background = max(0.0, 1 - float(np.abs(out - plain)[~coat].mean()) / 0.25)
+    return float(np.cbrt(stripes * colour * background))
 
 
 def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda text: None) -> Result:
-    """Draws the data, trains CycleGAN, translates the held-out folder, and draws the before/after picture.
+    """Draw the data, train CycleGAN, translate the held-out folder, and draw the before/after picture.
 
-    Run again on the same folder, it goes on where it stopped.
+    Running it again on the same folder resumes where it stopped.
 
     Args:
-        folder: for everything.
-        steps: of training.
-        say: is told what is being done.
+        folder: the folder for all files.
+        steps: number of training steps.
+        say: receives a line about each stage.
     """
     say("loading PyTorch")
     import img2img.api
@@ -175,9 +175,9 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
     scores = {
-        "doing nothing": _mean(score(animal, animal.plain) for animal in animals),
+        "the unchanged input": _mean(score(animal, animal.plain) for animal in animals),
         "the model": _mean(score(animal, out) for animal, out in zip(animals, outputs, strict=True)),
-        "the true answer": _mean(score(animal, animal.striped) for animal in animals),
+        "the ground truth": _mean(score(animal, animal.striped) for animal in animals),
     }
     picture = folder / "before_after.png"
     write_image(picture, Picture(_sheet(animals[:8], outputs[:8])))
@@ -185,16 +185,16 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raises ConfigError if the demo would replace what it has not written, or train on it."""
+    """Raise ConfigError if the demo would overwrite files that it has not written, or train on them."""
     if not folder.is_dir() or is_run(folder / RUN):
         return
     foreign = {path for path in folder.iterdir() if path.name[0] != "." and path.name != "data"}
     inside = {path for path in folder.glob("data/**/*") if path.name[0] != "." and not path.is_dir()}
-    for path, seed in _drawings(folder / "data"):  # of a demo that was stopped while it drew
-        if path in inside and np.array_equal(_read(path), _pictured(path, seed)):
+    for path, seed in _drawings(folder / "data"):  # of a demo that was stopped while drawing
+        if path in inside and np.array_equal(_read(path), _draw_for(path, seed)):
             inside.remove(path)
-    if found := min(foreign | inside, default=None):
-        raise ConfigError(f"{folder} is not the folder of a demo: it holds {found}. Give another --out.")
+    if unknown := min(foreign | inside, default=None):
+        raise ConfigError(f"{folder} is not the folder of a demo: it contains {unknown}. Choose another --out.")
 
 
 def _read(path: Path) -> Any:
@@ -209,7 +209,7 @@ def _mean(values: object) -> float:
 
 
 def _sheet(animals: list[Animal], outputs: list[Array], zoom: int = 2, gap: int = 4, margin: int = 76) -> Array:
-    """Three rows with their names: the input, as translated, and the true twin."""
+    """Draw three labelled rows: the inputs, the translations, and the true twins."""
     rows = {"input": [a.plain for a in animals], "img2img": outputs, "truth": [a.striped for a in animals]}
     cell = SIZE * zoom + gap
     sheet = Image.new("RGB", (margin + len(animals) * cell + gap, len(rows) * cell + gap), "white")

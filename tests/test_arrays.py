@@ -66,8 +66,8 @@ def test_images_are_the_same_however_they_are_handed_in(tmp_path):
         (COLOUR.transpose(0, 3, 1, 2), None, "looks like channels first; give channel_axis=1"),
         (list(COLOUR.transpose(0, 3, 1, 2)), None, "looks like channels first; give channel_axis=0"),
         (CELLS.transpose(0, 3, 1, 2)[:, :4], None, "looks like channels first"),
-        (COLOUR, 4, "channel_axis=4 is no axis of a"),
-        (COLOUR[..., 0], 1, "(N, H, W), without a channel axis"),
+        (COLOUR, 4, "channel_axis=4 is not an axis of a"),
+        (COLOUR[..., 0], 1, "(N, H, W): it has no channel axis"),
         (COLOUR[0, :, :, 0], None, "not an array of shape (48, 40)"),
         (COLOUR[None], None, "not an array of shape (1, 6, 48, 40, 3)"),
         (Image.fromarray(COLOUR[0]), None, "not Image"),
@@ -225,11 +225,11 @@ def test_an_image_with_a_pixel_that_is_no_number_is_refused_and_named(runs, tmp_
     write_image(tmp_path / "good" / "0.tif", Picture(good[0]))
     write_image(tmp_path / "good" / "1.tif", Picture(good[1]))
     text = refused(DataError, img2img.train, "cyclegan", a=str(tmp_path / "good"), **places, **SMALL)
-    assert "3.tif holds values that are not numbers" in text and not (tmp_path / "run").exists()
+    assert "3.tif contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "cyclegan", a=good, b=bad, out=tmp_path / "run", **SMALL)
-    assert "array 3 of domain B holds values that are not numbers" in text and not (tmp_path / "run").exists()
+    assert "array 3 of domain B contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "dcgan", data=bad[:, :32, :32], out=tmp_path / "run", **DRAWN)
-    assert "array 3 of domain data holds values that are not numbers" in text
+    assert "array 3 of domain data contains values that are NaN or infinite" in text
 
 
 def test_a_pixel_too_large_for_the_model_is_refused(runs, tmp_path):

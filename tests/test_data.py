@@ -186,7 +186,7 @@ def test_images_without_partner_are_listed(tmp_path):
 def test_same_stem_twice_is_named(tmp_path):
     folders = two_folders(tmp_path)
     fill(tmp_path / "a", 1, suffix=".tif")
-    with pytest.raises(DataError, match=r"0\.(png|tif).*0\.(png|tif) have the same name but for the suffix"):
+    with pytest.raises(DataError, match=r"0\.(png|tif).*0\.(png|tif) differ only in the suffix"):
         find(True, **folders)
 
 
@@ -253,7 +253,7 @@ def test_domains_may_differ_in_channels_and_type(tmp_path):
 def test_kinds_that_do_not_go_together_are_counted(tmp_path, other):
     folders = two_folders(tmp_path, 3, 2)
     fill(tmp_path / "a", 1, name="other", **other)
-    with pytest.raises(DataError, match=r"domain A do not go together: 3 with 3 channels of uint8, 1 with"):
+    with pytest.raises(DataError, match=r"domain A are of different kinds: 3 with 3 channels of uint8, 1 with"):
         find(**folders)
 
 
@@ -350,7 +350,7 @@ def test_arrays(paired):
     ("paired", "a", "b", "kind", "answer"),
     [
         (False, arrays(3), None, ConfigError, "both"),
-        (True, arrays(3), arrays(2), DataError, "as many images in A as in B; there are 3 and 2"),
+        (True, arrays(3), arrays(2), DataError, "equally many images in A and B, but there are 3 and 2"),
         (False, arrays(3), [np.zeros((4, 4), np.int64)], DataError, "Array 0 of domain B is int64"),
         (True, [picture(0), picture(1, height=30)], arrays(2), DataError, "array 1 of domain A"),
     ],
@@ -369,7 +369,7 @@ def test_pairs_match_in_either_unicode_form(tmp_path):
     pairs = [[unicodedata.normalize("NFC", n) for n in names(domain)] for domain in train.values()]
     assert pairs[0] == pairs[1] == [f"caf\u00e9 {i}.png" for i in range(3)]
     fill(tmp_path / "a", 1, name=unicodedata.normalize("NFD", name))
-    with pytest.raises(DataError, match="the same name but for the suffix, or for how accents are stored; keep one"):
+    with pytest.raises(DataError, match="differ only in the suffix, or in how accents are encoded; keep one"):
         find(True, a=tmp_path / "a", b=tmp_path / "b")
 
 
@@ -379,7 +379,7 @@ def test_partners_that_differ_only_in_case_are_named(tmp_path):
     with pytest.raises(DataError, match=r"4 images have no partner.*IMG_0\.png and .*img_0\.png differ only in case"):
         find(True, a=tmp_path / "a", b=tmp_path / "b")
     fill(tmp_path / "c", 2, name="other_{i}")
-    with pytest.raises(DataError, match=r"complete or remove them\.$"):
+    with pytest.raises(DataError, match=r"or remove these images\.$"):
         find(True, a=tmp_path / "a", b=tmp_path / "c")
 
 

@@ -60,7 +60,7 @@ def test_the_demo_replaces_nothing_of_others(name, tmp_path):
     (tmp_path / name).write_bytes(b"mine")
     text = refused(ConfigError, demo.run, tmp_path, 1)
     said = "translated" if name.startswith("translated") else name
-    assert f"is not the folder of a demo: it holds {tmp_path / said}. " in text
+    assert f"is not the folder of a demo: it contains {tmp_path / said}. " in text
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
@@ -68,6 +68,6 @@ def test_the_demo_replaces_nothing_of_others(name, tmp_path):
 def test_the_demo_learns_stripes(tmp_path):
     result = demo.run(tmp_path)
     assert result.picture.is_file() and result.report.is_file()
-    assert result.scores["doing nothing"] < 0.1
+    assert result.scores["the unchanged input"] < 0.1
     assert result.scores["the model"] > 0.7
-    assert result.scores["the true answer"] > 0.95
+    assert result.scores["the ground truth"] > 0.95

@@ -484,7 +484,7 @@ class TestArrays:
             ({"a": x, "b": folder}, "arrays for both a and b, or folders for both"),
             ({"real": x, "fake": x}, "does not go with a and b"),
             ({"a": x, "b": x[:0]}, "at least one image each, not 3 and 0"),
-            ({"a": x, "b": x[:2], "paired": True}, "Pairs need as many images in A as in B"),
+            ({"a": x, "b": x[:2], "paired": True}, "Pairs need equally many images in A and B"),
             ({"a": x[..., 0], "b": x, "metrics": "l2"}, "'l2'"),
         ):
             assert sentence in refused(Img2ImgError, evaluate, runs / "cyc", **options)

@@ -172,9 +172,9 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (pixels(channels=1), r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels()[..., 0], r"has 1 channel, and this model takes 3\. Use --channels convert"),
-        (pixels(channels=4), r"has 4 channels, and this model takes 3\. Convert it first\."),
+        (pixels(channels=1), r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels()[..., 0], r"has 1 channel, but this model takes 3\. Use --channels convert"),
+        (pixels(channels=4), r"has 4 channels, but this model takes 3\. Convert it first\."),
         (pixels(dtype="uint16"), r"has uint16 values, and this model was trained on uint8"),
     ],
 )
@@ -301,7 +301,7 @@ def test_channels_one_by_one(grey_model):
     assert out.shape == image.shape
     for c in range(4):
         assert np.abs(out[..., c].astype(int) - grey_model(image[..., c])).max() <= 3
-    with pytest.raises(DataError, match=r"has 4 channels, and this model takes 1\. Use --channels each"):
+    with pytest.raises(DataError, match=r"has 4 channels, but this model takes 1\. Use --channels each"):
         grey_model(image)
     with pytest.raises(ConfigError, match="Did you mean 'each'"):
         grey_model(image, channels="eech")
@@ -562,7 +562,7 @@ def test_bad_files_are_reported_and_the_rest_done(model, source, tmp_path):
     assert {path.name for path, _ in summary.failed} == {"broken.png", "grey.png"}
     assert {path: reason for path, reason in reported.items() if reason} == dict(summary.failed)
     assert "broken.png" in reported[source / "broken.png"]
-    assert "grey.png: It has 1 channel, and this model takes 3." in reported[source / "grey.png"]
+    assert "grey.png: It has 1 channel, but this model takes 3." in reported[source / "grey.png"]
     assert tree(tmp_path / "out") == tree(source) - {"broken.png", "grey.png"}
 
 
@@ -607,7 +607,7 @@ def test_command_counts_failures_in_its_exit_code(folder, source, tmp_path, comm
     assert code == 1
     assert "5 images translated" in out and "1 failed" in out and "broken.png" in err
     code, out, _ = command_line(*words)
-    assert code == 1 and "0 images translated" in out and "5 were there already" in out
+    assert code == 1 and "0 images translated" in out and "5 already there" in out
     (source / "broken.png").unlink()
     code, out, _ = command_line(*words, "--overwrite")
     assert code == 0 and "5 images translated" in out
@@ -662,7 +662,7 @@ def test_quality_of_jpeg(model, source, tmp_path):
 def test_pixel_limit(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "out", max_megapixels=1000 / 1e6)
     assert {path.name for path, _ in summary.failed} == {"x.png", "z.jpg", "w.bmp"}  # 1,280 and 1,024 pixels
-    assert all("more than the limit" in reason for _, reason in summary.failed)
+    assert all("exceeds the limit" in reason for _, reason in summary.failed)
 
 
 def test_report(model, source, tmp_path):
@@ -825,7 +825,7 @@ def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line)
 
     monkeypatch.setattr("img2img.api.translate", stop)
     code, _, err = command_line("translate", folder, source, "--out", tmp_path / "out")
-    assert code == 130 and err.strip() == "Stopped. The same command does what is missing."
+    assert code == 130 and err.strip() == "Stopped. Run the same command again to compute what is missing."
 
 
 @pytest.mark.slow

@@ -399,10 +399,10 @@ def test_what_tensors_do_not_show_is_said(command_line, pth, tmp_path):
         assert img2img.export_model(path, tmp_path / "net.pt", overwrite=True).notes == ()
     file = tmp_path / "u.safetensors"
     _, out, _ = command_line("import", pth(published("unet", 5, norm="batch")), "--out", file)
-    assert re.search(r"size trained at +not known *\n", out) and "whether it was trained with dropout" in out
+    assert re.search(r"training size +not known *\n", out) and "whether it was trained with dropout" in out
     assert "without the running averages of its batch norms" in out
     _, out, _ = command_line("import", tmp_path / "net.pth", "--out", file, "--size", 64, "--overwrite")
-    assert re.search(r"size trained at +64 px, as stated at the import *\n", out) and "running averages" not in out
+    assert re.search(r"training size +64 px, as stated at the import *\n", out) and "running averages" not in out
 
 
 # Refusals of import
@@ -435,7 +435,7 @@ def test_a_malicious_bare_pickle_is_refused(tmp_path):
 
 def test_a_whole_module_is_refused(tmp_path):
     torch.save(nn.Conv2d(1, 1, 1), tmp_path / "x.pth")
-    with pytest.raises(ModelFileError, match=r"Save the generator's state_dict\(\) alone"):
+    with pytest.raises(ModelFileError, match=r"Save only the generator's state_dict\(\)"):
         img2img.import_model(tmp_path / "x.pth", tmp_path / "m.safetensors")
 
 
@@ -455,25 +455,25 @@ PIXEL = {"net.0.weight": torch.zeros(4, 6, 1, 1), "net.0.bias": torch.zeros(4)}
 LOOKS = "looks like resnet_{} (width 4, norm instance, padding {}, dropout 0.0, channels 3 to 3), but {}"
 SIX = partial(LOOKS.format, 6, "reflect")
 REFUSED = {
-    "patch discriminator": (PATCH, "is a discriminator, which translates nothing; import the generator"),
+    "patch discriminator": (PATCH, "is a discriminator, which cannot translate; import the generator"),
     "pixel discriminator": (PIXEL, "is a discriminator"),
     "blur of CUT": (
         shifted(RESNET) | {"model.6.filt": torch.zeros(8, 1, 3, 3)},
         "has the blur filters of CUT's networks",
     ),
     "shifted": (shifted(RESNET), "has its first residual block at model.12, where the standard one is at model.10"),
-    "other names": ({"generator.a": torch.zeros(1)}, "names its tensors in a way of its own (generator.a, ...)"),
+    "other names": ({"generator.a": torch.zeros(1)}, "uses unknown tensor names (generator.a, ...)"),
     "PyTorch-GAN": (
         {name.replace(".conv_block.", ".block."): x for name, x in RESNET.items()},
-        "names its tensors in a way of its own (model.10.block.1.weight, model.10.block.1.bias, ",
+        "uses unknown tensor names (model.10.block.1.weight, model.10.block.1.bias, ",
     ),
     "two generators": (
         {f"{owner}.{name}": x for owner in ("netG_A", "netG_B") for name, x in RESNET.items()},
-        "holds several generators, netG_A., netG_B.. Save the state_dict() of one alone.",
+        "holds several generators, netG_A., netG_B.. Save the state_dict() of only one.",
     ),
     "spectral norm": (
         {name.replace("weight", "weight_orig"): x for name, x in RESNET.items()},
-        "was trained with spectral norm, which img2img does not have; save it after torch.nn.utils.",
+        "was trained with spectral norm, which img2img cannot import; save it after torch.nn.utils.",
     ),
     "spectral norm of today": (
         dict(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)).state_dict(prefix="model.1.")),
@@ -482,14 +482,17 @@ REFUSED = {
     "no first layer": (without(RESNET, "model.1.weight"), "lacks model.1.weight, which every standard generator"),
     "no last layer": (without(RESNET, "model.23.weight"), "lacks model.23.weight, which every standard generator"),
     "no middle layer": (without(RESNET, "model.7.weight"), SIX("it lacks model.7.weight")),
-    "one too many": (RESNET | {"model.99.weight": torch.zeros(1, 1, 1, 1)}, SIX("it has model.99.weight besides")),
+    "one too many": (
+        RESNET | {"model.99.weight": torch.zeros(1, 1, 1, 1)},
+        SIX("it has an additional model.99.weight"),
+    ),
     "other shape": (
         RESNET | {"model.7.weight": torch.zeros(2, 8, 3, 3)},
         SIX("its model.7.weight has the shape (2, 8, 3, 3) instead of (16, 8, 3, 3)"),
     ),
     "no convolution": (
         RESNET | {"model.1.weight": torch.zeros(4)},
-        "has model.1.weight of the shape (4,), which is no convolution's",
+        "has model.1.weight with the shape (4,), which is not that of a convolution",
     ),
     "odd blocks": (
         {name.replace("block.5", "block.9"): x for name, x in RESNET.items()},
@@ -497,19 +500,19 @@ REFUSED = {
     ),
     "12 blocks": (
         dict(published("resnet", 12).state_dict()),
-        "holds a ResNet of 12 blocks; img2img has resnet_3, resnet_6",
+        "contains a ResNet of 12 blocks; img2img has resnet_3, resnet_6",
     ),
     "10 levels": (
         dict(published("unet", 10, width=1).state_dict()),
-        "holds a U-Net of 10 levels; img2img has resnet_3",
+        "contains a U-Net of 10 levels; img2img has resnet_3",
     ),
     "affine instance norm": (
         UNET | {"model.model.0.bias": torch.zeros(4)},
-        "has norms with learned gains after convolutions with biases, as InstanceNorm2d(affine=True) makes them",
+        "has norms with learned gains after convolutions with biases, as InstanceNorm2d(affine=True) creates",
     ),
     "broken training": (
         RESNET | {"model.1.bias": torch.full((4,), torch.nan)},
-        "has infinite or missing numbers in model.1.bias",
+        "has infinite or NaN values in model.1.bias",
     ),
     "optimizer": ({"optimizer": {"lr": 1.0}}, "is not a dict of tensors"),
     "nothing": ({}, "is not a dict of tensors"),
@@ -553,7 +556,7 @@ def test_refusals_of_import_that_are_not_the_files(pth, tmp_path):
     for sentence, words in {
         "Unknown --direction 'a2c'. Did you mean": dict(direction="a2c"),
         "leave --direction out": dict(direction="b2a", b2a=path),
-        "one model has two of a kind. Import each by itself": dict(b2a=other),
+        "the two generators of a model must match. Import each one separately": dict(b2a=other),
         "is resnet_3 (width 4, norm instance, padding reflect, dropout 0.0, channels 1 to 3)": dict(b2a=narrow),
         "--size takes a whole number from 1": dict(size=0),
     }.items():
@@ -756,7 +759,7 @@ def test_refusals_of_export(tmp_path):
     for sentence, words in {
         "does not tell the format. End it in .pth (pth), .onnx (onnx), .pt (torchscript)": (path, "x.bin"),
         "Unknown format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
-        "the published code has no U-Net of less than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
+        "the published code has no U-Net with fewer than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
         "the published code does not upsample by resizing": (resized, "x.pth"),
         "Unknown direction in this model 'b2a'": (path, "x.pth", "auto", "b2a"),
         "is also the input file": (path, "m.safetensors", "pth"),

@@ -355,7 +355,7 @@ def test_command(models, samplers, command_line, tmp_path):
     assert np.array_equal(np.stack(list(read(tmp_path).values())), samplers["uint8"](3))
     code, out, err = command_line(*words[:-5], 5, *words[-4:], "--grid", "--interpolate", 3, "--batch-size", 2)
     pictures = f"picture: {tmp_path / 'grid.png'}\npicture: {tmp_path / 'walk.png'}\n"
-    assert (code, out, err) == (0, f"2 images drawn into {tmp_path}, 3 were there already\n{pictures}", "")
+    assert (code, out, err) == (0, f"2 images drawn into {tmp_path}, 3 already there\n{pictures}", "")
     assert np.array_equal(np.stack(list(read(tmp_path).values())), samplers["uint8"](5))
 
 

@@ -23,7 +23,7 @@ from img2img.options.docstrings import in_code
 
 ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
-HEAD = '''"""The options of functions, for type checkers: generated from the dataclasses by `tests/test_types.py`."""
+HEAD = '''"""Options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
 
 from collections.abc import Sequence
 from pathlib import Path

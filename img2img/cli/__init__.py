@@ -1,1 +1,1 @@
-"""The command line: parses, calls what a notebook calls, and prints."""
+"""The command line: it parses, calls the functions a notebook would call, and prints."""

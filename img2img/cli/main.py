@@ -13,9 +13,9 @@ import typer
 
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
-from img2img.cli.terminal import RUN, Command, Group, options_of, progress_bar, stoppable
+from img2img.cli.terminal import RUN, STOPPED, Command, Group, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
-from img2img.errors import Img2ImgError, Interrupted, counted
+from img2img.errors import Img2ImgError, Interrupted, counted, quote
 from img2img.methods import CONFIGS, PLACES
 from img2img.model.options import (
     Count,
@@ -35,7 +35,7 @@ from img2img.version import __version__
 if TYPE_CHECKING:
     from img2img.model.folder import Outcome
 
-OTHER = "Models in and out, and a demo"
+OTHER = "Import, export and demo"
 
 app = typer.Typer(
     help="Image-to-image translation with GANs: train on two folders of images, translate a third.",
@@ -45,29 +45,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train = typer.Typer(
-    help="Train a method. `img2img train METHOD --help` shows its options, with the paper's defaults.",
+    help="Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults.",
     cls=Group,
     no_args_is_help=True,
 )
 app.add_typer(train, name="train")
 equalize = typer.Typer(
-    help="Move images of several batches onto one of them, and judge the result.", cls=Group, no_args_is_help=True
+    help="Map the images of several batches onto one of them, and judge the result.", cls=Group, no_args_is_help=True
 )
 app.add_typer(equalize, name="equalize")
 
 
 @train.callback()
 def _train_group() -> None:
-    """Train a method. `img2img train METHOD --help` shows its options, with the paper's defaults."""
+    """Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults."""
 
 
 @equalize.callback()
 def _equalize_group() -> None:
-    """Move images of several batches onto one of them, and judge the result."""
+    """Map the images of several batches onto one of them, and judge the result."""
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"img2img {__version__}")
         raise typer.Exit
 
@@ -91,33 +91,32 @@ def translate(
 ) -> None:
     """Translate a folder of images, or one image.
 
-    Output has the size, type, format and name of the input. A file that cannot be translated is reported and the rest
-    go on; the exit code is then 1. Started again, the command does only what is missing.
+    Results have the size, type, format and name of their input. Files that cannot be translated are reported and
+    skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
     import img2img.api
-    from img2img.data.picture import quote
     from img2img.model.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
     loaded = Translator(model, **loading)
-    with stoppable("Stopped. The same command does what is missing."), progress_bar(loaded.direction) as (advance, say):
+    with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:
             advance(outcome.done, outcome.total)
             if outcome.status == "failed":
-                say(f"failed: {outcome.reason}")
+                print_line(f"failed: {outcome.reason}")
 
         summary = img2img.api.translate(loaded, source, out, progress=progress, **options)
     for note in dict.fromkeys(loaded.notes):
-        say(note)
+        print_line(note)
     if summary.outside:
         file, share = max(summary.outside, key=lambda entry: entry[1])
-        worst = quote(file)
-        say(
-            f"{len(summary.outside)} files have values outside the range the model was trained on, which it cannot "
-            f"follow; most of them {worst}, {share:.2%}."
+        files = counted(len(summary.outside), "file has", "files have")
+        print_line(
+            f"{files} values outside the range of the training data, which the model cannot reproduce; "
+            f"the worst is {quote(file)}, with {share:.2%}."
         )
-    skipped = f", {summary.skipped} were there already" if summary.skipped else ""
+    skipped = f", {summary.skipped} already there" if summary.skipped else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     images = counted(summary.translated, "image", "images")
@@ -133,19 +132,19 @@ def translate(
 def sample(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
-    n: Annotated[Count, typer.Option("--n", help="How many images.")] = 64,
+    n: Annotated[Count, typer.Option("--n", help="Number of images.")] = 64,
     **options: Any,
 ) -> None:
-    """Draw images with a model that draws from noise: gan, dcgan, wgan, wgan_gp.
+    """Draw images with a model that generates them from noise: gan, dcgan, wgan, wgan_gp.
 
-    Image number i depends on the seed and i alone, so a longer call goes on where a shorter one ended. Started again,
-    the command does only what is missing.
+    Image number i depends only on the seed and i, so a longer call continues where a shorter one ended. Running the
+    command again draws only the missing images.
     """
     import img2img.api
 
-    with stoppable("Stopped. The same command does what is missing."), progress_bar("drawing") as (advance, _):
+    with stoppable(STOPPED), progress_bar("drawing") as (advance, _):
         written = img2img.api.sample(model, n, out=out, progress=advance, **options)
-    skipped = f", {written.skipped} were there already" if written.skipped else ""
+    skipped = f", {written.skipped} already there" if written.skipped else ""
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for picture in written.pictures:
         typer.echo(f"picture: {picture}")
@@ -156,28 +155,29 @@ add_judging(app)
 
 @app.command("import", cls=Command, rich_help_panel=OTHER)
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A generator, as latest_net_G.pth.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A generator, e.g. latest_net_G.pth.")],
     out: Annotated[Path, typer.Option(help="The model file to write, .safetensors.")],
     b2a: Annotated[
-        Path | None, typer.Option(help="The generator of the way back, as latest_net_G_B.pth; FILE.pth is then a2b.")
+        Path | None,
+        typer.Option(help="The generator of the reverse direction, e.g. latest_net_G_B.pth; FILE.pth is then a2b."),
     ] = None,
-    direction: Annotated[str, typer.Option(help="What to call the direction of FILE.pth: a2b or b2a.")] = "a2b",
+    direction: Annotated[str, typer.Option(help="Direction that FILE.pth translates in: a2b or b2a.")] = "a2b",
     size: Annotated[
         int | None,
-        typer.Option(help="Size of the training images, for the record: the file does not tell it."),
+        typer.Option(help="Size of the training images, for information only: it cannot be read from the file."),
         SIDES,
     ] = None,
     padding: Annotated[
         str | None,
         typer.Option(
-            help="Of a ResNet's blocks: reflect or replicate, which the file does not tell; by default reflect."
+            help="Padding of a ResNet's blocks, reflect or replicate: it cannot be read from the file; default reflect."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model file if it exists.")] = False,
 ) -> None:
-    """Make a model of weights of the published pix2pix and CycleGAN code.
+    """Import weights of the published pix2pix and CycleGAN code as a model.
 
-    The network is recognised by its tensors. Nothing in the file is executed.
+    The architecture is inferred from the tensors. Nothing in the file is executed.
     """
     from img2img.interchange.info import model_info, print_info
     from img2img.interchange.pth import import_model
@@ -193,36 +193,37 @@ def import_(
 def export(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
-    format: Annotated[
-        str, typer.Option(help="pth, onnx or torchscript; auto goes by --out: .pth, .onnx, .pt.")
+    file_format: Annotated[
+        str,
+        typer.Option("--format", help="pth, onnx or torchscript; auto follows the suffix of --out: .pth, .onnx, .pt."),
     ] = "auto",
-    direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first.")] = None,
-    label: Annotated[str | None, typer.Option(help="The class to translate to, of a model that takes one.")] = None,
+    direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first direction.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class to translate to, for a model with classes.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write a model for other programs: ONNX, TorchScript, or weights for the published code.
+    """Export a model to other programs: ONNX, TorchScript, or weights for the published code.
 
-    The file is read back and compared with the model before it gets its name.
+    The file is read back and compared with the model before it gets its final name.
     """
     from img2img.interchange.export import export_model
 
-    made = export_model(model, out, format=format, direction=direction, label=label, overwrite=overwrite)
-    shapes = ", ".join("x".join(map(str, shape)) for shape in made.checked)
-    typer.echo(f"{made.format}, {made.direction}: {made.path}")
-    typer.echo(f"largest difference from the model, of -1 to 1: {made.difference:.2g}, with inputs of {shapes}")
-    for note in made.notes:
+    exported = export_model(model, out, format=file_format, direction=direction, label=label, overwrite=overwrite)
+    shapes = ", ".join("x".join(map(str, shape)) for shape in exported.checked)
+    typer.echo(f"{exported.format}, {exported.direction}: {exported.path}")
+    typer.echo(f"largest difference from the model, on a scale of -1 to 1: {exported.difference:.2g}, inputs {shapes}")
+    for note in exported.notes:
         typer.echo(f"note: {note}")
 
 
 @app.command(cls=Command, rich_help_panel=OTHER)
 def info(
     model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
-    json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a model file says of itself."""
+    """Show the contents of a model file."""
     from img2img.interchange.info import model_info, print_info
 
-    print_info(model_info(model), as_json=json)
+    print_info(model_info(model), as_json=as_json)
 
 
 @app.command(cls=Command, rich_help_panel=OTHER)
@@ -241,12 +242,12 @@ def demo(
     result = img2img.demo.run(out, length, partial(typer.echo, err=True))
     for name, value in result.scores.items():
         typer.echo(f"score of {name}: {value:.2f}")
-    typer.echo("0 is the plain animal as it was, 1 its striped twin with the ground left alone; held-out animals, mean")
+    typer.echo("Mean over held-out animals: 0 is the unchanged plain animal, 1 its striped twin on unchanged ground.")
     typer.echo(f"before and after: {result.picture}")
     typer.echo(f"open {result.report}")
 
 
-def _method_command(method: str, help: str) -> Callable[..., None]:
+def _method_command(method: str, text: str) -> Callable[..., None]:
     config = CONFIGS[method]
 
     @options_of(*groups_of(config), headings=headings_of(config))
@@ -267,7 +268,7 @@ def _method_command(method: str, help: str) -> Callable[..., None]:
             bool,
             typer.Option(
                 "--overwrite",
-                help="Begin a new run, whatever --out holds, and replace its files.",
+                help="Start a new run, whatever --out holds, and replace its files.",
                 rich_help_panel=RUN,
             ),
         ] = False,
@@ -275,24 +276,25 @@ def _method_command(method: str, help: str) -> Callable[..., None]:
     ) -> None:
         import img2img.api
 
-        given = {name: value for name, value in options.items() if _is_given(ctx, name)}
-        with stoppable("Stopped. The same command does what is missing."):
-            model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **given)
+        chosen = {name: value for name, value in options.items() if _is_set(ctx, name)}
+        with stoppable("Stopped. Run the same command again to continue."):
+            model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")
 
-    command.__doc__ = help
+    command.__doc__ = text
     return command
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
+def _is_set(ctx: typer.Context, name: str) -> bool:
+    """Return whether the user set an option, rather than leaving it at its default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
 
 def add_methods() -> None:
-    """Adds a command per method to `train`."""
+    """Add one command per method to `train`."""
     if train.registered_commands:
         return
     for name, (module, _) in PLACES.items():
@@ -300,8 +302,8 @@ def add_methods() -> None:
 
 
 def main() -> None:
-    """Runs the command line. A user's mistake is one line on stderr and exit code 2; anything else is a bug and shows
-    its traceback.
+    """Run the command line. A user's mistake prints one line on stderr and exits with 2; anything else is a bug and
+    keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -312,7 +314,7 @@ def main() -> None:
 
 def _main() -> None:
     try:
-        completing = "_IMG2IMG_COMPLETE" in os.environ  # the words are then in the environment
+        completing = "_IMG2IMG_COMPLETE" in os.environ  # shell completion passes the words in the environment
         if completing or "train" in sys.argv[1:2]:
             add_methods()
         if completing or "equalize" in sys.argv[1:2]:

@@ -1,4 +1,4 @@
-"""What the commands share: options that are declared elsewhere, a bar, and Ctrl-C."""
+"""Parts that commands share: options declared elsewhere, a progress bar, and Ctrl-C."""
 
 import inspect
 import signal
@@ -16,11 +16,12 @@ from img2img.options.declared import Choice, Option, Within, options_in, unused_
 
 Function = TypeVar("Function", bound=Callable[..., None])
 ORDER = ("train", "translate", "evaluate", "compare", "sample", "equalize", "export", "import", "info", "demo")
-RUN = "Run"  # what --help stands under where other options have headings
+RUN = "Run"  # the heading of --help where other options have headings
+STOPPED = "Stopped. Run the same command again to compute what is missing."
 
 
 class _Plain:
-    """Help in which arguments are in capitals and flags take no value."""
+    """Help that prints arguments in capitals and flags without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
@@ -33,14 +34,14 @@ class _Plain:
 
 
 class Group(_Plain, TyperGroup):
-    """Commands in the order of `ORDER`, which is that of a user's work."""
+    """Commands in the order of `ORDER`, the order in which a user needs them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 class Command(_Plain, TyperCommand):
-    """A command whose help is wrapped by the terminal alone, and by nobody before."""
+    """A command whose help is wrapped by the terminal only, not by its source."""
 
     def __init__(self, *args: Any, help: str | None = None, **kwargs: Any) -> None:
         paragraphs = inspect.cleandoc(help or "").split("\n\n")
@@ -54,35 +55,38 @@ class Command(_Plain, TyperCommand):
 
 
 def options_of(*groups: type, headings: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
-    """Give a command the fields of `groups` in place of its `**options`: an option is declared once, as a field.
+    """Replace a command's `**options` by the fields of `groups`, so that each option is declared once, as a field.
 
     Their values are checked before the command is called, which imports torch.
 
     Args:
-        headings: what each option stands under in the help, in the order of the help.
+        groups: the option dataclasses.
+        headings: the heading of each option in the help, in the order of the help.
     """
-    known = {name: one for group in groups for name, one in options_in(group).items()}
-    shown = [known[name] for name in headings or known if name not in unused_in(*groups)]
-    return with_options([(one, parameter_of(one, heading=(headings or {}).get(one.name))) for one in shown])
+    known = {name: option for group in groups for name, option in options_in(group).items()}
+    offered = [known[name] for name in headings or known if name not in unused_in(*groups)]
+    return with_options(
+        [(option, parameter_of(option, heading=(headings or {}).get(option.name))) for option in offered]
+    )
 
 
 def with_options(options: Iterable[tuple[Option, inspect.Parameter]]) -> Callable[[Function], Function]:
-    """Put `options` in the place of a command's `**options`, and check them before it is called."""
-    known = {one.name: one for one, _ in options}
-    shown = [parameter for _, parameter in options]
+    """Replace a command's `**options` by `options`, and check their values before it is called."""
+    known = {option.name: option for option, _ in options}
+    added = [parameter for _, parameter in options]
 
     def decorate(command: Function) -> Function:
         @wraps(command)
-        def checked(**given: Any) -> None:
-            for name, value in given.items():
+        def checked(**values: Any) -> None:
+            for name, value in values.items():
                 if name in known:
                     known[name].convert(value)
-            command(**given)
+            command(**values)
 
-        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        order = list(dict.fromkeys(map(_heading, shown)))
-        ranked = sorted([*own, *shown], key=lambda p: order.index(_heading(p)) if _heading(p) in order else -1)
+        parameters = inspect.signature(command).parameters.values()
+        kept = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.kind is not p.VAR_KEYWORD]
+        order = list(dict.fromkeys(map(_heading, added)))
+        ranked = sorted([*kept, *added], key=lambda p: order.index(_heading(p)) if _heading(p) in order else -1)
         checked.__signature__ = inspect.Signature(ranked)  # type: ignore[attr-defined]
         return checked  # type: ignore[return-value]
 
@@ -90,19 +94,21 @@ def with_options(options: Iterable[tuple[Option, inspect.Parameter]]) -> Callabl
 
 
 def _heading(parameter: inspect.Parameter) -> str | None:
-    """Return what a parameter stands under in the help."""
+    """Return the heading of a parameter in the help."""
     return next((x.rich_help_panel for x in get_args(parameter.annotation) if isinstance(x, OptionInfo)), None)
 
 
 def parameter_of(
-    one: Option, kind: Any = None, flag: str | None = None, heading: str | None = None
+    option: Option, kind: Any = None, flag: str | None = None, heading: str | None = None
 ) -> inspect.Parameter:
-    """Return an option as a parameter of a command, its help with its default and its limit."""
-    flag = flag or (f"{one.flag}/--no-{one.flag[2:]}" if one.kind is bool and not one.optional else one.flag)
-    told = [f"default: {one.default_text}"] if one.default_text else []
-    told += [str(one.limit)] if isinstance(one.limit, Within) else []
-    text = f"{one.text} [{'; '.join(told)}]" if told else one.text
-    names = one.limit.names if isinstance(one.limit, Choice) else ()
+    """Return an option as a parameter of a command, whose help states its default and its limit."""
+    if flag is None:
+        is_switch = option.kind is bool and not option.optional
+        flag = f"{option.flag}/--no-{option.flag[2:]}" if is_switch else option.flag
+    notes = [f"default: {option.default_text}"] if option.default_text else []
+    notes += [str(option.limit)] if isinstance(option.limit, Within) else []
+    text = f"{option.text} [{'; '.join(notes)}]" if notes else option.text
+    names = option.limit.names if isinstance(option.limit, Choice) else ()
     info = typer.Option(
         flag,
         help=text.replace("[", "\\["),
@@ -111,53 +117,53 @@ def parameter_of(
         autocompletion=_completion(names) if names else None,
         rich_help_panel=heading,
     )
-    kind = kind or (one.kind | None if one.optional else one.kind)
+    kind = kind or (option.kind | None if option.optional else option.kind)
     return inspect.Parameter(
-        one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=Annotated[kind, info]
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, info]
     )
 
 
 def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def beginning(incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
 
-    return beginning
+    return complete
 
 
 @contextmanager
-def progress_bar(what: str, unit: str = "img") -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """Show progress on stderr: functions that move it to so many of so many, and that print a line above it."""
+def progress_bar(title: str, unit: str = "img") -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """Show progress on stderr; yield a function that sets it, (done, total), and one that prints a line above it."""
     from rich.console import Console
 
     from img2img.runtime.progress import Meter
 
     console = Console(stderr=True, highlight=False)
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
-    meter = Meter(console, what, say=say, unit=unit)
+    meter = Meter(console, title, print_line=print_line, unit=unit)
     try:
-        yield meter.advance, say
+        yield meter.advance, print_line
     finally:
         meter.close()
 
 
 @contextmanager
 def stoppable(sentence: str) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the command with a sentence."""
+    """End the command with `sentence` on Ctrl-C, SIGTERM or SIGHUP."""
     received = [signal.SIGINT]
 
     def stop(number: int, _: Any) -> None:
         received[0] = signal.Signals(number)
         raise KeyboardInterrupt
 
-    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {n: signal.signal(n, stop) for n in stops if signal.getsignal(n) is not signal.SIG_IGN}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {n: signal.signal(n, stop) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(sentence, received[0]) from None
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Augmentation presets, by albumentations; one draw for both images of a pair."""
+"""Augmentation presets, by albumentations; both images of a pair get the same random transforms."""
 
 import os
 from collections.abc import Callable
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """`resize`: side of the image before the crop, in units of the crop; None keeps the image's own pixels.
+    """One augmentation.
 
-    `transforms`: from the albumentations module and the crop's size to the list of random transforms.
+    Attributes:
+        resize: side of the image before the crop, in units of the crop; None keeps the image's own pixels.
+        transforms: builds the list of random transforms from the albumentations module and the size of the crop.
+        text: its description.
     """
 
     resize: float | None
@@ -49,17 +52,17 @@ PRESETS = {
 
 
 class Augment:
-    """Random transforms of one image, or of a pair in step. Built where it is used: each worker has its own."""
+    """Random transforms of one image, or of a pair in step. Each worker builds its own."""
 
     def __init__(self, preset: str, size: int) -> None:
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import asks the network for news
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import checks for updates online
         import albumentations
 
         transforms = choose("--augment", preset, PRESETS).transforms(albumentations, size)
         self.pipeline = albumentations.Compose(transforms, additional_targets={"partner": "image"})
 
     def __call__(self, seed: int, image: "Array", partner: "Array | None" = None) -> "tuple[Array, Array | None]":
-        """Transforms `image` (H, W, C), and `partner` by the same draw; equal seeds give equal results."""
+        """Transform `image` (H, W, C), and `partner` in the same way; equal seeds give equal results."""
         self.pipeline.set_random_seed(seed)
         if partner is None:
             return self.pipeline(image=image)["image"], None

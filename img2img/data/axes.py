@@ -1,4 +1,4 @@
-"""The images that callers hand in where the command line has folders, wherever their channels lie."""
+"""Images passed as arrays, tensors or lists where the command line takes folders, with channels on any axis."""
 
 from pathlib import Path
 from typing import Any
@@ -12,46 +12,46 @@ from img2img.data.picture import Array, Header
 from img2img.data.raster import from_pil
 from img2img.errors import ConfigError, DataError
 
-FEW, MANY = 8, 8  # channels first: at most so many of them, and more columns than that where channels would be
+MAX_FIRST, MAX_LAST = 8, 8  # looks like channels first: at most so many there, and more than this where channels belong
 
 
 def arrays_of(images: dict[str, Any], channel_axis: int | None) -> dict[str, list[Header | Array]]:
-    """Returns images by the names of the arguments that they were given as; see `images_in`.
+    """Convert images passed as arguments, by the name of the argument; see `images_in`.
 
     Raises:
-        ConfigError: if there is an axis and there are none.
+        ConfigError: if `channel_axis` is given without any images.
     """
     if channel_axis is not None and not images:
-        raise ConfigError("channel_axis is for arrays; files say themselves where their channels are.")
-    return {name: images_in(name, given, channel_axis) for name, given in images.items()}
+        raise ConfigError("channel_axis is for arrays; the channel axis of a file is known from its format.")
+    return {name: images_in(name, argument, channel_axis) for name, argument in images.items()}
 
 
 def images_in(title: str, images: Any, channel_axis: int | None = None) -> list[Header | Array]:
-    """Returns images as headers of files and arrays (H, W) or (H, W, C).
+    """Return images as headers of files and arrays (H, W) or (H, W, C).
 
     Args:
-        title: what they are called, for messages.
+        title: their name in error messages.
         images: an array (N, H, W) or (N, H, W, C), a tensor (N, H, W) or (N, C, H, W), or a list of arrays, tensors
             (C, H, W), PIL images and paths of files.
-        channel_axis: where the channels are, in an array or tensor of all images or in each of a list; by default last
-            in arrays and third from last in tensors.
+        channel_axis: the axis of the channels, in an array or tensor of all images or in each item of a list; by
+            default last in arrays and third from last in tensors.
 
     Raises:
-        DataError: if they are none of these, or an array looks as if its channels came first and no axis is given.
+        DataError: if they are none of these, or an array appears to have its channels first and no axis is given.
     """
     whole = images if isinstance(images, np.ndarray | torch.Tensor) else None
     if whole is not None and whole.ndim in (3, 4):
         if whole.ndim == 3 and channel_axis is not None:
-            raise DataError(f"{title} has the shape {tuple(whole.shape)}, which is (N, H, W), without a channel axis.")
+            raise DataError(f"{title} has the shape {tuple(whole.shape)}, which is (N, H, W): it has no channel axis.")
         return list(_channels_last(title, whole, channel_axis, 4))
     if whole is not None or isinstance(images, str | Path | Image.Image):
         kind = f"an array of shape {tuple(whole.shape)}" if whole is not None else type(images).__name__
-        raise DataError(f"{title} is a folder, an array (N, H, W[, C]), or a list of images, not {kind}.")
+        raise DataError(f"{title} must be a folder, an array (N, H, W[, C]) or a list of images, not {kind}.")
     try:
-        several = list(images)
+        items = list(images)
     except TypeError:
-        raise DataError(f"{title} is a folder, or images, not {type(images).__name__}.") from None
-    return [_image(f"{title}[{i}]", image, channel_axis) for i, image in enumerate(several)]
+        raise DataError(f"{title} must be a folder or images, not {type(images).__name__}.") from None
+    return [_image(f"{title}[{i}]", image, channel_axis) for i, image in enumerate(items)]
 
 
 def _image(title: str, image: Any, channel_axis: int | None) -> Header | Array:
@@ -69,17 +69,17 @@ def _channels_last(title: str, image: Any, channel_axis: int | None, ndim: int) 
         return array
     axis = channel_axis if channel_axis is not None else -3 if tensor else -1
     if not -ndim <= axis < ndim:
-        raise DataError(f"channel_axis={axis} is no axis of {title}, whose shape is {array.shape}.")
+        raise DataError(f"channel_axis={axis} is not an axis of {title}, whose shape is {array.shape}.")
     if channel_axis is None and not tensor:
         refuse_channels_first(array, title)
     return np.moveaxis(array, axis, -1)
 
 
 def as_array(image: Any) -> Array:
-    """Returns an array or tensor as an array.
+    """Return an array or tensor as an array.
 
     Raises:
-        DataError: if it is of a type that arrays have not.
+        DataError: if it is a tensor of a type that arrays do not support.
     """
     if isinstance(image, torch.Tensor):
         try:
@@ -90,8 +90,8 @@ def as_array(image: Any) -> Array:
 
 
 def refuse_channels_first(array: Array, title: str) -> None:
-    """Raises DataError if an array (H, W, C) or (N, H, W, C) looks as if its channels came first."""
-    if array.shape[-1] > MANY and array.shape[-3] <= FEW:
+    """Raise DataError if an array (H, W, C) or (N, H, W, C) appears to have its channels first."""
+    if array.shape[-1] > MAX_LAST and array.shape[-3] <= MAX_FIRST:
         first = array.ndim - 3
         raise DataError(
             f"{title} has the shape {array.shape}, which looks like channels first; give channel_axis={first}, "

@@ -1,6 +1,6 @@
-"""What reading and writing files takes unless told otherwise. Imports nothing, so that help on it is quick."""
+"""Defaults of reading and writing files. Imports nothing, so that help that prints them is quick."""
 
-MAX_PIXELS = 2**28  # of a file, all pages together: 16384 x 16384
+MAX_PIXELS = 2**28  # of a file, all pages together: 16384x16384
 JPEG_QUALITY = 95  # of JPEG and lossy WebP
 PAGES = {
     "images": "each page of a stack is an image",

@@ -56,16 +56,16 @@ OpenFile = AbstractContextManager[tuple[Header, Callable[[], Picture]]]  # its h
 
 # The first bytes of a file, the name of its format, and the function that opens it.
 CONTENT: dict[bytes, tuple[str, Callable[[Path], OpenFile]]] = {
-    b"\x89PNG\r\n\x1a\n": ("PNG", partial(raster.opened, kind="png")),
-    b"\xff\xd8\xff": ("JPEG", partial(raster.opened, kind="jpeg")),
-    rb"RIFF....WEBP": ("WebP", partial(raster.opened, kind="webp")),
-    b"BM": ("BMP", partial(raster.opened, kind="bmp")),
-    b"II\\*\0": ("TIFF", tiff.opened),
-    b"MM\0\\*": ("TIFF", tiff.opened),
-    b"II\\+\0": ("TIFF", tiff.opened),
-    b"MM\0\\+": ("TIFF", tiff.opened),
-    b"\x93NUMPY": ("npy", npy.opened_npy),
-    b"PK": ("npz", npy.opened_npz),
+    b"\x89PNG\r\n\x1a\n": ("PNG", partial(raster.open_raster, kind="png")),
+    b"\xff\xd8\xff": ("JPEG", partial(raster.open_raster, kind="jpeg")),
+    rb"RIFF....WEBP": ("WebP", partial(raster.open_raster, kind="webp")),
+    b"BM": ("BMP", partial(raster.open_raster, kind="bmp")),
+    b"II\\*\0": ("TIFF", tiff.open_tiff),
+    b"MM\0\\*": ("TIFF", tiff.open_tiff),
+    b"II\\+\0": ("TIFF", tiff.open_tiff),
+    b"MM\0\\+": ("TIFF", tiff.open_tiff),
+    b"\x93NUMPY": ("npy", npy.open_npy),
+    b"PK": ("npz", npy.open_npz),
 }
 
 # Formats often found under the suffix of an image that we do not read, by the first bytes.

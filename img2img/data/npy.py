@@ -1,6 +1,6 @@
-"""NumPy's files: (H, W), (H, W, C) or (P, H, W, C), by the number of axes and never by their lengths.
+"""NumPy files: (H, W), (H, W, C) or (P, H, W, C), decided by the number of axes and never by their lengths.
 
-An .npz holds exactly one array. Both come back with the axes, the key and the compression they had.
+An .npz holds exactly one array. Both are written back with the axes, the key and the compression they had.
 """
 
 import zipfile
@@ -21,7 +21,7 @@ HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_arr
 
 @dataclass(frozen=True)
 class Details:
-    """How the array lay in its file."""
+    """The layout of the array in its file."""
 
     ndim: int = 3
     key: str = "arr_0"
@@ -29,21 +29,21 @@ class Details:
 
 
 @contextmanager
-def opened_npy(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
-    """The header of an .npy file, and how to read the rest."""
+def open_npy(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open an .npy file; yield its header, and a function that reads the rest."""
     with path.open("rb") as file:
         header, ndim = _header(path, file)
         yield header, lambda: _load(path, file, Source("npy", details=Details(ndim)))
 
 
 @contextmanager
-def opened_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
-    """The header of an .npz file with one array, and how to read the rest."""
+def open_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open an .npz file with one array; yield its header, and a function that reads the rest."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len(entries) != 1 or not entries[0].filename.endswith(".npy"):
             names = ", ".join(quote(e.filename.removesuffix(".npy")) for e in entries[:5])
-            raise DataError(f"{quote(path)} holds {len(entries)} entries ({names}); save it with exactly one array.")
+            raise DataError(f"{quote(path)} has {len(entries)} entries ({names}); save it with exactly one array.")
         entry = entries[0]
         with archive.open(entry) as file:
             header, ndim = _header(path, file)
@@ -59,7 +59,7 @@ def opened_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
 def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
     version = npy_format.read_magic(file)
     if version not in HEADERS:
-        raise DataError(f"{quote(path)} has version {version} of the npy format; save it as a plain array.")
+        raise DataError(f"{quote(path)} uses version {version} of the npy format; save it as a plain array.")
     shape, _, dtype = HEADERS[version](file)
     if not 2 <= len(shape) <= 4:
         raise DataError(
@@ -78,7 +78,7 @@ def _load(path: Path, file: Any, source: Source) -> Picture:
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
-    """Writes an .npy or .npz file; without a source, (H, W, C) or (P, H, W, C)."""
+    """Write an .npy or .npz file; a picture without a source as (H, W, C) or (P, H, W, C)."""
     source, array = picture.source, np.ascontiguousarray(picture.array)
     details = source.details if source and isinstance(source.details, Details) else Details()
     if details.ndim == 2 and array.ndim == 3 and array.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""Reading once more what a drive, a network's above all, does not give at the first time of asking."""
+"""Retrying reads that a drive, above all a network drive, fails to serve at first."""
 
 import errno
 import time
@@ -8,19 +8,19 @@ from typing import TypeVar
 from img2img.errors import DataError
 
 WAITS = (0.1, 0.5, 2.0)  # seconds before each further attempt
-LASTING = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+PERMANENT = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
-Read = TypeVar("Read")
+Result = TypeVar("Result")
 
 
 def is_transient(error: DataError) -> bool:
-    """Whether the system failed to give the bytes, rather than that the bytes are no image."""
+    """Return whether the system failed to deliver the bytes, as opposed to the bytes not being an image."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno is not None and cause.errno not in LASTING
+    return isinstance(cause, OSError) and cause.errno is not None and cause.errno not in PERMANENT
 
 
-def read_with_retries(read: Callable[[int], Read], i: int) -> Read:
-    """`read(i)`, tried again for a few seconds while the system does not give the bytes."""
+def read_with_retries(read: Callable[[int], Result], i: int) -> Result:
+    """Return `read(i)`, retried for a few seconds while the system fails to deliver the bytes."""
     for wait in WAITS:
         try:
             return read(i)

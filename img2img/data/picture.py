@@ -1,4 +1,4 @@
-"""What an image file says and holds, and the few rules that every format shares."""
+"""The header and the content of an image file, and the few rules that all formats share."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,20 +12,20 @@ from img2img.errors import DataError, quote as quote
 Array = NDArray[Any]
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
-PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the channels it is for
+PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the number of channels it is for
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are read.
+    """The properties of a file that are known before its pixels are read.
 
     Attributes:
         path: the file.
-        width: columns, once the image is upright.
-        height: rows, once the image is upright.
-        channels: channels of each page, without alpha.
-        dtype: type of the pixels once read.
-        pages: images in the file.
+        width: number of columns once the image is upright.
+        height: number of rows once the image is upright.
+        channels: number of channels of each page, without alpha.
+        dtype: type of the pixels as read.
+        pages: number of images in the file.
     """
 
     path: Path
@@ -38,16 +38,16 @@ class Header:
 
 @dataclass(frozen=True)
 class Source:
-    """What a picture's file was, for writing another of its kind.
+    """The properties of the file that a picture was read from, for writing another of the same kind.
 
     Attributes:
         kind: "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz".
         icc: the colour profile.
-        dpi: pixels per inch, across and down.
-        exif: the EXIF data, saying upright.
-        options: what the writer of the same kind is to be told.
-        details: what only that writer understands.
-        merged: how many pages were read as channels; 0 where none were.
+        dpi: horizontal and vertical pixels per inch.
+        exif: the EXIF data, with the orientation set to upright.
+        options: options for the writer of the same kind.
+        details: data that only that writer understands.
+        merged: number of pages that were read as channels; 0 if none were.
     """
 
     kind: str
@@ -65,8 +65,8 @@ class Picture:
 
     Attributes:
         array: (H, W, C), or (P, H, W, C) for a file with several pages.
-        alpha: the opacity, of the same shape but for its one channel; None where the file has none.
-        source: what the file was; `write_image` gives back what of it still fits. Opaque, and not needed.
+        alpha: the opacity, of the same shape except for its single channel; None if the file has none.
+        source: the properties of the file, of which `write_image` keeps what still fits. Opaque, and optional.
     """
 
     array: Array
@@ -75,61 +75,63 @@ class Picture:
 
 
 def is_text(path: Path) -> bool:
-    """Return whether the name is UTF-8, as it must be for libraries that are not written in Python."""
+    """Return whether the name is valid UTF-8, as libraries not written in Python require."""
     return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
 
 
 def known_dtype(path: Path, dtype: Any) -> str:
-    """The name of `dtype`.
+    """Return the name of `dtype`.
 
     Raises:
-        DataError: if it is none of `DTYPES`.
+        DataError: if it is not one of `DTYPES`.
     """
     name = str(np.dtype(dtype).name)
     if name not in DTYPES:
-        raise DataError(f"{quote(path)} holds {name} values; img2img takes {', '.join(DTYPES)}.")
+        raise DataError(f"{quote(path)} holds {name} values; img2img supports {', '.join(DTYPES)}.")
     return name
 
 
 def check_size(header: Header, max_pixels: int) -> None:
-    """Refuses what would need too much memory: the pixels of all pages are counted, and those beyond 4 channels more.
+    """Refuse a file that would need too much memory, counting the pixels of all pages; channels beyond 4 count extra.
 
     Raises:
         DataError: if there are more than `max_pixels`, or none.
     """
     pixels = header.width * header.height * header.pages
-    size = f"{header.width}x{header.height}" + f" in {header.pages} pages" * (header.pages > 1)
+    size = f"{header.width}x{header.height}"
+    if header.pages > 1:
+        size += f" in {header.pages} pages"
     if not pixels * header.channels:
         raise DataError(f"{quote(header.path)} has no pixels: it is {size} with {header.channels} channels.")
     if pixels * max(header.channels, 4) > 4 * max_pixels:
         raise DataError(
-            f"{quote(header.path)} is {size} with {header.channels} channels, more than the limit of {max_pixels} "
-            "pixels; cut it into parts, or raise the limit."
+            f"{quote(header.path)} is {size} with {header.channels} channels, which exceeds the limit of {max_pixels} "
+            "pixels; split it into parts, or raise the limit."
         )
 
 
 def upright(array: Array, orientation: int) -> Array:
-    """The array (..., H, W, C) turned and mirrored as the EXIF standard has it (tag 274)."""
+    """Rotate and mirror an array (..., H, W, C) by an EXIF orientation (tag 274)."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(-3, -2)
-    down, across = (-1 if orientation in turned else 1 for turned in ((3, 4, 7, 8), (2, 3, 6, 7)))
-    return np.ascontiguousarray(array[..., ::down, ::across, :])
+    y_step, x_step = (-1 if orientation in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(array[..., ::y_step, ::x_step, :])
 
 
-def full(dtype: Any) -> int:
-    """The value that stands for opaque, and for white: the largest integer, or 1."""
+def full_scale(dtype: Any) -> int:
+    """Return the value that stands for opaque, and for white: the largest integer, or 1."""
     return int(np.iinfo(dtype).max) if np.dtype(dtype).kind in "iu" else 1
 
 
-def straight(colours: Array, alpha: Array) -> Array:
-    """The colours that were multiplied by the opacity before they were stored."""
-    share = alpha / full(alpha.dtype)
-    out = np.divide(colours, share, out=np.zeros(colours.shape), where=share > 0)
+def unpremultiply(colours: Array, alpha: Array) -> Array:
+    """Divide out the opacity that the colours were multiplied by before they were stored."""
+    opacity = alpha / full_scale(alpha.dtype)
+    out = np.divide(colours, opacity, out=np.zeros(colours.shape), where=opacity > 0)
     return as_type(out, colours.dtype)
 
 
 def as_type(values: Array, dtype: Any) -> Array:
-    """Numbers rounded and cut to an integer type, or made a float type."""
+    """Convert numbers to a type; to an integer type by rounding and clipping."""
     if np.dtype(dtype).kind in "iu":
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
@@ -137,23 +139,23 @@ def as_type(values: Array, dtype: Any) -> Array:
 
 
 def with_alpha(picture: Picture) -> Array:
-    """Colours and opacity in one array; the opacity takes the type of the colours."""
+    """Return colours and opacity in one array; the opacity takes the type of the colours."""
     array, alpha = picture.array, picture.alpha
     if alpha is None:
         return array
     if alpha.dtype != array.dtype:
-        alpha = as_type(alpha.astype(np.float64) * (full(array.dtype) / full(alpha.dtype)), array.dtype)
+        alpha = as_type(alpha.astype(np.float64) * (full_scale(array.dtype) / full_scale(alpha.dtype)), array.dtype)
     return np.concatenate([array, alpha], axis=-1)
 
 
 def fitting_profile(picture: Picture) -> bytes | None:
-    """The colour profile of the source, if it is one for this number of channels."""
+    """Return the colour profile of the source, if it suits this number of channels."""
     icc = picture.source.icc if picture.source else None
     return icc if icc and icc[16:20] == PROFILES.get(picture.array.shape[-1]) else None
 
 
 def merge(picture: Picture, path: Path) -> Picture:
-    """The pages of a picture as the channels of one: page p's channel c becomes channel p * C + c.
+    """Merge the pages of a picture into the channels of a single image: channel c of page p becomes channel p * C + c.
 
     Raises:
         DataError: if the pages have alpha.
@@ -161,14 +163,16 @@ def merge(picture: Picture, path: Path) -> Picture:
     if picture.array.ndim == 3:
         return picture
     if picture.alpha is not None:
-        raise DataError(f"{quote(path)} has pages with alpha, which cannot be channels; read them as images.")
+        raise DataError(
+            f"{quote(path)} has pages with alpha, which cannot be read as channels; read them as images instead."
+        )
     pages, height, width, _ = picture.array.shape
     array = picture.array.transpose(1, 2, 0, 3).reshape(height, width, -1)
     return Picture(array, None, replace(picture.source, merged=pages))
 
 
 def unmerge(picture: Picture) -> Picture:
-    """The inverse of `merge`; where the channels are no longer those of the pages, the picture stays one image."""
+    """Invert `merge`; if the channels no longer correspond to the pages, the picture stays a single image."""
     merged = picture.source.merged if picture.source else 0
     if not merged or picture.array.shape[-1] % merged:
         return picture

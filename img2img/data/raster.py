@@ -1,4 +1,4 @@
-"""PNG, JPEG, WebP and BMP, by Pillow; PNG with 16 bits per colour, which Pillow would cut to 8, by imagecodecs."""
+"""PNG, JPEG, WebP and BMP by Pillow; PNG with 16 bits per colour, which Pillow would reduce to 8, by imagecodecs."""
 
 import bisect
 import copy
@@ -25,8 +25,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from img2img.data.picture import Array, Header, Picture, Source, fitting_profile, quote, upright, with_alpha
 from img2img.errors import DataError
 
-# The plugins themselves: `Image.open` would refuse images above its own limit, and take a camera's JPEG with previews
-# for an animation.
+# The plugins themselves: `Image.open` would refuse images above its own limit, and mistake a camera's JPEG with
+# previews for an animation.
 PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "png": PngImageFile,
     "jpeg": JpegImageFile,
@@ -36,25 +36,25 @@ PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # every other mode becomes RGB
 ORIENTATION, EXIF_IFD, EXIF_WIDTH, EXIF_HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 
-# Chunks of a PNG: those that say which colours its numbers mean, with their lengths, are written as they were read.
+# Chunks of a PNG. Those that define the colour space, here with their lengths, are written back as they were read.
 COLOUR_CHUNKS = {b"cICP": 4, b"cHRM": 32, b"gAMA": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
-PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # the ancillary ones that change what is seen
-ABOUT = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}  # texts with an orientation
+PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # the ancillary ones that affect the visible image
+TEXT_KEYS = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}  # may hold an orientation
 PNG_START = 33  # bytes of the signature and the header chunk
-MOST_BESIDE = 2**24  # bytes that a profile or such a text may unpack to
+MAX_METADATA = 2**24  # bytes that a profile or such a text may decompress to
 
-JPEG_BYTES = 8  # room for each pixel of a progressive JPEG; black and white noise of quality 100 takes 3.3
+JPEG_BYTES = 8  # buffer per pixel of a progressive JPEG; black and white noise of quality 100 takes 3.3
 
 logging.getLogger("imagecodecs").addHandler(logging.NullHandler())  # or libpng's remarks go to stderr
 
 _pillow = threading.Lock()  # guards Pillow's limits and the process's warnings while a header is parsed
-_block = ImageFile.MAXBLOCK
-_rooms: list[int] = []
+_default_buffer = ImageFile.MAXBLOCK
+_buffers: list[int] = []
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Pillow without its limit on pixels and without its warnings, for the moment it takes to parse a header."""
+def _unlimited() -> Iterator[None]:
+    """Disable Pillow's limit on pixels and its warnings, for the moment it takes to parse a header."""
     with _pillow, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -65,34 +65,34 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _room(size: int) -> Iterator[None]:
-    """Lets Pillow's encoders take `size` bytes at once: a progressive JPEG has to fit, and Pillow guesses too low."""
+def _buffer(size: int) -> Iterator[None]:
+    """Give Pillow an encoding buffer of `size` bytes: a progressive JPEG must fit, and its own estimate is too low."""
     with _pillow:
-        _rooms.append(size)
-        ImageFile.MAXBLOCK = max(_block, *_rooms)
+        _buffers.append(size)
+        ImageFile.MAXBLOCK = max(_default_buffer, *_buffers)
     try:
         yield
     finally:
         with _pillow:
-            _rooms.remove(size)
-            ImageFile.MAXBLOCK = max([_block, *_rooms])
+            _buffers.remove(size)
+            ImageFile.MAXBLOCK = max([_default_buffer, *_buffers])
 
 
 @contextmanager
-def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture]]]:
-    """The header of a file of the given kind, and how to read the rest."""
+def open_raster(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open a file of the given kind; yield its header, and a function that reads the rest."""
     with path.open("rb") as whole:
         png = _scan_png(path, whole) if kind == "png" else _Png()
         file = io.BufferedReader(_Parts(whole, png.parts)) if png.parts else whole
         deep = png.deep
         file.seek(0)
-        with _alone():
+        with _unlimited():
             image = PLUGINS[kind](file)
             image.info |= png.info
             exif, orientation = _exif(image)
         with image:
             if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{quote(path)} is an animation; save its frames as images of their own.")
+                raise DataError(f"{quote(path)} is an animation; save its frames as separate images.")
             mode = _target_mode(image)
             size = image.size if orientation < 5 else image.size[::-1]
             header = Header(path, *size, deep or (1 if mode[0] == "L" else 3), "uint16" if deep else "uint8")
@@ -107,7 +107,7 @@ def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture
                     png.colour,
                 )
                 if kind == "png":
-                    _check_sums(path, file)
+                    _verify_checksums(path, file)
                 array = _deep(file) if deep else np.array(image if image.mode == mode else image.convert(mode))
                 array = upright(np.atleast_3d(array), orientation)
                 if array.shape[2] in (2, 4):
@@ -118,13 +118,13 @@ def opened(path: Path, kind: str) -> Iterator[tuple[Header, Callable[[], Picture
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Takes a PIL image apart as a file of its kind would be: upright, in grey or colours, with alpha apart.
+    """Convert a PIL image the way a file of its kind is read: upright, in grey or colours, with separate alpha.
 
     Raises:
-        DataError: if the mode of the image stands for no grey and no colours.
+        DataError: if the mode of the image represents neither grey nor colours.
     """
     exif, orientation = _exif(image)
-    exif = copy.deepcopy(exif)  # to be changed; the image is the caller's
+    exif = copy.deepcopy(exif)  # about to be changed, and the image belongs to the caller
     size = image.size if orientation < 5 else image.size[::-1]
     source = Source("png", image.info.get("icc_profile"), _dpi(image), _kept_exif(exif, size))
     mode = image.mode if image.mode.startswith(("I", "F")) else _target_mode(image)
@@ -141,7 +141,7 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """Returns the PIL image of a picture, with what its source had beside the pixels.
+    """Return a picture as a PIL image, with the metadata of its source.
 
     Raises:
         DataError: if PIL has no mode for its type and channels.
@@ -151,7 +151,7 @@ def to_pil(picture: Picture) -> Image.Image:
         image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     except TypeError as error:
         kind = f"{array.shape[2]} channels of {array.dtype}"
-        raise DataError(f"PIL has no mode for the result, {kind}; hand the image in as an array.") from error
+        raise DataError(f"PIL has no mode for the result, {kind}; pass the image as an array instead.") from error
     kept = {"icc_profile": fitting_profile(picture), "dpi": picture.source.dpi, "exif": picture.source.exif}
     image.info |= {name: value for name, value in kept.items() if value}
     return image
@@ -159,18 +159,19 @@ def to_pil(picture: Picture) -> Image.Image:
 
 def _target_mode(image: Image.Image) -> str:
     has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
-    return ("L" if image.mode in GREY_MODES else "RGB") + "A" * has_alpha
+    colours = "L" if image.mode in GREY_MODES else "RGB"
+    return f"{colours}A" if has_alpha else colours
 
 
 @dataclass
 class _Png:
-    """What the chunks of a PNG say; one whose checksum is wrong counts only if the pixels depend on it.
+    """The content of a PNG's chunks; one with a wrong checksum is ignored unless the pixels depend on it.
 
     Attributes:
-        parts: where the pixels and what they depend on are, (offset, length); all else Pillow need not see.
-        deep: the channels of a PNG of 16 bits, 0 of any other.
-        info: what is beside the pixels, by the names that Pillow has for it.
-        colour: the chunks that say which colours the numbers mean.
+        parts: the parts, (offset, length), that hold the pixels and what they depend on; Pillow sees no others.
+        deep: the number of channels of a PNG with 16 bits, 0 for any other.
+        info: the metadata, under Pillow's names.
+        colour: the chunks that define the colour space.
     """
 
     parts: list[tuple[int, int]] = field(default_factory=list)
@@ -186,39 +187,39 @@ class _Png:
             self.parts.append((offset, length))
 
     def note(self, name: bytes, data: bytes) -> None:
-        """Reads a chunk beside the pixels; of several of one kind the first counts."""
+        """Read a metadata chunk; of several of one kind the first counts."""
         if len(data) == COLOUR_CHUNKS.get(name) and name not in self.colour:
             self.colour += _chunk(name, data)
         elif name == b"eXIf":
             self.info.setdefault("exif", b"Exif\0\0" + data)
         elif name == b"iCCP" and "icc_profile" not in self.info:
-            if profile := _unpacked(data.partition(b"\0")[2][1:]):
+            if profile := _decompress(data.partition(b"\0")[2][1:]):
                 self.info["icc_profile"] = profile
-        elif (key := ABOUT.get(data.partition(b"\0")[0], "")) and key not in self.info:
+        elif (key := TEXT_KEYS.get(data.partition(b"\0")[0], "")) and key not in self.info:
             text = data.partition(b"\0")[2]
             if name == b"zTXt":
-                text = _unpacked(text[1:])
+                text = _decompress(text[1:])
             elif name == b"iTXt":
-                packed, (*_, text) = text[:1] == b"\1", text[2:].split(b"\0", 2)
-                text = _unpacked(text) if packed else text
+                is_compressed, (*_, text) = text[:1] == b"\1", text[2:].split(b"\0", 2)
+                text = _decompress(text) if is_compressed else text
             if text:
                 self.info[key] = text if key == "xmp" else text.decode("latin-1")
 
 
-def _unpacked(data: bytes) -> bytes:
-    """What was deflated; nothing if that is damaged or more than is taken."""
-    unpacker = zlib.decompressobj()
+def _decompress(data: bytes) -> bytes:
+    """Inflate `data`; return nothing if it is damaged or exceeds the limit."""
+    decompressor = zlib.decompressobj()
     with suppress(zlib.error):
-        out = unpacker.decompress(data, MOST_BESIDE)
-        return out if unpacker.eof else b""
+        out = decompressor.decompress(data, MAX_METADATA)
+        return out if decompressor.eof else b""
     return b""
 
 
 def _scan_png(path: Path, file: IO[bytes]) -> _Png:
-    """Goes through the chunks of a PNG; those beside the pixels may stand behind them.
+    """Read through the chunks of a PNG; metadata may follow the pixels.
 
     Raises:
-        DataError: if the file is cut short.
+        DataError: if the file is truncated.
     """
     bits, colours = file.read(26)[24:].ljust(2, b"\0")
     png = _Png([(0, 8)], (3 if colours in (2, 6) else 1) if bits == 16 else 0)
@@ -240,23 +241,23 @@ def _scan_png(path: Path, file: IO[bytes]) -> _Png:
                     png.take(offset, length + 12)
                 png.note(name, data)
         offset += length + 12
-    raise DataError(f"{quote(path)} is cut short.")
+    raise DataError(f"{quote(path)} is truncated.")
 
 
-def _check_sums(path: Path, file: IO[bytes]) -> None:
-    """Raises DataError if the checksum of a chunk is wrong, as the decoders look at few of them."""
+def _verify_checksums(path: Path, file: IO[bytes]) -> None:
+    """Raise DataError if the checksum of a chunk is wrong; the decoders verify only few of them."""
     file.seek(8)
     while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
         data = file.read(int.from_bytes(start[:4], "big"))
         if zlib.crc32(start[4:] + data) != int.from_bytes(file.read(4), "big"):
-            raise DataError(f"{quote(path)} is damaged: a checksum of its pixels is wrong.")
+            raise DataError(f"{quote(path)} is damaged: a checksum of its pixel data is wrong.")
 
 
 class _Parts(io.RawIOBase):
-    """A file of which only some parts are seen, as if the others were not there."""
+    """A view of some parts of a file, as if the others did not exist."""
 
     def __init__(self, file: IO[bytes], parts: list[tuple[int, int]]) -> None:
-        self.file, self.parts, self.at = file, parts, 0
+        self.file, self.parts, self.position = file, parts, 0
         self.starts = [0]
         for _, length in parts:
             self.starts.append(self.starts[-1] + length)
@@ -268,20 +269,20 @@ class _Parts(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.starts[-1]}[whence]
-        return self.at
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.starts[-1]}[whence]
+        return self.position
 
     def tell(self) -> int:
-        return self.at
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        i = bisect.bisect_right(self.starts, self.at) - 1
+        i = bisect.bisect_right(self.starts, self.position) - 1
         if i == len(self.parts):
             return 0
-        self.file.seek(self.parts[i][0] + self.at - self.starts[i])
-        data = self.file.read(min(len(buffer), self.starts[i + 1] - self.at))
+        self.file.seek(self.parts[i][0] + self.position - self.starts[i])
+        data = self.file.read(min(len(buffer), self.starts[i + 1] - self.position))
         buffer[: len(data)] = data
-        self.at += len(data)
+        self.position += len(data)
         return len(data)
 
 
@@ -293,13 +294,13 @@ def _deep(file: IO[bytes]) -> Array:
     return array
 
 
-# What is kept beside the pixels
+# Metadata
 
 
 def _exif(image: Image.Image) -> tuple[Image.Exif | None, int]:
-    """The EXIF data and the orientation; data that Pillow cannot parse count as none."""
+    """Return the EXIF data and the orientation; data that Pillow cannot parse count as missing."""
     with suppress(Exception):
-        exif = Image.Image.getexif(image)  # a PNG's own would decode the pixels to see what follows them
+        exif = Image.Image.getexif(image)  # a PNG's own method would decode the pixels to look for EXIF after them
         orientation = exif.get(ORIENTATION, 1)
         return exif, orientation if orientation in range(1, 9) else 1
     return None, 1
@@ -308,7 +309,7 @@ def _exif(image: Image.Image) -> tuple[Image.Exif | None, int]:
 def _kept_exif(exif: Image.Exif | None, size: tuple[int, int]) -> bytes | None:
     if not exif:
         return None
-    with suppress(Exception), _alone():
+    with suppress(Exception), _unlimited():
         if ORIENTATION in exif:
             exif[ORIENTATION] = 1
         details = exif.get_ifd(EXIF_IFD)
@@ -350,14 +351,14 @@ def _is_lossless_webp(file: IO[bytes]) -> bool:
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
-    """Writes a picture that the format can hold; `quality` is for JPEG and WebP."""
+    """Write a picture that the format can hold; `quality` is for JPEG and WebP."""
     array, source = np.ascontiguousarray(with_alpha(picture)), picture.source
     kept: dict[str, Any] = {
         "icc_profile": fitting_profile(picture),
         "dpi": source and source.dpi,
         "exif": source and source.exif,
     }
-    same = source is not None and source.kind == kind
+    same_kind = source is not None and source.kind == kind
     if array.dtype == np.uint16:
         data = _deep_png(array, **kept)
     else:
@@ -365,16 +366,16 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
         if kind in ("jpeg", "webp"):
             options["quality"] = quality
         if kind == "webp":
-            options["exact"] = True  # colours under full transparency stay what they are
+            options["exact"] = True  # keeps the colours of fully transparent pixels
         if kind == "jpeg":
             options["subsampling"] = 0
-        if same:
+        if same_kind:
             options |= source.options
         buffer, image = io.BytesIO(), Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-        with _room(JPEG_BYTES * image.width * image.height if options.get("progressive") else 0):
+        with _buffer(JPEG_BYTES * image.width * image.height if options.get("progressive") else 0):
             image.save(buffer, kind, **options)
         data = buffer.getvalue()
-    if kind == "png" and same:
+    if kind == "png" and same_kind:
         data = data[:PNG_START] + (source.details or b"") + data[PNG_START:]
     path.write_bytes(data)
 

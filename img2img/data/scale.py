@@ -1,5 +1,5 @@
-"""The map between pixel values and the networks' [-1, 1]: fixed when a model is trained, stored with it, inverted on
-output.
+"""The mapping between pixel values and the networks' range [-1, 1]: it is fixed when a model is trained, stored with
+the model, and inverted on output.
 """
 
 import math
@@ -17,7 +17,7 @@ from img2img.data.picture import DTYPES
 
 @dataclass(frozen=True)
 class Scale:
-    """Pixel values `low` to `high` of type `dtype` stand for -1 to 1."""
+    """A mapping of pixel values from `low` to `high`, of type `dtype`, to [-1, 1]."""
 
     low: int | float
     high: int | float
@@ -25,11 +25,11 @@ class Scale:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES or not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"no range of pixel values: {self.low} to {self.high} of {self.dtype!r}")
+            raise ValueError(f"invalid range of pixel values: {self.low} to {self.high} of {self.dtype!r}")
 
     @classmethod
     def of(cls, arrays: Iterable[Array], dtype: str) -> "Scale":
-        """0..255 for 8 bit; for other types the range that `arrays`, the whole training set, really has."""
+        """Return 0..255 for 8 bits, and for other types the actual range of `arrays`, the whole training set."""
         if dtype == "uint8":
             return cls(0, 255, dtype)
         ranges = [(float(x.min()), float(x.max())) for x in arrays]
@@ -38,20 +38,20 @@ class Scale:
 
     @property
     def _exact(self) -> type:
-        """The type to calculate in: fp32 has the digits of 16 bits, and neither the digits nor the span of 32."""
+        """The type to compute in: fp32 holds 16 bits exactly, but lacks the precision and range for 32."""
         return np.float64 if np.dtype(self.dtype).itemsize > 2 else np.float32
 
     def encode(self, array: Array) -> Tensor:
-        """(H, W, C) pixel values to (C, H, W) in [-1, 1], fp32."""
+        """Map pixel values (H, W, C) to a tensor (C, H, W) in [-1, 1], fp32."""
         return self.encode_all(array[None])[0]
 
     def encode_all(self, arrays: Array) -> Tensor:
-        """As `encode`, of (N, H, W, C)."""
+        """Encode a batch (N, H, W, C)."""
         x = torch.from_numpy(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2), dtype=self._exact))
         return ((x - self.low) * (2 / (self.high - self.low)) - 1).float()
 
     def decode(self, x: Tensor) -> Array:
-        """(C, H, W) in [-1, 1] to (H, W, C) pixel values, rounded and cut to the range of the type."""
+        """Map (C, H, W) in [-1, 1] to pixel values (H, W, C), rounded and clipped to the range of an integer type."""
         signal: Array = x.float().cpu().numpy().astype(self._exact, copy=False).transpose(1, 2, 0)
         pixels: Array = (signal + 1) * ((self.high - self.low) / 2) + self.low
         if np.dtype(self.dtype).kind in "ui":
@@ -60,7 +60,7 @@ class Scale:
         return np.ascontiguousarray(pixels.astype(self.dtype))
 
     def outside(self, array: Array) -> int:
-        """How many values of `array` lie outside `low` to `high`, where a network ending in tanh cannot follow."""
+        """Count the values of `array` outside `low` to `high`, which a network ending in tanh cannot reproduce."""
         return int(np.count_nonzero((array < self.low) | (array > self.high))) if self.dtype != "uint8" else 0
 
     def to_json(self) -> dict[str, Any]:

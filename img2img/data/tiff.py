@@ -1,8 +1,8 @@
-"""TIFF, by tifffile: any number of channels, pages and series, OME and ImageJ included.
+"""TIFF by tifffile: any number of channels, pages and series, including OME and ImageJ.
 
-Axes named C or S are channels. Every other axis beside Y and X (Z, T, pages of unknown meaning, series of equal shape)
-gives separate images, in file order. A picture that comes back with the channels and the type it had is written page
-by page as the file was, its description verbatim; any other gets a plain description of its axes.
+Axes named C or S are channels. Every other axis except Y and X (Z, T, pages of unknown meaning, series of equal shape)
+gives separate images, in file order. A picture that still has the channels and the type of its file is written page by
+page like the original, with the description verbatim; any other gets a plain description of its axes.
 """
 
 import logging
@@ -16,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.picture import Array, Header, Picture, Source, as_type, full, known_dtype, quote, straight, upright
+from img2img.data.picture import (
+    Array,
+    Header,
+    Picture,
+    Source,
+    as_type,
+    full_scale,
+    known_dtype,
+    quote,
+    unpremultiply,
+    upright,
+)
 from img2img.data.tiff_write import Details, write as write
 from img2img.errors import DataError
 
@@ -28,32 +39,32 @@ ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INK_SET, ICC = 274, 28
 KEPT_TAGS = (
     *(270, 271, 272, 285, 305, 306, 315, 316, 33432),  # texts: maker, model, page, software, date, artist, ...
     *(700, 33723),  # XMP and IPTC
-    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # where on earth: GeoTIFF and GDAL
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # georeference: GeoTIFF and GDAL
     *IMAGEJ_TAGS,
 )
-TILE = 2**24  # values that any tile or strip may have
+MAX_TILE = 2**24  # values that any tile or strip may have
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its remarks on odd files go to stderr
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
-    """The header of a TIFF, and how to read the rest."""
+def open_tiff(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open a TIFF; yield its header, and a function that reads the rest."""
     import tifffile
 
     with tifffile.TiffFile(path, _multifile=False) as tiff:
-        _refuse_boasting(quote(path), tiff)
+        _refuse_inflated_counts(quote(path), tiff)
         file = _File(path, tiff)
         yield file.header(), file.picture
 
 
-def _refuse_boasting(name: str, tiff: Any) -> None:
-    """Raises DataError if the file speaks of more pages than it has bytes: tifffile would make a list of them."""
+def _refuse_inflated_counts(name: str, tiff: Any) -> None:
+    """Raise DataError if the file claims more pages than it has bytes: tifffile would build a list of them."""
     if not tiff.is_ome:
         return
     try:
         root = ElementTree.fromstring(tiff.ome_metadata)
-    except ElementTree.ParseError:  # tifffile goes by the pages then
+    except ElementTree.ParseError:  # tifffile then relies on the pages
         return
     total = 0.0
     for element in root.iter():
@@ -65,11 +76,11 @@ def _refuse_boasting(name: str, tiff: Any) -> None:
         elif "Along" in element.tag and "Start" in element.attrib:
             total += (float(get("End", 0)) - float(get("Start", 0))) / float(get("Step", 1))
     if not total <= 2 * tiff.filehandle.size:
-        raise DataError(f"{name} lacks some of the pages it announces; save it again, whole.")
+        raise DataError(f"{name} lacks some of the pages it declares; save it again completely.")
 
 
 class _File:
-    """One open TIFF: its series as arrays of (pages, H, W, C, S)."""
+    """An open TIFF, whose series are arrays of (pages, H, W, C, S)."""
 
     def __init__(self, path: Path, tiff: Any) -> None:
         self.path, self.tiff, self.name = path, tiff, quote(path)
@@ -82,9 +93,9 @@ class _File:
         self.photometric = int(self.page.photometric)
         self.extras = tuple(map(int, self.page.extrasamples))
         self._refuse_odd_colours()
-        at = {axis: self.axes.index(axis) for axis in self.axes}
-        self.leading = [i for axis, i in at.items() if axis not in "CSYX"]
-        self.order = [*self.leading, at["Y"], at["X"], *(at[axis] for axis in "CS" if axis in at)]
+        index = {axis: self.axes.index(axis) for axis in self.axes}
+        self.leading = [i for axis, i in index.items() if axis not in "CSYX"]
+        self.order = [*self.leading, index["Y"], index["X"], *(index[axis] for axis in "CS" if axis in index)]
         sizes = dict(zip(self.axes, self.shape, strict=True))
         self.height, self.width = sizes["Y"], sizes["X"]
         self.c, self.s = sizes.get("C", 1), sizes.get("S", 1)
@@ -99,25 +110,27 @@ class _File:
     def _refuse_odd_series(self) -> None:
         kinds = {(s.shape, s.axes, str(s.dtype)) for s in self.series}
         if len(kinds) > 1:
-            found = ", ".join(f"{axes} {shape} {dtype}" for shape, axes, dtype in sorted(kinds)[:5])
-            raise DataError(f"{self.name} holds images of different kinds ({found}); save them as files of their own.")
+            listed = ", ".join(f"{axes} {shape} {dtype}" for shape, axes, dtype in sorted(kinds)[:5])
+            raise DataError(f"{self.name} holds images of different kinds ({listed}); save them as separate files.")
         if sorted(axis for axis in self.axes if axis in "YX") != ["X", "Y"] or len(set(self.axes)) < len(self.axes):
-            raise DataError(f"{self.name} has the axes {self.axes}; img2img needs one Y, one X, and others once each.")
+            raise DataError(
+                f"{self.name} has the axes {self.axes}; img2img needs one Y, one X, and no other axis more than once."
+            )
 
     def _refuse_missing(self) -> None:
         size, page = self.tiff.filehandle.size, self.page
-        if (count := math.prod(page.chunks)) > max(TILE, math.prod(page.shape)):
-            raise DataError(f"{self.name} has tiles of {count} values, more than the image has; save it again.")
+        if (count := math.prod(page.chunks)) > max(MAX_TILE, math.prod(page.shape)):
+            raise DataError(f"{self.name} has tiles of {count} values, more than the whole image; save it again.")
         for series in self.series:
             for page in series.pages:
                 if page is None:
-                    raise DataError(f"{self.name} lacks some of the pages it announces; save it again, whole.")
+                    raise DataError(f"{self.name} lacks some of the pages it declares; save it again completely.")
                 if math.prod(page.chunked) > len(page.dataoffsets):
                     raise DataError(
-                        f"{self.name} lacks some of the tiles or strips it announces; save it again, whole."
+                        f"{self.name} lacks some of the tiles or strips it declares; save it again completely."
                     )
                 if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
-                    raise DataError(f"{self.name} is cut short.")
+                    raise DataError(f"{self.name} is truncated.")
 
     def _refuse_odd_colours(self) -> None:
         inks = self.page.samplesperpixel - len(self.extras)
@@ -127,23 +140,27 @@ class _File:
             or (self.photometric == CMYK and (inks != 4 or self.page.tags.valueof(INK_SET, 1) != 1))
         ):
             name = getattr(self.page.photometric, "name", self.photometric)
-            raise DataError(f"{self.name} has pixels of the kind {name}; save it as grey or RGB.")
+            raise DataError(
+                f"{self.name} uses the colour space {name}, which img2img does not read; save it as grey or RGB."
+            )
 
     @property
     def converted(self) -> bool:
-        """Whether the pixels read are not the numbers in the file."""
-        black = self.photometric in (MINISBLACK, RGB)
-        return not black or self.bits < 8 or self.premultiplied
+        """True if the pixels as read differ from the numbers in the file."""
+        is_plain = self.photometric in (MINISBLACK, RGB)
+        return not is_plain or self.bits < 8 or self.premultiplied
 
     def header(self) -> Header:
+        """Return the header of the file."""
         colours = self.s - (self.alpha is not None)
         colours = {PALETTE: 3, CMYK: colours - 1}.get(self.photometric, colours)
-        eight = self.photometric == PALETTE or self.bits < 8
-        dtype = "uint8" if eight else known_dtype(self.path, self.first.dtype)
+        is_uint8 = self.photometric == PALETTE or self.bits < 8
+        dtype = "uint8" if is_uint8 else known_dtype(self.path, self.first.dtype)
         size = (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
         return Header(self.path, *size, self.c * colours, dtype, self.pages)
 
     def picture(self) -> Picture:
+        """Decode the file."""
         shape = (-1, self.height, self.width, self.c, self.s)
         stacks = [s.asarray().transpose(self.order).reshape(shape) for s in self.series]
         stack = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
@@ -154,7 +171,7 @@ class _File:
             stack = np.delete(stack, self.alpha, axis=-1)
         stack = self._colours(stack)
         if alpha is not None and self.premultiplied:
-            stack = straight(stack, alpha)
+            stack = unpremultiply(stack, alpha)
         array = self._finished(stack)
         source = Source("tiff", self.page.tags.valueof(ICC), self._dpi(), details=self._details(array))
         return Picture(array, None if alpha is None else self._finished(alpha), source)
@@ -175,32 +192,32 @@ class _File:
             return np.asarray(table[stack[..., 0]])
         stack = self._eight_bits(stack)
         if self.photometric == MINISWHITE and stack.dtype.kind == "u":
-            return np.asarray(full(stack.dtype) - stack)
+            return np.asarray(full_scale(stack.dtype) - stack)
         if self.photometric == CMYK:
-            top = full(stack.dtype)
-            light = (top - stack[..., :4].astype(np.float64)) / top
-            rgb = as_type(light[..., :3] * light[..., 3:] * top, stack.dtype)
+            white = full_scale(stack.dtype)
+            light = (white - stack[..., :4].astype(np.float64)) / white
+            rgb = as_type(light[..., :3] * light[..., 3:] * white, stack.dtype)
             return np.concatenate([rgb, stack[..., 4:]], axis=-1)
         return stack
 
-    # What is kept beside the pixels
+    # Metadata
 
     def _resolution(self) -> tuple[Any, int]:
-        """Pixels per unit as fractions, and the unit; none where the file says what is no resolution."""
+        """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""
         tags = self.page.tags
-        across, down = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
+        x, y = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
         unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
-        if across is None or down is None or unit not in (1, 2, 3):
+        if x is None or y is None or unit not in (1, 2, 3):
             return ((1, 1), (1, 1)), 1
-        return ((across, down) if self.orientation < 5 else (down, across)), int(unit)
+        return ((x, y) if self.orientation < 5 else (y, x)), int(unit)
 
     def _dpi(self) -> tuple[float, float] | None:
         resolution, unit = self._resolution()
         per_inch = {2: 1.0, 3: 2.54}.get(unit)
         if per_inch is None:
             return None
-        across, down = (n / d * per_inch for n, d in resolution)
-        return across, down
+        x, y = (n / d * per_inch for n, d in resolution)
+        return x, y
 
     def _tags(self, page: Any) -> list[tuple[int, int, int, bytes]]:
         handle = self.tiff.filehandle
@@ -214,12 +231,12 @@ class _File:
     def _details(self, array: Array) -> Details:
         page, pages = self.page, [p for s in self.series for p in s.pages]
         indices = [p.index for p in pages]
-        whole = all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices)))
+        complete = all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices)))
         pagewise = self.pages * self.c * self.s * self.height * self.width == len(pages) * int(np.prod(page.shape))
         trailing = tuple(n for n in page.shape if n > 1) == tuple(
             n for n in self.shape[len(self.shape) - len(page.shape) :] if n > 1
         )
-        verbatim = whole and pagewise and trailing and not self.converted and page.axes in ("YX", "YXS", "SYX")
+        verbatim = complete and pagewise and trailing and not self.converted and page.axes in ("YX", "YXS", "SYX")
         resolution, unit = self._resolution()
         return Details(
             axes=self.axes,
@@ -252,9 +269,9 @@ class _File:
 
 
 def _fraction(value: Any) -> tuple[int, int] | None:
-    """A resolution as a fraction, whatever type its tag has; None where it is no number above zero."""
+    """Return a resolution as a fraction, whatever type its tag has; None unless it is a positive number."""
     try:
-        over, under = value if isinstance(value, tuple) else Fraction(value).limit_denominator(10**6).as_integer_ratio()
-        return (int(over), int(under)) if over > 0 < under else None
+        n, d = value if isinstance(value, tuple) else Fraction(value).limit_denominator(10**6).as_integer_ratio()
+        return (int(n), int(d)) if n > 0 < d else None
     except (TypeError, ValueError, OverflowError):
         return None

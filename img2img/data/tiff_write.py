@@ -1,4 +1,4 @@
-"""Writing TIFF: page by page as the original was where the kind of picture is the same, else with plain axes."""
+"""Writing TIFF: page by page like the original if the picture is of the same kind, otherwise with plain axes."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -17,37 +17,36 @@ PREDICTED = (5, DEFLATE, 32946, 50000)
 DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
 IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_KEPT = ("unit", "yunit", "zunit", "spacing", "finterval", "fps", "loop")
-CLASSIC_BYTES = 2**32 - 2**25  # a TIFF of 32-bit offsets, less room for its directories
-UNKNOWN = 0, 2  # extra samples: of unknown meaning, and opacity
+CLASSIC_BYTES = 2**32 - 2**25  # a TIFF with 32-bit offsets, less space for its directories
 
 
 @dataclass(frozen=True)
 class Details:
-    """How a TIFF was laid out; the defaults are those of a new file.
+    """The layout of a TIFF; the defaults are those of a new file.
 
     Attributes:
         axes: names of the axes of one series.
-        shape: their lengths.
-        order: the axes' numbers as they are read: pages, Y, X, C, S.
-        leading: how many of `order` are pages.
-        series: series in the file.
+        shape: lengths of these axes.
+        order: indices of the axes in the order of reading: pages, Y, X, C, S.
+        leading: number of entries of `order` that are pages.
+        series: number of series in the file.
         c: length of C.
-        samples: length of S, alpha included.
-        channels: of the array.
-        dtype: of the array.
+        samples: length of S, including alpha.
+        channels: number of channels of the array.
+        dtype: type of the array.
         page_axes: axes of one page.
-        page_order: the directory of each page, where the file can be written as it was; else empty.
+        page_order: the directory of each page if the file can be written like the original, otherwise empty.
         photometric: the meaning of the samples.
-        extras: the meaning of those beyond it.
-        alpha: the number of the sample that is the opacity.
-        tags: what is kept of each directory: code, type, count, bytes.
+        extras: the meaning of the extra samples.
+        alpha: index of the sample that is the opacity.
+        tags: the preserved tags of each directory: code, type, count, bytes.
         structure: "ome", "imagej" or "".
-        described: whether the description says how the pages go together.
-        resolution: pixels per unit, across and down, as fractions.
+        described: whether the description states how the pages are arranged.
+        resolution: horizontal and vertical pixels per unit, as fractions.
         unit: 1 none, 2 inch, 3 centimetre.
         icc: the colour profile.
-        compression: the TIFF number of the scheme.
-        predictor: whether differences were compressed.
+        compression: the TIFF number of the compression scheme.
+        predictor: whether differences between pixels were compressed.
         tile: height and width of the tiles.
         rows: rows per strip.
         byteorder: "<" or ">".
@@ -83,19 +82,19 @@ class Details:
 
     @property
     def pages(self) -> tuple[int, ...]:
-        """Lengths of the axes that are pages, one for several series included."""
+        """Lengths of the page axes, including one for the series if there are several."""
         lengths = tuple(self.shape[i] for i in self.order[: self.leading])
         return (self.series, *lengths) if self.series > 1 else lengths
 
     @property
     def letters(self) -> str:
-        """Names of the axes that are pages."""
+        """Names of the page axes."""
         letters = "".join(self.axes[i] for i in self.order[: self.leading])
         return next(x for x in "IQPRA" if x not in letters) + letters if self.series > 1 else letters
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
-    """Writes a TIFF; lossy compression becomes deflate, and files beyond 4 GB become BigTIFF."""
+    """Write a TIFF; lossy compression becomes deflate, and files larger than 4 GB become BigTIFF."""
     import tifffile
 
     source = picture.source
@@ -104,19 +103,19 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     if count != np.prod(details.pages, dtype=int):
         details = Details()
     big = details.big or picture.array.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes) > CLASSIC_BYTES
-    same = (details.channels, details.dtype) == (picture.array.shape[-1], str(picture.array.dtype))
-    same = same and bool(details.page_order) and (details.alpha is None) == (picture.alpha is None)
-    writes = _as_it_was(picture, details) if same else _plain(picture, details, source and source.dpi)
-    ome = not same and details.structure == "ome"
-    imagej = not same and not big and _for_imagej(picture, details)
+    same_kind = (details.channels, details.dtype) == (picture.array.shape[-1], str(picture.array.dtype))
+    same_kind = same_kind and bool(details.page_order) and (details.alpha is None) == (picture.alpha is None)
+    writes = _like_original(picture, details) if same_kind else _plain(picture, details, source and source.dpi)
+    ome = not same_kind and details.structure == "ome"
+    imagej = not same_kind and not big and _fits_imagej(picture, details)
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome, imagej=imagej) as writer:
         for data, options in writes:
             writer.write(data, software=False, contiguous=False, **_storage(details, data.dtype), **options)
 
 
-def _for_imagej(picture: Picture, details: Details) -> bool:
-    plain = picture.alpha is None and set(details.letters) <= set("TZ")
-    return details.structure == "imagej" and plain and str(picture.array.dtype) in IMAGEJ_DTYPES
+def _fits_imagej(picture: Picture, details: Details) -> bool:
+    simple = picture.alpha is None and set(details.letters) <= set("TZ")
+    return details.structure == "imagej" and simple and str(picture.array.dtype) in IMAGEJ_DTYPES
 
 
 def _storage(details: Details, dtype: Any) -> dict[str, Any]:
@@ -131,8 +130,8 @@ def _storage(details: Details, dtype: Any) -> dict[str, Any]:
     }
 
 
-def _as_it_was(picture: Picture, details: Details) -> Iterator[tuple[Array, dict[str, Any]]]:
-    """The pages in the order of the original, in one piece up to the next page with tags of its own."""
+def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, dict[str, Any]]]:
+    """Yield the pages in the order of the original, in one block up to the next page that has its own tags."""
     array, k = with_alpha(picture), details.alpha
     if k is not None:
         array = np.concatenate([array[..., :k], array[..., -1:], array[..., k:-1]], axis=-1)
@@ -165,9 +164,9 @@ def _as_it_was(picture: Picture, details: Details) -> Iterator[tuple[Array, dict
 def _plain(
     picture: Picture, details: Details, dpi: tuple[float, float] | None
 ) -> Iterator[tuple[Array, dict[str, Any]]]:
-    """All pages at once, under axes of our own: RGB for three channels, planes named C for two or more than three."""
+    """Yield all pages at once, with our own axes: RGB for three channels, planes named C for two or more than three."""
     colours, has_alpha = picture.array.shape[-1], picture.alpha is not None
-    array, imagej = with_alpha(picture), _for_imagej(picture, details)
+    array, imagej = with_alpha(picture), _fits_imagej(picture, details)
     letters, lengths = details.letters, details.pages
     if array.ndim == 4 and not letters:
         letters, lengths = "I", (len(array),)
@@ -201,18 +200,18 @@ def _plain(
 
 
 def _description(details: Details) -> bytes:
-    found = (raw for code, _, _, raw in details.tags.get(0, ()) if code == DESCRIPTION)
-    return next(found, b"").rstrip(b"\0")
+    descriptions = (raw for code, _, _, raw in details.tags.get(0, ()) if code == DESCRIPTION)
+    return next(descriptions, b"").rstrip(b"\0")
 
 
 def _calibration(details: Details) -> dict[str, str]:
-    """The spacing and units in an ImageJ description."""
+    """Return the spacing and units in an ImageJ description."""
     lines = (line.partition("=") for line in _description(details).decode("latin-1").splitlines())
     return {name: value for name, _, value in lines if name in IMAGEJ_KEPT and value.isascii()}
 
 
 def _physical(details: Details, channels: int) -> dict[str, Any]:
-    """The pixel size in an OME description, and the names of the channels if there are as many as before."""
+    """Return the pixel size in an OME description, and the channel names if the number of channels is unchanged."""
     try:
         root = ElementTree.fromstring(_description(details))
     except ElementTree.ParseError:
@@ -220,10 +219,10 @@ def _physical(details: Details, channels: int) -> dict[str, Any]:
     pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
     if pixels is None:
         return {}
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for name, value in pixels.attrib.items():
         if name.startswith("PhysicalSize"):
             with suppress(ValueError):
-                found[name] = float(value) if not name.endswith("Unit") else value
+                sizes[name] = float(value) if not name.endswith("Unit") else value
     names = [e.get("Name") for e in pixels if e.tag.endswith("}Channel")]
-    return found | ({"Channel": {"Name": names}} if len(names) == channels and all(names) else {})
+    return sizes | ({"Channel": {"Name": names}} if len(names) == channels and all(names) else {})

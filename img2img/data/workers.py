@@ -1,4 +1,4 @@
-"""Processes that prepare batches: how they are started, how many there is room for, and what may happen to them."""
+"""Worker processes that prepare batches: starting them, limiting them to shared memory, shielding them from signals."""
 
 import os
 import shutil
@@ -13,53 +13,53 @@ from pathlib import Path
 from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _starting = threading.RLock()
 
 
 class _Worker(SpawnProcess):
-    """A process that leaves signals to its parent, which ends it, and that does not run the user's script again."""
+    """A process that leaves signals to its parent, which terminates it, and that does not rerun the user's script."""
 
     def start(self) -> None:
-        with _stops_held(), _main_hidden():
+        with _stop_signals_blocked(), _main_hidden():
             super().start()
         self._popen.terminate = self._popen.kill  # type: ignore[attr-defined]  # SIGTERM is ignored
 
 
 class Context(SpawnContext):
-    """What a DataLoader starts its workers with."""
+    """The multiprocessing context in which a DataLoader starts its workers."""
 
     Process = _Worker
 
     def __init__(self) -> None:
-        with _stops_held():  # or a closed terminal ends the tracker of shared memory
+        with _stop_signals_blocked():  # or closing the terminal would end the tracker of shared memory
             getattr(resource_tracker, "ensure_running", lambda: None)()
 
 
-def leave_stops_to_parent(_: int = 0) -> None:
-    """Makes a worker deaf to the signals that a terminal or a scheduler sends to the whole group."""
-    for number in STOPS:
+def ignore_stop_signals(_: int = 0) -> None:
+    """Make a worker ignore the signals that a terminal or a scheduler sends to the whole process group."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
-def _stops_held() -> Iterator[None]:
-    """Stop signals wait until the block ends; a process that is started in it is born without them."""
+def _stop_signals_blocked() -> Iterator[None]:
+    """Delay stop signals until the block ends; a process started in it inherits the block."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Hides where the main module comes from, or a new process would begin by running it: the user's training."""
+    """Hide the source of the main module, or a new process would start by running it: the user's training script."""
     main: dict[str, Any] = vars(sys.modules["__main__"])
     with _starting:
         hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
@@ -71,31 +71,34 @@ def _main_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def dead_children_unheard() -> Iterator[None]:
-    """Within the block a worker's death raises nothing in mid-step: whoever waits for its batch notices."""
+def ignore_worker_deaths() -> Iterator[None]:
+    """Keep a worker's death from raising an exception in mid-step; the code that waits for its batch notices it."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
 
 
 def free_shared_memory() -> int | None:
-    """Bytes of shared memory for this process, where that is scarcer than the rest; a container's is 64 MB."""
+    """Return the bytes of shared memory available to this process, or None where it is not limited separately.
+
+    In a container it is 64 MB by default.
+    """
     if not SHARED_MEMORY.exists():
         return None
     return shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def fitting(workers: int, prefetch: int, batch_bytes: int) -> tuple[int, int]:
-    """At most so many workers, each with so many batches ahead, as fit into shared memory."""
+    """Reduce the number of workers, and of batches that each prepares ahead, to what fits into shared memory."""
     free = free_shared_memory()
     if free is None or not workers:
         return workers, prefetch
-    room = int(0.9 * free) // batch_bytes - 2  # two are on their way
-    if room < workers:
-        return max(room, 0), 1
-    return workers, min(prefetch, room // workers)
+    batches = int(0.9 * free) // batch_bytes - 2  # two are in transit
+    if batches < workers:
+        return max(batches, 0), 1
+    return workers, min(prefetch, batches // workers)

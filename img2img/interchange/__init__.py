@@ -1,1 +1,1 @@
-"""Models to and from other programs: one file per format."""
+"""Exchange of models with other programs: one file per format."""

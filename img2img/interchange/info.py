@@ -1,4 +1,4 @@
-"""What a model file says of itself."""
+"""A description of a model file from its header."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,9 @@ from img2img.model.model import model_file
 
 
 def model_info(path: str | Path) -> dict[str, Any]:
-    """The header of a model file or of a run folder's model, with counts; json-serialisable. Loads no weights.
+    """Return the header of a model file, or of a run folder's model, with parameter counts; JSON-serialisable.
+
+    Loads no weights.
 
     Raises:
         ModelFileError: if there is no readable model.
@@ -32,7 +34,7 @@ def model_info(path: str | Path) -> dict[str, Any]:
 
 
 def print_info(info: dict[str, Any], as_json: bool = False) -> None:
-    """Prints `model_info` as a table, or as json."""
+    """Print the result of `model_info` as a table, or as JSON."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -49,39 +51,40 @@ def print_info(info: dict[str, Any], as_json: bool = False) -> None:
 
 
 def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """`model_info` in words, for a table."""
+    """Format the result of `model_info` as labels and texts, for a table."""
 
     def pixels(scale: dict[str, Any]) -> str:
         return f"{Scale(**scale).dtype} {scale['low']:g} to {scale['high']:g}"
 
-    stated = "" if not info["source"] else ", as stated at the import" if info["size"] else "not known"
-    found = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
+    origin = "" if not info["source"] else ", as stated at the import" if info["size"] else "not known"
+    size = f"{info['size']} px" if info["size"] else ""
+    entries = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
     for name, spec in info["directions"].items():
         source = f"{spec['in_channels']}" if spec["takes_images"] else f"noise of {spec['in_channels']}"
-        found += [
+        entries += [
             (name, f"{source} to {spec['out_channels']} channels, {spec['parameters']:,} parameters"),
             *([("  pixels in", pixels(spec["scale_in"]))] if spec["takes_images"] else []),
             ("  pixels out", pixels(spec["scale_out"])),
         ]
-    found += [
+    entries += [
         *([("classes", ", ".join(info["classes"]))] if info["classes"] else []),
-        ("size trained at", f"{info['size']} px" * bool(info["size"]) + stated),
+        ("training size", size + origin),
         ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),
         ("written by", f"img2img {info['version']}"),
-        ("from", info["source"] or "a training of img2img"),
+        ("from", info["source"] or "a training run of img2img"),
     ]
-    if info["source"] and (hidden := _hidden(info["config"])):
-        found.append(("not in such files", hidden))
-    return found
+    if info["source"] and (unknown := _unknown_options(info["config"])):
+        entries.append(("not in such files", unknown))
+    return entries
 
 
-def _hidden(config: dict[str, Any]) -> str:
-    """What the tensors of an imported network leave open."""
+def _unknown_options(config: dict[str, Any]) -> str:
+    """Return a description of the options that the tensors of an imported network do not reveal."""
     if config["generator"].startswith("unet"):
         return "whether it was trained with dropout"
     if config["padding"] == "reflect":
         return (
-            "whether its blocks mirror at the border (reflect, as taken here) or replicate: --padding of img2img import"
+            "whether its blocks mirror at the border (reflect, assumed here) or replicate: --padding of img2img import"
         )
     return ""

@@ -1,7 +1,7 @@
-"""The standard layout: how the published pix2pix and CycleGAN code names the tensors of its generators.
+"""The standard layout: the tensor names of the generators in the published pix2pix and CycleGAN code.
 
-Both layouts list the same layers in the same order. A ResNet is one sequence, numbered alike there and here, but for
-the inside of its residual blocks. A U-Net is nested there, each block holding the next smaller one.
+Both layouts list the same layers in the same order. A ResNet is one sequence with the same numbers in both, except
+inside its residual blocks. A U-Net is nested in the standard layout, where each block contains the next smaller one.
 """
 
 import re
@@ -17,7 +17,7 @@ from img2img.networks.unet import UNet
 
 Weights = Mapping[str, Tensor]
 
-# Convolution, norm, convolution, norm inside a residual block: here, and there by (padding modules, dropout).
+# Indices of convolution, norm, convolution, norm in a residual block: ours, and theirs by (padding modules, dropout).
 BODY = (1, 2, 6, 7)
 CONV_BLOCK = {
     (True, False): (1, 2, 5, 6),
@@ -26,7 +26,7 @@ CONV_BLOCK = {
     (False, True): (0, 1, 4, 5),
 }
 
-# Layer of `down[level]` or `up[level]` here -> its place in the block of that level there.
+# Our layer of `down[level]` or `up[level]` -> its index in their block of that level.
 OUTERMOST = {"down.{}.0": 0, "up.{}.1": 3}
 MIDDLE = {"down.{}.1": 1, "down.{}.2": 2, "up.{}.1": 5, "up.{}.2": 6}
 INNERMOST = {"down.{}.1": 1, "up.{}.1": 3, "up.{}.2": 4}
@@ -36,9 +36,10 @@ def _resnet_layers(network: ResNet) -> dict[str, str]:
     bodies: dict[int, Any] = {i: x.body for i, x in enumerate(network.layers) if isinstance(x, ResidualBlock)}
     layers = {f"layers.{i}": f"model.{i}" for i in range(len(network.layers)) if i not in bodies}
     for i, body in bodies.items():
-        places = CONV_BLOCK[not isinstance(body[0], nn.ZeroPad2d), body[4].p > 0]
+        block = CONV_BLOCK[not isinstance(body[0], nn.ZeroPad2d), body[4].p > 0]
         layers |= {
-            f"layers.{i}.body.{ours}": f"model.{i}.conv_block.{place}" for ours, place in zip(BODY, places, strict=True)
+            f"layers.{i}.body.{ours}": f"model.{i}.conv_block.{theirs}"
+            for ours, theirs in zip(BODY, block, strict=True)
         }
     return layers
 
@@ -48,7 +49,7 @@ def _unet_layers(network: UNet) -> dict[str, str]:
     layers: dict[str, str] = {}
     for level in range(depth):
         block = OUTERMOST if level == 0 else INNERMOST if level == depth - 1 else MIDDLE
-        layers |= {ours.format(level): f"{prefix}.{place}" for ours, place in block.items()}
+        layers |= {ours.format(level): f"{prefix}.{theirs}" for ours, theirs in block.items()}
         prefix += ".1.model" if level == 0 else ".3.model"
     return layers
 
@@ -57,10 +58,10 @@ LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, str]]] = {ResNet: _resne
 
 
 def standard_names(network: nn.Module) -> dict[str, str]:
-    """The standard name of every tensor of `network`, by our name.
+    """Return the standard name of every tensor of `network`, by our name.
 
     Raises:
-        ValueError: with a clause that says why, if the published code has no network that computes the same.
+        ValueError: with a clause that states the reason, if the published code has no equivalent network.
     """
     if type(network) not in LAYERS:
         raise ValueError(f"the published code has no {type(network).__name__}")
@@ -74,24 +75,24 @@ def standard_names(network: nn.Module) -> dict[str, str]:
 
 
 def infer(weights: Weights) -> tuple[dict[str, Any], int, int]:
-    """The network that wrote `weights`: options of its method's config, input channels and output channels.
+    """Infer the architecture from `weights`: the options of the method's config, and the input and output channels.
 
-    Zero padding and dropout show in the places of a residual block's layers. Other paddings look alike, and a U-Net
-    does not show its dropout.
+    Zero padding and dropout can be told from the indices of a residual block's layers. Other paddings cannot be told
+    apart, and the dropout of a U-Net cannot be told at all.
 
     Raises:
-        ValueError: with the end of a sentence that begins with the file, if they are not of a generator we have.
+        ValueError: with the end of a sentence whose subject is the file, if the generator is not one of ours.
     """
-    for pattern, verdict in KINDS.items():
+    for pattern, action in KINDS.items():
         if any(re.match(pattern, name) for name in weights):
-            if isinstance(verdict, str):
-                raise ValueError(verdict)
+            if isinstance(action, str):
+                raise ValueError(action)
             try:
-                return verdict(weights)
+                return action(weights)
             except KeyError as missing:
                 raise ValueError(f"lacks {missing.args[0]}, which every standard generator of its kind has") from None
     odd = [name for name in weights if not re.fullmatch(r"model\.\d+\.(weight|bias)", name)] or list(weights)
-    raise ValueError(f"names its tensors in a way of its own ({', '.join(map(quote, odd[:3]))}, ...)")
+    raise ValueError(f"uses unknown tensor names ({', '.join(map(quote, odd[:3]))}, ...)")
 
 
 def _infer_resnet(weights: Weights) -> tuple[dict[str, Any], int, int]:
@@ -103,10 +104,10 @@ def _infer_resnet(weights: Weights) -> tuple[dict[str, Any], int, int]:
         for name, x in weights.items()
         if re.fullmatch(r"model\.10\.conv_block\.\d+\.weight", name) and x.ndim == 4
     }
-    shown = {frozenset(places[::2]): choices for choices, places in CONV_BLOCK.items()}
-    if frozenset(kernels) not in shown:
+    known = {frozenset(indices[::2]): choices for choices, indices in CONV_BLOCK.items()}
+    if frozenset(kernels) not in known:
         raise ValueError(f"has residual blocks with convolutions at {sorted(kernels)}, which no standard block has")
-    padded, dropout = shown[frozenset(kernels)]
+    padded, dropout = known[frozenset(kernels)]
     width, in_channels, *_ = _kernel(weights, "model.1.weight")
     out_channels = _kernel(weights, f"model.{17 + len(blocks)}.weight")[0]
     options = {
@@ -134,17 +135,17 @@ def _infer_unet(weights: Weights) -> tuple[dict[str, Any], int, int]:
 def _kernel(weights: Weights, name: str) -> tuple[int, ...]:
     shape = tuple(weights[name].shape)
     if len(shape) != 4:
-        raise ValueError(f"has {name} of the shape {shape}, which is no convolution's")
+        raise ValueError(f"has {name} with the shape {shape}, which is not that of a convolution")
     return shape
 
 
 def _norm(weights: Weights, first_bias: str) -> str:
-    """Only a batch norm has weights; only before an instance norm does the first convolution have a bias."""
+    """Infer the norm: only a batch norm has weights, and only an instance norm follows a convolution with a bias."""
     if any(name.endswith(".weight") and x.ndim == 1 for name, x in weights.items()):
         if first_bias in weights:
             raise ValueError(
                 "has norms with learned gains after convolutions with biases, as InstanceNorm2d(affine=True) "
-                "makes them, which img2img does not have"
+                "creates, which img2img does not support"
             )
         return "batch"
     return "instance" if first_bias in weights else "none"
@@ -152,17 +153,18 @@ def _norm(weights: Weights, first_bias: str) -> str:
 
 def _generator(name: str, words: str) -> str:
     if name not in GENERATORS:
-        raise ValueError(f"holds {words}; img2img has {', '.join(GENERATORS)}")
+        raise ValueError(f"contains {words}; img2img has {', '.join(GENERATORS)}")
     return name
 
 
-DISCRIMINATOR = "is a discriminator, which translates nothing; import the generator, whose file has net_G in its name"
+DISCRIMINATOR = "is a discriminator, which cannot translate; import the generator, whose file has net_G in its name"
 
-# What a file is, by the first pattern that one of its names begins with.
+# The kind of a file by the first pattern that one of its tensor names starts with: a reason to refuse it, or a function
+# that infers the architecture.
 KINDS: dict[str, str | Callable[[Weights], tuple[dict[str, Any], int, int]]] = {
-    r".*\.(weight_orig$|parametrizations\.)": "was trained with spectral norm, which img2img does not have; save it "
+    r".*\.(weight_orig$|parametrizations\.)": "was trained with spectral norm, which img2img cannot import; save it "
     "after torch.nn.utils.remove_spectral_norm or parametrize.remove_parametrizations, which leave plain weights",
-    r".*\.filt$": "has the blur filters of CUT's networks, which img2img does not have",
+    r".*\.filt$": "has the blur filters of CUT's networks, which img2img does not support",
     r"model\.model\.": _infer_unet,
     r"model\.\d+\.conv_block\.": _infer_resnet,
     r"net\.\d": DISCRIMINATOR,
@@ -171,18 +173,18 @@ KINDS: dict[str, str | Callable[[Weights], tuple[dict[str, Any], int, int]]] = {
 
 
 def fit(weights: Weights, network: nn.Module) -> dict[str, Tensor]:
-    """`weights` under the names of `network`, which may be on the meta device.
+    """Return `weights` under the names of `network`, which may be on the meta device.
 
     Raises:
-        ValueError: with a clause that says why, unless names and shapes agree one to one.
+        ValueError: with a clause that states the reason, unless names and shapes match one to one.
     """
     names, shapes = standard_names(network), {name: x.shape for name, x in network.state_dict().items()}
     if missing := [name for name in names.values() if name not in weights]:
         raise ValueError(f"it lacks {missing[0]}")
     if extra := weights.keys() - names.values():
-        raise ValueError(f"it has {min(extra)} besides")
+        raise ValueError(f"it has an additional {min(extra)}")
     for ours, theirs in names.items():
         if weights[theirs].shape != shapes[ours]:
-            found, wanted = (tuple(shape) for shape in (weights[theirs].shape, shapes[ours]))
-            raise ValueError(f"its {theirs} has the shape {found} instead of {wanted}")
+            actual, expected = (tuple(shape) for shape in (weights[theirs].shape, shapes[ours]))
+            raise ValueError(f"its {theirs} has the shape {actual} instead of {expected}")
     return {ours: weights[theirs] for ours, theirs in names.items()}

@@ -1,4 +1,4 @@
-"""Weights of the published pix2pix and CycleGAN code (`latest_net_G.pth`), in and out."""
+"""Import and export of weights of the published pix2pix and CycleGAN code (`latest_net_G.pth`)."""
 
 import pickle
 import re
@@ -25,16 +25,15 @@ from img2img.networks.unet import UNet
 from img2img.options.declared import option
 from img2img.runtime.device import environment
 
-SCALE = Scale(0, 255, "uint8")  # what the published code feeds its networks
+SCALE = Scale(0, 255, "uint8")  # the input of the published code's networks
 WRAPPERS = ("state_dict", "netG")
-DEEPEST = 4  # wrappers around the weights
+MAX_WRAPPERS = 4  # nested around the weights
 PREFIXES = re.compile(r"(module\.|_orig_mod\.)+")  # of DataParallel and of torch.compile
-OWNER = re.compile(
-    r"((?:\w+\.)*?)(?=model\.model\.1\.model\.|model\.\d+\.conv_block\.\d)"
-)  # whose the generator is, "netG."
-MIRRORED = ("reflect", "replicate")  # paddings that have the same tensors
-SHALLOWEST = 5  # levels of the smallest U-Net the published code builds
-RUNNING: dict[str, Callable[[Tensor], Tensor]] = {  # a batch norm's averages, as they are before any training
+# The prefix of a generator inside a larger module, e.g. "netG.".
+OWNER = re.compile(r"((?:\w+\.)*?)(?=model\.model\.1\.model\.|model\.\d+\.conv_block\.\d)")
+MIRRORED = ("reflect", "replicate")  # paddings with the same tensors
+MIN_LEVELS = 5  # of the smallest U-Net that the published code builds
+RUNNING: dict[str, Callable[[Tensor], Tensor]] = {  # a batch norm's averages before any training
     "running_mean": torch.zeros_like,
     "running_var": torch.ones_like,
     "num_batches_tracked": lambda weight: torch.tensor(0),
@@ -51,53 +50,54 @@ def import_model(
     padding: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Makes a model file from weights of the published pix2pix and CycleGAN code. Executes nothing of the file.
+    """Create a model file from weights of the published pix2pix and CycleGAN code. Executes nothing in the file.
 
-    The network is recognised by its tensors. The averages of batch norms are dropped: like the published code, which
-    tests in training mode with one image at a time, `img2img` normalises each image by its own statistics.
+    The architecture is inferred from the tensors. The running averages of batch norms are dropped: like the published
+    code, which tests in training mode with one image at a time, `img2img` normalises each image by its own statistics.
 
     Args:
-        path: a generator, `EPOCH_net_G.pth` or `EPOCH_net_G_A.pth`: U-Net or ResNet, any norm.
+        path: a generator, `EPOCH_net_G.pth` or `EPOCH_net_G_A.pth`: U-Net or ResNet, with any norm.
         out: the model file to write, `.safetensors`.
-        b2a: the generator of the way back, `EPOCH_net_G_B.pth`; `path` is then a2b.
-        direction: the name of the direction `path` translates in, a2b or b2a.
-        size: height and width of the training images, for the record: the file does not tell. None: not known.
-        padding: of a ResNet's blocks, "reflect" or "replicate": the tensors of both are alike, and None means reflect.
+        b2a: the generator of the reverse direction, `EPOCH_net_G_B.pth`; `path` is then a2b.
+        direction: the direction in which `path` translates, a2b or b2a.
+        size: height and width of the training images, for information only, as the file does not contain it; None if
+            unknown.
+        padding: padding of a ResNet's blocks, "reflect" or "replicate", whose tensors are the same; None means reflect.
         overwrite: replace `out` if it exists.
 
     Returns:
         `out`, for `img2img.load`.
 
     Raises:
-        ModelFileError: if a file holds more than tensors, or a network that `img2img` does not have.
+        ModelFileError: if a file holds more than tensors, or a network that `img2img` does not support.
         ConfigError: if the two files do not belong together, or `out` exists or cannot be written.
     """
     choose("--direction", direction, ("a2b", "b2a"))
     if b2a is not None and direction == "b2a":
-        raise ConfigError("--b2a gives the way back of an a2b model; leave --direction out.")
+        raise ConfigError("--b2a gives the reverse direction of an a2b model; leave --direction out.")
     size = None if size is None else option("size", Size).convert(size)
     files = {direction: Path(path)} | ({"b2a": Path(b2a)} if b2a is not None else {})
-    found = {name: _padded(read_generator(file), padding, file) for name, file in files.items()}
-    first, last = found[direction], list(found.values())[-1]
-    if first.options != last.options or (len(found) == 2 and first.channels != last.channels[::-1]):
+    generators = {name: _with_padding(read_generator(file), padding, file) for name, file in files.items()}
+    first, last = generators[direction], list(generators.values())[-1]
+    if first.options != last.options or (len(generators) == 2 and first.channels != last.channels[::-1]):
         raise ConfigError(
-            f"{path} is {first.describe()} and {b2a} is {last.describe()}; one model has two of a kind. "
-            "Import each by itself."
+            f"{path} is {first.describe()} and {b2a} is {last.describe()}; the two generators of a model must match. "
+            "Import each one separately."
         )
-    method = "pix2pix" if len(found) == 1 and first.options["norm"] == "batch" else "cyclegan"
+    method = "pix2pix" if len(generators) == 1 and first.options["norm"] == "batch" else "cyclegan"
     config = METHODS[method].Config(**first.options)
-    uses = {name: "a2b" if method == "pix2pix" else name for name in found}
+    uses = {name: "a2b" if method == "pix2pix" else name for name in generators}
     channels = dict(zip(uses[direction].split("2"), first.channels, strict=True))
     with torch.device("meta"):
         built = METHODS[method].build(config, Facts(size or 0, channels))
-    networks = {name: built[own].network for name, own in uses.items()}
-    for name, generator in found.items():
+    networks = {name: built[use].network for name, use in uses.items()}
+    for name, generator in generators.items():
         try:
             networks[name].load_state_dict(fit(generator.weights, networks[name]), assign=True)
         except ValueError as reason:
             raise ModelFileError(f"{files[name]} looks like {generator.describe()}, but {reason}.") from None
     source = "imported from " + " and ".join(file.name for file in files.values())
-    if any(generator.averaged for generator in found.values()):
+    if any(generator.averaged for generator in generators.values()):
         source += ", without the running averages of its batch norms"
     scales, version = dict.fromkeys(channels, SCALE), environment()["img2img"]
     card = ModelCard(method, first.options, size or 0, channels, scales, uses, 0, version, source=source)
@@ -108,9 +108,13 @@ def import_model(
 
 @dataclass(frozen=True)
 class Generator:
-    """What a `.pth` file holds: the recognised options, (input, output) channels, and weights by standard name.
+    """The content of a `.pth` file.
 
-    `averaged` says that its batch norms have running averages of a training, which are left out.
+    Attributes:
+        options: the inferred options of the method's config.
+        channels: input and output channels.
+        weights: tensors by standard name.
+        averaged: whether its batch norms have running averages from training, which are left out.
     """
 
     options: dict[str, Any]
@@ -119,15 +123,16 @@ class Generator:
     averaged: bool = False
 
     def describe(self) -> str:
+        """Return the options and channels in words."""
         options = [f"{name} {value}" for name, value in self.options.items() if name != "generator"]
         return f"{self.options['generator']} ({', '.join(options)}, channels {self.channels[0]} to {self.channels[1]})"
 
 
 def read_generator(path: Path) -> Generator:
-    """Reads a generator of the published code.
+    """Read a generator of the published code.
 
     Raises:
-        ModelFileError: if it is something else.
+        ModelFileError: if the file holds anything else.
     """
     weights = _tensors(path)
     running = [name for name in weights if name.rpartition(".")[2] in RUNNING]
@@ -140,49 +145,49 @@ def read_generator(path: Path) -> Generator:
     return Generator(options, (channels[0], channels[1]), weights, averaged)
 
 
-def _padded(generator: Generator, padding: str | None, file: Path) -> Generator:
-    """The generator with the padding that is stated, where its tensors leave that open."""
+def _with_padding(generator: Generator, padding: str | None, file: Path) -> Generator:
+    """Return the generator with the requested padding, which its tensors must leave open."""
     if padding is None:
         return generator
     choose("--padding", padding, MIRRORED)
     if generator.options.get("padding") not in MIRRORED:
-        shown = "zeros, as its tensors show" if "padding" in generator.options else "zeros, as every U-Net"
-        raise ConfigError(f"{file} pads with {shown}; leave --padding out.")
+        reason = "as its tensors show" if "padding" in generator.options else "as every U-Net does"
+        raise ConfigError(f"{file} pads with zeros, {reason}; leave --padding out.")
     return replace(generator, options=generator.options | {"padding": padding})
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, in fp32, without wrappers and prefixes."""
+    """Read the tensors of a file, in fp32, without wrappers and prefixes."""
     content = _load(path)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_WRAPPERS):
         if isinstance(content, Mapping) and (inner := [key for key in WRAPPERS if key in content]):
             content = content[inner[0]]
     if not (isinstance(content, Mapping) and content and all(isinstance(x, Tensor) for x in content.values())):
         raise ModelFileError(
-            f"{path} is not a dict of tensors, neither itself nor below {' or '.join(WRAPPERS)}. "
-            "Save the generator's state_dict() alone."
+            f"{path} is not a dict of tensors, neither directly nor under {' or '.join(WRAPPERS)}. "
+            "Save only the generator's state_dict()."
         )
     weights = {PREFIXES.sub("", str(name), count=1): x for name, x in content.items()}
     if len(owners := dict.fromkeys(match[1] for name in weights if (match := OWNER.match(name)))) > 1:
         raise ModelFileError(
-            f"{path} holds several generators, {', '.join(owners)}. Save the state_dict() of one alone."
+            f"{path} holds several generators, {', '.join(owners)}. Save the state_dict() of only one."
         )
     owner = next(iter(owners), "")
     weights = {name.removeprefix(owner): x for name, x in weights.items() if name.startswith(owner)}
     kept = {name: x for name, x in weights.items() if name.rpartition(".")[2] not in RUNNING}
     if odd := next((name for name, x in kept.items() if not _is_plain(x)), None):
-        raise ModelFileError(f"{path} holds {quote(Path(odd))}, which is no plain array of fractions, as weights are.")
+        raise ModelFileError(
+            f"{path} holds {quote(Path(odd))}, which is not a plain floating-point array like weights."
+        )
     kept = {name: x.float() for name, x in kept.items()}
     broken = next((name for name, x in kept.items() if not x.isfinite().all()), None)
     if broken:
-        raise ModelFileError(
-            f"{path} has infinite or missing numbers in {quote(broken)}; its training had broken down."
-        )
+        raise ModelFileError(f"{path} has infinite or NaN values in {quote(broken)}; its training had diverged.")
     return weights
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Tell dense fractions, all of them in the file, from what else a file may hold in a few bytes."""
+    """Return whether `x` is a dense floating-point tensor with all its values in the file, so that its size is real."""
     dense = type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and x.device.type == "cpu"
     return (
         dense
@@ -201,30 +206,32 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
-            f"{path} holds more than tensors, which could execute code, or is damaged. "
-            "Save the generator's state_dict() alone."
+            f"{path} is damaged, or holds more than tensors, which could execute code. "
+            "Save only the generator's state_dict()."
         ) from error
     except PermissionError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # torch raises whatever it likes on damaged input
-        raise ModelFileError(f"{path} is damaged or not a file of torch.save.") from error
+    except Exception as error:  # torch raises anything on damaged input
+        raise ModelFileError(f"{path} is damaged, or was not written by torch.save.") from error
 
 
 def write_pth(network: nn.Module, path: Path) -> None:
-    """Writes `network` in the standard layout.
+    """Write `network` in the standard layout.
 
-    The published code keeps running averages in its batch norms and, by default, does not use them. Ours keep none,
-    so they are written as they are before any training.
+    The published code keeps running averages in its batch norms but does not use them by default. Our batch norms keep
+    none, so their values before any training are written.
 
     Raises:
-        ConfigError: if the published code has no such network.
+        ConfigError: if the published code has no equivalent network.
     """
     try:
-        if isinstance(network, UNet) and len(network.down) < SHALLOWEST:
-            raise ValueError(f"the published code has no U-Net of less than {SHALLOWEST} levels")
+        if isinstance(network, UNet) and len(network.down) < MIN_LEVELS:
+            raise ValueError(f"the published code has no U-Net with fewer than {MIN_LEVELS} levels")
         names = standard_names(network)
     except ValueError as reason:
-        raise ConfigError(f"This model cannot be a .pth file: {reason}. Export it as onnx or torchscript.") from None
+        raise ConfigError(
+            f"This model cannot be exported as .pth: {reason}. Export it as onnx or torchscript."
+        ) from None
     averaged = {f"{name}.bias" for name, layer in network.named_modules() if isinstance(layer, BatchNorm)}
     weights: dict[str, Tensor] = {}
     for name, x in network.state_dict().items():

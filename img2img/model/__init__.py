@@ -1,1 +1,1 @@
-"""From a model file to results: on arrays and on folders."""
+"""From a model file to results, for arrays and for folders."""

@@ -1,4 +1,4 @@
-"""What callers hand in, as a list of arrays (H, W, C), and back."""
+"""Conversion of the images that callers pass to a list of arrays (H, W, C), and of the results back."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,22 +12,25 @@ from PIL import Image
 from img2img.data.axes import as_array, refuse_channels_first
 from img2img.data.images import Array, read_image
 from img2img.data.raster import from_pil, to_pil
-from img2img.errors import DataError
+from img2img.errors import DataError, counted
 
 Pages = list[Array]
-Unpacked = tuple[Pages, Callable[[Pages], Any]]  # the images, and what makes of their results the kind handed in
+Unpacked = tuple[Pages, Callable[[Pages], Any]]  # the images, and a function that converts their results back
 
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 
 
 def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
-    """Takes an array, tensor, PIL image or path apart.
+    """Convert an array, tensor, PIL image or path to a list of arrays (H, W, C).
 
     Args:
         image: an array (H, W), (H, W, C) or (N, H, W, C); a tensor (H, W), (C, H, W) or (N, C, H, W); a PIL image;
             or the path of a file, whose result is an array.
-        channel_axis: where the channels are. By default last in arrays and third from last in tensors; -1 and -3
-            may be given for either, and any other axis. Two dimensions are always one grey image.
+        channel_axis: the axis of the channels: by default last in arrays and third from last in tensors, but any axis
+            may be given for either. Two dimensions are always one grey image.
+
+    Returns:
+        The images, and a function that converts a list of their results back to the type and axes of `image`.
 
     Raises:
         DataError: if it is none of these.
@@ -41,13 +44,13 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
         pages, pack = unpack(as_array(image), -3 if channel_axis is None else channel_axis)
         return pages, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
     if not isinstance(image, np.ndarray):
-        raise DataError(f"An image is an array, a tensor, a PIL image or a path, not {type(image).__name__}.")
+        raise DataError(f"An image must be an array, a tensor, a PIL image or a path, not {type(image).__name__}.")
     if image.ndim == 2:
         return [image[..., None]], lambda results: results[0][..., 0] if results[0].shape[2] == 1 else results[0]
     axis = -1 if channel_axis is None else channel_axis
     if image.ndim not in (3, 4) or not -image.ndim <= axis < image.ndim:
         raise DataError(
-            f"An image is (H, W), (H, W, C) or (N, H, W, C); this array has the shape {image.shape} and "
+            f"An image must be (H, W), (H, W, C) or (N, H, W, C); this array has the shape {image.shape} and "
             f"channel_axis {axis}."
         )
     if channel_axis is None:
@@ -64,31 +67,33 @@ def _unpack_pil(image: Image.Image) -> Unpacked:
 
 
 def fit_channels(array: Array, wanted: int, policy: str) -> Unpacked:
-    """`array` (H, W, C) as images of `wanted` channels, by a policy of `inference.options.CHANNELS`.
+    """Convert `array` (H, W, C) to images of `wanted` channels, by a policy of `model.options.CHANNELS`.
 
     Raises:
-        DataError: if that cannot be done.
+        DataError: if the policy does not allow it.
     """
-    given = array.shape[2]
-    if given == wanted:
+    channels = array.shape[2]
+    if channels == wanted:
         return [array], lambda results: results[0]
-    if policy == "convert" and {given, wanted} == {1, 3}:
-        inward, outward = (_repeat, _weigh) if wanted == 3 else (_weigh, _repeat)
-        return [inward(array)], lambda results: outward(results[0])
+    if policy == "convert" and {channels, wanted} == {1, 3}:
+        to_model, from_model = (_to_colour, _to_grey) if wanted == 3 else (_to_grey, _to_colour)
+        return [to_model(array)], lambda results: from_model(results[0])
     if policy == "each" and wanted == 1:
-        return list(np.split(array, given, axis=2)), lambda results: np.concatenate(results, 2)
-    ways = {1: " Use --channels convert to repeat it as colours.", 3: " Use --channels convert to make it grey."}
-    way = ways.get(given, "") if {given, wanted} == {1, 3} else ""
-    way += " Use --channels each to translate each channel by itself." if wanted == 1 else ""
-    has = f"{given} channel{'s' * (given > 1)}"
-    raise DataError(f"It has {has}, and this model takes {wanted}.{way or ' Convert it first.'}")
+        return list(np.split(array, channels, axis=2)), lambda results: np.concatenate(results, 2)
+    hint = ""
+    if {channels, wanted} == {1, 3}:
+        hint += f" Use --channels convert to make it {'colour' if wanted == 3 else 'grey'}."
+    if wanted == 1:
+        hint += " Use --channels each to translate each channel separately."
+    count = counted(channels, "channel", "channels")
+    raise DataError(f"It has {count}, but this model takes {wanted}.{hint or ' Convert it first.'}")
 
 
-def _repeat(array: Array) -> Array:
+def _to_colour(array: Array) -> Array:
     return array if array.shape[2] != 1 else np.repeat(array, 3, axis=2)
 
 
-def _weigh(array: Array) -> Array:
+def _to_grey(array: Array) -> Array:
     if array.shape[2] != 3:
         return array
     grey: Array = array @ LUMA[:, None]
@@ -96,11 +101,11 @@ def _weigh(array: Array) -> Array:
 
 
 def by_page(pages: Sequence[Unpacked]) -> Unpacked:
-    """Several unpacked images as one list of pages."""
+    """Combine several unpacked images into one list of pages."""
     flat = [page for inner, _ in pages for page in inner]
 
     def pack(results: Pages) -> Pages:
-        rest = iter(results)
-        return [pack_one([next(rest) for _ in inner]) for inner, pack_one in pages]
+        remaining = iter(results)
+        return [pack_one([next(remaining) for _ in inner]) for inner, pack_one in pages]
 
     return flat, pack

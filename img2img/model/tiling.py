@@ -15,7 +15,6 @@ An operation that needs the whole map at once, such as self-attention, has no fo
 running the network, whatever the operation is.
 """
 
-import builtins
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -197,11 +196,6 @@ class Lazy:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name} has no form in tiles")
-
-    def __mul__(self, factor: "builtins.float") -> "Lazy":
-        return _pointwise(lambda part: part * factor, self)
-
-    __rmul__ = __mul__
 
     @classmethod
     def __torch_function__(

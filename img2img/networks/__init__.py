@@ -1,4 +1,4 @@
-"""Networks by name. To add one: its file, and one entry here."""
+"""Networks by name. To add one, write its file and add one entry here."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from img2img.networks.patchgan import PatchGAN, PixelGAN
 from img2img.networks.resnet import ResNet
 from img2img.networks.unet import UNet
 
-# The number is the count of residual blocks, or the smallest image side the U-Net takes.
+# The number is the number of residual blocks, or the smallest image side that the U-Net accepts.
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "resnet_3": partial(ResNet, blocks=3),
     "resnet_6": partial(ResNet, blocks=6),
@@ -26,7 +26,7 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "unet_512": partial(UNet, depth=9),
 }
 
-# The number is the receptive field in pixels: patch_70 is the papers', patch_286 the whole image at 256 px.
+# The number is the receptive field in pixels: patch_70 is the papers', patch_286 covers the whole image at 256 px.
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "pixel": PixelGAN,
     "patch_16": partial(PatchGAN, layers=1),
@@ -38,7 +38,7 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class FromNoise(NamedTuple):
-    """Builders of a generator, `g(latent, channels, size, options)`, and its rival, `d(channels, size, options)`."""
+    """Builders of a generator `g(latent, channels, size, options)` and a discriminator `d(channels, size, options)`."""
 
     g: Callable[..., nn.Module]
     d: Callable[..., nn.Module]

@@ -1,4 +1,4 @@
-"""Networks with a class label, by concatenation: beside the noise, and as planes beside the image."""
+"""Networks conditioned on a class label by concatenation: to the noise, and as planes to the image."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class LabelledGenerator(nn.Module):
-    """Any generator of noise, given the one-hot label (N, classes) beside the noise (N, length).
+    """A generator from noise, conditioned by concatenating the one-hot label (N, classes) to the noise (N, length).
 
     Args:
-        g: takes noise of length + classes.
+        g: a generator that takes noise of length + classes.
         classes: number of classes.
     """
 
@@ -25,10 +25,10 @@ class LabelledGenerator(nn.Module):
 
 
 class LabelledDiscriminator(nn.Module):
-    """Any discriminator, given the one-hot label as planes (N, classes, H, W) beside the image (N, C, H, W).
+    """A discriminator, conditioned by concatenating one-hot planes (N, classes, H, W) to the image (N, C, H, W).
 
     Args:
-        d: takes images of C + classes channels.
+        d: a discriminator that takes images of C + classes channels.
         classes: number of classes.
     """
 

@@ -1,4 +1,4 @@
-"""DCGAN's networks (Radford et al. 2016): 4x4 convolutions of stride 2 from 1x1 to the image, and back."""
+"""The networks of DCGAN (Radford et al. 2016): 4x4 convolutions with stride 2 from 1x1 to the image, and back."""
 
 from itertools import pairwise
 
@@ -8,29 +8,29 @@ from img2img.errors import ConfigError, choose
 from img2img.networks.layers import NORMS, Conv2d, ConvTranspose2d, RunningBatchNorm
 
 SIZES = (16, 32, 64, 128, 256)
-WIDEST = 16  # times `width`: the paper's 1024 channels for its first map, and no more for larger images
+MAX_FACTOR = 16  # of `width`: the paper's 1024 channels for its first map, and no more for larger images
 
 
 def widths(size: int, width: int) -> list[int]:
-    """Channels of the maps from the largest, size / 2, down to 4x4.
+    """Return the channels of the maps from the largest, size / 2, down to 4x4.
 
     Raises:
-        ConfigError: if there is no network for the size.
+        ConfigError: if the networks do not support the size.
     """
     if size not in SIZES:
-        raise ConfigError(f"--size {size} does not suit dcgan networks, which draw {', '.join(map(str, SIZES))} px.")
-    return [width * min(2**k, WIDEST) for k in range((size // 4).bit_length() - 1)]
+        raise ConfigError(f"dcgan networks do not support --size {size}; use one of {', '.join(map(str, SIZES))}.")
+    return [width * min(2**k, MAX_FACTOR) for k in range((size // 4).bit_length() - 1)]
 
 
 class DCGANGenerator(nn.Module):
-    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1].
+    """A generator from noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1].
 
     Args:
         in_channels: length of the noise.
         out_channels: channels of the images.
-        size: their side in pixels, a power of two from 16 to 256.
-        width: channels of the last map before the image; they double at each halving.
-        norm: "batch", with running averages for use, or "none"; the last layer has none.
+        size: side of the images in pixels, a power of two from 16 to 256.
+        width: channels of the last map before the image; they double with every halving of the size.
+        norm: "batch", with running averages for inference, or "none"; the last layer has no norm.
     """
 
     multiple = 1
@@ -50,12 +50,12 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Images (N, in_channels, size, size) to logits (N, 1); the first layer has no norm.
+    """A discriminator from images (N, in_channels, size, size) to logits (N, 1); the first layer has no norm.
 
     Args:
         in_channels: channels of the images.
-        size: their side in pixels.
-        width: channels of the first map; they double at each halving.
+        size: side of the images in pixels.
+        width: channels of the first map; they double with every halving of the size.
         norm: "batch", "instance" or "none".
     """
 

@@ -1,4 +1,4 @@
-"""The layers that networks share: norms that keep the memory layout, padding, upsampling, initialisation."""
+"""Layers that the networks share: norms that keep the memory layout, padding, upsampling, initialisation."""
 
 import copy
 from collections.abc import Callable
@@ -19,8 +19,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class InstanceNorm(nn.Module):
     """Zero mean and unit variance per image and channel, without learned parameters (Ulyanov et al. 2016).
 
-    Computed as a group norm of one channel per group: the same mathematics as `nn.InstanceNorm2d`, but it has
-    kernels for channels_last and accepts 1x1 maps (which become zero). Statistics are taken in fp32.
+    Computed as a group norm with one channel per group: mathematically equal to `nn.InstanceNorm2d`, but with kernels
+    for channels_last, and it accepts 1x1 maps (which become zero). Statistics are computed in fp32.
     """
 
     def __init__(self, channels: int) -> None:
@@ -28,11 +28,11 @@ class InstanceNorm(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.channels)  # unlike F.group_norm, takes a single pixel
+        return torch.group_norm(x, self.channels)  # unlike F.group_norm, accepts a single pixel
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of what all processes have; so is its gradient, as often as one likes."""
+    """The sum over all processes. Its gradient is such a sum too, to any order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -46,11 +46,11 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm (Ioffe and Szegedy 2015) as pix2pix uses it: with the statistics at hand, at test time as well.
+    """Batch norm (Ioffe and Szegedy 2015) as pix2pix uses it: with the current statistics, at test time as well.
 
-    Training normalises over the batch, and over all processes where there are several. Evaluation normalises
-    each image by itself, which is what the published "train mode at batch 1" does, exactly, and makes the output
-    independent of the batch an image happens to be in. Running averages are therefore not kept.
+    Training normalises over the batch, and over all processes if there are several. Evaluation normalises each image
+    separately, which is exactly the published "train mode with batch size 1", and makes the output independent of the
+    batch that an image is in. Running averages are therefore not kept.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -65,12 +65,12 @@ class BatchNorm(nn.Module):
             return torch.group_norm(x, self.channels, self.weight, self.bias, self.eps)
         if several_processes():
             return self._across_processes(x)[0]
-        if x.numel() == x.shape[1]:  # one value per channel: batch_norm refuses it, its limit is the bias
+        if x.numel() == x.shape[1]:  # one value per channel: batch_norm refuses it; the limit is the bias
             return self.bias.to(x.dtype).view(1, -1, 1, 1).expand_as(x)
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
     def _across_processes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalised `x`, and mean and variance (C) over the batches of all processes."""
+        """Normalise over the batches of all processes; return `x` normalised, and the mean and variance (C)."""
         x32 = x.float()
         var, mean = torch.var_mean(x32, (0, 2, 3), correction=0)
         total: Tensor = _SumOverProcesses.apply(torch.stack([mean, var + mean**2]))
@@ -82,8 +82,8 @@ class BatchNorm(nn.Module):
 
 
 class RunningBatchNorm(BatchNorm):
-    """Batch norm with running averages for use, as a generator from noise needs it: what it makes of one noise must
-    not be normalised by itself.
+    """Batch norm with running averages for inference, as a generator from noise needs: a single sample must not be
+    normalised by its own statistics.
     """
 
     running_mean: Tensor
@@ -102,7 +102,7 @@ class RunningBatchNorm(BatchNorm):
             out, mean, var = self._across_processes(x)
         elif x.numel() == x.shape[1]:  # one value per channel
             out, mean, var = super().forward(x), x.float().flatten(), torch.zeros_like(self.running_var)
-        else:  # the norm has the moments at hand; its variance is an estimate for all data
+        else:  # batch_norm returns its moments; its variance is the unbiased estimate, converted back below
             mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
             out = F.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
             var = var * (1 - x.shape[1] / x.numel())
@@ -123,22 +123,22 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def norm_layer(name: str) -> tuple[Callable[[int], nn.Module], bool]:
-    """The norm called `name`, and whether the convolution before it needs a bias.
+    """Return the norm called `name`, and whether the convolution before it has a bias.
 
-    A norm with its own shift makes that bias redundant. The published networks, whose parameter counts we keep,
-    drop it for "batch" and for "none", and leave it in before the instance norm.
+    A norm with its own shift makes that bias redundant. The published networks, whose parameter counts we match,
+    drop it for "batch" and for "none", and keep it before the instance norm.
 
     Raises:
-        ConfigError: if there is no such norm.
+        ConfigError: if the norm is unknown.
     """
     return choose("--norm", name, NORMS), name == "instance"
 
 
 class ReflectPad(nn.Module):
-    """Mirrors `padding` pixels at each border, without repeating the border pixel.
+    """Padding that mirrors `padding` pixels at each border, without repeating the border pixel.
 
-    PyTorch's own layer has no deterministic backward pass on CUDA; where deterministic gradients are asked for, the
-    same border is put together from flipped slices.
+    PyTorch's own layer has no deterministic backward pass on CUDA; if deterministic gradients are requested, the same
+    border is assembled from flipped slices.
     """
 
     def __init__(self, padding: int) -> None:
@@ -164,9 +164,9 @@ PADDINGS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-# Up to this many positions of the kernel in a batch, and as many more as a layer has more than 128 channels, a CPU
-# multiplies matrices faster than its convolution kernels run: there those spend their time re-ordering the weights (512
-# channels, 4x4, bf16, with gradients: 2 ms instead of 10 ms).
+# Up to this many kernel positions in a batch, and proportionally more in layers of more than 128 channels, a CPU runs a
+# matrix product faster than its convolution kernels, which spend their time reordering the weights (512 channels, 4x4,
+# bf16, with gradients: 2 ms instead of 10 ms).
 MATMUL_PIXELS = 64
 
 
@@ -176,7 +176,7 @@ def _as_product(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, positions: int
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, computed as one matrix product where batch and map are small and the device a CPU."""
+    """`nn.Conv2d`, computed as one matrix product if batch and map are small and the device is a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         (k, _), (s, _), p = self.kernel_size, self.stride, int(self.padding[0])
@@ -189,7 +189,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d`, computed as one matrix product where batch and map are small and the device a CPU."""
+    """`nn.ConvTranspose2d`, computed as one matrix product if batch and map are small and the device is a CPU."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         (k, _), (s, _), p, extra = self.kernel_size, self.stride, int(self.padding[0]), self.output_padding[0]
@@ -203,9 +203,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
-    """`network` of each of `images` (N, C, H, W), in one pass where that is the same: where no norm mixes images.
-
-    One pass of two images is one reading of the weights, and half as many kernels to start.
+    """Apply `network` to each of `images` (N, C, H, W), in a single pass if equivalent, i.e. if no norm mixes images.
+    A single pass reads the weights once instead of twice, and launches half as many kernels.
     """
     if len({x.shape for x in images}) > 1 or any(isinstance(layer, BatchNorm) for layer in network.modules()):
         return [network(x) for x in images]
@@ -213,7 +212,7 @@ def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
 
 
 def traceable(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions do not choose how to compute by the size of the map: a trace would keep one choice."""
+    """Return a copy whose convolutions do not choose an algorithm by map size: a trace would fix one choice."""
     network = copy.deepcopy(network)
     for layer in network.modules():
         for plain in (nn.Conv2d, nn.ConvTranspose2d):
@@ -230,7 +229,7 @@ def _resize(c_in: int, c_out: int, _kernel: int, bias: bool) -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=2), ReflectPad(1), Conv2d(c_in, c_out, 3, bias=bias))
 
 
-# Twice the height and width. "deconv" is the papers'; "resize" (Odena et al. 2016) cannot draw a checkerboard.
+# Double the height and width. "deconv" is the papers'; "resize" (Odena et al. 2016) cannot produce a checkerboard.
 UPSAMPLINGS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {"deconv": _deconv, "resize": _resize}
 
 
@@ -240,7 +239,7 @@ def init_weights(network: Network, std: float = 0.02) -> Network:
     """
     for module in network.modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
-            continue  # no memory yet: weights are about to be loaded
+            continue  # no memory allocated yet: weights are about to be loaded
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, 0.0, std)
             if module.bias is not None:
@@ -252,8 +251,8 @@ def init_weights(network: Network, std: float = 0.02) -> Network:
 
 
 class ConditionalConv(nn.Conv2d):
-    """A convolution with a bias for each batch: all that one-hot planes beside its input would add to its output,
-    where the border is a mirror.
+    """A convolution with one bias per experimental batch: all that one-hot planes concatenated to its input would add
+    to the output, if the border is mirrored.
     """
 
     def __init__(self, batches: int, in_channels: int, out_channels: int, kernel: int) -> None:
@@ -264,7 +263,7 @@ class ConditionalConv(nn.Conv2d):
         return super().forward(x) + self.biases[batch][:, :, None, None]
 
     def bind(self, batch: int) -> nn.Conv2d:
-        """The convolution of one batch."""
+        """Return the plain convolution of one batch."""
         shape = self.in_channels, self.out_channels, self.kernel_size
         conv: nn.Conv2d = skip_init(nn.Conv2d, *shape)  # type: ignore[no-untyped-call]
         conv.load_state_dict({"weight": self.weight, "bias": self.biases[batch]})
@@ -272,7 +271,7 @@ class ConditionalConv(nn.Conv2d):
 
 
 def he_init(network: nn.Module) -> None:
-    """He et al. 2015, which keeps the size of signals where there are no norms to do so."""
+    """Initialise as in He et al. 2015, which preserves the scale of activations without norms."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 
 def hidden(in_features: int, width: int, depth: int, activation: Callable[[], nn.Module]) -> list[nn.Module]:
-    """`depth` layers of `width` units."""
+    """Return `depth` fully connected layers of `width` units, each followed by an activation."""
     features = [in_features] + [width] * depth
     return [x for i, o in pairwise(features) for x in (nn.Linear(i, o), activation())]
 
 
 class MLPGenerator(nn.Module):
-    """Noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1], through hidden layers.
+    """A generator from noise (N, in_channels, 1, 1) to images (N, out_channels, size, size) in [-1, 1].
 
     Args:
         in_channels: length of the noise.
         out_channels: channels of the images.
-        size: their side in pixels.
-        width: units of each hidden layer.
-        depth: how many of them; the paper's is 2.
+        size: side of the images in pixels.
+        width: units in each hidden layer.
+        depth: number of hidden layers, 2 in the paper.
     """
 
     multiple = 1
@@ -38,9 +38,9 @@ class MLPGenerator(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """Images (N, in_channels, size, size) to logits (N, 1), through hidden layers.
+    """A discriminator from images (N, in_channels, size, size) to logits (N, 1).
 
-    LeakyReLU in place of the paper's maxout and dropout, which gradient penalties would see as noise.
+    LeakyReLU replaces the paper's maxout and dropout, which would be noise to gradient penalties.
     """
 
     def __init__(self, in_channels: int, size: int, width: int = 1200, depth: int = 2) -> None:

@@ -7,13 +7,13 @@ from img2img.networks.layers import Conv2d, norm_layer
 
 
 class PatchGAN(nn.Module):
-    """C64-C128-C256-C512 and a last convolution to one channel, all 4x4, the last two at stride 1.
+    """C64-C128-C256-C512 and a final convolution to one channel, all 4x4, the last two with stride 1.
 
     Args:
-        in_channels: channels of the image judged, with those of the condition where there is one.
-        layers: layers at stride 2. The receptive field is 16, 34, 70, 142, 286 px for 1, 2, 3, 4, 5.
+        in_channels: channels of the judged image, plus those of the condition if there is one.
+        layers: number of layers with stride 2. The receptive field is 16, 34, 70, 142, 286 px for 1, 2, 3, 4, 5.
         width: channels of the first layer.
-        norm: "instance", "batch" or "none"; the first layer has none.
+        norm: "instance", "batch" or "none"; the first layer has no norm.
 
     Maps (N, in_channels, H, W) to logits (N, 1, h, w), without a sigmoid.
     """
@@ -41,7 +41,7 @@ class PatchGAN(nn.Module):
 
 
 class PixelGAN(nn.Module):
-    """The 1x1 PatchGAN: judges each pixel by itself (C64-C128 with 1x1 kernels)."""
+    """The 1x1 PatchGAN, which judges each pixel separately (C64-C128 with 1x1 kernels)."""
 
     def __init__(self, in_channels: int, width: int = 64, norm: str = "instance") -> None:
         super().__init__()

@@ -30,15 +30,15 @@ class ResNet(nn.Module):
     Args:
         in_channels: channels of the input image.
         out_channels: channels of the output image.
-        blocks: residual blocks; the paper takes 6 for 128 px and 9 from 256 px on.
+        blocks: number of residual blocks; the paper uses 6 for 128 px and 9 from 256 px.
         width: channels of the first layer.
         norm: "instance", "batch" or "none".
-        padding: of the residual blocks: "reflect" (what "auto" means here), "replicate" or "zero". The outer two
-            convolutions always reflect, as in the authors' code.
-        dropout: share of features dropped inside each residual block.
+        padding: padding of the residual blocks: "reflect" (the meaning of "auto" here), "replicate" or "zero". The two
+            outer convolutions always reflect, as in the authors' code.
+        dropout: dropout rate inside each residual block.
         upsample: "deconv" or "resize".
 
-    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must divide by `multiple`.
+    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must be multiples of `multiple`.
     """
 
     multiple = 4

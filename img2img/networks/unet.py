@@ -8,10 +8,10 @@ from img2img.networks.layers import UPSAMPLINGS, Conv2d, norm_layer
 
 
 class UNet(nn.Module):
-    """An encoder down to 1x1 and a decoder back up, with a skip connection at every size.
+    """An encoder down to 1x1 and a decoder back up, with a skip connection at every resolution.
 
-    Encoder C64-C128-C256-C512-...-C512, decoder its mirror with concatenated skips, all 4x4 at stride 2. The first
-    and the innermost encoder layer have no norm (a norm over one pixel would erase it; the paper's erratum).
+    The encoder is C64-C128-C256-C512-...-C512, the decoder its mirror with concatenated skips, all 4x4 with stride 2.
+    The first and the innermost encoder layer have no norm (a norm over one pixel would erase it; the paper's erratum).
 
     Args:
         in_channels: channels of the input image.
@@ -19,12 +19,13 @@ class UNet(nn.Module):
         depth: number of halvings; the innermost map is 1x1 for an image of 2^depth pixels.
         width: channels of the first layer.
         norm: "batch", "instance" or "none".
-        padding: "zero", which "auto" means here; a U-Net has no other.
-        dropout: share of features dropped in the three decoder layers at full width that follow the innermost one
-            (fewer in nets of depth under 8), in training only.
+        padding: "zero", the meaning of "auto" here; a U-Net has no other padding.
+        dropout: dropout rate in the three decoder layers of full width that follow the innermost one (fewer in networks
+            of depth below 8), in training only.
         upsample: "deconv" or "resize".
 
-    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must divide by `multiple` = 2^depth.
+    Maps (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1]; H and W must be multiples of 2^depth, which is
+    `multiple`.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class UNet(nn.Module):
                 layers.append(normalise(c))
             self.down.append(nn.Sequential(*layers))
 
-        self.up = nn.ModuleList()  # up[level] undoes down[level]; applied from the innermost out
+        self.up = nn.ModuleList()  # up[level] inverts down[level]; applied from the innermost outwards
         for level, c in enumerate(channels):
             c_in = c if level == last else 2 * c
             if level == 0:

@@ -1,4 +1,4 @@
-"""The options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
+"""Options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Devices, precision, processes and streams: all that is not mathematics."""
+"""Devices, precision, processes, files and streams: everything that is not mathematics."""

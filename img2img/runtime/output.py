@@ -1,4 +1,4 @@
-"""Output that may fail: a reader that has gone, a closed terminal or a full disk is no reason to end the work."""
+"""Output that may fail: a reader that has quit, a closed terminal or a full disk is no reason to stop the work."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ from rich.console import Console
 
 
 class Forgiving:
-    """A text stream that loses what cannot be written."""
+    """A text stream that drops what cannot be written."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError, RuntimeError):  # gone or full; closed; entered again by a signal
+        with suppress(OSError, ValueError, RuntimeError):  # broken pipe or full disk; closed; reentered by a signal
             self._stream.write(text)
         return len(text)
 
@@ -30,32 +30,34 @@ class Forgiving:
 
 
 def stderr_console(quiet: bool = False) -> Console:
-    """What a run tells its user on."""
+    """Return the console on which a run reports to its user."""
     return Console(file=Forgiving(sys.stderr), quiet=quiet, highlight=False)  # type: ignore[arg-type]
 
 
 @contextmanager
 def forgiving_output() -> Iterator[None]:
-    """Within the block, output that fails is lost; afterwards too, so that it does not decide the exit code."""
-    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    for name, stream in before.items():
-        # None: closed, as by >&-
+    """Drop output that fails, within the block and at exit, so that it does not decide the exit code."""
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        # None means that the stream is closed, as by >&-
         setattr(sys, name, Forgiving(Path(os.devnull).open("w") if stream is None else stream))  # noqa: SIM115
     try:
         yield
     finally:
-        for name, stream in before.items():
+        for name, stream in streams.items():
             setattr(sys, name, stream)
             if stream is not None:
                 _drop_unwritable(stream)
 
 
 def _drop_unwritable(stream: Any) -> None:
-    """Python flushes at its end, and exits with 120 where that fails."""
+    """Redirect a stream that cannot be flushed to the null device: Python flushes at exit, and exits with 120 if that
+    fails.
+    """
     try:
         stream.flush()
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -1,4 +1,4 @@
-"""How far a job is: a live bar in a terminal, one output that changes in a notebook, else a plain line now and then."""
+"""Progress of a job: a live bar in a terminal, one output that updates in a notebook, otherwise an occasional line."""
 
 import time
 from collections import deque
@@ -10,45 +10,47 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from img2img.errors import counted
+
 PLAIN_SECONDS = 20.0  # between plain lines
-LIVE_SECONDS = 0.1  # between changes of a live bar
-CELL_SECONDS = 1.0  # between changes of a notebook's output
-MEMORY_SECONDS = 300.0  # over which a rate is taken
-WARM_SECONDS = 2.0  # of measured work, after which the first piece, which is slow, no longer counts
+LIVE_SECONDS = 0.1  # between updates of a live bar
+CELL_SECONDS = 1.0  # between updates of a notebook's output
+MEMORY_SECONDS = 300.0  # window over which the rate is measured
+WARM_SECONDS = 2.0  # of measured work, after which the slow first piece no longer counts
 CELL_BAR = 30  # characters
 
 
 def duration(seconds: float) -> str:
-    """Return hours, minutes and seconds as "0:03:09", and from a day on "1 d 3 h"."""
+    """Format seconds as hours, minutes and seconds, "0:03:09", and from one day as "1 d 3 h"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def rough_duration(seconds: float) -> str:
-    """Return a rough duration, as "40 minutes", "5 hours" or "3 days"."""
+    """Format seconds as a rough duration, e.g. "40 minutes", "5 hours" or "3 days"."""
     units = (("day", 86400), ("hour", 3600), ("minute", 60))
     unit, length = next(((u, s) for u, s in units if seconds >= 1.5 * s), units[-1])
     count = max(1, round(seconds / length))
-    return f"{count} {unit}{'s' * (count > 1)}"
+    return counted(count, unit, f"{unit}s")
 
 
 def rate(per_second: float) -> str:
-    """Return a rate with two or three digits."""
+    """Format a rate with two or three digits."""
     return f"{per_second:.0f}" if per_second >= 100 else f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
 
 
 class Pace:
-    """How fast a job of `total` pieces goes, from the times at which pieces were done, over the last minutes.
+    """The speed of a job of `total` pieces over the last minutes, measured from when pieces were completed.
 
     Args:
-        total: pieces of the whole job, 0 while that is not known.
-        done: pieces that were done before.
-        unit: what the rate counts.
-        clock: seconds.
+        total: pieces in the whole job, 0 if not yet known.
+        done: pieces completed before.
+        unit: the unit that the rate counts.
+        clock: returns the time in seconds.
 
     Attributes:
-        warm: whether the rate leaves the first piece out, which loads, compiles and chooses kernels.
+        warm: whether the rate excludes the first piece, during which models load, compile and choose kernels.
     """
 
     def __init__(
@@ -58,12 +60,12 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Forget how fast it was."""
+        """Forget the speed so far."""
         self.now, self.warm = self.clock(), False
         self.marks = deque([(self.now, self.done, self.work)])
 
     def mark(self, done: int, work: float = 1.0) -> None:
-        """Note that so many pieces are done, with `work` units since the last time."""
+        """Record that `done` pieces are complete, with `work` units since the last call."""
         self.now, self.done, self.work = self.clock(), done, self.work + work
         first_piece = len(self.marks) == 1 and not self.warm
         if first_piece or self.now - self.marks[-1][0] >= 1:
@@ -75,23 +77,24 @@ class Pace:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds for one piece; None while nothing is known."""
+        """Seconds per piece; None while unknown."""
         then, done, _ = self.marks[0]
         return (self.now - then) / (self.done - done) if self.done > done else None
 
     @property
     def text(self) -> str:
-        """Return e.g. "7 % 140/2000 9.8 img/s 0:03:09 left"."""
+        """The state in one line, e.g. "7 % 140/2000 9.8 img/s 0:03:09 left"."""
         then, _, work = self.marks[0]
-        shown = f"{self.done / self.total if self.total else 1:.0%}".replace("%", " %") + f" {self.done}/{self.total}"
+        share = f"{self.done / self.total if self.total else 1:.0%}".replace("%", " %")
         if self.seconds is None or self.now <= then:
-            return f"{shown} starting"
+            return f"{share} {self.done}/{self.total} starting"
+        speed = rate((self.work - work) / (self.now - then))
         left = duration((self.total - self.done) * self.seconds)
-        return f"{shown} {rate((self.work - work) / (self.now - then))} {self.unit}/s {left} left"
+        return f"{share} {self.done}/{self.total} {speed} {self.unit}/s {left} left"
 
 
 class _TwoLines(Progress):
-    """A bar, and below it a line that is cut to the width."""
+    """A bar with a line below it, truncated to the width of the terminal."""
 
     below = ""
 
@@ -102,15 +105,15 @@ class _TwoLines(Progress):
 
 
 class Meter:
-    """Shows a job on a console.
+    """A display of a job's progress on a console.
 
     Args:
-        console: where; one that is quiet shows nothing.
-        title: what is done, in a word.
-        total: pieces of the whole job, 0 while that is not known.
-        done: pieces that were done before.
-        say: prints a plain line.
-        unit: what the rate counts.
+        console: the console; a quiet one shows nothing.
+        title: one word for the job.
+        total: pieces in the whole job, 0 if not yet known.
+        done: pieces completed before.
+        print_line: prints a plain line; by default on the console.
+        unit: the unit that the rate counts.
         first: seconds before the first plain line.
     """
 
@@ -120,15 +123,15 @@ class Meter:
         title: str,
         total: int = 0,
         done: int = 0,
-        say: Callable[[str], object] | None = None,
+        print_line: Callable[[str], object] | None = None,
         unit: str = "img",
         first: float = PLAIN_SECONDS,
     ) -> None:
         self.console, self.title, self.below = console, title, ""
-        self.say = say or (lambda text: console.print(text, markup=False, soft_wrap=True))
+        self.print_line = print_line or (lambda text: console.print(text, markup=False, soft_wrap=True))
         self.pace = Pace(total, done, unit)
         self.due = self.pace.now + (0.0 if console.is_terminal or console.is_jupyter else first)
-        self.shown = ""
+        self.last_line = ""
         self.cell: Any = None
         self.bar: _TwoLines | None = None
         self.task = TaskID(0)
@@ -139,17 +142,17 @@ class Meter:
             self.bar.start()
 
     def advance(self, done: int, total: int | None = None, work: float | None = None) -> None:
-        """Show that `done` pieces of `total` are done, with `work` units since the last time."""
+        """Show that `done` pieces of `total` are complete, with `work` units since the last call."""
         if total is not None:
             self.pace.total = total
         self.pace.mark(done, done - self.pace.done if work is None else work)
-        plain = not (self.console.is_terminal or self.console.is_jupyter)
-        last = done == self.pace.total and not (plain and not self.shown)  # a quick job needs no plain line
-        if self.pace.now >= self.due or last:
+        is_plain = not (self.console.is_terminal or self.console.is_jupyter)
+        is_last = done == self.pace.total and not (is_plain and not self.last_line)  # a quick job needs no plain line
+        if self.pace.now >= self.due or is_last:
             self.show()
 
     def show(self) -> None:
-        """Show it now."""
+        """Update the display now."""
         if self.console.quiet:
             return
         text, share = self.pace.text, self.pace.done / self.pace.total if self.pace.total else 0.0
@@ -163,13 +166,13 @@ class Meter:
             pause = CELL_SECONDS
         else:
             line = f"{self.title} {text}" + (f" | {self.below}" if self.below else "")
-            if line != self.shown:
-                self.say(line)
-            self.shown, pause = line, PLAIN_SECONDS
+            if line != self.last_line:
+                self.print_line(line)
+            self.last_line, pause = line, PLAIN_SECONDS
         self.due = self.pace.now + pause
 
     def _show_cell(self, text: str) -> None:
-        """One output of a notebook, which is replaced; IPython has what it takes, and needs no widgets."""
+        """Replace one output of the notebook; IPython itself can do this, without widgets."""
         display = import_module("IPython.display").display
         if self.cell is None:
             self.cell = display({"text/plain": text}, raw=True, display_id=True)
@@ -177,6 +180,6 @@ class Meter:
             self.cell.update({"text/plain": text}, raw=True)
 
     def close(self) -> None:
-        """Leave nothing of a live bar."""
+        """Remove the live bar."""
         if self.bar is not None:
             self.bar.stop()

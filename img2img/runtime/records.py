@@ -1,5 +1,5 @@
-"""JSON that somebody else may have written: headers of models, and the files of a run or an equalizer. It is compared
-once, where it comes in, with the types that the rest of the program relies on.
+"""JSON that somebody else may have written: headers of models, and the files of a run or an equalizer. It is validated
+once, where it is read, against the types that the rest of the program relies on.
 """
 
 import json
@@ -9,22 +9,22 @@ from typing import Any, TypeVar
 
 from img2img.errors import ModelFileError
 
-LARGEST = 2**26  # bytes of a file: a record is text that a person could read
+MAX_BYTES = 2**26  # of a file: a record is text that a person could read
 Record = TypeVar("Record")
 
 
 def from_json(kind: type[Record], text: str | bytes, where: str) -> Record:
-    """Return `text` as a `kind`, a dataclass whose fields, limits and own checks all hold.
+    """Parse JSON as a `kind`: a dataclass whose types, limits and own checks are all enforced.
 
     Args:
         kind: the dataclass.
-        text: JSON; keys that `kind` does not have are passed over.
-        where: what the text is, to begin a sentence with.
+        text: JSON; keys that `kind` does not have are ignored.
+        where: the source of the text, as the subject of an error sentence.
 
     Raises:
-        ModelFileError: naming the first value that does not fit.
+        ModelFileError: naming the first invalid value.
     """
-    from pydantic import ValidationError  # only now: help and version do not need it
+    from pydantic import ValidationError  # imported late: help and version do not need it
 
     try:
         return _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type, no-any-return]
@@ -32,8 +32,8 @@ def from_json(kind: type[Record], text: str | bytes, where: str) -> Record:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = "".join(f"{part}: " for part in first["loc"]).encode("ascii", "backslashreplace").decode()
         reason = first["msg"].removeprefix("Value error, ")
-        text = f"{where} is damaged, or was not written by img2img: {place[:200]}{reason}"
-        raise ModelFileError(text.rstrip(".") + ".") from None
+        sentence = f"{where} is damaged, or was not written by img2img: {place[:200]}{reason}"
+        raise ModelFileError(sentence.rstrip(".") + ".") from None
 
 
 @cache
@@ -44,26 +44,26 @@ def _adapter(kind: type) -> Any:
 
 
 def read_text(path: Path) -> bytes:
-    """Return the content of a file that should hold a record.
+    """Read the content of a file that should hold a record.
 
     Raises:
-        ModelFileError: if it is missing, cannot be read, is no regular file, or is far too large.
+        ModelFileError: if it is missing, unreadable, not a regular file, or far too large.
     """
     try:
         if not path.is_file():
             raise ModelFileError(f"There is no file {path}.")
-        if path.stat().st_size > LARGEST:
-            raise ModelFileError(f"{path} has more than {LARGEST // 2**20} MB; it was not written by img2img.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelFileError(f"{path} is larger than {MAX_BYTES // 2**20} MB, so img2img did not write it.")
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_record(kind: type[Any], path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, with all its keys, once it is known to be a `kind`.
+    """Read the JSON object in a file, with all its keys, after validating it as a `kind`.
 
     Raises:
-        ModelFileError: if it cannot be read, or is something else.
+        ModelFileError: if it cannot be read, or is anything else.
     """
     text = read_text(path)
     from_json(kind, text, str(path))

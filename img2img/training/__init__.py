@@ -1,1 +1,1 @@
-"""The one training loop, its checkpoints and its journal."""
+"""The training loop, its checkpoints and its journal."""

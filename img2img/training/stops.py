@@ -1,4 +1,4 @@
-"""Stop signals of a run: SIGINT, SIGTERM and SIGHUP let the step finish; a second Ctrl-C does not."""
+"""Stop signals of a run: SIGINT, SIGTERM and SIGHUP let the current step finish; a second Ctrl-C does not."""
 
 import contextlib
 import signal
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-ONE_PRESS = 1.0  # seconds: torchrun hands a Ctrl-C on to processes that have had it from the terminal
+ONE_PRESS = 1.0  # seconds: torchrun forwards a Ctrl-C to processes that have already received it from the terminal
 
 
 class Stops:
-    """Receives the signals while its block runs.
+    """A context manager that receives the stop signals.
 
     Attributes:
-        received: their numbers, in order.
+        received: the numbers of the signals received, in order.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -24,15 +24,15 @@ class Stops:
         self._waiting = False
 
     def __enter__(self) -> "Stops":
-        self._before: dict[int, Any] = {}
-        with contextlib.suppress(ValueError):  # not in the main thread: signals stay as they are
+        self._previous: dict[int, Any] = {}
+        with contextlib.suppress(ValueError):  # outside the main thread the handlers stay unchanged
             for number in SIGNALS:
-                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: by nohup
-                    self._before[number] = signal.signal(number, self._receive)
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: Any) -> None:
@@ -48,7 +48,7 @@ class Stops:
 
     @contextlib.contextmanager
     def waiting(self, enabled: bool = True) -> Iterator[None]:
-        """Within the block nothing is under way, and a signal ends it at once by a KeyboardInterrupt."""
+        """Let a signal raise KeyboardInterrupt at once, within a block in which no step is in progress."""
         self._waiting = enabled
         try:
             if enabled and self.received:
