@@ -32,8 +32,8 @@ from PIL import Image
 from scipy import ndimage
 
 from img2img import BatchEqualizer
-from img2img.lab.baselines import CHEATS, applicable
-from img2img.lab.evaluation import evaluate
+from img2img.lab.judgement.baselines import CHEATS, applicable
+from img2img.lab.judgement.judge import evaluate
 from img2img.lab.synthetic import EFFECTS, PEDESTAL, Effect, add_foci, brighten, expose
 
 CROP = 256

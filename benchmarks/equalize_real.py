@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 
 from img2img import BatchEqualizer
 from img2img.data.images import read_image
-from img2img.lab import objects
-from img2img.lab.baselines import applicable, zscore_features
-from img2img.lab.evaluation import evaluate
-from img2img.lab.features import image_features
-from img2img.lab.probes import batch_predictability
+from img2img.lab.judgement import objects
+from img2img.lab.judgement.baselines import applicable, zscore_features
+from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.judge import evaluate
+from img2img.lab.judgement.probes import batch_predictability
 
 SIDE = 120  # pixels: the labs' cells come at 120 and 300
 

@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from img2img import BatchEqualizer
-from img2img.lab.baselines import BASELINES
-from img2img.lab.field import surface
-from img2img.lab.measures import measure
+from img2img.lab.curves.field import surface
+from img2img.lab.judgement.baselines import BASELINES
+from img2img.lab.judgement.case import measure
 from img2img.lab.synthetic import EFFECTS, brighten, expose, light, nuclei
 
 out = Path(sys.argv[1] if sys.argv[1:] else "checkpoints/equalize_example")

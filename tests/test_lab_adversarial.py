@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from img2img.errors import ConfigError, Interrupted
-from img2img.lab.adversarial import ADVERSARIAL, apply, bind, build_generator, train_generator
-from img2img.lab.patches import Patches, Sides
+from img2img.lab.networks.patches import Patches, Sides
+from img2img.lab.networks.training import ADVERSARIAL, apply, bind, build_generator, train_generator
 from img2img.model.file import load_resume
 from img2img.translation.local import Critic, Local, LocalConfig
 from img2img.translation.stargan import ConditionalConv, StarGANConfig, edit_variance

@@ -26,9 +26,10 @@ from img2img.errors import (
     ModelFileError,
     UnknownBatchError,
 )
-from img2img.lab import design, probes, quality, synthetic
+from img2img.lab import design, synthetic
 from img2img.lab.equalizer import BatchEqualizer, LabWarning, NotFittedError
-from img2img.lab.moving import MODELS
+from img2img.lab.judgement import probes, quality
+from img2img.lab.networks.moving import MODELS
 from img2img.lab.synthetic import Effect
 
 pytestmark = pytest.mark.filterwarnings("ignore::img2img.lab.equalizer.LabWarning")

@@ -9,10 +9,11 @@ from scipy import ndimage
 
 from img2img.data.picture import as_type
 from img2img.errors import ConfigError, InputError, UnknownBatchError
-from img2img.lab import baselines, features, objects, probes, report, synthetic, verdict
-from img2img.lab.baselines import BASELINES, CHEATS, Statistics
-from img2img.lab.evaluation import FEATURES_ONLY, GATES, Evaluation, evaluate, gates_of
-from img2img.lab.measures import IDENTITY, measure
+from img2img.lab import synthetic
+from img2img.lab.judgement import baselines, features, objects, probes, report, verdict
+from img2img.lab.judgement.baselines import BASELINES, CHEATS, Statistics
+from img2img.lab.judgement.case import IDENTITY, measure
+from img2img.lab.judgement.judge import FEATURES_ONLY, GATES, Evaluation, evaluate, gates_of
 
 SCALE = np.array([[400.0, 7000.0]])
 MINE = "my <model> & $x$"

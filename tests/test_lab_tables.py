@@ -14,13 +14,13 @@ from PIL import Image
 
 from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, Img2ImgError, InputError, InputTypeError, TrainingError
-from img2img.lab import destination, results
 from img2img.lab.checks import check_channels, check_dtype, check_finite
-from img2img.lab.destination import Destination
-from img2img.lab.expressions import select
-from img2img.lab.folders import read_table, table_of_folder, table_of_names
-from img2img.lab.results import transform
-from img2img.lab.tables import Manifest
+from img2img.lab.tables import destination, results
+from img2img.lab.tables.destination import Destination
+from img2img.lab.tables.expressions import select
+from img2img.lab.tables.folders import read_table, table_of_folder, table_of_names
+from img2img.lab.tables.manifest import Manifest
+from img2img.lab.tables.results import transform
 
 
 def pixels(*shape, dtype="uint16", seed=0):

@@ -9,12 +9,13 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from img2img.errors import ConfoundedDesignError, InputError
-from img2img.lab import design, field, synthetic, tone
-from img2img.lab.baselines import Statistics
-from img2img.lab.correction import Correction
-from img2img.lab.effects import batch_levels, certain, freedom, widening
+from img2img.lab import design, synthetic
+from img2img.lab.curves import field, tone
+from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.effects import batch_levels, certain, freedom, widening
+from img2img.lab.curves.tone import Curve, measure
+from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.synthetic import Effect
-from img2img.lab.tone import Curve, measure
 
 SIZE, N = 96, 10
 
