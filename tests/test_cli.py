@@ -479,10 +479,10 @@ FITS = {
     "model": (["--model", "tonne"], "Did you mean 'tone'"),
     "column": (["--batch", "Metadata_Plat"], "There is no column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
     "table": (["no.csv"], "no.csv cannot be read: No such file or directory."),
-    "one batch": (["--where", "Metadata_Plate == 'A'"], "There is one batch, A"),
+    "one batch": (["--where", "Metadata_Plate == 'A'"], "There is only one batch, A"),
     "confounded": (["--label", "Metadata_Plate"], "Every label lies in one batch only"),
     "control": (["--control", "Metadata_Treatment == 'none'"], "No row of the table is a control"),
-    "expression": (["--where", "__import__('os')"], "is not understood"),
+    "expression": (["--where", "__import__('os')"], "is not valid"),
     "too few": ([*FIT, "--min-images", "9"], "Batches with fewer than 9 images: A (8), B (8)"),
     "target": (["--target", "C"], "There is no batch 'C' to be the target"),
     "mean": (["--model", "stargan", "--target", "mean"], "The target 'mean' is for tone"),
@@ -516,13 +516,13 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
     eq, _ = fitted
     kept = (eq / "weights.safetensors").read_bytes()
     for words, sentence in (
-        (["fit", plates, "--out", eq], "holds a config.json already"),
+        (["fit", plates, "--out", eq], "already holds a config.json"),
         (["transform", tmp_path / "none", plates, "--out", tmp_path / "out"], "holds no config.json"),
         (["transform", eq, tmp_path / "none", "--out", tmp_path / "out"], "cannot be read"),
         (["transform", eq, plates, "--out", plates.parent], "is the folder of the originals"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--batch", "Metadata_Well"], "was not fitted"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--jobs", 0], "--jobs takes"),
-        (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "There is no folder"),
+        (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "does not exist"),
         (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "name a file to write"),
         (["report", eq, plates, "--out", tmp_path / "r.html"], "4 groups were part of the fit"),
         (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "There is no channel 'ER'"),

@@ -78,6 +78,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         statistics_: means and quantiles of the batches, for the baselines in `evaluate`.
         sham_: mean change, as a share of the range, when the target batch alone is split at random and equalized.
         notes_: the warnings of the fit.
+        n_images_: number of images used from each batch.
         fitted_: all of these and more, as one `Fitted`.
     """
 
@@ -110,6 +111,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     batches_, target_, channels_ = _learned("batches"), _learned("target"), _learned("channels")
     scale_, correction_, generator_ = _learned("scale"), _learned("correction"), _learned("generator")
     statistics_, sham_, notes_ = _learned("statistics"), _learned("sham"), _learned("notes")
+    n_images_ = _learned("n_images")
 
     @property
     def fitted_(self) -> Fitted:

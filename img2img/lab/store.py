@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,8 +95,10 @@ def load(folder: Path) -> tuple[Parameters, Fitted]:
 
 def _without_underscores(text: bytes) -> str:
     config = json.loads(text)
-    if not isinstance(config.get("fitted"), dict):
-        raise ValueError("config.json says nothing of a fit")
+    if not isinstance(config.get("fitted"), dict) or not isinstance(config.get("parameters"), dict):
+        raise ValueError("config.json holds no fit")
+    if unknown := config["parameters"].keys() - {f.name for f in fields(Parameters)}:
+        raise ValueError(f"unknown parameters {unknown}")
     return json.dumps(config | {"fitted": {name.removesuffix("_"): x for name, x in config["fitted"].items()}})
 
 
