@@ -522,7 +522,7 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
         (["transform", eq, plates, "--out", plates.parent], "is the folder of the originals"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--batch", "Metadata_Well"], "was not fitted"),
         (["transform", eq, plates, "--out", tmp_path / "out", "--jobs", 0], "--jobs takes"),
-        (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "does not exist"),
+        (["report", eq, plates, "--out", tmp_path / "none" / "r.html"], "There is no folder"),
         (["report", eq, plates, "--out", tmp_path / "r.html", "--json", tmp_path], "name a file to write"),
         (["report", eq, plates, "--out", tmp_path / "r.html"], "4 groups were part of the fit"),
         (["report", eq, plates, *TEST, "--nuclei", "ER", "--out", tmp_path / "r.html"], "There is no channel 'ER'"),
