@@ -59,7 +59,7 @@ class GeneratorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What a fit learned, except for the arrays.
+    """The result of a fit, except for the arrays.
 
     Attributes:
         model: the model that was fitted.

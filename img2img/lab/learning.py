@@ -1,4 +1,4 @@
-"""What a fit learns from images of several batches: curves, fields, statistics, and a network if the model has one."""
+"""Learning from images of several batches: curves, fields, statistics, and a network if the model has one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ IDLE = 1e-4  # mean change, as a share of the range, below which it has none
 
 
 def learn(p: Parameters, design: Design) -> Fitted:
-    """Return what each batch of a design needs.
+    """Learn what each batch of a design needs.
 
     Raises:
         InputError: if images do not fit, batches have too few, or the target is unknown.

@@ -1,4 +1,4 @@
-"""What the user of an equalizer should know about the data or the choice of a model: notes, also given as warnings."""
+"""Notes for the user of an equalizer, about the data or the choice of a model; they are also given as warnings."""
 
 import sys
 import warnings

@@ -32,7 +32,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Format:
-    """What the config.json of every version holds."""
+    """The part of a config.json that every version holds."""
 
     format: int
     environment: _Version

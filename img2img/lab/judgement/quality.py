@@ -18,7 +18,7 @@ FOLDS = 5  # a fitted image is judged without its fold, or a small fit would fin
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How unlike the fitted images of its batch an image is: the Mahalanobis distance of its features.
+    """The distance of an image from the fitted images of its batch: the Mahalanobis distance of its features.
 
     The covariance is that within batches, shrunk (Ledoit and Wolf 2004).
 
