@@ -117,11 +117,11 @@ def test_advice_names_what_must_change_with_it_and_nothing_that_is_so_already():
 
 
 def test_every_failure_has_remedies_and_networks_of_the_equalizer_are_told_theirs():
-    from img2img.lab.adversarial import ADVERSARIAL
+    from img2img.lab.networks.models import NETWORKS
 
     assert set(REMEDIES) == {*MEANINGS, "out of memory"}
-    for model, method_class in ADVERSARIAL.items():
-        options = flat(method_class.Config(), TrainConfig(batch_size=4))
+    for model, network in NETWORKS.items():
+        options = flat(network.method.Config(), TrainConfig(batch_size=4))
         for kind in REMEDIES:
             told = remedies(kind, options, "--train {name}={value}")
             for name, value in re.findall(r"--train (\w+)=(\S+)", " ".join(told)):

@@ -2,13 +2,17 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from helpers import over
 
 import img2img
+from img2img import lab
 
 ROOT = Path(img2img.__file__).parent
 
@@ -27,7 +31,17 @@ ROWS = [
     ["report"],
     ["evaluation"],
     ["training"],
-    ["interchange", "lab"],
+    ["interchange"],
+    ["lab.options", "lab.notes", "lab.synthetic"],
+    ["lab.checks"],
+    ["lab.arrays", "lab.curves", "lab.tables"],
+    ["lab.networks", "lab.judgement"],
+    ["lab.design"],
+    ["lab.fitted"],
+    ["lab.store", "lab.learning", "lab.transforming"],
+    ["lab.evaluating"],
+    ["lab.equalizer"],
+    ["lab"],
     ["api"],
     ["demo"],
     ["cli"],
@@ -123,6 +137,29 @@ def test_the_walk_sees_wrong_arrows(tmp_path, monkeypatch, module, text):
     assert len(list(wrong_arrows({module: path}))) == 1
 
 
+@pytest.mark.parametrize("room", ["lab"])
+def test_no_circle_among_the_modules_of_a_room(room):
+    """Imports for type checkers count too: a circle is a circle."""
+    inside = {m: path for m, path in MODULES.items() if m == room or m.startswith(f"{room}.")}
+    graph = {m: {target_of(name) for name in imports(path)} & (inside.keys() - {m}) for m, path in inside.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+def test_the_face_of_the_lab_is_sorted_complete_and_light():
+    assert lab.__all__ == sorted(lab.__all__)
+    for name in lab.__all__:
+        assert getattr(lab, name) is not None
+    with pytest.raises(AttributeError, match="it has BASELINES"):
+        _ = lab.nonsense
+    code = "import sys, img2img.lab; print([m for m in ('numpy', 'torch', 'pandas', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_documented_places_of_version_0_1_0_still_lead_there():
+    for module, name in (("tables", "Manifest"), ("folders", "table_of_names"), ("synthetic", "nuclei")):
+        assert getattr(importlib.import_module(f"img2img.lab.{module}"), name) is not None
+
+
 def test_every_module_has_a_place():
     homeless = [m for m in MODULES if m and part_of(m) is None and MODULES[m].name != "__init__.py"]
     assert homeless == []
@@ -141,11 +178,13 @@ def test_namespace_packages_only_hold_a_docstring():
         "runs",
         "runtime",
         "training",
-        "lab",
+        "lab.curves",
+        "lab.judgement",
+        "lab.networks",
         "translation",
         "zoo",
     ):
-        body = ast.parse((ROOT / package / "__init__.py").read_text()).body
+        body = ast.parse(ROOT.joinpath(*package.split("."), "__init__.py").read_text()).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 
 

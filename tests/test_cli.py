@@ -22,8 +22,9 @@ from PIL import Image
 from img2img import BatchEqualizer, __version__
 from img2img.cli import equalize as cli_equalize, main as cli
 from img2img.cli.equalize import add_equalizing
+from img2img.lab import Manifest
+from img2img.lab.judgement.verdict import BANNER
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
-from img2img.lab.verdict import BANNER
 from img2img.methods import METHODS
 from img2img.runs.record import OPERATIONAL
 from img2img.training.groups import groups_of
@@ -346,11 +347,11 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
     assert all(options[name].default == arguments[name].default for name in arguments.keys() - cli_equalize.LEFT_OUT)
     assert options["random_state"].opts == ["--seed"] and options["n_jobs"].opts == ["--jobs"]
     for name, function in (
-        ("fit", BatchEqualizer.fit_table),
+        ("fit", Manifest.open),
         ("transform", BatchEqualizer.transform_table),
         ("report", BatchEqualizer.evaluate_table),
     ):
-        others = {"self", "out_dir", "progress"}
+        others = {"self", "out_dir", "progress", "columns", "channels"}
         assert {option.name for option in command(name).params} >= inspect.signature(
             function
         ).parameters.keys() - others
@@ -358,7 +359,7 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
 
 @over(name=["fit", "transform", "report"])
 def test_every_option_of_equalize_has_its_text(command_line, name):
-    told = (BatchEqualizer, BatchEqualizer.evaluate, BatchEqualizer.fit_table)
+    told = (BatchEqualizer, BatchEqualizer.evaluate, Manifest.open)
     docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()
     code, page, err = command_line("equalize", name, "--help")
     assert (code, err) == (0, "")
@@ -476,10 +477,10 @@ FITS = {
     "model": (["--model", "tonne"], "Did you mean 'tone'"),
     "column": (["--batch", "Metadata_Plat"], "Unknown column 'Metadata_Plat'. Did you mean 'Metadata_Plate'?"),
     "table": (["no.csv"], "no.csv cannot be read: No such file or directory."),
-    "one batch": (["--where", "Metadata_Plate == 'A'"], "There is one batch, A"),
+    "one batch": (["--where", "Metadata_Plate == 'A'"], "There is only one batch, A"),
     "confounded": (["--label", "Metadata_Plate"], "Every label lies in one batch only"),
     "control": (["--control", "Metadata_Treatment == 'none'"], "No row of the table is a control"),
-    "expression": (["--where", "__import__('os')"], "is not understood"),
+    "expression": (["--where", "__import__('os')"], "is not valid"),
     "too few": ([*FIT, "--min-images", "9"], "Batches with fewer than 9 images: A (8), B (8)"),
     "target": (["--target", "C"], "There is no batch 'C' to be the target"),
     "mean": (["--model", "stargan", "--target", "mean"], "The target 'mean' is for tone"),
@@ -513,7 +514,7 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
     eq, _ = fitted
     kept = (eq / "weights.safetensors").read_bytes()
     for words, sentence in (
-        (["fit", plates, "--out", eq], "holds a config.json already"),
+        (["fit", plates, "--out", eq], "already holds a config.json"),
         (["transform", tmp_path / "none", plates, "--out", tmp_path / "out"], "holds no config.json"),
         (["transform", eq, tmp_path / "none", "--out", tmp_path / "out"], "cannot be read"),
         (["transform", eq, plates, "--out", plates.parent], "is the folder of the originals"),
@@ -535,7 +536,7 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
 
 
 def test_an_out_that_cannot_be_written_is_found_before_the_fit(command_line, plates, tmp_path, monkeypatch):
-    monkeypatch.setattr("img2img.lab.equalizer.BatchEqualizer.fit_table", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr("img2img.lab.equalizer.BatchEqualizer.fit", lambda *_, **__: pytest.fail("fitted"))
     (tmp_path / "file").write_text("mine")
     code, out, err = command_line("equalize", "fit", plates, "--model", "local", "--out", tmp_path / "file" / "eq")
     assert (code, out) == (2, "") and "cannot be written" in err and err.count("\n") == 1
@@ -546,7 +547,7 @@ def test_a_report_that_cannot_be_written_has_told_its_numbers(command_line, plat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("img2img.lab.evaluation.Evaluation.to_html", full)
+    monkeypatch.setattr("img2img.lab.judgement.judge.Evaluation.to_html", full)
     code, out, err = command_line("equalize", "report", fitted[0], plates, *TEST, "--out", tmp_path / "r.html")
     assert code == 2 and "* tone" in out and err.endswith("r.html cannot be written: No space left on device.\n")
 
@@ -556,9 +557,9 @@ def test_ctrl_c_says_how_to_go_on(command_line, plates, fitted, tmp_path, monkey
         raise KeyboardInterrupt
 
     for name, words, sentence in (
-        ("transform_table", ["transform", fitted[0]], "The same command does what is missing."),
-        ("fit_table", ["fit"], "nothing was saved"),
-        ("evaluate_table", ["report", fitted[0]], "nothing was written"),
+        ("transform", ["transform", fitted[0]], "the same command resumes."),
+        ("fit", ["fit"], "nothing was saved"),
+        ("evaluate", ["report", fitted[0]], "nothing was written"),
     ):
         monkeypatch.setattr(BatchEqualizer, name, stopped)
         code, out, err = command_line("equalize", *words, plates, "--out", tmp_path / "out")
