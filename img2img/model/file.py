@@ -244,7 +244,7 @@ def read_card(path: Path) -> ModelCard:
         card.directions  # noqa: B018
     except KeyError as error:
         raise ModelFileError(
-            f"The header of {path} says nothing of the domain {shown(Path(error.args[0]))}."
+            f"The header of {path} says nothing of the domain {quote(Path(error.args[0]))}."
         ) from error
     except ConfigError as error:
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
