@@ -1,7 +1,7 @@
 """The real sets of `equalize.py`: blood cells of three labs, one screen on two plates, tissue of several hospitals.
 
 Their ground truth is unknown. They are judged by how well a classifier transfers from one batch to another, by how well
-the batch can still be told, and by the masks.
+the batch can still be predicted, and by the masks.
 """
 
 from pathlib import Path
@@ -82,7 +82,7 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
         ]
         colour = np.stack([np.r_[image.mean((1, 2)), image.std((1, 2))] for image in out])
         rows[name] = row_of(features, lab, label, seed) | {
-            "lab told by colour": told(colour, lab, seed),
+            "lab told by colour": lab_accuracy(colour, lab, seed),
             "nucleus IoU": float(np.mean(kept)),  # of the dark objects in red, if the nucleus is the only one
         }
         if name == "do nothing":
@@ -94,12 +94,14 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
 def row_of(features, lab, label, seed):
     by_lab = lab_left_out(features, lab, label, seed)
     return (
-        {"class, other lab": float(np.mean(list(by_lab.values())))} | by_lab | {"lab told": told(features, lab, seed)}
+        {"class, other lab": float(np.mean(list(by_lab.values())))}
+        | by_lab
+        | {"lab told": lab_accuracy(features, lab, seed)}
     )
 
 
-def told(features, lab, seed):
-    """Return how well a linear probe tells the lab, from features or from mean and deviation of each colour."""
+def lab_accuracy(features, lab, seed):
+    """Return how well a linear probe predicts the lab, from features or from mean and deviation of each colour."""
     return batch_predictability(features, lab, [str(i) for i in range(len(lab))], seed=seed)["linear"]
 
 

@@ -29,7 +29,6 @@ from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.model import folder as engine
 from img2img.model.file import RETIRED, ModelCard, read_card
-from img2img.model.folder import Outcome, Summary, write_report
 from img2img.model.model import model_file
 from img2img.model.options import (
     Count,
@@ -40,6 +39,7 @@ from img2img.model.options import (
     TranslateOptions,
 )
 from img2img.model.sampling import Sampler, Written, write_samples
+from img2img.model.summary import Outcome, Summary, refuse_report, write_report
 from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, option, options_in, pick, refuse_idle, split
@@ -354,7 +354,7 @@ def translate(
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
-        engine.refuse_report(Path(files.report))  # rather than at the end
+        refuse_report(Path(files.report))  # rather than at the end
     job = engine.Job.open(model, Path(source), Path(out), going, files)
     summary.computed = job.translator.describe()
     for outcome in job.run():

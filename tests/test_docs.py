@@ -384,6 +384,15 @@ def test_contributing_names_every_room() -> None:
     assert named == rooms
 
 
+def test_entries_for_additions_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    entries = re.findall(r"((?:`[A-Z_]+`(?:, | and )?)+) in `([\w/]+\.py)`", text)
+    tables = [(name, path) for names, path in entries for name in re.findall(r"`(\w+)`", names)]
+    assert len(tables) > 15
+    sources = {path: (ROOT / "img2img" / path).read_text(encoding="utf-8") for _, path in tables}
+    assert [table for table in tables if not re.search(rf"(?m)^{table[0]}\b", sources[table[1]])] == []
+
+
 def test_readme_names_every_method() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\(docs/methods/(\w+)\.md\)", text)) == set(METHODS)

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from torch import nn
 
 import img2img
-from img2img.core.needs import Facts
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError, install_hint
 from img2img.interchange import export, layout, onnx_graph
@@ -591,15 +590,15 @@ def model(path, generator, norm="instance", channels=(3, 3), method="cyclegan", 
     """A model file of one small generator per direction."""
     config = METHODS[method].Config(generator=generator, width=4, norm=norm, **choices)
     torch.manual_seed(0)
-    domains = dict(zip("ab", channels, strict=True))
-    uses = METHODS[method].build(config, Facts(64, domains))
-    networks = {name: uses[name].network for name in directions}
-    with torch.no_grad():
-        for network in networks.values():
+    domains, deep = dict(zip(directions[0].split("2"), channels, strict=True)), Scale(100, 4000, "uint16")
+    uses = {name: name for name in directions}
+    card = ModelCard(method, asdict(config), 64, domains, dict.fromkeys(domains, deep), uses, 5, "0.1.0")
+    built = METHODS[method].build(config, card.facts)
+    networks = {name: built[name].network for name in directions}
+    for network in networks.values():
+        with torch.no_grad():
             for x in network.parameters():
                 x.add_(torch.randn_like(x) * 0.1)
-    scales = dict.fromkeys(domains, Scale(100, 4000, "uint16"))
-    card = ModelCard(method, asdict(config), 64, domains, scales, {name: name for name in directions}, 5, "0.1.0")
     save_model(path, card, networks)
     return path
 
@@ -679,10 +678,10 @@ def test_onnx_of_every_generator(tmp_path, generator, norm, upsample, padding):
     with torch.no_grad():
         for x in network.parameters():
             x.add_(torch.randn_like(x) * 0.05)
-    graph = onnx_graph.onnx_model(onnx, network, (2, 3), {"a": "b"})
+    m = max(network.multiple, 16)
+    graph = onnx_graph.onnx_model(onnx, network, {"input": noise(1, 2, m, m)}, {"a": "b"})
     onnx.checker.check_model(graph, full_check=True)
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    m = max(network.multiple, 16)
     with torch.no_grad():
         for shape in ((1, 2, m, m), (3, 2, 2 * m, m), (2, 2, m, 3 * m))[: 1 if m >= 256 else 3]:
             x = noise(*shape)
@@ -758,7 +757,10 @@ def test_refusals_of_export(tmp_path):
     path = model(tmp_path / "m.safetensors", "unet_16")
     resized = model(tmp_path / "r.safetensors", "resnet_3", upsample="resize")
     for sentence, words in {
-        "does not tell the format. End it in .pth (pth), .onnx (onnx), .pt (torchscript)": (path, "x.bin"),
+        "does not tell the format. Use a name that ends in .pth (pth), .onnx (onnx), .pt (torchscript)": (
+            path,
+            "x.bin",
+        ),
         "Unknown format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
         "the published code has no U-Net with fewer than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
         "the published code does not upsample by resizing": (resized, "x.pth"),
