@@ -28,7 +28,7 @@ from img2img.evaluation.sides import Sides
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.model import folder as engine
-from img2img.model.file import RETIRED, read_card
+from img2img.model.file import read_card
 from img2img.model.model import model_file
 from img2img.model.options import (
     Count,
@@ -47,7 +47,7 @@ from img2img.options.docstrings import documented
 from img2img.report.run import rewrite_report
 from img2img.runs.facts import RunFacts, UseRecord, read_report_record
 from img2img.runs.folder import RunFolder
-from img2img.runs.record import RunRecord
+from img2img.runs.record import RETIRED, RunRecord
 from img2img.runs.sameness import PATHS, identities, refuse_other_config, refuse_other_data
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console

@@ -1,12 +1,14 @@
-"""What several test modules share: grids of cases, run folders with reports, and networks of features."""
+"""What several test modules share: grids of cases, runs with reports or stopped, and networks of features."""
 
 import contextlib
 import inspect
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import signal
 import warnings
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from img2img.methods import METHODS
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts
 from img2img.runs.folder import RunFolder
@@ -215,3 +218,42 @@ def save_torchscript(network, example, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(network, example).save(path)
+
+
+# Runs
+
+RHYTHM = dict(log_every=4, save_every=4, sample_every=4, validate_every=4)
+
+
+def at_step(monkeypatch, name, number, action):
+    """Call `action(scalars)` on what the method's `number`-th step returns."""
+    step, calls = METHODS[name].step, []
+
+    def patched(self, batches):
+        scalars = step(self, batches)
+        calls.append(1)
+        return action(scalars) if len(calls) == number else scalars
+
+    monkeypatch.setattr(METHODS[name], "step", patched)
+
+
+def terminate(scalars):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return scalars
+
+
+def assert_equal(a, b, where="last.pt"):
+    """Compare two nested states to the bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    else:
+        assert a == b, where

@@ -26,6 +26,7 @@ from img2img.lab import Manifest
 from img2img.lab.judgement.verdict import BANNER
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
+from img2img.options.declared import unused_in
 from img2img.runs.record import OPERATIONAL
 from img2img.training.groups import groups_of
 
@@ -35,7 +36,7 @@ FIELDS = [
     for name, method in METHODS.items()
     for config in groups_of(method.Config)
     for field in dataclasses.fields(config)
-    if field.name not in method.Config.unused
+    if field.name not in unused_in(*groups_of(method.Config))
 ]
 
 
@@ -65,7 +66,7 @@ def squeezed(text):
 # Help
 
 
-WITH_CODE_2 = ["train cyclgan", "train cyclegan --stesp 3", "train dcgan --metrics fid", "equalize fti"]
+WITH_CODE_2 = ["train cyclgan", "train cyclegan --stesp 3", "train dcgan --depth x", "equalize fti"]
 WITH_CODE_2 += ["train cyclegan --a x --b y --generator resnet_5", "train cyclegan --a x --b y --lr nan"]
 WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --out z --channels each_one"]
 

@@ -83,7 +83,7 @@ class Stack(Sequence[Array]):
 
     @property
     def lazy(self) -> bool:
-        """Whether the images are computed only when asked for."""
+        """Tell whether the images are computed only on demand."""
         return any(is_instance(part, "dask.array", "Array") for part in self.parts)
 
     def pack(self, results: Sequence[Array]) -> Any:

@@ -25,12 +25,12 @@ from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
 from img2img.options.declared import checked
+from img2img.runs.record import RETIRED
 from img2img.runtime.records import from_json
 
 FORMAT = 2
 DRAWS = "sample"  # the use of models that draw from noise
 NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
-RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
 Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
 UNWRITTEN = ("inline_container", "iostream error", os.strerror(errno.ENOSPC))  # in torch's errors of failed writes

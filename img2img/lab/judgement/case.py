@@ -118,7 +118,7 @@ class Case:
 
     @property
     def controls(self) -> Array:
-        """Whether each image is a control, (n,); all are if none were named."""
+        """Return which images are controls, (n,); all are if none were named."""
         return np.ones(len(self.batch), bool) if self.control is None else self.control
 
     def treatment(self) -> tuple[Array, Array]:

@@ -47,7 +47,7 @@ class Network:
 
     @property
     def is_translation(self) -> bool:
-        """Whether it is trained on two domains, `a` towards `b`, rather than on images with the label of a batch."""
+        """Tell whether it is trained on two domains, `a` towards `b`, instead of on images labelled by batch."""
         return self.condition is None
 
     def options(self) -> dict[str, Option]:

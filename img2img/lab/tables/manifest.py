@@ -152,7 +152,7 @@ class Manifest:
 
     @property
     def readable(self) -> bool:
-        """Whether any row can be read."""
+        """Tell whether any row can be read."""
         try:
             return bool(self._first.files)
         except DataError:
