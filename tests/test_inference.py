@@ -1097,9 +1097,9 @@ def test_card_with_an_option_of_another_version_is_refused(folder, tmp_path):
 def test_unknown_direction(folder, deep_folder, model):
     with pytest.raises(ConfigError, match=r"Unknown direction in this model 'a2bb'.*Did you mean 'a2b'"):
         img2img.load(folder, device="cpu", direction="a2bb")
-    with pytest.raises(ConfigError, match=r"no direction in this model 'b2a'.*Choose from: a2b"):
+    with pytest.raises(ConfigError, match=r"Unknown direction in this model 'b2a'.*Choose from: a2b"):
         img2img.load(deep_folder, device="cpu", direction="b2a")
-    with pytest.raises(ConfigError, match="no direction"):
+    with pytest.raises(ConfigError, match="Unknown direction"):
         model(pixels(), direction="c2d")
 
 
