@@ -417,7 +417,7 @@ def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
     (tmp_path / "out" / "B" / "B01_s2.tif").unlink()
     code, out, err = command_line(*words)
     assert (code, err) == (0, "")
-    assert out.startswith(f"1 image equalized into {tmp_path / 'out'}, 31 were there already; ")
+    assert out.startswith(f"1 image equalized into {tmp_path / 'out'}, 31 existed already; ")
     assert before == {path: path.read_bytes() for path in plates.parent.rglob("*.*")}
 
 
