@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 
 from img2img import BatchEqualizer
 from img2img.data.images import read_image
-from img2img.lab import objects
-from img2img.lab.baselines import applicable, zscore_features
-from img2img.lab.evaluation import evaluate
-from img2img.lab.features import image_features
-from img2img.lab.probes import batch_predictability
+from img2img.lab import Case, evaluate
+from img2img.lab.judgement import objects
+from img2img.lab.judgement.baselines import applicable, zscore_features
+from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.probes import batch_predictability
 
 SIDE = 120  # pixels: the labs' cells have 120 and 300
 
@@ -127,10 +127,14 @@ def run_rnai(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
     some = [images[i] for i in test]
     judged = models[0]
     judgement = evaluate(
-        outputs_of(equalizers, some, plate[test].tolist()), before=some, batch=plate[test].tolist(),
-        reference="PK-10B-pl1", scale=equalizers[judged].scale_, judged=judged, control=control[test],
-        label=table.sirna_target.to_numpy()[test].tolist(), sham=equalizers[judged].sham_, seed=seed,
-        group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
+        outputs_of(equalizers, some, plate[test].tolist()),
+        Case(
+            some, batch=plate[test].tolist(), reference="PK-10B-pl1", scale=equalizers[judged].scale_,
+            control=control[test], label=table.sirna_target.to_numpy()[test].tolist(), seed=seed,
+            group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
+        ),
+        judged=judged,
+        sham=equalizers[judged].sham_,
     )  # fmt: skip
     return {name: row | {"passed": judgement.passed(name)} for name, row in judgement.rows.items()}
 

@@ -17,9 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from img2img import BatchEqualizer
-from img2img.lab.baselines import BASELINES
-from img2img.lab.field import surface
-from img2img.lab.measures import measure
+from img2img.lab import BASELINES, Case, measure
+from img2img.lab.curves.field import surface
 from img2img.lab.synthetic import EFFECTS, brighten, expose, light, nuclei
 
 out = Path(sys.argv[1] if sys.argv[1:] else "checkpoints/equalize_example")
@@ -205,7 +204,8 @@ for title, model in (("controls", on_controls), ("all wells", on_all)):
 
 for title, model in (("controls", on_controls), ("all wells", on_all)):
     images = model.transform(judge["images"], batch=judge["batch"])
-    row = measure(judge["images"], images, reference="A", scale=model.scale_, masks=list(judge["masks"]), **known)
+    case = Case(judge["images"], reference="A", scale=model.scale_, masks=list(judge["masks"]), **known)
+    row = measure(case, images)
     print(
         f"tone, fitted on {title}, on the even design: control shift {row['shift_control']:.3f}, effect kept within "
         f"plates {row['retention']:.3f}, phenotype accuracy {row['phenotype_accuracy']:.3f}"

@@ -80,3 +80,16 @@ def quick():
         sample_every=2,
         validate_every=2,
     )
+
+
+@pytest.fixture
+def images(unpaired, pairs):
+    """The options that name the images, by method."""
+    return {"cyclegan": dict(a=unpaired[0], b=unpaired[1]), "pix2pix": dict(ab=pairs)}
+
+
+@pytest.fixture
+def options(images, quick):
+    """The options of a tiny run, by method."""
+    generators = {"cyclegan": "resnet_3", "pix2pix": "unet_32"}
+    return {name: quick | {"generator": generators[name]} | images[name] for name in generators}

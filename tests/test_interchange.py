@@ -24,7 +24,7 @@ from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
 from img2img.methods import METHODS
-from img2img.model.file import Direction, ModelCard, load_generator, read_card, save_model
+from img2img.model.file import ModelCard, load_generator, read_card, save_model
 from img2img.networks import GENERATORS
 
 # The published networks, put together from the tables of their layout: which module sits where in which sequence.
@@ -590,16 +590,16 @@ def model(path, generator, norm="instance", channels=(3, 3), method="cyclegan", 
     """A model file of one small generator per direction."""
     config = METHODS[method].Config(generator=generator, width=4, norm=norm, **choices)
     torch.manual_seed(0)
-    weights = {}
-    for name in directions:
-        network = METHODS[method].build_generator(config, *channels)
+    domains, deep = dict(zip(directions[0].split("2"), channels, strict=True)), Scale(100, 4000, "uint16")
+    uses = {name: name for name in directions}
+    card = ModelCard(method, asdict(config), 64, domains, dict.fromkeys(domains, deep), uses, 5, "0.1.0")
+    built = METHODS[method].build(config, card.facts)
+    networks = {name: built[name].network for name in directions}
+    for network in networks.values():
         with torch.no_grad():
             for x in network.parameters():
                 x.add_(torch.randn_like(x) * 0.1)
-        weights[name] = network.state_dict()
-    deep = Scale(100, 4000, "uint16")
-    card = ModelCard(method, asdict(config), {n: Direction(*channels, deep, deep) for n in directions}, 64, 5, "0.1.0")
-    save_model(path, card, weights)
+    save_model(path, card, networks)
     return path
 
 
@@ -678,10 +678,10 @@ def test_onnx_of_every_generator(tmp_path, generator, norm, upsample, padding):
     with torch.no_grad():
         for x in network.parameters():
             x.add_(torch.randn_like(x) * 0.05)
-    graph = onnx_graph.onnx_model(onnx, network, (2, 3), {"a": "b"})
+    m = max(network.multiple, 16)
+    graph = onnx_graph.onnx_model(onnx, network, {"input": noise(1, 2, m, m)}, {"a": "b"})
     onnx.checker.check_model(graph, full_check=True)
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    m = max(network.multiple, 16)
     with torch.no_grad():
         for shape in ((1, 2, m, m), (3, 2, 2 * m, m), (2, 2, m, 3 * m))[: 1 if m >= 256 else 3]:
             x = noise(*shape)
@@ -757,7 +757,10 @@ def test_refusals_of_export(tmp_path):
     path = model(tmp_path / "m.safetensors", "unet_16")
     resized = model(tmp_path / "r.safetensors", "resnet_3", upsample="resize")
     for sentence, words in {
-        "does not tell the format. End it in .pth (pth), .onnx (onnx), .pt (torchscript)": (path, "x.bin"),
+        "does not tell the format. Use a name that ends in .pth (pth), .onnx (onnx), .pt (torchscript)": (
+            path,
+            "x.bin",
+        ),
         "Unknown format 'onx'. Did you mean 'onnx'": (path, "x.pth", "onx"),
         "the published code has no U-Net with fewer than 5 levels. Export it as onnx or torchscript": (path, "x.pth"),
         "the published code does not upsample by resizing": (resized, "x.pth"),
@@ -791,6 +794,8 @@ def test_info_is_what_the_file_says(tmp_path):
         "out_channels": 3,
         "scale_in": {"low": 100, "high": 4000, "dtype": "uint16"},
         "scale_out": {"low": 100, "high": 4000, "dtype": "uint16"},
+        "labelled": False,
+        "takes_images": True,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     assert (info["bytes"], info["step"], info["size"]) == (path.stat().st_size, 5, 64)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_training import RHYTHM, assert_equal, at_step, images, log_of, options, terminate  # noqa: F401
+from helpers import RHYTHM, assert_equal, at_step, terminate
 from torch import nn
 
 import img2img
@@ -185,7 +185,7 @@ def test_networks_with_running_averages_are_not_checkpointed():
 
 
 @pytest.mark.parametrize(("name", "bits"), [("cyclegan", {}), ("pix2pix", {"dropout": 0.5, "norm": "batch"})])
-def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path):  # noqa: F811
+def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path):
     states = []
     for folder, more in (("whole", {}), ("recomputed", {"checkpoint_activations": True})):
         img2img.train(name, out=tmp_path / folder, **options[name] | bits | more)
@@ -194,7 +194,7 @@ def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path): 
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_run_continues_bit_equal(backend, options, tmp_path, monkeypatch):  # noqa: F811
+def test_a_compiled_run_continues_bit_equal(backend, options, tmp_path, monkeypatch):
     monkeypatch.setattr(regions, "BACKEND", backend)
     config = options["cyclegan"] | RHYTHM | {"steps": 16, "compile": "on", "dropout": 0.3}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -208,7 +208,7 @@ def test_a_compiled_run_continues_bit_equal(backend, options, tmp_path, monkeypa
     assert_equal(load_resume(whole / "last.pt"), load_resume(parts / "last.pt"))
 
 
-def test_the_line_at_the_start_says_what_was_chosen(options, tmp_path, capsys):  # noqa: F811
+def test_the_line_at_the_start_says_what_was_chosen(options, tmp_path, capsys):
     loud = options["cyclegan"] | RHYTHM | {"steps": 1, "quiet": False}
     for how, line in (
         ({"compile": "off"}, "cpu, fp32; 1 steps"),
@@ -219,7 +219,7 @@ def test_the_line_at_the_start_says_what_was_chosen(options, tmp_path, capsys): 
         assert line in capsys.readouterr().err
 
 
-def test_a_run_says_that_compiling_failed(options, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_run_says_that_compiling_failed(options, tmp_path, capsys, monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("there is no C++ compiler")
 
@@ -232,7 +232,7 @@ def test_a_run_says_that_compiling_failed(options, tmp_path, capsys, monkeypatch
     assert state["step"] == 4 and state["compiled"] is False
 
 
-def test_the_default_of_older_runs_is_off(options, tmp_path):  # noqa: F811
+def test_the_default_of_older_runs_is_off(options, tmp_path):
     out, config = tmp_path / "run", options["cyclegan"] | {"compile": "auto"}
     with pytest.MonkeyPatch.context() as patch:
         at_step(patch, "cyclegan", 3, terminate)
@@ -271,7 +271,7 @@ def test_second_derivatives_are_a_matter_of_the_thread_that_asks():
 
 
 @pytest.mark.parametrize(("name", "value"), [("compile", "yes"), ("compile", True)])
-def test_unknown_choices_are_refused(name, value, options, tmp_path):  # noqa: F811
+def test_unknown_choices_are_refused(name, value, options, tmp_path):
     with pytest.raises(ConfigError, match=r"--compile .*on, off"):
         img2img.train("cyclegan", out=tmp_path / "run", **options["cyclegan"] | {name: value})
 

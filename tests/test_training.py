@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import RHYTHM, assert_equal, at_step, terminate
 from PIL import Image
 from safetensors.torch import load_file
 
 import img2img
+from img2img.core.needs import Facts
 from img2img.errors import ConfigError, Interrupted, ModelFileError, TrainingError
 from img2img.methods import METHODS
 from img2img.model.file import as_os_error, load_resume, read_card
@@ -30,54 +32,6 @@ RANDOM = {
     "cyclegan": dict(generator="resnet_3", dropout=0.3, pool=3, ema=0.9, accumulate=2),
     "pix2pix": dict(generator="unet_64", size=64, dropout=0.5, ema=0.9, val_fraction=0.34),
 }
-RHYTHM = dict(log_every=4, save_every=4, sample_every=4, validate_every=4)
-
-
-@pytest.fixture
-def images(unpaired, pairs):
-    """Where the images are, by method."""
-    return {"cyclegan": dict(a=unpaired[0], b=unpaired[1]), "pix2pix": dict(ab=pairs)}
-
-
-@pytest.fixture
-def options(images, quick):
-    """Whole tiny runs, by method."""
-    generators = {"cyclegan": "resnet_3", "pix2pix": "unet_32"}
-    return {name: quick | {"generator": generators[name]} | images[name] for name in generators}
-
-
-def at_step(monkeypatch, name, number, action):
-    """Calls `action(scalars)` on what the method's `number`-th step returns."""
-    step, calls = METHODS[name].step, []
-
-    def patched(self, batches):
-        scalars = step(self, batches)
-        calls.append(1)
-        return action(scalars) if len(calls) == number else scalars
-
-    monkeypatch.setattr(METHODS[name], "step", patched)
-
-
-def terminate(scalars):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return scalars
-
-
-def assert_equal(a, b, where="last.pt"):
-    """Equality to the bit of two nested states."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def log_of(folder, kind=None):
@@ -348,11 +302,11 @@ import torch
 import img2img
 from img2img.core.method import Method
 
-def add_player(self, name, *networks, lr, beta1):
+def player(self, name, *networks, lr, optimizer):
     parameters = [p for network in networks for p in network.parameters()]
     self.optimizers[name] = torch.optim.SGD(parameters, lr=2.5 * lr)
 
-Method.add_player = add_player
+Method.player = player
 name, out, config = sys.argv[1:]
 img2img.train(name, out=out, **json.loads(config))
 """
@@ -385,7 +339,7 @@ def test_two_processes_equal_one(name, options, tmp_path):
     assert len(states[0]["ranks"]) == 1 and len(states[1]["ranks"]) == 2
     torch.manual_seed(0)
     fields = {k: v for k, v in options[name].items() if k in METHODS[name].Config.__dataclass_fields__} | SPREAD[name]
-    start = METHODS[name](METHODS[name].Config(**fields), {"a": 3, "b": 3}).state_dict()
+    start = METHODS[name](METHODS[name].Config(**fields), Facts(32, {"a": 3, "b": 3})).state_dict()
     for parameter, x in one.items():
         if isinstance(x, torch.Tensor) and not parameter.endswith("_extra_state"):
             torch.testing.assert_close(two[parameter], x, atol=2e-6, rtol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")

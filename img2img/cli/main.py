@@ -33,7 +33,7 @@ from img2img.training.groups import groups_of, headings_of
 from img2img.version import __version__
 
 if TYPE_CHECKING:
-    from img2img.model.folder import Outcome
+    from img2img.model.summary import Outcome
 
 OTHER = "Import, export and demo"
 

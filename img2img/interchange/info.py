@@ -29,7 +29,7 @@ def model_info(path: str | Path) -> dict[str, Any]:
         for name in list(tensors.keys()):
             parameters[name.partition(".")[0]] += prod(tensors.get_slice(name).get_shape())
     directions = {name: asdict(spec) | {"parameters": parameters[name]} for name, spec in card.directions.items()}
-    facts = asdict(card) | {"directions": directions}
+    facts = asdict(card) | {"directions": directions, "classes": list(card.classes)}
     return {"file": str(file), "bytes": file.stat().st_size, **facts}
 
 

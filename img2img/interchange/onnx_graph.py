@@ -2,20 +2,23 @@
 
 Written layer by layer instead of by PyTorch's exporters: those differ between the versions of PyTorch we support, and
 fix what depends on the size of the example they follow. Instance norm and batch norm both become
-`InstanceNormalization`, which is what they are in use: each image is normalised by its own statistics.
+`InstanceNormalization`, which is what they are in use: each image is normalised by its own statistics. Only the norm
+that keeps running averages becomes `BatchNormalization`.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from img2img.data.images import Array
 from img2img.errors import ConfigError
-from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad
+from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad, RunningBatchNorm
+from img2img.runtime.compiling import reason
 
 OPSET = 17
 IR_VERSION = 8  # of the same age
@@ -44,6 +47,11 @@ def _batch_norm(layer: BatchNorm) -> Node:
     return "InstanceNormalization", [layer.weight, layer.bias], {"epsilon": layer.eps}
 
 
+def _running_norm(layer: RunningBatchNorm) -> Node:
+    averages = [layer.running_mean, layer.running_var]
+    return "BatchNormalization", [layer.weight, layer.bias, *averages], {"epsilon": layer.eps}
+
+
 def _pad(mode: str) -> Callable[[Any], Node]:
     def pad(layer: Any) -> Node:
         left, right, top, bottom = (layer.padding,) * 4 if isinstance(layer.padding, int) else layer.padding
@@ -61,7 +69,9 @@ def _upsample(layer: nn.Upsample) -> Node:
 LAYERS: dict[type[nn.Module], Callable[[Any], Node | None]] = {
     nn.Conv2d: _conv,
     nn.ConvTranspose2d: _conv_transpose,
+    nn.Linear: lambda layer: ("Gemm", [layer.weight, layer.bias], {"transB": 1}),
     InstanceNorm: _instance_norm,
+    RunningBatchNorm: _running_norm,
     BatchNorm: _batch_norm,
     ReflectPad: _pad("reflect"),
     nn.ReplicationPad2d: _pad("edge"),
@@ -70,10 +80,66 @@ LAYERS: dict[type[nn.Module], Callable[[Any], Node | None]] = {
     nn.ReLU: lambda layer: ("Relu", [], {}),
     nn.LeakyReLU: lambda layer: ("LeakyRelu", [], {"alpha": layer.negative_slope}),
     nn.Tanh: lambda layer: ("Tanh", [], {}),
+    nn.Sigmoid: lambda layer: ("Sigmoid", [], {}),
     nn.Identity: lambda layer: None,
     nn.Dropout: lambda layer: None,
 }
-FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {operator.add: ("Add", {}), torch.cat: ("Concat", {"axis": 1})}
+# What is called on values, as functions or as methods: an operator, its inputs and its attributes, from the arguments.
+Call = tuple[str, list[Any], dict[str, Any]]
+
+
+def _cat(parts: Any, dim: int = 0) -> Call:
+    return "Concat", list(parts), {"axis": dim}
+
+
+def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Call:
+    _demand(start_dim == 1 and end_dim == -1, "flatten of other dimensions than all but the first")
+    return "Flatten", [x], {"axis": 1}
+
+
+def _reshape(x: Any, *shape: Any) -> Call:
+    _demand(all(isinstance(n, int) for n in shape), "a reshape that depends on the input")
+    return "Reshape", [x, np.array(shape, np.int64)], {}
+
+
+def _unsqueeze(x: Any, dim: int) -> Call:
+    return "Unsqueeze", [x, np.array([dim], np.int64)], {}
+
+
+def _one_hot(label: Any, num_classes: int) -> Call:
+    return "OneHot", [label, np.array([num_classes], np.int64), np.array([0, 1], np.float32)], {"axis": -1}
+
+
+def _same(x: Any, *_: Any, **__: Any) -> Call:
+    return "Identity", [x], {}
+
+
+def _binary(kind: str) -> Callable[[Any, Any], Call]:
+    return lambda x, y: (kind, [x, y], {})
+
+
+def _unary(kind: str) -> Callable[[Any], Call]:
+    return lambda x: (kind, [x], {})
+
+
+CALLS: dict[Any, Callable[..., Call]] = {
+    torch.cat: _cat,
+    torch.flatten: _flatten,
+    "flatten": _flatten,
+    "reshape": _reshape,
+    "view": _reshape,
+    torch.unsqueeze: _unsqueeze,
+    "unsqueeze": _unsqueeze,
+    F.one_hot: _one_hot,
+    "to": _same,  # a number in the type of another: all values but labels are fp32
+    "float": _same,
+    "contiguous": _same,
+    torch.tanh: _unary("Tanh"),
+    torch.sigmoid: _unary("Sigmoid"),
+    **dict.fromkeys((operator.add, torch.add), _binary("Add")),
+    **dict.fromkeys((operator.sub, torch.sub), _binary("Sub")),
+    **dict.fromkeys((operator.mul, torch.mul), _binary("Mul")),
+}
 
 
 class _Tracer(fx.Tracer):
@@ -87,70 +153,117 @@ def _entry(layer: nn.Module) -> Callable[[Any], Node | None] | None:
     return next((LAYERS[kind] for kind in type(layer).__mro__ if kind in LAYERS), None)
 
 
-def _no_form(network: nn.Module, step: str) -> str:
-    what = step.rstrip(".")
-    return f"{type(network).__name__} has a step without a form in ONNX here ({what}); export it as TorchScript (.pt)."
+def _demand(condition: bool, otherwise: str) -> None:
+    """Raise an error that names what has no form in ONNX here, unless `condition` holds."""
+    if not condition:
+        raise NotImplementedError(otherwise)
 
 
-def onnx_model(onnx: Any, network: nn.Module, channels: tuple[int, int], metadata: dict[str, str]) -> Any:
-    """The ONNX model of `network`: "input" (N, C, H, W) to "output", both fp32 in [-1, 1].
+class _Graph:
+    """The nodes and constants of a graph, and the name of each value of the trace."""
+
+    def __init__(self, onnx: Any) -> None:
+        self.helper, self.from_array = onnx.helper, onnx.numpy_helper.from_array
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Any] = {}
+        self.names: dict[fx.Node, str] = {}
+
+    def constant(self, name: str, value: Any) -> str:
+        """Return the name of a constant; "" for an input that is left out."""
+        if value is None:
+            return ""
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        self.constants[name] = self.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        return name
+
+    def add(self, step: fx.Node, kind: str, inputs: list[str], attributes: dict[str, Any], name: str) -> None:
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        self.nodes.append(self.helper.make_node(kind, inputs, [step.name], name, **attributes))
+        self.names[step] = step.name
+
+    def layer(self, step: fx.Node, layer: nn.Module) -> None:
+        entry = _entry(layer)
+        _demand(entry is not None and len(step.args) == 1 and not step.kwargs, type(layer).__name__)
+        assert entry is not None
+        node, before = entry(layer), self.names[step.args[0]]  # type: ignore[index]
+        if node is None:
+            self.names[step] = before
+            return
+        kind, values, attributes = node
+        inputs = [self.constant(f"{step.target}.{i}", value) for i, value in enumerate(values)]
+        self.add(step, kind, [before, *inputs], attributes, str(step.target))
+
+    def call(self, step: fx.Node) -> None:
+        _demand(step.target in CALLS, getattr(step.target, "__name__", str(step.target)))
+        kind, values, attributes = CALLS[step.target](*step.args, **step.kwargs)
+        inputs = []
+        for i, value in enumerate(values):
+            known = isinstance(value, fx.Node)
+            number = np.float32(value) if isinstance(value, int | float) else value
+            inputs.append(self.names[value] if known else self.constant(f"{step.name}.{i}", number))
+        self.add(step, kind, inputs, attributes, step.name)
+
+    def end(self, value: Any) -> None:
+        """Name the output."""
+        _demand(isinstance(value, fx.Node), "several outputs")
+        self.nodes.append(self.helper.make_node("Identity", [self.names[value]], ["output"], "output"))
+
+
+def onnx_model(onnx: Any, network: nn.Module, inputs: Mapping[str, Tensor], metadata: dict[str, str]) -> Any:
+    """Return the ONNX model of `network`, whose output, in fp32, is called "output".
 
     Args:
         onnx: the package of that name.
-        channels: of input and output.
+        network: a generator, in evaluation mode.
+        inputs: an example of each input by its name, in the order of the arguments: images (N, C, H, W), noise
+            (N, length), or class indices (N,).
         metadata: kept in the model's `metadata_props`.
 
     Raises:
         ConfigError: if the network does something that is not in the tables here.
     """
-    helper, from_array = onnx.helper, onnx.numpy_helper.from_array
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    values: dict[Any, str] = {}  # what holds the value of a step of the trace
-
-    def constant(name: str, value: Tensor | Array | None) -> str:
-        if value is None:
-            return ""
-        array = value.detach().numpy() if isinstance(value, Tensor) else value
-        constants.append(from_array(np.ascontiguousarray(array), name))
-        return name
-
+    graph = _Graph(onnx)
     try:
-        steps = _Tracer().trace(network).nodes
-    except (fx.proxy.TraceError, TypeError) as error:
-        raise ConfigError(_no_form(network, str(error).partition("\n")[0])) from error
-    for step in steps:
-        if step.op == "placeholder":
-            values[step] = "input"
-        elif step.op == "call_module":
-            layer = network.get_submodule(step.target)
-            entry = _entry(layer)
-            assert entry is not None
-            node, before = entry(layer), values[step.args[0]]
-            values[step] = step.name if node else before
-            if node:
-                kind, inputs, attributes = node
-                names = [constant(f"{step.target}.{i}", value) for i, value in enumerate(inputs)]
-                while names and not names[-1]:
-                    names.pop()
-                nodes.append(helper.make_node(kind, [before, *names], [step.name], step.target, **attributes))
-        elif step.op == "call_function" and step.target in FUNCTIONS:
-            kind, attributes = FUNCTIONS[step.target]
-            parts = step.args if kind == "Add" else step.args[0]
-            nodes.append(helper.make_node(kind, [values[x] for x in parts], [step.name], **attributes))
-            values[step] = step.name
-        elif step.op != "output":
-            raise ConfigError(_no_form(network, step.name))
-        else:
-            nodes[-1].output[0] = "output"
+        names = iter(inputs)
+        for step in _Tracer().trace(network).nodes:
+            if step.op == "placeholder":
+                graph.names[step] = next(names)
+            elif step.op == "get_attr":
+                graph.names[step] = graph.constant(step.target, operator.attrgetter(step.target)(network))
+            elif step.op == "call_module":
+                graph.layer(step, network.get_submodule(step.target))
+            elif step.op == "output":
+                graph.end(step.args[0])
+            else:
+                graph.call(step)
+        with torch.inference_mode():
+            output = network(*inputs.values())
+    except Exception as error:  # whatever the tracer cannot follow
+        raise unsupported(network, error) from error
 
-    ends = [
-        helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, ["batch", count, "height", "width"])
-        for end, count in zip(("input", "output"), channels, strict=True)
-    ]
-    graph = helper.make_graph(nodes, "generator", ends[:1], ends[1:], constants)
-    model = helper.make_model(
-        graph, producer_name="img2img", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    def ends(values: Mapping[str, Tensor]) -> Iterator[Any]:
+        kinds = {torch.float32: onnx.TensorProto.FLOAT, torch.int64: onnx.TensorProto.INT64}
+        free = any(x.dim() == 4 for x in inputs.values())  # height and width are those of the image that goes in
+        for name, x in values.items():
+            size = ["height", "width"] if free and x.dim() == 4 else list(x.shape[2:])
+            yield graph.helper.make_tensor_value_info(name, kinds[x.dtype], ["batch", *x.shape[1:2], *size])
+
+    parts = list(ends(inputs)), list(ends({"output": output})), list(graph.constants.values())
+    model = graph.helper.make_model(
+        graph.helper.make_graph(graph.nodes, "generator", *parts),
+        producer_name="img2img",
+        ir_version=IR_VERSION,
+        opset_imports=[graph.helper.make_opsetid("", OPSET)],
     )
-    helper.set_model_props(model, metadata)
+    graph.helper.set_model_props(model, metadata)
     return model
+
+
+def unsupported(network: nn.Module, error: Exception) -> ConfigError:
+    """Return the error that says that a network has no form in ONNX here."""
+    return ConfigError(
+        f"{type(network).__name__} has a step without a form in ONNX here ({reason(error).rstrip('.')}); export it as "
+        "TorchScript (.pt)."
+    )

@@ -1,5 +1,6 @@
-"""What runs a network: PyTorch as it is, compiled, or a runtime made for CPUs. All are functions from (N, C, H, W) in
-[-1, 1] to the same, fp32.
+"""The backends that run a network: PyTorch as it is, compiled, or a runtime for CPUs.
+
+Each gives a function from images (N, C, H, W) in [-1, 1] to images, in fp32.
 """
 
 import importlib.util
@@ -23,21 +24,21 @@ Forward = Callable[[Tensor], Tensor]
 COMPILER = "inductor"
 TOLERANCE = 2 * 2 / 255  # root mean square, two grey levels of 255 in the range from -1 to 1
 PROBE_EDGE = 256  # of the picture on which bf16 is compared with fp32
-SIZES = 2**16  # of images that may be compiled for; PyTorch's own limit is 8
+SIZES = 2**16  # the number of image sizes that may be compiled for
 
 
 def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
-    """PyTorch, operation by operation."""
+    """Run the network in PyTorch, operation by operation."""
     if runtime.dtype is torch.bfloat16:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layer.to(torch.bfloat16)  # once, and not at every call
+                layer.to(torch.bfloat16)  # once, instead of in every call
     runtime.prepare(network)
     return network
 
 
 def compiled(network: nn.Module, runtime: Runtime) -> Forward:
-    """PyTorch, compiled for each size of images by itself: a program for several would depend on which came first."""
+    """Compile the network for each image size separately: a program for several would depend on which came first."""
     program = compiling.compiled(eager(network, runtime), COMPILER, SIZES)
 
     def forward(x: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
 
 
 def openvino(network: nn.Module, runtime: Runtime) -> Forward:
-    """OpenVINO (extra `openvino`), on CPUs."""
+    """Run the network in OpenVINO (extra `openvino`), on CPUs."""
     if importlib.util.find_spec("openvino") is None:
         raise ConfigError(install_hint("The backend openvino", "openvino", "openvino"))
     if runtime.device.type != "cpu":
@@ -63,7 +64,7 @@ def openvino(network: nn.Module, runtime: Runtime) -> Forward:
     channels = next(network.parameters()).shape[1]
     edge = max(int(network.multiple), 64)  # type: ignore[arg-type]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it traces, which PyTorch has begun to advise against
+        warnings.simplefilter("ignore")  # it traces, which PyTorch has deprecated
         model = ov.convert_model(traceable(network), example_input=torch.zeros(1, channels, edge, edge))
     model.reshape([-1, channels, -1, -1])
     precision = "bf16" if runtime.dtype is torch.bfloat16 else "f32"
@@ -86,7 +87,7 @@ BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
 
 
 class Way(NamedTuple):
-    """What runs a network.
+    """A network that is ready to run.
 
     Attributes:
         forward: the function.
@@ -104,15 +105,15 @@ class Way(NamedTuple):
 def prepare(
     network: nn.Module, runtime: Runtime, backend: str, may_change: bool, channels: int, reload: Callable[[], nn.Module]
 ) -> Way:
-    """Returns what runs `network`. It depends on the network and the machine alone, never on the images to come.
+    """Make `network` ready to run, in a way that depends only on the network and the machine, never on the images.
 
     Args:
-        network: on the CPU, as loaded; it may be changed in place.
+        network: on the CPU, as loaded; may be changed in place.
         runtime: device and precision.
         backend: a name of `BACKENDS`, or "auto".
-        may_change: whether fp32 takes over where bf16 does not draw nearly the same of the `probe`.
-        channels: of the images to come.
-        reload: gives `network` as it was.
+        may_change: whether to use fp32 if the results for the `probe` in bf16 differ too much.
+        channels: of the images.
+        reload: returns `network` as it was loaded.
     """
     backend = "eager" if backend == "auto" else backend
     build = choose("backend", backend, BACKENDS)
@@ -137,7 +138,7 @@ def _precision(runtime: Runtime) -> str:
 
 
 def probe(channels: int, multiple: int) -> Tensor:
-    """A picture (1, channels, H, W) in [-1, 1] that is always the same: slopes, edges and grain."""
+    """Return a fixed picture (1, channels, H, W) in [-1, 1] of slopes, edges and grain."""
     edge = -(-PROBE_EDGE // multiple) * multiple
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(-1, 1, (1, channels, 16, 16)).astype(np.float32))
@@ -148,5 +149,5 @@ def probe(channels: int, multiple: int) -> Tensor:
 
 
 def difference(x: Tensor, y: Tensor) -> float:
-    """The root mean square of x - y."""
+    """Return the root mean square of x - y."""
     return float((x - y).square().mean().sqrt())

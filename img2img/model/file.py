@@ -25,12 +25,12 @@ from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.methods import METHODS
 from img2img.options.declared import checked
+from img2img.runs.record import RETIRED
 from img2img.runtime.records import from_json
 
 FORMAT = 2
 DRAWS = "sample"  # the use of models that draw from noise
 NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
-RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
 Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
 UNWRITTEN = ("inline_container", "iostream error", os.strerror(errno.ENOSPC))  # in torch's errors of failed writes
@@ -242,7 +242,11 @@ def read_card(path: Path) -> ModelCard:
     card = from_json(_Card1, metadata, where).upgraded() if old else from_json(ModelCard, metadata, where)
     try:
         card.directions  # noqa: B018
-    except (ConfigError, KeyError) as error:
+    except KeyError as error:
+        raise ModelFileError(
+            f"The header of {path} says nothing of the domain {quote(Path(error.args[0]))}."
+        ) from error
+    except ConfigError as error:
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     if strange := [name for name in names if name.partition(".")[0] not in card.uses]:
         raise ModelFileError(f"{path} holds {quote(Path(strange[0]))}, which none of its directions has.")

@@ -1,116 +1,44 @@
-"""Folder in, folder out: read ahead, batch by size, translate, write behind."""
+"""Translation of a folder into a folder: read ahead, batch by size, translate, write behind."""
 
 import errno
-import json
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from img2img.data.images import (
-    SUFFIXES,
     Array,
     Picture,
-    find_images,
-    holds_keys,
     read_header,
     read_image,
-    refuse_unwritable,
     remove_stale,
     skipped_note,
     write_image,
-    write_text,
 )
 from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError, TrainingError, choose
+from img2img.errors import DataError, TrainingError
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.plan import Plan
 from img2img.model.record import mark_finished, resume_record
+from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
-SMALL = 2 * 256 * 256  # pixels
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
-SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
-
-
-Status = Literal["translated", "skipped", "failed"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened to one file.
-
-    Attributes:
-        outside: share of its values outside the range that the model was trained on, where it cannot follow.
-        done, total: files dealt with, and all there are.
-    """
-
-    source: Path
-    target: Path
-    status: Status
-    reason: str = ""
-    outside: float = 0.0
-    done: int = 0
-    total: int = 0
-
-
-@dataclass
-class Summary:
-    """What happened to a folder.
-
-    Attributes:
-        translated: files written.
-        skipped: files whose result was there already.
-        failed: (file, reason) of every file that could not be translated.
-        outside: (file, share) of every file with values outside the range that the model was trained on.
-        seconds: from the first read to the last write.
-        computed: device, precision and backend, in words.
-    """
-
-    translated: int = 0
-    skipped: int = 0
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    outside: list[tuple[Path, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    computed: str = ""
-
-    def __repr__(self) -> str:
-        counts = f"{self.translated} translated, {self.skipped} skipped, {len(self.failed)} failed"
-        reasons = [f"\n  {reason}" for _, reason in self.failed[:SHOWN_FAILURES]]  # each names its file
-        more = f"\n  and {len(self.failed) - SHOWN_FAILURES} more" if len(self.failed) > SHOWN_FAILURES else ""
-        return f"Summary({counts}, {self.seconds:.1f} s){''.join(reasons)}{more}"
-
-    def add(self, outcome: Outcome) -> None:
-        if outcome.status == "failed":
-            self.failed.append((outcome.source, outcome.reason))
-        elif outcome.status == "skipped":
-            self.skipped += 1
-        else:
-            self.translated += 1
-            if outcome.outside:
-                self.outside.append((outcome.source, outcome.outside))
-
-    def to_json(self) -> dict[str, Any]:
-        rate = round(self.translated / self.seconds, 3) if self.seconds else 0.0
-        return {
-            **asdict(self),
-            "failed": [{"file": str(path), "reason": reason} for path, reason in self.failed],
-            "outside": [{"file": str(path), "share": share} for path, share in self.outside],
-            "files_per_s": rate,
-        }
+SMALL = 2 * 256 * 256  # pixels
 
 
 @dataclass
 class _File:
-    """A file on its way: its pages go through the network one by one."""
+    """A file that is being processed: its pages go through the network one by one."""
 
     source: Path
     target: Path
@@ -120,56 +48,6 @@ class _File:
     outside: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which files are translated, and where their results go: a folder is mirrored.
-
-    Attributes:
-        sources: the files.
-        base: the folder that becomes `out`.
-        suffix: of the results, where it is not to stay as it is.
-        passed: suffixes of the files that are no images of ours, and how often.
-    """
-
-    sources: list[Path]
-    base: Path
-    out: Path
-    suffix: str | None
-    passed: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":
-        """Looks for the files.
-
-        Raises:
-            ConfigError: if results would land on the originals, or there is no such format.
-            DataError: if there is nothing to translate.
-        """
-        formats = {suffix[1:]: suffix for suffix in SUFFIXES}
-        suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
-        if (out.exists() or out.is_symlink()) and not out.is_dir():
-            what = "is a file" if out.exists() else "is a link that leads nowhere"
-            raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
-        inside, root = out.resolve(), source.resolve()
-        sources, base, passed = [source], source.parent, Counter[str]()
-        if not source.is_file():
-            sources, base = find_images(source), source
-            passed = sources.passed
-        if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
-            sources = [path for path in sources if not path.resolve().is_relative_to(inside)]
-        plan = cls(sources, base, out, suffix, passed)
-        if inside == base.resolve():
-            targets = ((path, plan.target(path)) for path in sources)
-            clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
-            if clash:
-                raise ConfigError(f"The result would overwrite the original {quote(clash)}; choose another --out.")
-        return plan
-
-    def target(self, source: Path) -> Path:
-        path = self.out / source.relative_to(self.base)
-        return path.with_suffix(self.suffix) if self.suffix else path
-
-
 def translate_folder(
     translator: Translator,
     source: Path,
@@ -177,15 +55,15 @@ def translate_folder(
     options: TranslateOptions | None = None,
     files: FolderOptions | None = None,
 ) -> Iterator[Outcome]:
-    """Translates every image below `source`, or the one file it is, into the folder `out`.
+    """Translate every image below `source`, or `source` itself if it is a file, into the folder `out`.
 
-    Yields what happened to each file, as it happens. A file that cannot be translated is one outcome, and the rest go
-    on. Results appear whole or not at all, and those that exist are left alone unless told otherwise, so a stopped
-    job can be started again.
+    Yield the outcome of each file as soon as it is known. A file that cannot be translated does not stop the others.
+    Results appear whole or not at all, and existing ones are kept unless `overwrite` is given, so a stopped job can be
+    started again.
 
     Raises:
-        ConfigError: if the options, or `source` and `out`, do not go together; if `out` holds results that were
-            computed otherwise, or cannot be written.
+        ConfigError: if the options, or `source` and `out`, do not fit together; if `out` holds results that were
+            computed in another way, or cannot be written.
         DataError: if there is nothing to translate.
         TrainingError: if the disk is full.
     """
@@ -193,10 +71,10 @@ def translate_folder(
 
 
 class Job:
-    """A folder to be translated.
+    """The translation of a folder.
 
     Attributes:
-        translator: the one that was given, computing as the results that are there were computed.
+        translator: the model, set up to compute as the existing results were computed.
     """
 
     @classmethod
@@ -238,7 +116,7 @@ class Job:
         return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
 
     def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
-        """Fills `todo` with what is left to do; yields what is done already, or cannot be done."""
+        """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
         targets: dict[Path, Path] = {}
         for source in self.plan.sources:
@@ -248,7 +126,7 @@ class Job:
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                reason = f"its result would be that of {quote(first)}, {quote(job.target)}."
+                reason = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
                 yield self._outcome(job, "failed", _with_name(source, reason))
             elif job.target.exists() and job.target.samefile(source):
                 yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
@@ -306,7 +184,7 @@ class Job:
                 yield job
 
     def _open(self, job: _File) -> None:
-        """Takes the picture apart into what goes through the network."""
+        """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, scale = job.picture.array, self.translator.spec().scale_in
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
@@ -335,9 +213,9 @@ class Job:
         return self.translator.batch_size(size, self.options)
 
     def _is_small(self, size: tuple[int, int]) -> bool:
-        """Whether images of a padded size go side by side on a CPU, each on one thread.
+        """Return whether images of a padded size are processed in parallel on a CPU, each on one thread.
 
-        Threads that share a small image wait for each other most of the time.
+        Threads that share a small image spend most of their time waiting for each other.
         """
         return self.on_cpu and size[0] * size[1] <= SMALL and not self.translator.tile(size, self.options)
 
@@ -360,7 +238,7 @@ class Job:
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
 
     def _written(self, most: int) -> Iterator[Outcome]:
-        """Waits until at most `most` files are still being written."""
+        """Wait until at most `most` files are still being written; yield the outcomes of the others."""
         while len(self.writing) > most:
             job, future = self.writing.popleft()
             try:
@@ -380,7 +258,7 @@ class Job:
 
 
 def decoded_bytes(path: Path, pages: str, max_pixels: int) -> int:
-    """How large a file is once it is decoded, by its header; 1 if it has none that can be read."""
+    """Return the size in bytes of a decoded file, from its header; 1 if the header cannot be read."""
     try:
         header = read_header(path, pages, max_pixels)
     except DataError:
@@ -389,38 +267,15 @@ def decoded_bytes(path: Path, pages: str, max_pixels: int) -> int:
 
 
 def _unwritable(folder: Path) -> str:
-    """Why no file can be written into a folder, which may have to be made; empty if one can."""
+    """Return why no file can be written into a folder, which need not exist yet; "" if one can."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
         return f"{quote(folder)} is not a folder."
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"nothing may be written into {quote(folder)}."
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {quote(folder)} is write-protected."
 
 
 def _with_name(path: Path, reason: str) -> str:
-    """A reason of one line that names the file once."""
+    """Return a reason in one line that names the file once."""
     text = reason if reason.startswith(quote(path)) else f"{quote(path)}: {reason}"
     return text.replace("\n", "\\n")
-
-
-def refuse_report(path: Path) -> None:
-    """Raises ConfigError if the report cannot be written there, or is a file that is no report of translating."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error
-    refuse_unwritable(path, holds_keys("model", "computed", "translated"))
-
-
-def write_report(path: Path, translator: Translator, summary: Summary) -> None:
-    """Writes `summary` as json, with the model and how it was run.
-
-    Raises:
-        ConfigError: if it cannot be written there.
-    """
-    facts = {"model": str(translator.path), "direction": translator.direction}
-    report = facts | summary.to_json() | {"notes": translator.notes}
-    try:
-        write_text(path, json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error

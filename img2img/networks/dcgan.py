@@ -45,7 +45,7 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*stack, ConvTranspose2d(up[-1], out_channels, 4, stride=2, padding=1), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
-        x: Tensor = self.layers(z.reshape(len(z), -1, 1, 1))
+        x: Tensor = self.layers(z.flatten(1).unsqueeze(-1).unsqueeze(-1))
         return x
 
 

@@ -1,6 +1,6 @@
-"""Networks in parts: each part compiled by itself, equal parts once; or its activations computed again when needed.
+"""Networks in parts: each part is compiled separately, equal parts only once; or its activations are recomputed.
 
-A part is a residual block, or a run of layers between two of them: a level of a U-Net, a whole discriminator.
+A part is a residual block, or the layers between two of them: a level of a U-Net, a whole discriminator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,13 +18,13 @@ from img2img.runtime.compiling import compiled
 from img2img.runtime.device import needs_second_derivative
 
 BACKEND = "inductor"
-VARIANTS = 64  # shapes and kinds of parts that are compiled
+VARIANTS = 64  # the number of shapes and kinds of parts that may be compiled
 
 Part = Callable[[Tensor], Tensor]
 
 
 class Stack(nn.Sequential):
-    """A run of layers of a network, which owns them."""
+    """Some consecutive layers of a network, which owns them."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -33,7 +33,7 @@ class Stack(nn.Sequential):
 
 
 class Parts:
-    """What takes the place of the forward pass of a sequence of layers: its parts one after the other."""
+    """The forward pass of a sequence of layers, part by part; it replaces the sequence's own."""
 
     def __init__(self, sequence: nn.Sequential) -> None:
         self.modules = list(_split(sequence))
@@ -55,9 +55,9 @@ class Parts:
 
 
 class Compiled:
-    """A part that is compiled, forward and backward pass at once, when inputs of a kind first come.
+    """A part whose forward and backward passes are compiled for each kind of input, when one first arrives.
 
-    Where that fails, `failed` is told why, and the part stays eager.
+    If that fails, `failed` is called with the error, and the part stays eager.
     """
 
     def __init__(self, module: nn.Module, failures: list[Exception], failed: Callable[[Exception], None]) -> None:
@@ -65,7 +65,7 @@ class Compiled:
         self.fast: dict[Any, Part] = {}  # by the kind of input
 
     def choose(self, x: Tensor) -> Part:
-        """What to call with `x`: the compiled part where it can be had."""
+        """Return the function to call with `x`: the compiled part, if it can be compiled."""
         if self.failures or needs_second_derivative():
             return self.module
         autocast = torch.is_autocast_enabled(x.device.type)
@@ -74,14 +74,14 @@ class Compiled:
             fast = partial(_compiled(type(self.module).forward, BACKEND, x.is_cpu and not autocast), self.module)
             try:
                 self._try(fast, x)
-            except Exception as error:  # whatever the compiler cannot do
+            except Exception as error:  # of any kind: it comes from the compiler
                 self.failed(error)
                 return self.module
             self.fast[kind] = fast
         return self.fast[kind]
 
     def _try(self, fast: Part, x: Tensor) -> None:
-        """Once forward and back, which leaves no trace: neither in gradients nor in buffers nor in random states."""
+        """Run forward and backward once, and leave gradients, buffers and random states as they were."""
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             x = x.detach().requires_grad_(x.requires_grad)
@@ -95,16 +95,17 @@ class Compiled:
 
 @cache
 def _compiled(forward: Callable[..., Tensor], backend: str, keep_layout: bool) -> Callable[..., Tensor]:
-    """The `forward` of a class. Of all its modules that are built alike, PyTorch compiles one.
+    """Compile the `forward` of a class: among modules that are built alike, PyTorch compiles one.
 
-    It would take all convolutions of a CPU to channels_last, which in fp32 makes them slower: `keep_layout`.
+    PyTorch would convert all convolutions on a CPU to channels_last, which makes them slower in fp32; `keep_layout`
+    prevents that.
     """
     options: dict[str, Any] | None = {"layout_optimization": False} if keep_layout and backend == "inductor" else None
     return compiled(forward, backend, VARIANTS, options)
 
 
 def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], None]) -> None:
-    """Compile `networks` for training, in place; after the first failure, which `failed` receives, all run eagerly.
+    """Compile `networks` for training, in place; after a failure, which `failed` is called with, all run eagerly.
 
     Passes without gradients (samples, held-out scores) are not compiled.
     """
@@ -120,10 +121,10 @@ def compile_parts(networks: Iterable[nn.Module], failed: Callable[[Exception], N
 
 
 def checkpoint_parts(networks: Iterable[nn.Module]) -> int:
-    """Makes ResNets and U-Nets keep only what goes into each part, and compute the rest again when going back.
+    """Make ResNets and U-Nets keep only the inputs of each part, and recompute the rest in the backward pass.
 
     Returns:
-        How many of `networks` are of that kind. Others may keep running averages, which would be updated twice.
+        The number of `networks` of that kind. Others may keep running averages, which would be updated twice.
     """
     fitting = [network for network in networks if isinstance(network, ResNet | UNet)]
     for sequence in (s for network in fitting for s in _sequences(network)):
@@ -132,7 +133,7 @@ def checkpoint_parts(networks: Iterable[nn.Module]) -> int:
 
 
 def _sequences(network: nn.Module) -> Iterator[nn.Sequential]:
-    """The outermost sequences of layers."""
+    """Yield the outermost sequences of layers."""
     for child in network.children():
         if isinstance(child, nn.Sequential):
             yield child
@@ -141,7 +142,7 @@ def _sequences(network: nn.Module) -> Iterator[nn.Sequential]:
 
 
 def _split(sequence: nn.Sequential) -> Iterator[nn.Module]:
-    """Residual blocks, and the runs of layers between them."""
+    """Yield the residual blocks, and the layers between them as stacks."""
     for alone, group in groupby(sequence, lambda layer: isinstance(layer, ResidualBlock)):
         layers = list(group)
         yield from layers if alone else [Stack(*layers)]

@@ -14,6 +14,8 @@ from img2img.runtime.records import from_json, read_text
 Value = str | bool | int | float | None  # of an option
 Kind = Literal["train", "validation"]
 
+RETIRED = {"image_size"}  # options of 0.1 whose value is now a fact of the data
+
 # Options that do not change the result: a resumed run may change them.
 OPERATIONAL = {
     "device",

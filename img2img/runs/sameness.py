@@ -6,9 +6,8 @@ from typing import Any
 
 from img2img.data.opening import Opened
 from img2img.errors import ConfigError
-from img2img.model.file import RETIRED
 from img2img.runs.facts import in_words
-from img2img.runs.record import OPERATIONAL
+from img2img.runs.record import OPERATIONAL, RETIRED
 
 PATHS = ("a", "b", "ab", "data", "labels")  # options that name files or folders
 
