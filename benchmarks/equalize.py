@@ -33,8 +33,8 @@ from PIL import Image
 from scipy import ndimage
 
 from img2img import BatchEqualizer
-from img2img.lab.baselines import CHEATS, applicable
-from img2img.lab.evaluation import evaluate
+from img2img.lab import Case, evaluate
+from img2img.lab.judgement.baselines import CHEATS, applicable
 from img2img.lab.synthetic import EFFECTS, PEDESTAL, Effect, add_foci, brighten, expose
 
 CROP = 256
@@ -144,8 +144,13 @@ def fitted(model: str, fit: Samples, controls: bool = False, **options) -> Batch
 def judge(outputs: dict, test: Samples, judged: str, seed: int, truth: bool = True, **more) -> dict[str, dict]:
     """Return the row of each method, including whether it `passed` the gates."""
     judgement = evaluate(
-        outputs, before=test.images, batch=test.batch, reference="A", scale=RANGE, judged=judged, group=test.group,
-        control=test.control, label=test.label, masks=test.masks, truth=test.truth if truth else None, seed=seed, **more
+        outputs,
+        Case(
+            test.images, batch=test.batch, reference="A", scale=RANGE, group=test.group, control=test.control,
+            label=test.label, masks=test.masks, truth=test.truth if truth else None, seed=seed,
+        ),
+        judged=judged,
+        **more,
     )  # fmt: skip
     return {name: row | {"passed": judgement.passed(name)} for name, row in judgement.rows.items()}
 

@@ -1,7 +1,7 @@
 """The real sets of `equalize.py`: blood cells of three labs, one screen on two plates, tissue of several hospitals.
 
 Their ground truth is unknown. They are judged by how well a classifier transfers from one batch to another, by how well
-the batch can still be told, and by the masks.
+the batch can still be predicted, and by the masks.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 
 from img2img import BatchEqualizer
 from img2img.data.images import read_image
-from img2img.lab import objects
-from img2img.lab.baselines import applicable, zscore_features
-from img2img.lab.evaluation import evaluate
-from img2img.lab.features import image_features
-from img2img.lab.probes import batch_predictability
+from img2img.lab import Case, evaluate
+from img2img.lab.judgement import objects
+from img2img.lab.judgement.baselines import applicable, zscore_features
+from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.probes import batch_predictability
 
 SIDE = 120  # pixels: the labs' cells have 120 and 300
 
@@ -82,7 +82,7 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
         ]
         colour = np.stack([np.r_[image.mean((1, 2)), image.std((1, 2))] for image in out])
         rows[name] = row_of(features, lab, label, seed) | {
-            "lab told by colour": told(colour, lab, seed),
+            "lab told by colour": lab_accuracy(colour, lab, seed),
             "nucleus IoU": float(np.mean(kept)),  # of the dark objects in red, if the nucleus is the only one
         }
         if name == "do nothing":
@@ -94,12 +94,14 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
 def row_of(features, lab, label, seed):
     by_lab = lab_left_out(features, lab, label, seed)
     return (
-        {"class, other lab": float(np.mean(list(by_lab.values())))} | by_lab | {"lab told": told(features, lab, seed)}
+        {"class, other lab": float(np.mean(list(by_lab.values())))}
+        | by_lab
+        | {"lab told": lab_accuracy(features, lab, seed)}
     )
 
 
-def told(features, lab, seed):
-    """Return how well a linear probe tells the lab, from features or from mean and deviation of each colour."""
+def lab_accuracy(features, lab, seed):
+    """Return how well a linear probe predicts the lab, from features or from mean and deviation of each colour."""
     return batch_predictability(features, lab, [str(i) for i in range(len(lab))], seed=seed)["linear"]
 
 
@@ -125,10 +127,14 @@ def run_rnai(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
     some = [images[i] for i in test]
     judged = models[0]
     judgement = evaluate(
-        outputs_of(equalizers, some, plate[test].tolist()), before=some, batch=plate[test].tolist(),
-        reference="PK-10B-pl1", scale=equalizers[judged].scale_, judged=judged, control=control[test],
-        label=table.sirna_target.to_numpy()[test].tolist(), sham=equalizers[judged].sham_, seed=seed,
-        group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
+        outputs_of(equalizers, some, plate[test].tolist()),
+        Case(
+            some, batch=plate[test].tolist(), reference="PK-10B-pl1", scale=equalizers[judged].scale_,
+            control=control[test], label=table.sirna_target.to_numpy()[test].tolist(), seed=seed,
+            group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
+        ),
+        judged=judged,
+        sham=equalizers[judged].sham_,
     )  # fmt: skip
     return {name: row | {"passed": judgement.passed(name)} for name, row in judgement.rows.items()}
 

@@ -49,12 +49,13 @@ HUGE = {"cyclegan_b4"}  # 12 GB per kind on a CPU, too much for all of them at o
 
 def build(method, size, options):
     """Return a fresh method and the domains of a batch."""
+    from img2img.core.needs import Facts
     from img2img.methods import METHODS
 
     cls = METHODS[method]
-    config = cls.resolve(cls.Config(**options), size)
-    names = ["image"] if cls.layout == "images" else ["a", "b"]
-    return cls(config, dict.fromkeys(names, 3)), names
+    names = cls.Config.needs.domains
+    facts = Facts(size, dict.fromkeys(names, 3))
+    return cls(cls.resolve(cls.Config(**options), facts), facts), names
 
 
 def batch_of(names, batch, size, device):

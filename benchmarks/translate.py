@@ -45,16 +45,18 @@ def make_model(path, generator, channels=3, width=64):
     """Write a model file with random weights, since its output does not matter here."""
     import torch
 
+    from img2img.core.needs import Facts
     from img2img.data.scale import Scale
     from img2img.methods import METHODS
-    from img2img.model.file import Direction, ModelCard, save_model
+    from img2img.model.file import ModelCard, save_model
 
     torch.manual_seed(0)
     method = "pix2pix" if generator.startswith("unet") else "cyclegan"
     config = {"generator": generator, "width": width}
-    network = METHODS[method].build_generator(METHODS[method].Config(**config), channels, channels)
-    spec = Direction(channels, channels, Scale(0, 255, "uint8"), Scale(0, 255, "uint8"))
-    save_model(path, ModelCard(method, config, {"a2b": spec}, 256, 0, "benchmark"), {"a2b": network.state_dict()})
+    of_each, scales = dict.fromkeys("ab", channels), dict.fromkeys("ab", Scale(0, 255, "uint8"))
+    uses = METHODS[method].build(METHODS[method].Config(**config), Facts(256, of_each))
+    card = ModelCard(method, config, 256, of_each, scales, {"a2b": "a2b"}, 0, "benchmark")
+    save_model(path, card, {"a2b": uses["a2b"].network})
 
 
 def plain_loop(model, source, out):

@@ -17,9 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from img2img import BatchEqualizer
-from img2img.lab.baselines import BASELINES
-from img2img.lab.field import surface
-from img2img.lab.measures import measure
+from img2img.lab import BASELINES, Case, measure
+from img2img.lab.curves.field import surface
 from img2img.lab.synthetic import EFFECTS, brighten, expose, light, nuclei
 
 out = Path(sys.argv[1] if sys.argv[1:] else "checkpoints/equalize_example")
@@ -168,7 +167,7 @@ evaluation.to_json(out / "report.json")
 print(evaluation.to_text())
 
 # %% [markdown]
-# `batch_linear` is the accuracy of a linear probe that tells the plate; chance is 0.25. It stays high: curves and
+# `batch_linear` is the accuracy of a linear probe that predicts the plate; chance is 0.25. It stays high: curves and
 # fields leave blur and noise as they are, and a probe sees those. It would also be at chance for a constant image,
 # so it is never the only number. The report has its permutation null and the gates in words.
 #
@@ -185,7 +184,7 @@ on_controls = BatchEqualizer(target="A").fit(unequal["images"], control=unequal[
 on_all = BatchEqualizer(target="A").fit(unequal["images"], **description)  # warns: no controls were named
 
 
-def told(title, images):
+def print_effect(title, images):
     """Print the effect between plates, and the similarity to the ground truth."""
     treated, base = (others["batch"] != "A") & ~others["control"], (others["batch"] == "A") & others["control"]
     bright, plain = (brightness(images[rows], others["masks"][rows])[1] for rows in (treated, base))
@@ -194,18 +193,19 @@ def told(title, images):
     print(f"{title}: treated over A's controls {bright / plain:.2f}, PSNR {psnr:.1f} dB")
 
 
-told("the truth", others["truth"])
-told("do nothing", others["images"])
+print_effect("the truth", others["truth"])
+print_effect("do nothing", others["images"])
 for title, model in (("controls", on_controls), ("all wells", on_all)):
-    told(f"tone, fitted on {title}", model.transform(others["images"], batch=others["batch"]))
+    print_effect(f"tone, fitted on {title}", model.transform(others["images"], batch=others["batch"]))
 moments = BASELINES["batch moments"]
 for title, model in (("controls", on_controls), ("all wells", on_all)):
     images = moments(list(others["images"]), others["batch"].tolist(), model.statistics_)
-    told(f"batch moments, fitted on {title}", np.stack(images))
+    print_effect(f"batch moments, fitted on {title}", np.stack(images))
 
 for title, model in (("controls", on_controls), ("all wells", on_all)):
     images = model.transform(judge["images"], batch=judge["batch"])
-    row = measure(judge["images"], images, reference="A", scale=model.scale_, masks=list(judge["masks"]), **known)
+    case = Case(judge["images"], reference="A", scale=model.scale_, masks=list(judge["masks"]), **known)
+    row = measure(case, images)
     print(
         f"tone, fitted on {title}, on the even design: control shift {row['shift_control']:.3f}, effect kept within "
         f"plates {row['retention']:.3f}, phenotype accuracy {row['phenotype_accuracy']:.3f}"

@@ -28,7 +28,7 @@ from img2img.evaluation.sides import Sides
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.model import folder as engine
-from img2img.model.file import RETIRED, ModelCard, read_card
+from img2img.model.file import RETIRED, read_card
 from img2img.model.model import model_file
 from img2img.model.options import (
     Count,
@@ -56,7 +56,7 @@ from img2img.training.config import flat
 from img2img.training.groups import groups_of
 from img2img.training.loop import train as run_training
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
-from img2img.training.state import Run
+from img2img.training.state import Run, card_of
 from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
@@ -180,7 +180,9 @@ def train(
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
-        run = Run(files, _card_of(method, built, opened, data_config), known, hint, shorten)
+        other_way = getattr(data_config, "direction", "a2b") == "b2a"
+        card = card_of(method, built, opened.train.scales, other_way)
+        run = Run(files, card, known, hint, shorten)
         trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
@@ -421,18 +423,6 @@ def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
     around = [options[name] for name in PATHS if options.get(name)]
     found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
     return f"The run folder lies inside {found}; images in it are not used for training." if found else ""
-
-
-def _card_of(method: str, built: Method, opened: Opened, config: Any) -> Callable[[int], ModelCard]:
-    other_way = getattr(config, "direction", "a2b") == "b2a"
-    uses = {"b2a" if other_way and name == "a2b" else name: name for name in built.uses}
-    facts, options, scales = built.facts, flat(built.config), dict(opened.train.scales)
-
-    def card(step: int) -> ModelCard:
-        version = environment()["img2img"]
-        return ModelCard(method, options, facts.size, facts.channels, scales, uses, step, version, facts.classes)
-
-    return card
 
 
 def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFacts:

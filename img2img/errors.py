@@ -44,6 +44,10 @@ class DataError(Img2ImgError):
     """Images that are missing, unreadable, or do not fit together."""
 
 
+class NoImagesError(DataError):
+    """A folder that contains no images."""
+
+
 class InputError(DataError, ValueError):
     """An array, or its description, that does not fit: shape, channels, values, names."""
 

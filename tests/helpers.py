@@ -1,6 +1,8 @@
-"""What several test modules share: run folders with reports, networks of features, and runs that are stopped."""
+"""What several test modules share: grids of cases, runs with reports or stopped, and networks of features."""
 
+import contextlib
 import inspect
+import itertools
 import json
 import math
 import os
@@ -8,9 +10,9 @@ import random
 import shutil
 import signal
 import warnings
-from functools import wraps
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
@@ -21,32 +23,65 @@ from img2img.runs.facts import Finding, Progress, Report, RunFacts
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow
 
+# Grids
 
-def over(names, cases):
-    """Decorate a test to run with each of the `cases` of its arguments `names`, and to fail once, naming all failures.
 
-    Fixtures are made once, for all cases.
+def over(names="", rows=(), /, **axes):
+    """Run the test below over a grid, as one test that names every case that fails.
+
+    `over("suffix, dtype", [(".png", "uint8"), ...])` lists the cases, `over(suffix=[...], dtype=[...])` is the product
+    of its axes, and both together are the product of rows and axes. Fixtures are made once, for all cases, but each
+    case has a tmp_path of its own, and what it changes through monkeypatch is undone after it. A case that skips is
+    left out.
     """
-    keys, cases = names.split(", "), list(cases)
+    names = names.replace(",", " ").split()
+    rows = [(row if len(names) > 1 else (row,)) for row in rows] if names else [()]
+    cases = [
+        dict(zip((*names, *axes), (*row, *values), strict=True))
+        for row, *values in itertools.product(rows, *axes.values())
+    ]
 
-    def decorate(test):
-        @wraps(test)
-        def whole(**fixtures):
-            failed = []
-            for case in cases:
-                values = dict(zip(keys, case if len(keys) > 1 else (case,), strict=True))
+    def decorate(function):
+        fixtures = [p for name, p in inspect.signature(function).parameters.items() if name not in (*names, *axes)]
+
+        def test(**given):
+            failed, skipped = {}, []
+            for number, case in enumerate(cases):
                 try:
-                    test(**values, **fixtures)
-                except Exception as error:
-                    failed.append(f"{values}: {type(error).__name__}: {error}")
-            assert not failed, "\n".join(failed)
+                    _run_case(function, case, given, number)
+                except pytest.skip.Exception as reason:
+                    skipped.append(reason)
+                except (Exception, pytest.fail.Exception) as error:
+                    failed[", ".join(f"{name}={_short(value)}" for name, value in case.items())] = error
+            if failed:
+                lines = [f"  {name}: {type(e).__name__}: {str(e)[:400]}" for name, e in failed.items()]
+                error = AssertionError("\n".join([f"{len(failed)} of {len(cases)} cases failed:", *lines]))
+                raise error from next(iter(failed.values()))
+            if len(skipped) == len(cases):
+                raise skipped[0]
 
-        signature = inspect.signature(test)
-        kept = [parameter for name, parameter in signature.parameters.items() if name not in keys]
-        whole.__signature__ = signature.replace(parameters=kept)
-        return whole
+        test.__name__, test.__doc__, test.__module__ = function.__name__, function.__doc__, function.__module__
+        test.__signature__ = inspect.Signature(fixtures)
+        test.pytestmark, test.cases = list(getattr(function, "pytestmark", [])), cases
+        return test
 
     return decorate
+
+
+def _run_case(function, case, given, number):
+    torch.manual_seed(0)  # no case depends on those before it
+    with contextlib.ExitStack() as stack:
+        if "tmp_path" in given:
+            given = given | {"tmp_path": given["tmp_path"] / f"case{number}"}
+            given["tmp_path"].mkdir()
+        if "monkeypatch" in given:
+            given = given | {"monkeypatch": stack.enter_context(given["monkeypatch"].context())}
+        function(**case, **given)
+
+
+def _short(value):
+    text = getattr(value, "__name__", None) or repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # Reports

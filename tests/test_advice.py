@@ -9,13 +9,15 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from img2img.api import _refuse_wrong_size, options_of
+from img2img.api import options_of
+from img2img.core.needs import Facts
 from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.report.advice import REMEDIES, remedies
 from img2img.report.diagnosis import MEANINGS
 from img2img.training.config import TrainConfig, flat
+from img2img.training.sizes import refuse_wrong_size, shorten
 
 SIZE, SMALL = 32, {"width": 4, "d_width": 4}
 TRANSLATOR = {"generator": "unet_32", "discriminator": "patch_16"}
@@ -34,10 +36,9 @@ def built(method_class, options, size=SIZE):
     assert options.keys() <= {field.name for group in groups for field in fields(group)}
     config, training = (group(**{k: v for k, v in options.items() if k in flat(group())}) for group in groups)
     training = replace(training, batch_size=training.batch_size or method_class.batch_size)
-    channels = {"image": 3} if method_class.layout == "images" else {"a": 3, "b": 3}
-    method = method_class(method_class.resolve(config, size), channels)
-    if method_class.layout != "images":
-        _refuse_wrong_size(method, size)
+    facts = Facts(size, dict.fromkeys(config.needs.domains, 3), ("x", "y") * config.needs.labels)
+    method = method_class(method_class.resolve(config, facts), facts)
+    refuse_wrong_size(method, size)
     return method, training
 
 
@@ -86,12 +87,13 @@ def test_a_run_that_follows_the_advice_trains(name):
     method, training = built(method_class, SMALL | {"batch_size": 2})
     texts = {text for kind in REMEDIES for text in remedies(kind, flat(method.config, training))}
     shape = (2, 3, SIZE, SIZE)
-    keys = ("image",) if method_class.layout == "images" else ("a", "b")
     for text in sorted(texts):
         change = parsed(text.removeprefix("with few images "), method_class)
         torch.manual_seed(0)
         method, _ = built(method_class, SMALL | {"batch_size": 2} | change)
-        scalars = method.step(iter([{key: torch.rand(shape) * 2 - 1 for key in keys}] * method.draws))
+        batch = {key: torch.rand(shape) * 2 - 1 for key in method.needs.domains}
+        batch |= {"label": torch.arange(2)} if method.needs.labels else {}
+        scalars = method.step(iter([batch] * method.draws))
         failed += [text for x in scalars.values() if not torch.isfinite(x)]
     assert texts and not failed
 
@@ -115,11 +117,11 @@ def test_advice_names_what_must_change_with_it_and_nothing_that_is_so_already():
 
 
 def test_every_failure_has_remedies_and_networks_of_the_equalizer_are_told_theirs():
-    from img2img.lab.adversarial import ADVERSARIAL
+    from img2img.lab.networks.models import NETWORKS
 
     assert set(REMEDIES) == {*MEANINGS, "out of memory"}
-    for model, method_class in ADVERSARIAL.items():
-        options = flat(method_class.Config(), TrainConfig(batch_size=4))
+    for model, network in NETWORKS.items():
+        options = flat(network.method.Config(), TrainConfig(batch_size=4))
         for kind in REMEDIES:
             told = remedies(kind, options, "--train {name}={value}")
             for name, value in re.findall(r"--train (\w+)=(\S+)", " ".join(told)):
@@ -165,14 +167,13 @@ def test_the_sentence_on_a_wrong_size():
 
 
 def test_a_long_run_is_told_how_to_be_shorter_by_options_that_are_accepted():
-    from img2img.api import _shorten
     from img2img.runtime.device import Runtime
 
     def told(name, size, training=None, **options):
         method_class = METHODS[name]
         config = method_class.Config(**SMALL, **options)
         method, _ = built(method_class, SMALL | options, size)
-        return _shorten(method, config, size, training or TrainConfig(), Runtime(torch.device("cpu"), torch.float32))
+        return shorten(method, config, size, training or TrainConfig(), Runtime(torch.device("cpu"), torch.float32))
 
     quarter, half = (
         "on this CPU; --size {} takes about a quarter of the time, --epochs 100 takes half of it.",

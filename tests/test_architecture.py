@@ -2,12 +2,17 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers import over
 
 import img2img
+from img2img import lab
 
 ROOT = Path(img2img.__file__).parent
 
@@ -18,15 +23,25 @@ ROWS = [
     ["runtime"],
     ["networks"],
     ["core"],
-    ["data", "translation"],
+    ["data", "translation", "zoo"],
     ["methods"],
     ["metrics"],
-    ["runs"],
     ["model"],
+    ["runs"],
     ["report"],
     ["evaluation"],
     ["training"],
-    ["interchange", "lab"],
+    ["interchange"],
+    ["lab.options", "lab.notes", "lab.synthetic"],
+    ["lab.checks"],
+    ["lab.arrays", "lab.curves", "lab.tables"],
+    ["lab.networks", "lab.judgement"],
+    ["lab.design"],
+    ["lab.fitted"],
+    ["lab.store", "lab.learning", "lab.transforming"],
+    ["lab.evaluating"],
+    ["lab.equalizer"],
+    ["lab"],
     ["api"],
     ["demo"],
     ["cli"],
@@ -35,8 +50,9 @@ ROWS = [
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 # Arrows that the rows alone would allow.
 NEVER = {
+    "data": {"networks"},
     "methods": {"data"},
-    "metrics": {"core", "translation", "methods", "networks", "data"},
+    "metrics": {"core", "translation", "zoo", "methods", "networks", "data"},
 }
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -99,8 +115,8 @@ def test_imports_run_one_way():
     assert list(wrong_arrows(MODULES)) == []
 
 
-@pytest.mark.parametrize(
-    ("module", "text"),
+@over(
+    "module, text",
     [
         ("errors", "import img2img.api"),
         ("errors", "from img2img.data import images"),
@@ -121,6 +137,29 @@ def test_the_walk_sees_wrong_arrows(tmp_path, monkeypatch, module, text):
     assert len(list(wrong_arrows({module: path}))) == 1
 
 
+@pytest.mark.parametrize("room", ["lab"])
+def test_no_circle_among_the_modules_of_a_room(room):
+    """Imports for type checkers count too: a circle is a circle."""
+    inside = {m: path for m, path in MODULES.items() if m == room or m.startswith(f"{room}.")}
+    graph = {m: {target_of(name) for name in imports(path)} & (inside.keys() - {m}) for m, path in inside.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+def test_the_face_of_the_lab_is_sorted_complete_and_light():
+    assert lab.__all__ == sorted(lab.__all__)
+    for name in lab.__all__:
+        assert getattr(lab, name) is not None
+    with pytest.raises(AttributeError, match="it has BASELINES"):
+        _ = lab.nonsense
+    code = "import sys, img2img.lab; print([m for m in ('numpy', 'torch', 'pandas', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_documented_places_of_version_0_1_0_still_lead_there():
+    for module, name in (("tables", "Manifest"), ("folders", "table_of_names"), ("synthetic", "nuclei")):
+        assert getattr(importlib.import_module(f"img2img.lab.{module}"), name) is not None
+
+
 def test_every_module_has_a_place():
     homeless = [m for m in MODULES if m and part_of(m) is None and MODULES[m].name != "__init__.py"]
     assert homeless == []
@@ -139,10 +178,13 @@ def test_namespace_packages_only_hold_a_docstring():
         "runs",
         "runtime",
         "training",
-        "lab",
+        "lab.curves",
+        "lab.judgement",
+        "lab.networks",
         "translation",
+        "zoo",
     ):
-        body = ast.parse((ROOT / package / "__init__.py").read_text()).body
+        body = ast.parse(ROOT.joinpath(*package.split("."), "__init__.py").read_text()).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), package
 
 
@@ -151,12 +193,12 @@ def test_module_names_say_what_is_inside():
     assert [m for m in MODULES if vague & set(m.split("."))] == []
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "__main__"])
+@over(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_says_what_it_is(module):
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m != "__main__"])
+@over(module=[m for m in MODULES if m != "__main__"])
 def test_every_module_imports(module):
     importlib.import_module(f"img2img.{module}" if module else "img2img")
 
@@ -171,7 +213,7 @@ def test_all_is_sorted_and_complete():
     assert promised - {"__version__"} == set(img2img.__all__)  # what type checkers see is what there is
 
 
-@pytest.mark.parametrize("name", img2img.__all__)
+@over(name=img2img.__all__)
 def test_public_names_can_be_imported_and_are_documented(name):
     assert getattr(img2img, name).__doc__
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import over
 from PIL import Image, ImageCms
 from safetensors.torch import load_file, save_file
 
@@ -60,8 +61,8 @@ def test_images_are_the_same_however_they_are_handed_in(tmp_path):
     assert [x.shape for x in taken(CELLS)] == [(32, 40, 12)] * 6
 
 
-@pytest.mark.parametrize(
-    ("images", "axis", "words"),
+@over(
+    "images, axis, words",
     [
         (COLOUR.transpose(0, 3, 1, 2), None, "looks like channels first; give channel_axis=1"),
         (list(COLOUR.transpose(0, 3, 1, 2)), None, "looks like channels first; give channel_axis=0"),
@@ -76,7 +77,7 @@ def test_images_are_the_same_however_they_are_handed_in(tmp_path):
         (["nowhere.png"], None, "nowhere.png"),
         ([torch.zeros(3, 4, 4, dtype=torch.bfloat16)], None, "A tensor of torch.bfloat16 cannot be used"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_image_is_a_sentence(images, axis, words):
     assert words in refused(DataError, taken, images, axis)
 
@@ -129,7 +130,7 @@ def test_a_model_is_asked_with_channels_where_they_are(runs):
 # PIL images
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@over(orientation=range(1, 9))
 def test_pil_images_are_turned_as_files_are(runs, tmp_path, orientation):
     model, exif = img2img.load(runs / "colour", device="cpu"), Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, "kept"
@@ -144,7 +145,7 @@ def test_pil_images_are_turned_as_files_are(runs, tmp_path, orientation):
     np.testing.assert_array_equal(taken([Image.open(tmp_path / "x.png")])[0], read_image(tmp_path / "x.png").array)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@over(mode=["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_pil_images_of_every_mode_are_taken_as_files_of_that_kind(runs, tmp_path, mode):
     model = img2img.load(runs / "colour", device="cpu")
     image = Image.fromarray(COLOUR[0])
@@ -185,8 +186,7 @@ def test_a_profile_of_other_channels_is_dropped(runs):
 # Precision
 
 
-@pytest.mark.parametrize("method", ["cyclegan", "dcgan"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@over(method=["cyclegan", "dcgan"], dtype=["uint8", "uint16", "float32"])
 def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr("img2img.runtime.device.multiplies_bf16", lambda device: True)
     found = []
@@ -208,7 +208,7 @@ def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypat
 # Values that are no numbers
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@over(value=[np.nan, np.inf, -np.inf])
 def test_an_image_with_a_pixel_that_is_no_number_is_refused_and_named(runs, tmp_path, value):
     good, model = (COLOUR / 255).astype(np.float32), img2img.load(runs / "float", device="cpu")
     bad = good.copy()

@@ -33,7 +33,7 @@ from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
 from img2img.data.options import DataConfig, LabelledConfig
 from img2img.evaluation.options import EvaluateOptions
-from img2img.lab import adversarial
+from img2img.lab.networks import models
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
@@ -301,10 +301,11 @@ def test_the_table_of_equalizing_has_every_option_and_its_default() -> None:
 
 @pytest.mark.parametrize("model", NETWORKS)
 def test_the_tables_of_networks_have_every_option_and_its_default(model: str) -> None:
-    own, config = adversarial.DEFAULTS[model], adversarial.ADVERSARIAL[model].Config
+    network = models.network(model)
+    own, config = network.defaults, network.method.Config
     expected = {field.name: own.get(field.name, field.default) for field in dataclasses.fields(config)}
-    expected |= {name: value for name, value in own.items() if name not in adversarial.COMMON}
-    for name in adversarial.GIVEN | {"max_change"}:  # of the data, or arguments of the equalizer
+    expected |= {name: value for name, value in own.items()}
+    for name in models.FROM_DATA | {"max_change"}:  # of the data, or arguments of the equalizer
         expected.pop(name, None)
     text = (ROOT / "docs" / "methods" / f"{model}.md").read_text(encoding="utf-8")
     found = dict(re.findall(r"^\| `([a-z0-9_]+)` \| *([^|]*?) *\|", text, re.MULTILINE))
@@ -382,6 +383,15 @@ def test_contributing_names_every_room() -> None:
     rooms = {f"{path.name}/" for path in (ROOT / "img2img").iterdir() if (path / "__init__.py").exists()}
     rooms |= {path.name for path in (ROOT / "img2img").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert named == rooms
+
+
+def test_entries_for_additions_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    entries = re.findall(r"((?:`[A-Z_]+`(?:, | and )?)+) in `([\w/]+\.py)`", text)
+    tables = [(name, path) for names, path in entries for name in re.findall(r"`(\w+)`", names)]
+    assert len(tables) > 15
+    sources = {path: (ROOT / "img2img" / path).read_text(encoding="utf-8") for _, path in tables}
+    assert [table for table in tables if not re.search(rf"(?m)^{table[0]}\b", sources[table[1]])] == []
 
 
 def test_readme_names_every_method() -> None:

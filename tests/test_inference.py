@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import over
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -110,7 +111,7 @@ def close(x, y):
 # Arrays
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (1, 1), (7, 45), (33, 64), (50, 3)])
+@over("height, width", [(32, 32), (1, 1), (7, 45), (33, 64), (50, 3)])
 def test_any_size_comes_back(model, height, width):
     image = pixels(height, width)
     before = image.copy()
@@ -142,7 +143,7 @@ def test_list_in_list_out_in_order(model):
     assert model([]) == []
 
 
-@pytest.mark.parametrize("direction", ["a2b", "b2a"])
+@over(direction=["a2b", "b2a"])
 def test_batch_of_n_is_n_batches_of_one(model, direction):
     images = [pixels(seed=i) for i in range(4)]
     together = model.towards(direction).translate_batch(images)
@@ -169,8 +170,8 @@ def test_identity_network_returns_the_input_at_any_size(model, height, width, se
         np.testing.assert_array_equal(x, y, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("image", "sentence"),
+@over(
+    "image, sentence",
     [
         (pixels(channels=1), r"has 1 channel, but this model takes 3\. Use --channels convert"),
         (pixels()[..., 0], r"has 1 channel, but this model takes 3\. Use --channels convert"),
@@ -188,7 +189,7 @@ def test_empty_image_is_refused(model):
         model(np.zeros((0, 5, 3), np.uint8))
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (1, 1, 32, 32, 3)])
+@over(shape=[(), (5,), (1, 1, 32, 32, 3)])
 def test_array_of_other_dimensions_is_refused(model, shape):
     with pytest.raises(DataError):
         model(np.zeros(shape, np.uint8))
@@ -209,7 +210,7 @@ def test_calls_do_not_train_or_remember(model):
     assert not model.network().training
 
 
-@pytest.mark.parametrize(("fixture", "sizes"), [("model", SIZES), ("deep_folder", SIZES_32)])
+@over("fixture, sizes", [("model", SIZES), ("deep_folder", SIZES_32)])
 def test_the_result_is_that_of_the_bare_network(fixture, sizes, request):
     """Sizes that divide go through as they are; others as docs/models.md says, on the network's grid."""
     model = request.getfixturevalue(fixture)
@@ -318,7 +319,7 @@ def test_several_threads(model):
 # Large images, ensembles, memory, precision
 
 
-@pytest.mark.parametrize("fixture", ["model", "grey_model"])
+@over(fixture=["model", "grey_model"])
 def test_tiles_give_the_whole_image(fixture, request):
     model = request.getfixturevalue(fixture)
     spec = model.spec()
@@ -430,7 +431,7 @@ def test_precision_depends_on_the_model_alone(folder, with_bf16):
     assert backends.probe(1, 512).shape == (1, 1, 512, 512) and backends.probe(3, 4).abs().max() <= 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@over(precision=["fp32", "bf16"])
 def test_a_batch_gives_each_image_what_it_gets_alone(folder, precision):
     """To the bit, whatever kernels the batch would choose."""
     model = img2img.load(folder, device="cpu", precision=precision)
@@ -492,7 +493,7 @@ def no_compiler(graph, inputs):
 
 
 def test_unknown_backend(folder):
-    with pytest.raises(ConfigError, match=r"no --backend 'opnvino'.*Did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"Unknown --backend 'opnvino'.*Did you mean 'openvino'"):
         img2img.load(folder, device="cpu", backend="opnvino")
 
 
@@ -645,7 +646,7 @@ def test_another_format(model, source, tmp_path):
     summary = translate_folder(model, source, tmp_path / "again", format=".tif")
     [(path, reason)] = summary.failed
     assert path.name == "x.png" and "its result would have the same path as that of" in reason and "x.bmp" in reason
-    with pytest.raises(ConfigError, match=r"no format 'pgn'.*Did you mean 'png'"):
+    with pytest.raises(ConfigError, match=r"Unknown format 'pgn'.*Did you mean 'png'"):
         translate_folder(model, source, tmp_path / "out", format="pgn")
 
 
@@ -778,7 +779,7 @@ def test_files_are_let_go_when_done(model, tmp_path, monkeypatch):
     assert len(read) == len(alive) == 100 and max(alive) <= 60 and alive[-1] <= 2
 
 
-@pytest.mark.parametrize("width", [64, 1024])
+@over(width=[64, 1024])
 def test_no_more_is_read_ahead_than_there_is_room_for(model, tmp_path, monkeypatch, width):
     """From the first image on, by the size that the headers say."""
     monkeypatch.setattr(engine, "LOOK_AHEAD_BYTES", 2**20)
@@ -952,8 +953,8 @@ def test_what_is_missing_is_computed_as_the_rest_was(folder, photos, tmp_path, m
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("options", "differing"),
+@over(
+    "options, differing",
     [
         ({"precision": "bf16"}, "precision was fp32, now bf16"),
         ({"direction": "b2a"}, "direction was a2b, now b2a"),
@@ -1009,7 +1010,7 @@ def test_results_without_a_record_are_kept_and_it_is_said(folder, photos, tmp_pa
     model = img2img.load(folder, device="cpu")
     assert img2img.translate(model, photos, tmp_path / "out").skipped == 1
     assert model.notes == [
-        f"{tmp_path / 'out'} has no record of how its results were computed; they are kept as they are."
+        f"{tmp_path / 'out'} has no record of how its results were computed; they are kept unchanged."
     ]
 
 
@@ -1094,7 +1095,7 @@ def test_card_with_an_option_of_another_version_is_refused(folder, tmp_path):
 
 
 def test_unknown_direction(folder, deep_folder, model):
-    with pytest.raises(ConfigError, match=r"no direction in this model 'a2bb'.*Did you mean 'a2b'"):
+    with pytest.raises(ConfigError, match=r"Unknown direction in this model 'a2bb'.*Did you mean 'a2b'"):
         img2img.load(folder, device="cpu", direction="a2bb")
     with pytest.raises(ConfigError, match=r"no direction in this model 'b2a'.*Choose from: a2b"):
         img2img.load(deep_folder, device="cpu", direction="b2a")

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError, Interrupted
-from img2img.lab.adversarial import ADVERSARIAL, apply, bind, build_generator, train_generator
-from img2img.lab.patches import Patches, Sides
+from img2img.lab.networks.applying import apply, bind, build_generator
+from img2img.lab.networks.models import NETWORKS
+from img2img.lab.networks.patches import Patches, Sides
+from img2img.lab.networks.training import train_generator
 from img2img.model.file import load_resume
 from img2img.translation.local import Critic, Local, LocalConfig
 from img2img.translation.stargan import ConditionalConv, edit_variance
@@ -30,7 +32,7 @@ RHYTHM = dict(log_every=2, save_every=2, sample_every=2)
 def tiny(model, channels=2, seed=0, **options):
     """A conditioned method with networks of a few channels, of three batches."""
     torch.manual_seed(seed)
-    method = ADVERSARIAL[model]
+    method = NETWORKS[model].method
     known = {k: v for k, v in SMALL[model].items() if k in method.Config.__dataclass_fields__}
     return method(method.Config(**known | options), Facts(24, {"image": channels}, ("A", "B", "C")))
 
@@ -273,10 +275,10 @@ def test_a_patch_is_cut_from_its_batch():
 # Training and running.
 
 
-@pytest.mark.parametrize("model", ADVERSARIAL)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_four_steps_are_two_and_a_stop_and_two(model, tmp_path, monkeypatch):
     whole = run(model, tmp_path / "whole", ema=0.9, lr=2e-3)
-    step, calls = ADVERSARIAL[model].step, []
+    step, calls = NETWORKS[model].method.step, []
 
     def stops(self, batches):
         calls.append(1)
@@ -285,7 +287,7 @@ def test_four_steps_are_two_and_a_stop_and_two(model, tmp_path, monkeypatch):
         return step(self, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ADVERSARIAL[model], "step", stops)
+        patch.setattr(NETWORKS[model].method, "step", stops)
         with pytest.raises(Interrupted, match=r"Stopped and saved at step 2\. To go on: fit again with the same data"):
             run(model, tmp_path / "parts", ema=0.9, lr=2e-3)
     parts = run(model, tmp_path / "parts", ema=0.9, lr=2e-3)
@@ -307,13 +309,13 @@ def test_training_leaves_the_global_random_state_and_the_images_alone():
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
     run("local", tmp_path / "run", steps=1)
-    with pytest.raises(ConfigError, match=r"holds a run of other options\. Use another folder"):
+    with pytest.raises(ConfigError, match=r"holds a run with different options\. Use another folder"):
         run("local", tmp_path / "run", steps=1, lr=2e-3)
-    with pytest.raises(ConfigError, match=r"holds a run of other target, options"):
+    with pytest.raises(ConfigError, match=r"holds a run with different target, options"):
         run("local", tmp_path / "run", steps=1, target=1)
 
 
-@pytest.mark.parametrize("model", ADVERSARIAL)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_weights_come_back(model):
     trained = run(model, steps=1)
     options = {k: v for k, v in (SMALL[model] | RHYTHM).items()}
@@ -323,7 +325,7 @@ def test_weights_come_back(model):
     assert np.array_equal(apply(bind(model, trained, 1, 0), x), apply(bind(model, rebuilt, 1, 0), x))
 
 
-@pytest.mark.parametrize("model", ADVERSARIAL)
+@pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("shape", [(75, 61), (64, 33)])
 def test_tiles_equal_the_whole(model, shape):
     network = bind(model, shaken(build_generator(model, SMALL[model], 2, len(NAMES[model]))), 1, 0)
@@ -357,10 +359,15 @@ def test_binding_folds_the_condition_in(model):
         ("local", "AB", {"widht": 3}, r"Unknown option of local 'widht'\. Did you mean 'width'\?"),
         ("local", "AB", {"reference": 1}, r"Unknown option of local 'reference'"),
         ("cyclegan", "ABC", {}, r"cyclegan equalizes exactly two batches, not 3\. Use local or stargan"),
-        ("stargan", "A", {}, r"There is one batch, and nothing to equalize it to"),
+        ("stargan", "A", {}, r"There is only one batch; an adversarial model"),
         ("local", "ABC", {"batch_size": 2}, r"batch_size 2 cannot hold a patch of each of the 3 batches"),
-        ("stargan", "AB", {"patch": 18}, r"patch 18 does not suit the networks: use a multiple of 4, from 8 on"),
-        ("local", "AB", {"patch": 11}, r"patch 11 does not suit the networks: use a multiple of 1, from 12 on"),
+        (
+            "stargan",
+            "AB",
+            {"patch": 18},
+            r"patch 18 does not suit the networks; use a multiple of 4 that is at",
+        ),
+        ("local", "AB", {"patch": 11}, r"patch 11 does not suit the networks; use a multiple of 1 that is at least 12"),
         ("local", "AB", {"patch": 64}, r"Image 0 is 32x32 pixels, smaller than a patch of 64\. Use a smaller patch"),
     ],
 )
@@ -384,7 +391,7 @@ def test_where_there_are_many_batches_the_training_batch_grows(tmp_path):
 
 
 def test_local_leads_to_its_own_target_alone():
-    with pytest.raises(ConfigError, match="This model leads to batch 2, not 0"):
+    with pytest.raises(ConfigError, match="This model moves to batch 2, not 0"):
         bind("local", tiny("local", reference="C").g, 1, 0)
 
 

@@ -154,33 +154,33 @@ def test_xarray_keeps_its_coordinates():
     )
     stack = unpack(X)
     assert stack.names == ["DNA", "ER", "RNA"] and stack.pack(list(stack)).identical(X)
-    assert "channels= says DNA, RNA, ER" in refused(InputError, unpack, X, channels=["DNA", "RNA", "ER"])
+    assert "channels= is DNA, RNA, ER" in refused(InputError, unpack, X, channels=["DNA", "RNA", "ER"])
     assert unpack(X.assign_coords(c=[0, 1, 2])).names is None
 
 
 @pytest.mark.parametrize(
     ("X", "axes", "says"),
     [
-        (pixels(9, 8, 8), "NCYX", "has 3 axes, of lengths (9, 8, 8), and axes= names 4 for it"),
-        (pixels(2, 1, 8, 8), "NYX", "say axes='NCYX'"),
-        (pixels(8, 8), "NCYX", "one image alone is X[None] with axes='NYX'"),
+        (pixels(9, 8, 8), "NCYX", "has 3 axes, of lengths (9, 8, 8), but axes= names 4 for it"),
+        (pixels(2, 1, 8, 8), "NYX", "use axes='NCYX'"),
+        (pixels(8, 8), "NCYX", "for a single image give X[None] with axes='NYX'"),
         (pixels(1, 1, 1, 2, 2), "NCYX", "name each axis once"),
-        (pixels(3, 32, 40, 2), "NCYX", "takes 32 for channels, more than rows or columns;"),
-        (pixels(3, 32, 40, 2), "NCYX", "if they are rows or columns, say axes='NYXC'"),
-        (pixels(3, 2, 40, 32), "NYXC", "say axes='NCYX'"),
-        (pixels(3, 70, 80, 90), "NCYX", "takes 70 for channels, more than 64"),
+        (pixels(3, 32, 40, 2), "NCYX", "declares 32 channels, more than rows or columns;"),
+        (pixels(3, 32, 40, 2), "NCYX", "if they are rows or columns, use axes='NYXC'"),
+        (pixels(3, 2, 40, 32), "NYXC", "use axes='NCYX'"),
+        (pixels(3, 70, 80, 90), "NCYX", "declares 70 channels, more than 64"),
         ([pixels(32, 32, 3)], "NCYX", "X[0] has the shape (32, 32, 3)"),
-        ([pixels(32, 32, 3)], "NCYX", "say axes='NYXC'"),
+        ([pixels(32, 32, 3)], "NCYX", "use axes='NYXC'"),
         ([pixels(32, 32)], "NCYX", "X[0] has 2 axes"),
-        ([pixels(3, 32, 32)], "NYX", "say axes='NCYX'"),
+        ([pixels(3, 32, 32)], "NYX", "use axes='NCYX'"),
         (pixels(0, 1, 4, 4), "NCYX", "X holds no image: its shape is (0, 1, 4, 4)"),
         ([], "NCYX", "X holds no image"),
-        ([pixels(2, 8, 8), pixels(3, 8, 8)], "NCYX", "Image 1 of X has 3 channels, and image 0 has 2"),
-        (pixels(2, 1, 4, 4), "NCXZ", "axes='NCXZ' is not understood"),
-        (pixels(2, 1, 4, 4), "NCYXX", "is not understood"),
-        (pixels(2, 1, 4, 4), "ncyx", "is not understood"),
-        (pixels(2, 1, 4, 4), None, "axes=None is not understood"),
-        (xr.DataArray(pixels(2, 4, 4), dims=["time", "y", "x"]), "NCYX", "for instance X.rename(time='N')"),
+        ([pixels(2, 8, 8), pixels(3, 8, 8)], "NCYX", "Image 1 of X has 3 channels, but image 0 has 2"),
+        (pixels(2, 1, 4, 4), "NCXZ", "axes='NCXZ' is not valid"),
+        (pixels(2, 1, 4, 4), "NCYXX", "is not valid"),
+        (pixels(2, 1, 4, 4), "ncyx", "is not valid"),
+        (pixels(2, 1, 4, 4), None, "axes=None is not valid"),
+        (xr.DataArray(pixels(2, 4, 4), dims=["time", "y", "x"]), "NCYX", "e.g. X.rename(time='N')"),
         (da.from_array(pixels(4, 1, 4, 4))[da.ones(4) > 0], "NCYX", "X.compute_chunk_sizes()"),
     ],
 )  # fmt: skip
@@ -190,24 +190,27 @@ def test_axes_that_do_not_fit(X, axes, says):
 
 def test_check_axes_alone():
     check_axes(pixels(2, 3, 9, 9), "NCYX")
-    assert "say axes='NYXC'" in refused(ValueError, check_axes, pixels(2, 9, 9, 3), "NCYX")
+    assert "use axes='NYXC'" in refused(ValueError, check_axes, pixels(2, 9, 9, 3), "NCYX")
 
 
 @pytest.mark.parametrize(
     ("X", "says"),
     [
-        (pixels(2, 1, 4, 4, dtype="int32"), "holds int32 values; the types taken are uint8, uint16, float32, float64"),
+        (
+            pixels(2, 1, 4, 4, dtype="int32"),
+            "int32 values, but the supported types are uint8, uint16, float32, float64",
+        ),
         (pixels(2, 1, 4, 4, dtype="bool"), "holds bool values"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.bfloat16), "holds bfloat16 values"),
         (np.array([None, 1], dtype=object), "give images of unequal sizes as a list"),
-        (np.ma.masked_equal(pixels(2, 1, 4, 4), 0), "fill it: X.filled(value)"),
+        (np.ma.masked_equal(pixels(2, 1, 4, 4), 0), "use X.filled(value)"),
         ("plate1/", "X is a str; give an array"),
         (None, "X is a NoneType"),
         (pd.DataFrame({"a": [1]}), "X is a DataFrame"),
         ([[[1, 2], [3, 4]]], "X[0] is a list"),
         (
             [pixels(1, 4, 4), pixels(1, 4, 4, dtype="uint8")],
-            "Image 1 of X holds uint8 values, and image 0 holds uint16",
+            "Image 1 of X holds uint8 values, but image 0 holds uint16",
         ),
     ],
 )
@@ -223,7 +226,7 @@ def test_names_of_channels():
     X = pixels(2, 2, 4, 4)
     assert unpack(X, channels=["DNA", "ER"]).names == ["DNA", "ER"]
     assert unpack(X[:, :1], channels="DNA").names == ["DNA"]
-    assert "X has 2 channels, and 1 are named (DNA)" in refused(InputError, unpack, X, channels=["DNA"])
+    assert "X has 2 channels, but 1 are named (DNA)" in refused(InputError, unpack, X, channels=["DNA"])
     assert "Two channels of X are called DNA" in refused(InputError, unpack, X, channels=["DNA", "DNA"])
 
 
@@ -233,8 +236,8 @@ def test_channels_that_were_not_fitted():
     check_channels(stack, 2, ["DNA", "ER"])
     check_channels(unpack(pixels(2, 2, 4, 4)), 2, ["DNA", "ER"])
     says = refused(ValueError, check_channels, stack, 3, ["DNA", "ER", "RNA"])
-    assert "X_test has 2 channels (DNA, ER), and the equalizer was fitted on 3 (DNA, ER, RNA)" in says
-    assert "fitted on 1;" in refused(ValueError, check_channels, stack, 1)
+    assert "X_test has 2 channels (DNA, ER), but the equalizer was fitted to 3 (DNA, ER, RNA)" in says
+    assert "fitted to 1;" in refused(ValueError, check_channels, stack, 1)
     assert "put them in that order: [1, 0]" in refused(ValueError, check_channels, stack, 2, ["ER", "DNA"])
     assert "under the same names" in refused(ValueError, check_channels, stack, 2, ["DNA", "RNA"])
 
@@ -247,9 +250,9 @@ def test_types_that_were_not_fitted():
     check_dtype(unpack(unit * 4000), "float32", 4095.0)
     check_dtype(unpack(unit * 0), "float32", 4095.0)
     says = refused(TypeError, check_dtype, unpack(unit), "uint16")
-    assert says.startswith("X holds float64 values between 0 and 1, and the equalizer was fitted on uint16;")
-    assert "X holds float64 values, and" in refused(TypeError, check_dtype, unpack(unit * 9), "uint16")
-    assert "fitted on values up to 4095" in refused(TypeError, check_dtype, unpack(unit), "float32", 4095.0)
+    assert says.startswith("X holds float64 values between 0 and 1, but the equalizer was fitted to uint16;")
+    assert "X holds float64 values, but" in refused(TypeError, check_dtype, unpack(unit * 9), "uint16")
+    assert "fitted to values up to 4095" in refused(TypeError, check_dtype, unpack(unit), "float32", 4095.0)
     assert "X holds uint8 values" in refused(
         TypeError, check_dtype, unpack(pixels(2, 1, 4, 4, dtype="uint8")), "uint16"
     )
@@ -291,7 +294,7 @@ def test_names_of_batches(batch):
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (["a"], "batch has 1 entries, and there are 2 images"),
+        (["a"], "batch has 1 entries, but there are 2 images"),
         (None, "batch is None; give a list with the name of a batch for each of the 2 images"),
         ("ab", "batch is 'ab'"),
         ({"a", "b"}, "give a list"),

@@ -1,8 +1,10 @@
 """`BatchEqualizer`: its manners, what it refuses, what it corrects, what it leaves alone, and what it keeps."""
 
 import copy
+import inspect
 import json
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +17,10 @@ import torch
 import xarray as xr
 from conftest import refused
 from scipy import ndimage
+from sklearn import exceptions
 from sklearn.base import clone
 from sklearn.utils import estimator_checks
+from sklearn.utils.validation import check_is_fitted
 
 from img2img.errors import (
     ConfigError,
@@ -26,10 +30,12 @@ from img2img.errors import (
     ModelFileError,
     UnknownBatchError,
 )
-from img2img.lab import design, probes, quality, synthetic
+from img2img.lab import design, synthetic
 from img2img.lab.equalizer import BatchEqualizer, LabWarning, NotFittedError
-from img2img.lab.moving import MODELS
+from img2img.lab.judgement import probes, quality
+from img2img.lab.networks.models import MODELS
 from img2img.lab.synthetic import Effect
+from img2img.lab.tables.manifest import Manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::img2img.lab.equalizer.LabWarning")
 
@@ -151,9 +157,13 @@ def test_fit_returns_itself_and_leaves_its_parameters(data):
     before = copy.deepcopy(equalizer.get_params())
     assert equalizer.fit(data.X, "ignored", batch=data.batch) is equalizer
     assert equalizer.get_params() == before
-    learned = {name for name in vars(equalizer) if name.endswith("_")}
-    assert {"batches_", "target_", "channels_", "scale_", "correction_", "generator_", "sham_", "notes_"} <= learned
-    assert set(vars(equalizer)) == learned | set(before)
+    documented = re.findall(r"^    (\w+_):", inspect.getdoc(BatchEqualizer), re.MULTILINE)
+    assert {"batches_", "target_", "scale_", "generator_", "fitted_"} < set(documented)
+    assert all(hasattr(equalizer, name) and not hasattr(BatchEqualizer(), name) for name in documented)
+    assert set(vars(equalizer)) == {"_fitted"} | set(before)
+    check_is_fitted(equalizer)
+    with pytest.raises(exceptions.NotFittedError):
+        check_is_fitted(BatchEqualizer())
 
 
 def test_fit_and_transform_in_one(data, toned):
@@ -196,7 +206,7 @@ def test_channels_that_were_not_fitted():
     assert "1 are named" in says or "has 1 channels" in says or "2 are named" in says
     equalizer.set_params(channels=None)
     says = refused(ValueError, equalizer.transform, data.X[:, :1], batch=data.batch)
-    assert "X has 1 channels, and the equalizer was fitted on 2 (DNA, ER)" in says
+    assert "X has 1 channels, but the equalizer was fitted to 2 (DNA, ER)" in says
     named = xr.DataArray(data.X[:, ::-1], dims=list("NCYX"), coords={"C": ["ER", "DNA"]})
     assert "put them in that order: [1, 0]" in refused(ValueError, equalizer.transform, named, batch=data.batch)
     other = named.assign_coords(C=["RNA", "DNA"])
@@ -207,7 +217,7 @@ def test_channels_that_were_not_fitted():
 
 
 def test_axes_that_do_not_fit(data, toned):
-    assert "say axes='NYXC'" in refused(
+    assert "use axes='NYXC'" in refused(
         ValueError, BatchEqualizer().fit, data.X.transpose(0, 2, 3, 1), batch=data.batch
     )
     assert "axes= names 4" in refused(ValueError, BatchEqualizer().fit, data.X[:, 0], batch=data.batch)
@@ -230,7 +240,7 @@ def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
     X = np.concatenate([data.X, np.full((2, 1, SIZE, SIZE), 700, np.uint16)])
     batch, group = [*data.batch, "B", "C"], [*data.group, "flat 1", "flat 2"]
     named = rf"Image {3 * N} of X \(B\), Image {3 * N + 1} of X \(C\)"
-    with pytest.warns(LabWarning, match=f"2 images are constant, and left out of the fit: {named}"):
+    with pytest.warns(LabWarning, match=f"2 images are constant and left out of the fit: {named}"):
         equalizer = BatchEqualizer(target="A").fit(X, batch=batch, group=group)
     assert same_state(equalizer, toned) and equalizer.n_images_["B"] == N
     Z, table = equalizer.transform(X, batch=batch, return_quality=True)
@@ -240,7 +250,7 @@ def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
     only = data.X.copy()
     only[N : N + 2] = 5
     says = refused(ValueError, BatchEqualizer().fit, only, batch=data.batch)
-    assert says == f"Fewer than {N} images that are not constant are left of B; give more."
+    assert says == f"Fewer than {N} images of B are not constant; give more."
 
 
 def test_saturated_images_are_named(data):
@@ -254,7 +264,7 @@ def test_saturated_images_are_named(data):
 
 
 def test_one_batch_is_none(data):
-    assert "There is one batch, A" in refused(ValueError, BatchEqualizer().fit, data.X, batch=["A"] * len(data.X))
+    assert "There is only one batch, A" in refused(ValueError, BatchEqualizer().fit, data.X, batch=["A"] * len(data.X))
 
 
 def test_batches_of_too_few(data):
@@ -274,7 +284,7 @@ def test_batches_that_are_not_given(data, batch):
 
 def test_batches_that_were_not_fitted(data, toned):
     says = refused(UnknownBatchError, toned.transform, data.X[:2], batch=["B", "Z"])
-    assert says.startswith("Batch Z was not fitted; there are A, B, C.") and "unseen='passthrough'" in says
+    assert says.startswith("Batch Z was not fitted; the batches are A, B, C.") and "unseen='passthrough'" in says
     with pytest.raises(ValueError, match="Batch b was not"):
         toned.transform(data.X[:2], batch="b")
 
@@ -290,11 +300,11 @@ def test_batches_that_were_not_fitted_are_passed_on_if_that_is_wanted(data, tone
 def test_values_of_another_range(data, toned):
     unit = (data.X / 65535).astype(np.float32)
     says = refused(TypeError, toned.transform, unit, batch=data.batch)
-    assert "X holds float32 values between 0 and 1, and the equalizer was fitted on uint16" in says
+    assert "X holds float32 values between 0 and 1, but the equalizer was fitted to uint16" in says
     with pytest.raises(InputTypeError):
         toned.transform((data.X // 256).astype(np.uint8), batch=data.batch)
     floats = BatchEqualizer().fit(data.X.astype(np.float32), batch=data.batch)
-    assert "fitted on values up to" in refused(TypeError, floats.transform, unit, batch=data.batch)
+    assert "fitted to values up to" in refused(TypeError, floats.transform, unit, batch=data.batch)
 
 
 def test_sizes_that_a_field_cannot_have(data, evened):
@@ -304,8 +314,10 @@ def test_sizes_that_a_field_cannot_have(data, evened):
     equalizer, known = evened
     part = known.X[-2:, :, :40, :30]
     says = refused(ValueError, equalizer.transform, part, batch="B")
-    assert says.startswith(f"An image is 40x30, and the field was fitted to a camera of {SIZE}x{SIZE} pixels")
-    assert "leaves the camera" in refused(ValueError, equalizer.transform, part, batch="B", origin=[(0, 0), (30, 0)])
+    assert says.startswith(f"An image is 40x30, but the field was fitted to a camera of {SIZE}x{SIZE} pixels")
+    assert "does not fit on the camera" in refused(
+        ValueError, equalizer.transform, part, batch="B", origin=[(0, 0), (30, 0)]
+    )
     assert "origin has 1 places" in refused(ValueError, equalizer.transform, part, batch="B", origin=[(0, 0)])
 
 
@@ -314,21 +326,21 @@ def test_a_label_that_is_the_batch(data):
     says = refused(ConfoundedDesignError, BatchEqualizer().fit, data.X, batch=data.batch, label=label)
     assert "Every label lies in one batch only" in says
     lax = BatchEqualizer(allow_confounded=True).fit(data.X, batch=data.batch, label=label)
-    assert any("Every label lies in one batch only" in note for note in lax.notes_) and lax.cramers_v_ == pytest.approx(
-        1
-    )
+    assert any(
+        "Every label lies in one batch only" in note for note in lax.notes_
+    ) and lax.fitted_.cramers_v == pytest.approx(1)
     control = [True] * len(data.X)
-    assert BatchEqualizer().fit(data.X, batch=data.batch, label=label, control=control).on_controls_
+    assert BatchEqualizer().fit(data.X, batch=data.batch, label=label, control=control).fitted_.on_controls
     assert "label has 1 entries" in refused(ValueError, BatchEqualizer().fit, data.X, batch=data.batch, label=["x"])
 
 
 def test_a_target_that_there_is_not(data):
     says = refused(ValueError, BatchEqualizer(target="D").fit, data.X, batch=data.batch)
-    assert says == "There is no batch 'D' to be the target; there are A, B, C, and the words medoid and mean."
+    assert says == "The target 'D' is not a batch; give one of A, B, C, or 'medoid' or 'mean'."
     for word in ("medoid", "mean"):
         batch = [word if b == "A" else b for b in data.batch]
         says = refused(ValueError, BatchEqualizer(target=word).fit, data.X, batch=batch)
-        assert f"batch is called {word}" in says
+        assert f"batch is called '{word}'" in says
 
 
 @pytest.mark.parametrize(
@@ -408,14 +420,14 @@ def test_without_controls_there_is_a_warning(data):
         equalizer = BatchEqualizer().fit(data.X, batch=data.batch)
     assert len(equalizer.notes_) == 1
     named = BatchEqualizer().fit(data.X, batch=data.batch, control=np.ones(len(data.X)))
-    assert named.notes_ == [] and named.on_controls_
+    assert named.notes_ == [] and named.fitted_.on_controls
 
 
 def test_at_most_max_images_are_used(data):
     X = data.X.copy()
     equalizer = BatchEqualizer(target="A", min_images=4, max_images=4).fit(X, batch=data.batch, group=data.group)
     assert equalizer.n_images_ == dict.fromkeys("ABC", 4)
-    unused = [i for i in range(N) if f"source {i}" not in equalizer.groups_]
+    unused = [i for i in range(N) if f"source {i}" not in equalizer.fitted_.groups]
     assert len(unused) == 4
     for k in range(3):
         X[[k * N + i for i in unused]] = 0
@@ -489,7 +501,7 @@ def test_types_come_back(data, dtype):
     equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch, group=data.group)
     Z = equalizer.transform(X, batch=data.batch)
     mine, peak = of(data, "B"), float(np.ptp(equalizer.scale_))
-    assert Z.dtype == dtype == X.dtype and Z.shape == X.shape and equalizer.dtype_ == dtype
+    assert Z.dtype == dtype == X.dtype and Z.shape == X.shape and equalizer.fitted_.dtype == dtype
     assert psnr(Z[mine], truth[mine], peak) > psnr(X[mine], truth[mine], peak) + 10
     assert np.array_equal(Z[:N], X[:N])
 
@@ -661,9 +673,9 @@ def test_clipping_in_a_constructed_case(toned):
     before = np.zeros((1, 4, 4), np.uint8)
     after = np.zeros((1, 4, 4), np.float32)
     after[0, 0] = [-0.4, -0.6, 255.4, 255.6]
-    row = quality.note(before, after, np.array([[0.0, 255]]), toned.familiarity_, None)
+    row = quality.quality_of(before, after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
     assert row["clipped"] == 2 / 16 and row["flags"] == "empty, clipped, unknown batch"
-    row = quality.note(before.astype(np.float32), after, np.array([[0.0, 255]]), toned.familiarity_, None)
+    row = quality.quality_of(before.astype(np.float32), after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
     assert row["clipped"] == 0
 
 
@@ -727,7 +739,7 @@ def test_a_batch_with_a_number_for_a_name(data, toned):
 def test_a_batch_is_added_to_fields(evened):
     equalizer, data = evened
     grown = copy.deepcopy(equalizer).add_batch("B2", data.X[12:], group=[f"new {i}" for i in range(12)])
-    assert {"new 0", "source 0"} <= set(grown.groups_)
+    assert {"new 0", "source 0"} <= set(grown.fitted_.groups)
     one, other = (grown.transform(data.X[12:], batch=name) for name in ("B", "B2"))
     assert psnr(other, data.truth[12:]) > psnr(one, data.truth[12:]) - 3
     assert "An image is 30x64" in refused(InputError, grown.add_batch, "B3", data.X[12:, :, :30])
@@ -761,8 +773,8 @@ def test_the_global_random_state_is_left_alone(data):
 
 def test_a_network_that_does_nothing_is_noted(data):
     idle, busy = (fitted(data, model="local", training=TINY | {"lr": lr}) for lr in (1e-9, 0.1))
-    assert any("changes nothing" in note for note in idle.notes_)
-    assert not any("changes nothing" in note for note in busy.notes_)
+    assert any("changes the images by less than" in note for note in idle.notes_)
+    assert not any("changes the images by less than" in note for note in busy.notes_)
 
 
 def test_a_network_is_bounded_and_warned_of(data, toned, tmp_path):
@@ -800,10 +812,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     one, other = (eq.transform(data.X, batch=data.batch, return_quality=True) for eq in (equalizer, loaded))
     assert np.array_equal(one[0], other[0])
     pd.testing.assert_frame_equal(one[1], other[1])
-    fits = {name for name in vars(equalizer) if name.endswith("_")}
-    assert fits <= set(vars(loaded))
-    for name in ("batches_", "target_", "channels_", "dtype_", "groups_", "notes_", "sham_", "n_images_"):
-        assert getattr(loaded, name) == getattr(equalizer, name)
+    assert loaded.fitted_.learned() == equalizer.fitted_.learned()
     for name, array in equalizer.statistics_.to_arrays()[0].items():
         assert np.array_equal(getattr(loaded.statistics_, name), array)
     assert sorted(path.name for path in (tmp_path / "eq").iterdir()) == ["config.json", "weights.safetensors"]
@@ -885,7 +894,7 @@ def test_damaged_files(kept, damage):
 
 def test_files_of_a_newer_version(kept):
     rewritten(lambda config: config.update(format=99, environment={"img2img": "9.1"}))(kept)
-    assert "was written by img2img 9.1; this one cannot read it. Upgrade." in refused(
+    assert "was written by img2img 9.1, which is newer than this version; upgrade." in refused(
         ModelFileError, BatchEqualizer.load, kept
     )
 
@@ -1063,6 +1072,21 @@ def test_the_judgement_of_a_table(plates, from_table, without_probes):
     assert "were part of the fit" in says
 
 
+def test_a_manifest_goes_through_the_same_doors(plates, from_table, tmp_path):
+    manifest = Manifest.open(plates.table, group="Metadata_Source", where="Metadata_Use == 'fit'")
+    equalizer = BatchEqualizer(target="p1").fit(manifest)
+    assert same_state(equalizer, from_table) and equalizer.fitted_.groups == from_table.fitted_.groups
+    table = equalizer.transform(manifest, out_dir=tmp_path / "out")
+    assert table.status.eq("done").all() and len(table) == len(manifest)
+    for use, words in (
+        (lambda: equalizer.fit(manifest, batch=["p1"]), "names its own batch"),
+        (lambda: from_table.transform(manifest), "give out_dir="),
+        (lambda: from_table.transform(plates.data.X, batch="p1", out_dir=tmp_path), "is for a Manifest"),
+        (lambda: from_table.evaluate(plates.data.X, batch="p1", masks="Labels"), "X is not a Manifest"),
+    ):
+        assert words in refused(InputError, use)
+
+
 @pytest.mark.parametrize("probed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_judgement_knows_the_truth(request, toned, probed):
     if not probed:
@@ -1092,7 +1116,7 @@ def test_parameters_set_after_the_fit_are_for_the_next(data):
     equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
     before = equalizer.transform(data.X, batch=data.batch)
     equalizer.set_params(model="stargan")
-    assert np.array_equal(equalizer.transform(data.X, batch=data.batch), before) and equalizer.model_ == "tone"
+    assert np.array_equal(equalizer.transform(data.X, batch=data.batch), before) and equalizer.fitted_.model == "tone"
 
 
 def test_images_of_the_fit_are_known_without_groups(data):
@@ -1112,7 +1136,7 @@ def test_the_judgement_refuses_what_is_not_finite(data):
 def test_one_group_of_a_batch_is_noted(data):
     group = [f"well of {b}" for b in data.batch]
     equalizer = BatchEqualizer(target="A")
-    with pytest.warns(LabWarning, match=r"there is one group \(well, donor\)"):
+    with pytest.warns(LabWarning, match=r"Only one group \(well, donor\)"):
         equalizer.fit(data.X, batch=data.batch, group=group)
 
 

@@ -9,17 +9,20 @@ from scipy import ndimage
 
 from img2img.data.picture import as_type
 from img2img.errors import ConfigError, InputError, UnknownBatchError
-from img2img.lab import baselines, features, objects, probes, report, synthetic, verdict
-from img2img.lab.baselines import BASELINES, CHEATS, Statistics
-from img2img.lab.evaluation import FEATURES_ONLY, GATES, Evaluation, evaluate, gates_of
-from img2img.lab.measures import IDENTITY, measure
+from img2img.lab import synthetic
+from img2img.lab.judgement import baselines, features, objects, pictures, probes, report, verdict
+from img2img.lab.judgement.baselines import BASELINES, CHEATS, Statistics
+from img2img.lab.judgement.case import Case, measure
+from img2img.lab.judgement.gates import GATES, gates_of
+from img2img.lab.judgement.judge import FEATURES_ONLY, Evaluation, evaluate
+from img2img.lab.judgement.scores import IDENTITY
 
 SCALE = np.array([[400.0, 7000.0]])
 MINE = "my <model> & $x$"
 
 
 def scene(fields, size=96, seed=0):
-    """One crop of every field in every batch, half of them with brighter nuclei: keywords of `evaluate`."""
+    """One crop of every field in every batch, half of them with brighter nuclei: keywords of `Case`."""
     rng = np.random.default_rng(seed)
     columns = {name: [] for name in ("before", "batch", "group", "label", "masks", "truth")}
     for i in range(fields):
@@ -56,9 +59,7 @@ def judged():
     outputs[MINE] = [image if batch == "A" else image + np.uint16(3) for image, batch in moments]
     return evaluate(
         outputs,
-        **case,
-        reference="A",
-        scale=SCALE,
+        Case(**case, reference="A", scale=SCALE),
         judged=MINE,
         sham=0.004,
         notes=["about <this>"],
@@ -126,13 +127,12 @@ def test_verdict_says_what_is_better():
     better = row | {"phenotype_accuracy": 0.9, "shift_control": 0.15}
     words = verdict._comparison(better, row, "batch moments")
     assert words == (
-        "it beats “batch moments” in phenotype accuracy (0.90 against 0.80), "
-        "is worse in control shift (0.15 against 0.10)"
+        "it beats “batch moments” in phenotype accuracy (0.90 vs. 0.80), is worse in control shift (0.15 vs. 0.10)"
     )
     worse = row | {"shift_control": 0.15}
     assert verdict._comparison(worse, better, "batch moments") == (
-        "it does not beat “batch moments” in phenotype accuracy (0.80 against 0.90) "
-        "or control shift (0.15 against 0.15), so prefer that simpler method"
+        "it does not beat “batch moments” in phenotype accuracy (0.80 vs. 0.90) "
+        "or control shift (0.15 vs. 0.15), so prefer that simpler method"
     )
     assert "does not beat" in verdict._comparison(row | {"phenotype_accuracy": 0.84}, row, "batch moments")  # luck
 
@@ -160,22 +160,22 @@ def test_verdict_compares_with_doing_nothing_first():
     nothing = (0.9, 0.05, 0.3, 0.7)
     cases = {
         # seen on two real plates: the batch is not there, and the method makes one
-        "fail: Do not use it: “tone” is worse than doing nothing in batch predictability (0.93 against 0.38) and "
-        "control shift (0.23 against 0.17); without any correction the batch cannot be told either (0.38, by luck": (
+        "fail: Do not use it: “tone” is worse than doing nothing in batch predictability (0.93 vs. 0.38) and "
+        "control shift (0.23 vs. 0.17); the batch cannot be predicted without correction either (0.38, by chance": (
             by_hand(do_nothing=(0.38, 0.11, 0.17, None), tone=(0.93, 0.05, 0.23, None))
         ),
-        "fail: Do not use it: “tone” is worse than doing nothing in phenotype accuracy (0.60 against 0.70).": (
+        "fail: Do not use it: “tone” is worse than doing nothing in phenotype accuracy (0.60 vs. 0.70).": (
             by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.3, 0.6))
         ),
         "warn: Leave the images as they are: “tone” is no better than doing nothing in phenotype accuracy (0.71 "
-        "against 0.70), batch predictability (0.91 against 0.90) or control shift (0.30 against 0.30); there was": (
+        "vs. 0.70), batch predictability (0.91 vs. 0.90) or control shift (0.30 vs. 0.30); no simpler": (
             by_hand(do_nothing=nothing, tone=(0.91, 0.05, 0.3, 0.71))
         ),
-        "warn: Use “tone” for what it is better at alone: against doing nothing it is better in control shift (0.10 "
-        "against 0.30), but worse in phenotype accuracy (0.50 against 0.70); there was no simpler": (
+        "warn: Use “tone” only for what it improves: compared with doing nothing it is better in control shift (0.10 "
+        "vs. 0.30), but worse in phenotype accuracy (0.50 vs. 0.70); no simpler": (
             by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.1, 0.5))
         ),
-        "pass: “tone” passes every gate that could be measured; there was no simpler method that passes": (
+        "pass: “tone” passes every gate that could be measured; no simpler method passes, so there is none": (
             by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8))
         ),
         "pass: “tone” passes every gate that could be measured; it beats “batch moments” in batch predictability": (
@@ -189,13 +189,13 @@ def test_verdict_compares_with_doing_nothing_first():
             by_hand({"effect kept": True}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
                     per_image_z_score=(0.5, 0.05, 0.1, 0.8))
         ),
-        "pass: “tone” passes every gate that could be measured (effect kept not measured); there was no simpler": (
+        "pass: “tone” passes every gate that could be measured (effect kept not measured); no simpler": (
             by_hand({"effect kept": None}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
                     per_image_z_score=(0.5, 0.05, 0.1, 0.8))
         ),
         # a probe below chance tells nothing, so to be nearer to it is no loss
         "warn: Leave the images as they are: “tone” is no better than doing nothing in batch predictability (0.50 "
-        "against 0.30)": by_hand(do_nothing=(0.3, 0.05, None, None), tone=(0.5, 0.05, None, None)),
+        "vs. 0.30)": by_hand(do_nothing=(0.3, 0.05, None, None), tone=(0.5, 0.05, None, None)),
         "fail: “tone” fails dice: do not measure": by_hand({"dice": False}, do_nothing=nothing, tone=nothing),
     }  # fmt: skip
     for start, evaluation in cases.items():
@@ -229,7 +229,7 @@ def test_without_masks_the_input_is_the_measure():
     methods = {IDENTITY, "batch moments", "cheat: constant image", "cheat: random reference image"}
     outputs = {n: m(case["before"], case["batch"], statistics) for n, m in (BASELINES | CHEATS).items() if n in methods}
     case |= {"masks": None, "label": None, "truth": None}
-    evaluation = evaluate(outputs, **case, reference="A", scale=SCALE, judged="batch moments")
+    evaluation = evaluate(outputs, Case(**case, reference="A", scale=SCALE), judged="batch moments")
     passed = {name for name in outputs if evaluation.passed(name)}
     assert passed == {IDENTITY, "batch moments"}
     for cheat in CHEATS:
@@ -246,7 +246,7 @@ def test_without_masks_the_input_is_the_measure():
 def test_nothing_to_measure_is_not_a_pass():
     empty = [np.full((1, 40, 40), 7, np.uint16)] * 4
     evaluation = evaluate(
-        {IDENTITY: empty}, before=empty, batch=list("AABB"), reference="A", scale=SCALE, judged=IDENTITY
+        {IDENTITY: empty}, Case(empty, batch=list("AABB"), reference="A", scale=SCALE), judged=IDENTITY
     )
     assert set(evaluation.gates[IDENTITY].values()) == {None}
     assert not evaluation.passed(IDENTITY)
@@ -277,19 +277,21 @@ def test_an_effect_too_small_to_be_seen_is_not_a_pass():
     ],
 )
 def test_bounds_of_the_gates(gate, passing, failing):
-    assert GATES[gate].test(passing) and not GATES[gate].test(failing)
+    assert GATES[gate].passes(passing) and not GATES[gate].passes(failing)
 
 
 def test_confounded_is_stamped(judged):
     rng = np.random.default_rng(0)
     images = [rng.integers(400, 900, (1, 32, 32), dtype=np.uint16) for _ in range(12)]
-    case = {"before": images, "batch": list("AAAAAABBBBBB"), "reference": "A", "scale": SCALE, "judged": IDENTITY}
+    case = {"before": images, "batch": list("AAAAAABBBBBB"), "reference": "A", "scale": SCALE}
     label = list("xxxxxyyyyyyx")
-    evaluation = evaluate({IDENTITY: images}, label=label, **case)
+    evaluation = evaluate({IDENTITY: images}, Case(label=label, **case), judged=IDENTITY)
     assert evaluation.cramers_v > 0.3 and evaluation.confounded
-    assert evaluation.verdict.startswith("CONFOUNDED: batch and label go together")
+    assert evaluation.verdict.startswith("CONFOUNDED: batch and label are associated")
     assert "CONFOUNDED" in report.report(evaluation)
-    assert not evaluate({IDENTITY: images}, label=label, fitted_on_controls=True, **case).confounded
+    assert not evaluate(
+        {IDENTITY: images}, Case(label=label, **case), judged=IDENTITY, fitted_on_controls=True
+    ).confounded
     assert not judged.confounded and judged.cramers_v == 0
 
 
@@ -332,17 +334,17 @@ def test_text_and_frame(judged):
 
 def test_thumbnails_share_the_fitted_range():
     image = np.full((1, 400, 300), 3700, np.uint16)  # the middle of the range
-    shown = report.shown({"a": [image, image * 2]}, np.array(["x", "y"]), SCALE, 0)
+    shown = pictures.thumbnails({"a": [image, image * 2]}, np.array(["x", "y"]), SCALE, 0)
     assert [item.images["a"].shape for item in shown] == [(134, 100)] * 2
     assert [int(item.images["a"][0, 0]) for item in shown] == [128, 255]
 
 
 def test_histograms_are_shares():
     image = np.full((1, 10, 10), 3700, np.uint16)
-    (share,) = report.histograms([image], np.array(["x"]), SCALE)["x"]
-    centre = np.average(np.arange(report.BINS) + 0.5, weights=share) / report.BINS
+    (share,) = pictures.histograms([image], np.array(["x"]), SCALE)["x"]
+    centre = np.average(np.arange(pictures.BINS) + 0.5, weights=share) / pictures.BINS
     assert share.sum() == 1
-    assert report.LOWEST + centre * (report.HIGHEST - report.LOWEST) == pytest.approx(0.5, abs=0.01)
+    assert pictures.LOWEST + centre * (pictures.HIGHEST - pictures.LOWEST) == pytest.approx(0.5, abs=0.01)
 
 
 # ---- measures in closed form
@@ -506,7 +508,7 @@ def test_measures_of_a_made_up_batch():
     (a, labels), (b, _), (c, _) = plain(100), plain(166), plain(100, 1.2)
     case = {"batch": list("AABB"), "reference": "A", "scale": [[0, 1000]], "masks": [labels] * 4}
     before = [a, a, b, c]
-    row = measure(before, before, truth=[a] * 4, **case)
+    row = measure(Case(before, truth=[a] * 4, **case), before)
     assert row["w1_background"] == pytest.approx(0.066 / 2, rel=1e-5)  # half of B is 66 off
     assert row["w1_foreground"] == pytest.approx((0.066 + 0.2) / 2, rel=1e-5)
     assert row["shift_control"] == pytest.approx(np.log(1.1))
@@ -514,7 +516,7 @@ def test_measures_of_a_made_up_batch():
     assert row["psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-5)
     assert row["change"] == row["reference_change"] == row["px_shift"] == 0
     assert row["f1"] == 1 and row["dice"] > 0.85  # smoothing rounds the corners off
-    done = measure(before, [a, a, a, a], truth=[a] * 4, **case)
+    done = measure(Case(before, truth=[a] * 4, **case), [a, a, a, a])
     assert done["w1_background"] == done["w1_foreground"] == done["shift_control"] == 0
     assert done["change"] == pytest.approx((0.066 + 0.2 * 128 / 1600) / 2, rel=1e-5)
     assert done["psnr"] == 100 and done["ssim"] == pytest.approx(1)
@@ -524,16 +526,16 @@ def test_a_second_label_is_the_treatment_and_controls_come_first():
     images, labels = zip(*[plain(100, gain) for gain in (1, 1.5, 1, 1.5)], strict=True)
     case = {"batch": list("AABB"), "reference": "A", "scale": [[0, 1000]], "masks": labels}
     after = [images[0], images[1], images[0], images[0]]
-    assert measure(images, after, label=list("ctct"), **case)["retention"] == pytest.approx(1 / 1.5)
-    assert measure(images, after, control=[True, False] * 2, **case)["retention"] == pytest.approx(1 / 1.5)
-    assert measure(images, after, label=list("abcd"), **case)["retention"] is None
+    assert measure(Case(images, label=list("ctct"), **case), after)["retention"] == pytest.approx(1 / 1.5)
+    assert measure(Case(images, control=[True, False] * 2, **case), after)["retention"] == pytest.approx(1 / 1.5)
+    assert measure(Case(images, label=list("abcd"), **case), after)["retention"] is None
 
 
 def test_channels_and_sizes_may_differ():
     (a, labels), (b, _) = plain(100), plain(150)
     a, b = np.concatenate([a, a * 2]), np.concatenate([b, a * 2 + 400])
     before, masks = [a, a, b[:, :36], b], [labels, labels, labels[:36], labels]
-    row = measure(before, before, batch=list("AABB"), reference="A", scale=[[0, 1000], [0, 4000]], masks=masks)
+    row = measure(Case(before, batch=list("AABB"), reference="A", scale=[[0, 1000], [0, 4000]], masks=masks), before)
     assert row["w1_background"] == pytest.approx((0.05 + 0.1) / 2, rel=1e-5)
     assert row["shift_control"] == pytest.approx(0, abs=1e-6)  # the background is subtracted
     assert row["batch_linear"] is not None
@@ -549,7 +551,7 @@ def test_dark_objects_have_an_effect_too():
         "control": [True, False] * 2,
     }
     after = [images[0], images[1], images[0], images[0]]
-    assert measure(images, after, dark=True, **case)["retention"] == pytest.approx(1 / 1.5)
+    assert measure(Case(images, dark=True, **case), after)["retention"] == pytest.approx(1 / 1.5)
 
 
 # ---- probes
@@ -637,7 +639,7 @@ def test_phenotypes_need_labels_in_the_reference_and_images_elsewhere():
 def test_what_cannot_be_probed_is_noted():
     images = [plain(k)[0] for k in (1, 2, 3)]
     evaluation = evaluate(
-        {IDENTITY: images}, before=images, batch=list("AAB"), reference="A", scale=[[0, 1000]], judged=IDENTITY
+        {IDENTITY: images}, Case(images, batch=list("AAB"), reference="A", scale=[[0, 1000]]), judged=IDENTITY
     )
     assert evaluation.rows[IDENTITY]["batch_linear"] is None
     assert any("Fewer than 2 groups for batch B" in note for note in evaluation.notes)
@@ -828,12 +830,12 @@ def test_features_are_scored_per_batch():
 
 def test_mistakes_are_named():
     images = [plain(0)[0]] * 2
-    case = {"before": images, "batch": list("AB"), "reference": "A", "scale": [[0, 1]], "judged": IDENTITY}
+    case = {"before": images, "batch": list("AB"), "reference": "A", "scale": [[0, 1]]}
     with pytest.raises(ConfigError, match="no method 'nothing'"):
-        evaluate({IDENTITY: images}, **case | {"judged": "nothing"})
+        evaluate({IDENTITY: images}, Case(**case), judged="nothing")
     with pytest.raises(InputError, match="2 images, but 3 values of `label`"):
-        evaluate({IDENTITY: images}, **case, label=list("xyz"))
+        Case(**case, label=list("xyz"))
     with pytest.raises(InputError, match="reference batch 'Z'"):
-        evaluate({IDENTITY: images}, **case | {"reference": "Z"})
+        Case(**case | {"reference": "Z"})
     with pytest.raises(InputError, match="number or shape"):
-        evaluate({IDENTITY: images[:1]}, **case)
+        evaluate({IDENTITY: images[:1]}, Case(**case), judged=IDENTITY)

@@ -14,13 +14,13 @@ from PIL import Image
 
 from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError, DataError, Img2ImgError, InputError, InputTypeError, TrainingError
-from img2img.lab import destination, results
 from img2img.lab.checks import check_channels, check_dtype, check_finite
-from img2img.lab.destination import Destination
-from img2img.lab.expressions import select
-from img2img.lab.folders import read_table, table_of_folder, table_of_names
-from img2img.lab.results import transform
-from img2img.lab.tables import Manifest
+from img2img.lab.tables import destination, results
+from img2img.lab.tables.destination import Destination
+from img2img.lab.tables.expressions import select
+from img2img.lab.tables.folders import read_table, table_of_folder, table_of_names
+from img2img.lab.tables.manifest import Manifest
+from img2img.lab.tables.results import transform
 
 
 def pixels(*shape, dtype="uint16", seed=0):
@@ -109,7 +109,7 @@ def test_batch_control_and_group_from_columns_and_masks(plates):
     plain = Manifest.open(frame.drop(columns="Metadata_Well"), plates.parent, "day")
     assert len(set(plain.group)) == 4
     says = refused(ConfigError, Manifest.open, frame, plates.parent)
-    assert "neither Metadata_Batch nor Metadata_Plate; say which column holds the batches, of FileName_DNA" in says
+    assert "neither Metadata_Batch nor Metadata_Plate; name the column of the batches, one of FileName_DNA" in says
     assert "Did you mean 'Metadata_Well'" in refused(ConfigError, Manifest.open, frame, plates.parent, "Metadata_Wel")
     says = refused(InputError, Manifest.open, frame, plates.parent, "day", "Metadata_Treatment")
     assert says == "Metadata_Treatment[0] is 'DMSO'; give True or False for each image."
@@ -126,7 +126,7 @@ def test_a_folder_of_batches(tmp_path):
     assert Manifest.open(tmp_path).batch == ["a", "a", "b"]  # results are left out
     assert len(table_of_folder(tmp_path / "out")) == 3  # unless they are asked for
     write(tmp_path / "loose.tif")
-    assert "loose.tif lies in" in refused(DataError, table_of_folder, tmp_path)
+    assert "loose.tif lies directly in" in refused(DataError, table_of_folder, tmp_path)
 
 
 PHENIX = r"(?P<well>r\d+c\d+)f(?P<site>\d+)p\d+-ch(?P<channel>\d+)sk"
@@ -168,7 +168,7 @@ def test_names_that_do_not_fit(tmp_path):
     assert len(table_of_names(tmp_path, PHENIX)) == 2
     write(tmp_path / "r02c03f2p02-ch2sk1.tiff")
     says = refused(DataError, table_of_names, tmp_path, PHENIX)
-    assert "r02c03f2p01-ch2sk1.tiff and r02c03f2p02-ch2sk1.tiff are one channel of one image" in says
+    assert "r02c03f2p01-ch2sk1.tiff and r02c03f2p02-ch2sk1.tiff are the same channel of one image" in says
     for k in range(5):
         write(tmp_path / f"Overview{k}.tif")
     says = refused(DataError, table_of_names, tmp_path, PHENIX)
@@ -180,20 +180,20 @@ def test_names_that_do_not_fit(tmp_path):
 def test_a_folder_of_nothing_but_results(tmp_path):
     write(tmp_path / "out" / "a" / "x.tif")
     (tmp_path / "out" / "equalized.csv").write_text("")
-    assert "holds no image but the results" in refused(DataError, table_of_folder, tmp_path)
+    assert "only holds the results" in refused(DataError, table_of_folder, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is not a table with commas"),
-        ("FileName_DNA,Metadata_Batch\na.tif,1,2\n", "is not a table with commas"),
+        ("", "is not a comma-separated table"),
+        ("FileName_DNA,Metadata_Batch\na.tif,1,2\n", "is not a comma-separated table"),
         ("FileName_DNA,FileName_DNA,Metadata_Batch\na.tif,a.tif,1\n", "has two columns called FileName_DNA"),
         ("FileName_DNA,Metadata_Batch\n", "The table has no rows"),
         ("FileName_DNA,Metadata_Batch\na.tif,1\n,1\n", "missing from the table: FileName_DNA in row 1; fill"),
         ("FileName_DNA,Metadata_Batch\na.tif,\n", "Metadata_Batch[0] is missing"),
-        ("File_DNA,Metadata_Batch\na.tif,1\n", "these are File_DNA, Metadata_Batch"),
-        ("FileName_,Metadata_Batch\na.tif,1\n", "has a column FileName_<Channel>"),
+        ("File_DNA,Metadata_Batch\na.tif,1\n", "it has File_DNA, Metadata_Batch"),
+        ("FileName_,Metadata_Batch\na.tif,1\n", "needs a column FileName_<Channel>"),
     ],
 )
 def test_tables_that_are_none(tmp_path, text, says):
@@ -207,7 +207,7 @@ def test_other_things_that_are_no_tables(tmp_path):
     assert "No such file" in refused(DataError, Manifest.open, tmp_path / "none.csv")
     assert "not dict" in refused(ConfigError, Manifest.open, {})
     frame = pd.DataFrame({"FileName_DNA": ["a.tif"], "Metadata_Batch": [1]})
-    assert "There is no folder" in refused(DataError, Manifest.open, frame, tmp_path / "none")
+    assert "does not exist" in refused(DataError, Manifest.open, frame, tmp_path / "none")
 
 
 def test_texts_stay_texts(tmp_path):
@@ -297,12 +297,14 @@ def test_rows_that_are_not_alike(plates):
     write(root / "p2" / "B02_ER.tif", pixels(6, 8, 2))
     manifest = Manifest.open(plates)
     says = refused(DataError, manifest.read, 1)
-    assert "B02_ER.tif holds uint8 values, and" in says and "A01_DNA.tif holds uint16" in says
+    assert "B02_ER.tif holds uint8 values, but" in says and "A01_DNA.tif holds uint16" in says
     says = refused(DataError, manifest.read, 2)
-    assert "A01_ER.tif is 9x6, and" in says and "A01_DNA.tif is 8x6" in says
-    assert "B02_ER.tif has 2 channels, and" in refused(DataError, manifest.read, 3)
+    assert "A01_ER.tif is 9x6, but" in says and "A01_DNA.tif is 8x6" in says
+    assert "B02_ER.tif has 2 channels, but" in refused(DataError, manifest.read, 3)
     write(root / "p1" / "A01_DNA.tif", pixels(6, 8).astype("int32"))
-    assert "A01_DNA.tif holds int32 values; the types taken" in refused(InputTypeError, Manifest.open(plates).read, 0)
+    assert "A01_DNA.tif holds int32 values, but the supported types" in refused(
+        InputTypeError, Manifest.open(plates).read, 0
+    )
 
 
 # Some of the rows, and labels
@@ -317,8 +319,8 @@ def test_only_rows_that_a_comparison_takes(plates):
     order = Manifest.open(plates, where="Metadata_Well in ['B02', 'A01'] and not Metadata_Plate == '003'")
     assert order.group == Manifest.open(plates).group
     says = refused(ConfigError, Manifest.open, plates, where="Metadata_Plate == '2'")
-    assert says == "No row of the table is taken: \"Metadata_Plate == '2'\" is true of none; correct it."
-    assert "is not understood" in refused(ConfigError, Manifest.open, plates, where="Metadata_Plate")
+    assert says == "No row of the table is selected; \"Metadata_Plate == '2'\" is true for none of them."
+    assert "is not valid" in refused(ConfigError, Manifest.open, plates, where="Metadata_Plate")
     frame = pd.read_csv(plates, dtype=str)
     frame.loc[0, ["FileName_DNA", "Metadata_Plate"]] = None  # of a row that is not taken
     assert len(Manifest.open(frame, plates.parent, where="Metadata_Plate == '002'")) == 2
@@ -354,10 +356,10 @@ def test_label_images(plates, labelled):
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (pixels(6, 8, 3), "2.tif has 3 channels; a label image has one channel of whole numbers, 0 for background."),
+        (pixels(6, 8, 3), "2.tif has 3 channels; a label image has one channel of integers, 0 for background."),
         (pixels(6, 8, dtype="float32"), "2.tif holds float32 values; a label image has one channel"),
-        (pixels(6, 9), "2.tif is 9x6, and its image"),
-        (pixels(8, 6), "2.tif is 6x8, and its image"),
+        (pixels(6, 9), "2.tif is 9x6, but its image"),
+        (pixels(8, 6), "2.tif is 6x8, but its image"),
     ],
 )
 def test_label_images_that_do_not_fit(plates, labelled, array, says):
@@ -373,7 +375,7 @@ def test_label_images_that_are_missing(plates, labelled):
     assert "1.tif" in refused(DataError, manifest.masks("Labels").__getitem__, 1)
     labelled.loc[3, "Labels"] = None
     says = refused(DataError, Manifest.open(labelled, plates.parent).masks, "Labels")
-    assert says == "Labels names no label image in row 3; fill it in, or leave these rows out by where=."
+    assert says == "Labels names no label image in row 3; fill it in, or leave these rows out with where=."
 
 
 # Results
@@ -438,7 +440,7 @@ def test_no_row_can_be_read(plates, tmp_path):
     for path in plates.parent.rglob("*.tif"):
         path.unlink()
     manifest = Manifest.open(plates)
-    assert "None of the 4 rows can be read; the first:" in refused(DataError, lambda: manifest.channels)
+    assert "None of the 4 rows can be read; the first error:" in refused(DataError, lambda: manifest.channels)
     assert set(transform(manifest, brighter, tmp_path / "out").status) == {"failed"}
 
 
@@ -451,7 +453,7 @@ def test_a_function_that_refuses_an_image(plates, tmp_path):
     table = transform(Manifest.open(plates), function, tmp_path / "out")
     assert table.status.tolist() == ["done", "failed", "failed", "done"]
     assert table.error[1].endswith("B02_DNA.tif: Two\\nlines.") and table.error[2].count(".tif") == 1
-    assert "the result has the shape (1, 6, 8), and the image (2, 6, 8)" in table.error[2]
+    assert "the result has the shape (1, 6, 8), but the image (2, 6, 8)" in table.error[2]
 
 
 def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path):
@@ -468,7 +470,7 @@ def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path)
     assert table.clipped.tolist() == [1, 15, 23, 34] and table.flag.tolist() == ["ok"] * 4
     (out / "equalized.csv").unlink()
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert "no equalized.csv there lists it" in refused(ConfigError, transform, manifest, function, out)
+    assert "is listed in no equalized.csv there" in refused(ConfigError, transform, manifest, function, out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 9
     assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 13
@@ -500,7 +502,9 @@ def test_several_threads_keep_the_order(plates, tmp_path):
 
     table = transform(Manifest.open(plates), function, tmp_path / "out", n_jobs=2)
     assert table.clipped.tolist() == [0, 0.1, 0.2, 0.3]
-    assert "n_jobs is" in refused(ConfigError, transform, Manifest.open(plates), brighter, tmp_path / "out", n_jobs=0)
+    assert "n_jobs must be" in refused(
+        ConfigError, transform, Manifest.open(plates), brighter, tmp_path / "out", n_jobs=0
+    )
 
 
 def test_notes_are_saved_now_and_then(plates, tmp_path, monkeypatch):
@@ -588,15 +592,15 @@ def test_another_table_gets_another_folder(plates, tmp_path):
     frame, root = pd.read_csv(plates, dtype=str), plates.parent
     transform(Manifest.open(frame[:2], root), brighter, tmp_path / "out")
     says = refused(ConfigError, transform, Manifest.open(frame[2:], root), brighter, tmp_path / "out")
-    assert "lists results that are not of this table, such as p1/A01_DNA.tif" in says
+    assert "lists results of another table, such as p1/A01_DNA.tif" in says
     grown = transform(Manifest.open(frame, root), brighter, tmp_path / "out")
     assert grown.status.tolist() == ["kept", "kept", "done", "done"]
     frame.to_csv(tmp_path / "out" / "equalized.csv", index=False)
     says = refused(ConfigError, transform, Manifest.open(frame, root), brighter, tmp_path / "out")
-    assert "was not written by an earlier run" in says
+    assert "was not written by img2img" in says
     (tmp_path / "out" / "equalized.csv").write_text("")
     says = refused(DataError, transform, Manifest.open(frame, root), brighter, tmp_path / "out")
-    assert "of an earlier run, cannot be read; delete it" in says
+    assert "from an earlier run, cannot be read; delete it" in says
 
 
 @pytest.mark.parametrize("name", ["../outside.tif", "{root}/../outside.tif", "p1/../../outside.tif"])
@@ -616,7 +620,7 @@ def test_two_files_never_share_a_result(plates, tmp_path):
     frame = pd.read_csv(plates, dtype=str)
     frame.loc[3, "FileName_ER"] = "p2/../p1/A01_ER.tif"
     manifest = Manifest.open(frame, plates.parent)
-    assert "have one result" in refused(DataError, transform, manifest, brighter, tmp_path / "out")
+    assert "share the result" in refused(DataError, transform, manifest, brighter, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("suffix", "says"), [(".jpg", "is lossy"), (".webp", "is lossy"), (".xyz", "is not written")])
@@ -725,9 +729,7 @@ def test_expressions_that_are_refused_and_not_executed(expression, tmp_path, pla
     mark = tmp_path / "executed"
     expression = expression.replace("{mark}", str(mark))
     says = refused(ConfigError, select, FRAME, expression)
-    assert (
-        says.startswith("The expression ") and "is not understood; compare a column by ==" in says and len(says) < 400
-    )
+    assert says.startswith("The expression ") and "is not valid; compare a column by ==" in says and len(says) < 400
     refused(ConfigError, Manifest.open, plates, control=expression)
     assert not mark.exists()
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from img2img.errors import ConfoundedDesignError, InputError
-from img2img.lab import design, field, synthetic, tone
-from img2img.lab.baselines import Statistics
-from img2img.lab.correction import Correction
-from img2img.lab.effects import batch_levels, certain, freedom, widening
+from img2img.lab import design, synthetic
+from img2img.lab.curves import field, tone
+from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.effects import batch_levels, certain, freedom, widening
+from img2img.lab.curves.tone import Curve, measure
+from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.synthetic import Effect
-from img2img.lab.tone import Curve, measure
 
 SIZE, N = 96, 10
 
@@ -442,7 +443,7 @@ def test_which_images_are_learned_from():
     assert design.choose_images(batch, control, 8, 200) == list(range(16))
     says = refused(InputError, design.choose_images, batch, control, 9, 200)
     assert says.startswith("Batches with fewer than 9 controls: a (8), b (8).")
-    assert "There is one batch, a" in refused(InputError, design.choose_images, ["a"] * 9, None, 2, 9)
+    assert "There is only one batch, a" in refused(InputError, design.choose_images, ["a"] * 9, None, 2, 9)
 
 
 def test_images_that_cannot_be_learned_from():
@@ -454,11 +455,11 @@ def test_images_that_cannot_be_learned_from():
         design.inspect, [good, flat, bright, good], list("aaab"), [f"image {i}" for i in (4, 5, 6, 7)], 1
     )
     assert usable == [0, 2, 3] and notes == [
-        "1 image is constant, and left out of the fit: image 5 (a).",
+        "1 image is constant and left out of the fit: image 5 (a).",
         "1 image is saturated in more than 1 % of the pixels: image 6 (a).",
     ]
     says = refused(InputError, design.inspect, [good, flat, good], list("aab"), [0, 1, 2], 2, print)
-    assert says == "Fewer than 2 images that are not constant are left of a, b; give more."
+    assert says == "Fewer than 2 images of a, b are not constant; give more."
     says = refused(InputError, design.inspect, [good, bad], list("ab"), ["image 3", "image 9"], 1, print)
     assert says.startswith("image 9 (batch b) has NaN in channel 0, row 2, column 5")
 
@@ -518,7 +519,7 @@ def test_part_of_a_sequence_is_read_when_it_is_asked_for():
 
 def test_statistics_with_one_more_batch():
     old, new = levels_of(100, 200), np.random.default_rng(9).normal(300, 10, (3, 1, 32, 32)).astype(np.float32)
-    joined = design.with_batch(old, "z", list(new))
+    joined = old.with_batch("z", list(new))
     assert joined.names == ("b0", "b1", "z") and joined.reference == "b0"
     assert np.array_equal(joined.mean[:2], old.mean) and joined.mean[2, 0] == pytest.approx(300, abs=2)
     assert joined.quantiles.shape == (3, 1, 257) and joined.colour is None

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import over
 from torch import nn
 
 from img2img.errors import ConfigError
@@ -36,8 +37,8 @@ def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "norm", "parameters"),
+@over(
+    "name, norm, parameters",
     [
         ("resnet_9", "instance", 11378179),
         ("resnet_6", "instance", 7837699),
@@ -52,8 +53,8 @@ def test_generators_are_the_published_ones(name, norm, parameters):
         assert count(GENERATORS[name](3, 3, norm=norm)) == parameters
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "norm", "parameters"),
+@over(
+    "name, channels, norm, parameters",
     [
         ("patch_70", 3, "instance", 2764737),
         ("patch_70", 6, "batch", 2768705),
@@ -71,8 +72,8 @@ def test_default_discriminator_is_patch_70():
         assert count(PatchGAN(3)) == 2764737
 
 
-@pytest.mark.parametrize(
-    ("name", "field"),
+@over(
+    "name, field",
     [("pixel", 1), ("patch_16", 16), ("patch_34", 34), ("patch_70", 70), ("patch_142", 142), ("patch_286", 286)],
 )
 def test_receptive_field(name, field):
@@ -91,13 +92,13 @@ def test_every_discriminator_has_a_receptive_field_above():
     assert set(DISCRIMINATORS) == {"pixel", "patch_16", "patch_34", "patch_70", "patch_142", "patch_286"}
 
 
-@pytest.mark.parametrize(("size", "side"), [(256, 30), (128, 14)])
+@over("size, side", [(256, 30), (128, 14)])
 def test_logit_map_of_patch_70(size, side):
     with torch.device("meta"):
         assert PatchGAN(3)(torch.empty(2, 3, size, size)).shape == (2, 1, side, side)
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@over(name=DISCRIMINATORS)
 def test_discriminators(name):
     network = DISCRIMINATORS[name](5, width=2)
     size = getattr(network, "min_size", 6)
@@ -122,7 +123,7 @@ def smallest(network):
     return max(network.multiple, 8)  # a ResNet mirrors pixels at a quarter of the size
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@over(name=GENERATORS)
 def test_generators(name):
     network = build(name)
     size = smallest(network)
@@ -137,8 +138,7 @@ def test_generators(name):
             assert p.grad.abs().max() > 0, parameter
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize("name", ["resnet_3", "unet_16"])
+@over(norm=["instance", "batch", "none"], name=["resnet_3", "unet_16"])
 def test_generators_with_every_norm(name, norm):
     network = build(name, norm=norm)
     size = 16
@@ -148,8 +148,7 @@ def test_generators_with_every_norm(name, norm):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("factors", [(3, 1), (3, 5)])
-@pytest.mark.parametrize("name", ["resnet_3", "unet_16", "unet_32"])
+@over(factors=[(3, 1), (3, 5)], name=["resnet_3", "unet_16", "unet_32"])
 def test_odd_multiples(name, factors):
     network = build(name)
     unit = smallest(network) if factors[1] == 1 else network.multiple
@@ -157,21 +156,20 @@ def test_odd_multiples(name, factors):
     assert network(torch.randn(1, 2, *shape)).shape == (1, 5, *shape)
 
 
-@pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
+@over(padding=["reflect", "replicate", "zero"])
 def test_paddings_of_a_resnet(padding):
     network = build("resnet_3", padding=padding)
     assert network(torch.randn(1, 2, 12, 12)).shape == (1, 5, 12, 12)
 
 
-@pytest.mark.parametrize("name", ["resnet_3", "unet_16"])
+@over(name=["resnet_3", "unet_16"])
 def test_resize_upsampling(name):
     network = build(name, upsample="resize")
     assert not any(isinstance(m, nn.ConvTranspose2d) for m in network.modules())
     assert network(torch.randn(1, 2, 16, 32)).shape == (1, 5, 16, 32)
 
 
-@pytest.mark.parametrize("name", UPSAMPLINGS)
-@pytest.mark.parametrize("kernel", [3, 4])
+@over(name=UPSAMPLINGS, kernel=[3, 4])
 def test_upsampling_doubles(name, kernel):
     layer = UPSAMPLINGS[name](3, 2, kernel, True)
     assert layer(torch.randn(2, 3, 5, 7)).shape == (2, 2, 10, 14)
@@ -186,7 +184,7 @@ def test_dropout_of_a_unet_sits_in_the_three_layers_after_the_innermost():
     assert levels == [4, 5, 6]
 
 
-@pytest.mark.parametrize("name", ["resnet_3", "unet_64"])
+@over(name=["resnet_3", "unet_64"])
 def test_dropout_only_in_training(name):
     network = build(name, dropout=0.5)
     x = torch.randn(1, 2, 64, 64)
@@ -195,7 +193,7 @@ def test_dropout_only_in_training(name):
     assert torch.equal(network(x), network(x))
 
 
-@pytest.mark.parametrize("name", ["resnet_3", "unet_16"])
+@over(name=["resnet_3", "unet_16"])
 def test_a_batch_is_as_many_single_images_in_evaluation(name):
     network = build(name, norm="batch").eval()
     x = torch.randn(4, 2, 16, 16)
@@ -233,7 +231,7 @@ def test_dcgan_has_the_size_of_the_published_one():
         assert count(DCGANDiscriminator(3, 64)) == judged + 64 + 1
 
 
-@pytest.mark.parametrize(("size", "last"), [(16, 2), (32, 4), (64, 8), (128, 16), (256, 16)])
+@over("size, last", [(16, 2), (32, 4), (64, 8), (128, 16), (256, 16)])
 def test_widths_of_dcgan_double_up_to_the_papers(size, last):
     with torch.device("meta"):
         generator, discriminator = DCGANGenerator(7, 3, size, width=4), DCGANDiscriminator(3, size, width=4)
@@ -241,8 +239,7 @@ def test_widths_of_dcgan_double_up_to_the_papers(size, last):
     assert generator.layers[-2].in_channels == discriminator.layers[0].out_channels == 4
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("size", DCGAN_SIZES)
+@over(norm=["batch", "none"], size=DCGAN_SIZES)
 def test_dcgan_draws_its_size(size, norm):
     network = DCGANGenerator(5, 3, size, width=1, norm=norm)
     images = network(torch.randn(2, 5, 1, 1))
@@ -251,8 +248,7 @@ def test_dcgan_draws_its_size(size, norm):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
-@pytest.mark.parametrize("size", DCGAN_SIZES)
+@over(norm=["batch", "instance", "none"], size=DCGAN_SIZES)
 def test_dcgan_judges_its_size(size, norm):
     network = DCGANDiscriminator(3, size, width=1, norm=norm)
     logits = network(torch.randn(2, 3, size, size))
@@ -261,7 +257,7 @@ def test_dcgan_judges_its_size(size, norm):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("size", [0, 8, 20, 48, 512])
+@over(size=[0, 8, 20, 48, 512])
 def test_dcgan_refuses_other_sizes(size):
     for network in (lambda: DCGANGenerator(5, 3, size), lambda: DCGANDiscriminator(3, size)):
         with pytest.raises(ConfigError, match=rf"do not support --size {size}; use one of 16, 32, 64, 128, 256\.$"):
@@ -275,7 +271,7 @@ def test_dcgan_refuses_other_norms():
         DCGANDiscriminator(3, 16, norm="bach")
 
 
-@pytest.mark.parametrize(("channels", "size"), [(2, 1), (1, 5), (3, 16)])
+@over("channels, size", [(2, 1), (1, 5), (3, 16)])
 def test_mlp(channels, size):
     generator, discriminator = MLPGenerator(7, channels, size, width=6), MLPDiscriminator(channels, size, width=6)
     images = generator(torch.randn(4, 7, 1, 1))
@@ -306,9 +302,9 @@ def gradients(layer, x, *inputs):
     return out, torch.autograd.grad((out * torch.randn(out.shape, dtype=out.dtype)).sum(), [x, *layer.parameters()])
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (4, 1, 1), (3, 1, 1), (3, 2, 1), (1, 1, 0)])
+@over(
+    "kernel, stride, padding", [(4, 2, 1), (4, 1, 1), (3, 1, 1), (3, 2, 1), (1, 1, 0)], bias=[True, False], size=SIZES
+)
 def test_conv_equals_pytorch(kernel, stride, padding, size, bias):
     if min(size) + 2 * padding < kernel:
         size = tuple(max(n, kernel - 2 * padding) for n in size)
@@ -319,9 +315,7 @@ def test_conv_equals_pytorch(kernel, stride, padding, size, bias):
     torch.testing.assert_close(gradients(mine, x), gradients(theirs, x))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("kernel", "extra"), [(4, 0), (3, 1)])
+@over("kernel, extra", [(4, 0), (3, 1)], bias=[True, False], size=SIZES)
 def test_transposed_conv_equals_pytorch(kernel, extra, size, bias):
     options = dict(stride=2, padding=1, output_padding=extra, bias=bias)
     mine, theirs = (kind(3, 5, kernel, **options).double() for kind in (ConvTranspose2d, nn.ConvTranspose2d))
@@ -353,7 +347,7 @@ def test_batch_norm_equals_pytorch_in_training():
     torch.testing.assert_close(gradients(mine, x), gradients(theirs, x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 2), (7, 6)])
+@over(size=[(1, 1), (1, 2), (7, 6)])
 def test_batch_norm_evaluates_as_it_trains_at_batch_one(size):
     norm = batch_norm()
     x = torch.randn(1, 4, *size)
@@ -374,7 +368,7 @@ def running_batch_norm(channels=4):
     return norm
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 6)])
+@over(size=[(1, 1), (7, 6)])
 def test_running_batch_norm_equals_pytorch(size):
     mine, theirs = running_batch_norm(), nn.BatchNorm2d(4)
     theirs.load_state_dict(mine.state_dict(), strict=False)
@@ -398,7 +392,7 @@ def test_running_averages_approach_those_of_the_data():
     assert all((b <= a + 0.05).all() for a, b in zip(far, near, strict=True))
 
 
-@pytest.mark.parametrize("trained", [True, False])
+@over(trained=[True, False])
 def test_running_batch_norm_evaluates_every_image_by_itself(trained):
     norm, x = running_batch_norm(), 5 * torch.randn(3, 4, 7, 6) + 2
     if trained:
@@ -416,7 +410,7 @@ def test_running_batch_norm_keeps_differences_between_images():
     assert not torch.allclose(norm(dark), norm(bright))
 
 
-@pytest.mark.parametrize("padding", [1, 3])
+@over(padding=[1, 3])
 def test_reflect_pad_has_a_deterministic_twin(padding):
     layer, x = ReflectPad(padding), torch.randn(2, 3, 6, 5)
     expected = F.pad(x, (padding,) * 4, mode="reflect")
@@ -435,7 +429,7 @@ def test_reflect_pad_has_a_deterministic_twin(padding):
 # Mistakes.
 
 
-@pytest.mark.parametrize(("norm", "calls"), [("instance", 1), ("none", 1), ("batch", 2)])
+@over("norm, calls", [("instance", 1), ("none", 1), ("batch", 2)])
 def test_each_takes_one_pass_where_no_norm_mixes_images(norm, calls):
     torch.manual_seed(0)
     network, seen = GENERATORS["resnet_3"](3, 3, width=4, norm=norm).train(), []
@@ -455,7 +449,7 @@ def test_unknown_norm():
         norm_layer("instanse")
 
 
-@pytest.mark.parametrize("name", ["resnet_3", "unet_16"])
+@over(name=["resnet_3", "unet_16"])
 def test_unknown_upsampling(name):
     with pytest.raises(ConfigError, match=r"Unknown --upsample 'rezize'. Did you mean 'resize'\?"):
         build(name, upsample="rezize")
@@ -471,7 +465,7 @@ def test_a_unet_has_no_padding():
         build("unet_16", padding="reflect")
 
 
-@pytest.mark.parametrize(("layers", "smallest"), [(1, 6), (2, 12), (3, 24)])
+@over("layers, smallest", [(1, 6), (2, 12), (3, 24)])
 def test_discriminator_refuses_small_images(layers, smallest):
     network = PatchGAN(3, layers=layers, width=2)
     network(torch.zeros(1, 3, smallest, smallest))

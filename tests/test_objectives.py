@@ -4,6 +4,7 @@ from math import e, log, log1p
 
 import pytest
 import torch
+from helpers import over
 from torch import nn
 
 from img2img.core.objectives import OBJECTIVES, smoothed
@@ -74,20 +75,20 @@ def test_every_objective_has_its_closed_form_here():
     assert set(D) == set(D_WRONG) == set(G) == set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over(name=OBJECTIVES)
 def test_discriminator_closed_form(name):
     d = OBJECTIVES[name].d
     assert d(logits(REAL), logits(FAKE)).item() == pytest.approx(D[name], abs=1e-12)
     assert d(logits(FAKE), logits(REAL)).item() == pytest.approx(D_WRONG[name], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over(name=OBJECTIVES)
 def test_generator_closed_form(name):
     assert g_loss(name, logits(FAKE), logits(REAL)).item() == pytest.approx(G[name][0], abs=1e-12)
     assert g_loss(name, logits(REAL), logits(FAKE)).item() == pytest.approx(G[name][1], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ABSOLUTE)
+@over(name=ABSOLUTE)
 def test_mean_over_all_patches(name):
     objective = OBJECTIVES[name]
     real, fake = torch.randn(3, 1, 4, 5).double(), torch.randn(3, 1, 4, 5).double()
@@ -111,8 +112,7 @@ def test_relativistic_compares_each_with_the_mean_of_the_others():
     assert [name for name, o in OBJECTIVES.items() if o.relative] == ["relativistic"]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("sign", [1, -1])
+@over(name=OBJECTIVES, sign=[1, -1])
 def test_stable_at_large_logits(name, sign):
     size = sign * (30.0 if name in EXPONENTIAL else 1000.0)
     for loss_of in (lambda x: OBJECTIVES[name].d(x, -x), lambda x: g_loss(name, x, -x)):
@@ -140,7 +140,7 @@ def test_minimax_is_flat_where_the_discriminator_is_sure_and_nonsaturating_is_st
     assert -1e-8 < slope["minimax"] < 0
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over(name=OBJECTIVES)
 def test_direction(name):
     d = OBJECTIVES[name].d
     low, middle, high = logits(-0.5), logits(0.3), logits(0.9)
@@ -224,19 +224,18 @@ VALUES = {  # what D's value, the negative of its loss, reaches
 }
 
 
-@pytest.mark.parametrize(("p", "q"), DENSITIES)
-@pytest.mark.parametrize("name", VALUES)
+@over("p, q", DENSITIES, name=VALUES)
 def test_the_best_discriminator_measures_the_divergence(name, p, q):
     _, loss = best_of(name, p, q)
     assert -loss == pytest.approx(VALUES[name](*densities(p, q)), rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith("f_") and name != "f_gan"])
+@over(name=[name for name in VALUES if name.startswith("f_") and name != "f_gan"])
 def test_equal_distributions_have_no_divergence(name):
     assert best_of(name, P, P)[1] == pytest.approx(0, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", VALUES)
+@over(name=VALUES)
 def test_the_boundary_is_where_both_are_equally_likely(name):
     v, _ = best_of(name, P, Q)
     p, q = densities(P, Q)
@@ -251,7 +250,7 @@ def test_best_probability_is_that_of_the_formula():
     torch.testing.assert_close(torch.sigmoid(v), p / (p + q), rtol=1e-4, atol=0)  # Goodfellow et al. 2014, eq. 2
 
 
-@pytest.mark.parametrize(("p", "q"), DENSITIES)
+@over("p, q", DENSITIES)
 def test_lsgan_pearson_is_pearsons_chi_squared(p, q):
     """Mao et al. 2017, eq. 8: 2 C(G) = chi^2(p + q || 2 q), where C has their 1/2 and real images as well.
 
@@ -265,7 +264,7 @@ def test_lsgan_pearson_is_pearsons_chi_squared(p, q):
     assert loss == pytest.approx(2 - chi_squared, abs=1e-6)
 
 
-@pytest.mark.parametrize(("p", "q"), DENSITIES)
+@over("p, q", DENSITIES)
 def test_hinge_is_the_total_variation(p, q):
     """At each point D* is 1 or -1 (Lim and Ye 2017), so the loss is 2 sum min(p, q) = 2 - 2 TV."""
     v = torch.zeros(4, dtype=torch.float64, requires_grad=True)
@@ -280,7 +279,7 @@ def test_hinge_is_the_total_variation(p, q):
     assert torch.equal(v[dp != dq] > 0, dp[dp != dq] > dq[dp != dq])
 
 
-@pytest.mark.parametrize("r", [0.5, 3.0])
+@over(r=[0.5, 3.0])
 def test_wasserstein_is_the_distance_times_the_mass_moved(r):
     """Half of the mass lies elsewhere, at the distance r; f(x) = w x is 1-Lipschitz where |w| <= 1."""
     x, w = torch.tensor([0.0, r]), nn.Parameter(torch.tensor(0.1))
@@ -304,7 +303,7 @@ def test_relativistic_is_2_log_2_for_equal_distributions_and_less_for_others():
     assert very < slightly - 0.01 < equal - 0.01
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
+@over(share=[0.1, 0.3])
 def test_smoothed_labels_are_the_best_probability(share):
     """Salimans et al. 2016, section 3.4: D* = (1 - share) p / (p + q)."""
     objective = smoothed(OBJECTIVES["nonsaturating"], share)

@@ -21,8 +21,9 @@ from img2img.core.options import Adversarial
 from img2img.data.options import DataConfig
 from img2img.errors import ConfigError
 from img2img.evaluation.options import EvaluateOptions
-from img2img.lab import adversarial, options as lab_options
+from img2img.lab import options as lab_options
 from img2img.lab.equalizer import BatchEqualizer
+from img2img.lab.networks.models import NETWORKS
 from img2img.methods import CONFIGS, METHODS, PLACES
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.networks import layers
@@ -34,7 +35,7 @@ from img2img.translation import options as o
 
 GROUPS = {
     *(group for config in CONFIGS.values() for group in groups_of(config)),
-    *(method.Config for method in adversarial.ADVERSARIAL.values()),
+    *(network.method.Config for network in NETWORKS.values()),
     *(LoadOptions, TranslateOptions, FolderOptions, SampleLoadOptions, SampleOptions, EvaluateOptions),
 }
 ARGUMENTS = arguments_of(BatchEqualizer.__init__)
@@ -242,9 +243,9 @@ def test_a_config_of_a_mailed_run_is_held_to_the_same_limits(unpaired, quick, tm
 WITHOUT_EFFECT = {
     "cyclegan": ({"direction": "a2b"}, {"ab": "x"}, {"lambda_gp": 1}, {"penalty": "none", "lambda_gp": 1}),
     "pix2pix": ({"lambda_gp": 1},),
-    "gan": ({"norm": "none"}, {"d_norm": "none"}, {"image_size": 32}),
-    "dcgan": ({"metrics": "nonsense"}, {"select": "foo"}, {"patience": 3}, {"validate_every": 1}, {"depth": 7}),
-    "wgan": ({"beta1": 0.5}, {"beta2": 0.9}, {"lambda_gp": 1}, {"image_size": 64}),
+    "gan": ({"norm": "none"}, {"d_norm": "none"}),
+    "dcgan": ({"depth": 7},),
+    "wgan": ({"beta1": 0.5}, {"beta2": 0.9}, {"lambda_gp": 1}),
     "wgan_gp": ({"depth": 7}, {"network": "mlp", "norm": "none"}),
 }
 
@@ -255,6 +256,18 @@ def test_an_option_without_effect_is_refused(tmp_path):
         for options in cases:
             text = refused(ConfigError, img2img.train, method, out=tmp_path / "run", **options)
             if f"--{list(options)[-1].replace('_', '-')} has no effect" not in text:
+                wrong.append((method, options, text))
+    assert wrong == [] and not (tmp_path / "run").exists()
+
+
+def test_options_of_scores_without_held_out_images_are_refused(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    wrong = []
+    for method, data in (("cyclegan", {"a": images, "b": images}), ("dcgan", {"data": images})):
+        for options in ({"metrics": "kid"}, {"select": "kid"}, {"patience": 3}):
+            call = dict(out=tmp_path / "run", size=32, quiet=True, device="cpu") | data | options
+            text = refused(ConfigError, img2img.train, method, **call)
+            if f"--{next(iter(options))} is for scores on held-out images, and there are none" not in text:
                 wrong.append((method, options, text))
     assert wrong == [] and not (tmp_path / "run").exists()
 
@@ -289,7 +302,7 @@ def test_names_of_tables_are_those_of_the_tables():
     assert o.GENERATORS.names[1:] == tuple(img2img.networks.GENERATORS)
     assert CONFIGS["dcgan"]().network in options_in(CONFIGS["dcgan"])["network"].limit.names
     assert {name: METHODS[name].Config for name in PLACES} == CONFIGS
-    assert all(METHODS[name].layout == config.layout for name, config in CONFIGS.items())
+    assert all(METHODS[name].Config.needs == config.needs for name, config in CONFIGS.items())
 
 
 def test_a_name_that_was_added_to_a_table_is_taken(monkeypatch):
@@ -308,7 +321,7 @@ def test_the_keys_of_a_table_are_read_without_importing_it(monkeypatch):
 def test_the_outline_of_the_equalizer_is_the_equalizer():
     short = outline("img2img.lab.equalizer", "BatchEqualizer", {"o": lab_options})
     assert inspect.getdoc(short) == inspect.getdoc(BatchEqualizer)
-    for name in ("__init__", "fit", "fit_table", "transform_table", "evaluate", "evaluate_table"):
+    for name in ("__init__", "fit", "fit_table", "transform", "evaluate"):
         ours, real = getattr(short, name), getattr(BatchEqualizer, name)
         assert ours.__doc__ == real.__doc__
         pairs = zip(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import over
 from torch import nn
 
 from img2img.core.penalties import PENALTIES, clip_weights, dragan, gradient_penalty, one_sided_penalty, r1, r2, slopes
@@ -44,9 +45,7 @@ def test_every_penalty_has_its_closed_form_here():
     assert set(CLOSED) == set(SLOPES) == set(PENALTIES)
 
 
-@pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("name", PENALTIES)
+@over(norm=[0.25, 1.0, 3.0], shape=SHAPES.values(), name=PENALTIES)
 def test_penalty_of_a_linear_critic(name, shape, norm):
     critic = Linear(norm, shape)
     penalty = PENALTIES[name](critic, torch.randn(4, *shape), torch.randn(4, *shape))
@@ -82,8 +81,8 @@ def test_one_number_per_image_is_enough():
     assert gradient_penalty(lambda images: critic(images)[:, 0], x, -x).item() == pytest.approx(4.0, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("penalty", "expected"),
+@over(
+    "penalty, expected",
     [
         (gradient_penalty, ((2 - 1) ** 2 + (0 - 1) ** 2) / 2),
         (one_sided_penalty, (2 - 1) ** 2 / 2),
@@ -130,7 +129,7 @@ def test_dragan_looks_around_the_data():
     assert away.min() >= 0 and 0.3 * real.std() < away.max() <= 0.5 * real.std()
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@over(name=PENALTIES)
 def test_no_gradient_reaches_the_images(name):
     real, fake = (torch.randn(2, 3, 8, 8, requires_grad=True) for _ in range(2))
     PENALTIES[name](Linear(3.0), real, fake).backward()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import over
 
 import img2img
 from img2img.errors import ConfigError, ModelFileError
@@ -57,7 +58,7 @@ def test_dir_is_the_public_names():
     assert dir(img2img) == img2img.__all__ == sorted(img2img.__all__)
 
 
-@pytest.mark.parametrize("kind", USES)
+@over(kind=USES)
 def test_load_opens_every_kind(kind, folders):
     model = img2img.load(folders / kind, device="cpu")
     assert type(model) is USES[kind][0]
@@ -110,7 +111,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", USES)
+@over(kind=USES)
 def test_models_are_copied_and_pickled_in_every_way(kind, folders, tmp_path):
     model, use = img2img.load(folders / kind, device="cpu"), USES[kind][1]
     before = copy.deepcopy(model)  # never used
@@ -152,7 +153,7 @@ def test_a_pickle_needs_no_file_in_another_process(kind, use, argument, options,
     assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["translator", "sampler"])
+@over(kind=["translator", "sampler"])
 def test_a_model_whose_file_has_changed_is_not_pickled(kind, folders, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes((folders / kind / "model.safetensors").read_bytes())
@@ -165,7 +166,7 @@ def test_a_model_whose_file_has_changed_is_not_pickled(kind, folders, tmp_path):
     assert pickle.dumps(kept) and USES[kind][1](kept).size
 
 
-@pytest.mark.parametrize("kind", ["translator", "sampler"])
+@over(kind=["translator", "sampler"])
 def test_to_moves_a_model_or_leaves_it_alone(kind, folders):
     model, use = img2img.load(folders / kind, device="cpu", precision="fp32"), USES[kind][1]
     expected = use(model)

@@ -5,9 +5,11 @@ from math import e, log1p
 import pytest
 import torch
 from conftest import refused
+from helpers import over
 from torch import nn
 
 from img2img.core.diffaugment import TRANSFORMS, color, cutout, policy, translation
+from img2img.core.needs import Facts
 from img2img.core.objectives import OBJECTIVES
 from img2img.core.penalties import PENALTIES
 from img2img.core.referee import Adversarial, Referee, learning_rates, regularised
@@ -44,7 +46,7 @@ def referee(*, norm="none", weight=1.0, **options):
 # Losses and accuracies.
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over(name=OBJECTIVES)
 def test_judge_and_fool_are_the_objective(name):
     judging, d = referee(objective=name, penalty="none"), Mean()
     real, fake = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2, requires_grad=True)
@@ -92,7 +94,7 @@ def test_the_weight_is_of_the_objective_and_not_of_the_penalty():
     assert with_penalty.item() - half.item() == pytest.approx(8 * slope**2 / 2)
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
+@over(penalty=PENALTIES)
 def test_points_are_judged_as_images_are(penalty):
     d = nn.Linear(2, 1)
     loss, says = referee(penalty=penalty).judge(d, torch.randn(5, 2), torch.randn(5, 2))
@@ -103,20 +105,20 @@ def test_points_are_judged_as_images_are(penalty):
 # Names.
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@over(objective=OBJECTIVES)
 def test_an_automatic_penalty_is_that_of_the_objective(objective):
     expected = PENALTIES["gp"] if objective == "wasserstein" else None
     assert referee(objective=objective).penalty is expected
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
+@over(penalty=PENALTIES)
 def test_a_chosen_penalty_is_used(penalty):
     assert referee(penalty=penalty).penalty is PENALTIES[penalty]
     assert referee(objective="wasserstein", penalty="none").penalty is None
 
 
-@pytest.mark.parametrize(
-    ("options", "answer"),
+@over(
+    "options, answer",
     [
         ({"objective": "lsgaan"}, "Unknown --objective 'lsgaan'. Did you mean 'lsgan'?"),
         ({"objective": "vanilla"}, "Unknown --objective 'vanilla'."),
@@ -130,7 +132,7 @@ def test_unknown_names(options, answer):
     assert refused(ConfigError, referee, **options).startswith(answer)
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
+@over(penalty=PENALTIES)
 def test_a_penalty_refuses_batch_norm(penalty):
     text = refused(ConfigError, referee, penalty=penalty, norm="batch")
     assert f"--penalty {penalty} needs a gradient penalty per image" in text
@@ -147,7 +149,7 @@ def test_an_objective_that_needs_a_penalty_refuses_batch_norm():
 # Label smoothing.
 
 
-@pytest.mark.parametrize("objective", ["nonsaturating", "minimax"])
+@over(objective=["nonsaturating", "minimax"])
 def test_smoothed_labels(objective):
     real, fake, share = 2.0, -0.5, 0.1
     loss, says = referee(objective=objective, smooth=share).judge(Mean(), images(real), images(fake))
@@ -160,10 +162,7 @@ def test_smoothed_labels(objective):
     assert plain == smooth
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"smooth": 0.1, "objective": "hinge"}, {"smooth": 0.1, "objective": "f_gan"}],
-)
+@over(options=[{"smooth": 0.1, "objective": "hinge"}, {"smooth": 0.1, "objective": "f_gan"}])
 def test_smoothing_that_makes_no_labels_is_refused(options):
     text = refused(ConfigError, referee, **options)
     assert text == "--smooth is for objectives with labels: nonsaturating, minimax."
@@ -172,7 +171,7 @@ def test_smoothing_that_makes_no_labels_is_refused(options):
 # Noise on images.
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.9])
+@over(progress=[0.0, 0.5, 0.9])
 def test_noise_is_on_both_sides_and_falls(progress):
     judging, d = referee(instance_noise=0.4), Mean()
     judging.progress = progress
@@ -184,7 +183,7 @@ def test_noise_is_on_both_sides_and_falls(progress):
     assert not torch.equal(d.seen[0], d.seen[1])
 
 
-@pytest.mark.parametrize("options", [{"instance_noise": 0.4}, {}])
+@over(options=[{"instance_noise": 0.4}, {}])
 def test_noise_is_gone_at_the_end(options):
     judging, d, real, fake = referee(**options), Mean(), torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
     judging.progress = 1.0
@@ -198,8 +197,8 @@ def test_noise_is_also_on_points():
 
 
 def test_a_run_moves_the_progress():
-    config = METHODS["gan"].Config(image_size=1, width=2, d_width=2, latent=2, instance_noise=0.4)
-    method, progress = METHODS["gan"](config, {"image": 2}), []
+    config = METHODS["gan"].Config(width=2, d_width=2, latent=2, instance_noise=0.4)
+    method, progress = METHODS["gan"](config, Facts(1, {"image": 2})), []
     for step in range(1, 5):
         method.proceed(step, 4)
         progress.append(method.referee.progress)
@@ -214,10 +213,10 @@ def largest_singular_values(network):
     return [torch.linalg.matrix_norm(w, 2).item() for w in weights]
 
 
-@pytest.mark.parametrize("name", ["mlp", "dcgan"])
+@over(name=["mlp", "dcgan"])
 def test_spectral_norm_bounds_the_largest_singular_value(name):
-    config = METHODS["gan"].Config(network=name, image_size=16, width=4, d_width=4, latent=2, spectral=True)
-    d = METHODS["gan"](config, {"image": 1}).d
+    config = METHODS["gan"].Config(network=name, width=4, d_width=4, latent=2, spectral=True)
+    d = METHODS["gan"](config, Facts(16, {"image": 1})).d
     with torch.no_grad():
         for p in d.parameters():
             p.mul_(30)
@@ -239,11 +238,11 @@ def test_without_spectral_norm_nothing_changes():
 
 
 def test_two_time_scales():
-    config = METHODS["gan"].Config(image_size=1, width=2, d_width=2, latent=2, lr=1e-4)
+    config = METHODS["gan"].Config(width=2, d_width=2, latent=2, lr=1e-4)
     assert learning_rates(config) == (1e-4, 1e-4)
     for name in ("gan", "wgan"):
-        config = METHODS[name].Config(network="mlp", image_size=1, width=2, d_width=2, latent=2, lr=1e-4, d_lr=4e-4)
-        method = METHODS[name](config, {"image": 2})
+        config = METHODS[name].Config(network="mlp", width=2, d_width=2, latent=2, lr=1e-4, d_lr=4e-4)
+        method = METHODS[name](config, Facts(1, {"image": 2}))
         rates = {player: o.param_groups[0]["lr"] for player, o in method.optimizers.items()}
         assert rates == {"G": 1e-4, "D": 4e-4}
 
@@ -253,8 +252,7 @@ def test_two_time_scales():
 EVERY = "color,translation,cutout"
 
 
-@pytest.mark.parametrize("text", [*TRANSFORMS, EVERY, "cutout, color"])
-@pytest.mark.parametrize("shape", [(3, 1, 16, 16), (2, 3, 8, 12), (1, 5, 1, 1), (2, 2, 3, 3)])
+@over(text=[*TRANSFORMS, EVERY, "cutout, color"], shape=[(3, 1, 16, 16), (2, 3, 8, 12), (1, 5, 1, 1), (2, 2, 3, 3)])
 def test_transforms_keep_the_shape_and_pass_gradients(text, shape):
     judging = referee(diffaugment=text)
     x = torch.randn(shape, requires_grad=True)
@@ -271,7 +269,7 @@ def test_none_is_nothing():
     assert torch.equal(referee().seen(x), x)
 
 
-@pytest.mark.parametrize("text", [*TRANSFORMS, EVERY])
+@over(text=[*TRANSFORMS, EVERY])
 def test_real_and_generated_images_are_transformed_alike(text):
     judging, d = referee(diffaugment=text), Mean()
     x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8).repeat(3000, 1, 1, 1)

@@ -90,8 +90,8 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     ("data", "answer"),
     [
         (grey(1), "Domain data has one image to train on; a GAN needs at least two."),
-        ([grey()[0], np.zeros((4, 4), np.uint16)], "do not go together"),
-        ([np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint8)], "do not go together"),
+        ([grey()[0], np.zeros((4, 4), np.uint16)], "are of different kinds"),
+        ([np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint8)], "are of different kinds"),
         (grey()[0], "Array 0 of domain data is uint8 of shape (4,)"),
         (np.zeros((2, 4, 4), complex), "Array 0 of domain data is complex128"),
         (np.zeros((0, 4, 4), np.uint8), "There are no images of domain data."),
@@ -121,7 +121,10 @@ def test_a_folder_of_idx_files_names_the_one_to_give(tmp_path):
     for name in ("t10k-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"):
         idx(tmp_path / name, grey())
     text = refused(DataError, find, tmp_path)
-    assert f"holds no image but idx files; give one: --data {tmp_path / 'train-images-idx3-ubyte.gz'}." in text
+    assert (
+        f"contains no images except idx files; use one of them: --data {tmp_path / 'train-images-idx3-ubyte.gz'}."
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_a_folder_of_idx_files_names_the_one_to_give(tmp_path):
     [
         ("dihedral", grey(size=4), DataError, "Domain data has 5 images smaller than the 8 px crop"),
         ("strong", np.zeros((3, 8, 8), np.uint32), DataError, "which --augment strong cannot warp"),
-        ("flipp", grey(), ConfigError, "There is no --augment 'flipp'. Did you mean 'flip'?"),
+        ("flipp", grey(), ConfigError, "Unknown --augment 'flipp'. Did you mean 'flip'?"),
     ],
     ids=["small", "unwarpable", "unknown"],
 )
@@ -215,7 +218,7 @@ def test_classes_of_a_table(tmp_path):
     assert split.notes == (f"1 row of {table} is of images that are not used.",)
     inside = table.rename(tmp_path / "data" / "labels.csv")
     (tmp_path / "data" / "other.csv").touch()
-    assert find_labelled(tmp_path / "data", inside).notes[0] == "1 file was passed over: 1 .csv."
+    assert find_labelled(tmp_path / "data", inside).notes[0] == "1 file was skipped: 1 .csv."
 
 
 TABLES = {

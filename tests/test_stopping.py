@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
+from helpers import over
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -392,9 +393,7 @@ def test_only_errors_of_writing_are_called_so(uncached, tmp_path, monkeypatch):
 # Shared memory.
 
 
-@pytest.mark.parametrize(
-    ("free", "expected"), [(None, (4, 8)), (1000, (4, 8)), (250, (4, 5)), (100, (4, 1)), (60, (3, 1)), (20, (0, 1))]
-)
+@over("free, expected", [(None, (4, 8)), (1000, (4, 8)), (250, (4, 5)), (100, (4, 1)), (60, (3, 1)), (20, (0, 1))])
 def test_workers_have_room_for_their_batches(free, expected, monkeypatch):
     monkeypatch.setattr(workers, "free_shared_memory", lambda: free)
     assert workers.fitting(4, 8, 10) == expected

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import img2img
+from img2img.core.needs import Facts
 from img2img.errors import ConfigError, Interrupted, ModelFileError, TrainingError
 from img2img.methods import METHODS
 from img2img.model.file import as_os_error, load_resume, read_card
@@ -301,11 +302,11 @@ import torch
 import img2img
 from img2img.core.method import Method
 
-def add_player(self, name, *networks, lr, beta1):
+def player(self, name, *networks, lr, optimizer):
     parameters = [p for network in networks for p in network.parameters()]
     self.optimizers[name] = torch.optim.SGD(parameters, lr=2.5 * lr)
 
-Method.add_player = add_player
+Method.player = player
 name, out, config = sys.argv[1:]
 img2img.train(name, out=out, **json.loads(config))
 """
@@ -338,7 +339,7 @@ def test_two_processes_equal_one(name, options, tmp_path):
     assert len(states[0]["ranks"]) == 1 and len(states[1]["ranks"]) == 2
     torch.manual_seed(0)
     fields = {k: v for k, v in options[name].items() if k in METHODS[name].Config.__dataclass_fields__} | SPREAD[name]
-    start = METHODS[name](METHODS[name].Config(**fields), {"a": 3, "b": 3}).state_dict()
+    start = METHODS[name](METHODS[name].Config(**fields), Facts(32, {"a": 3, "b": 3})).state_dict()
     for parameter, x in one.items():
         if isinstance(x, torch.Tensor) and not parameter.endswith("_extra_state"):
             torch.testing.assert_close(two[parameter], x, atol=2e-6, rtol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}")

@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
+from helpers import over
 
 import img2img
 from img2img import api
@@ -98,7 +99,7 @@ def test_calls_with_the_same_options_say_so():
 CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
 
 
-@pytest.mark.parametrize("call", [*CALLS, img2img.rank], ids=lambda call: call.__name__)
+@over(call=[*CALLS, img2img.rank])
 def test_help_shows_every_option_with_its_meaning(call):
     text = inspect.getdoc(call).partition("\nOptions:\n")[2]
     assert "Annotated" not in text and max(map(len, text.splitlines())) <= 100

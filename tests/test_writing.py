@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import refused, write_images
+from helpers import over
 
 from img2img.data.images import Picture, read_image, write_image
 from img2img.errors import ConfigError
@@ -33,7 +34,7 @@ def test_files_have_the_mode_that_the_umask_leaves_also_from_many_threads(tmp_pa
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("[0-7]")} == {0o750}
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@over(durable=[False, True])
 def test_a_target_that_is_a_folder_leaves_nothing_behind(durable, tmp_path):
     (tmp_path / "a.png" / "x").mkdir(parents=True)
     with pytest.raises(OSError), atomic(tmp_path / "a.png", durable) as temporary:

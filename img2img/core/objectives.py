@@ -108,7 +108,7 @@ OBJECTIVES = {
 
 
 def smoothed(objective: Objective, share: float) -> Objective:
-    """One-sided label smoothing (Salimans et al. 2016, section 3.4): D aims at P(real) = 1 - `share` for real images.
+    """Smooth labels on one side (Salimans et al. 2016, section 3.4): D aims at P(real) = 1 - `share` for real images.
 
     -(1 - share) log D - share log(1 - D) = softplus(-x) + share x
     """

@@ -28,7 +28,7 @@ from img2img.data.images import Array, find_images
 from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig
 from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError, choose, counted
+from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted
 
 Notes = tuple[str, ...]
 WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
@@ -218,9 +218,11 @@ def _scan(folder: Path) -> Scanned:
         return scan(folder)
     except DataError as error:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
-        if not found or "holds no image" not in str(error):
+        if not found or not isinstance(error, NoImagesError):
             raise
-        raise DataError(f"{quote(folder)} holds no image but idx files; give one: --data {quote(found[0])}.") from error
+        raise DataError(
+            f"{quote(folder)} contains no images except idx files; use one of them: --data {quote(found[0])}."
+        ) from error
 
 
 def _read_images(path: Path) -> Array:

@@ -43,7 +43,7 @@ from img2img.data.picture import (
     quote,
     unmerge,
 )
-from img2img.errors import ConfigError, DataError, choose, counted
+from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted
 from img2img.runtime.files import (
     atomic as atomic,
     holds_keys as holds_keys,
@@ -155,7 +155,8 @@ def find_images(folder: Path) -> FoundImages:
     Everything else with the suffix of an image is listed, broken links included: reading one reports what is wrong.
 
     Raises:
-        DataError: if the folder is missing, cannot be listed, or holds no image.
+        DataError: if the folder is missing or cannot be listed.
+        NoImagesError: if it contains no images.
     """
     if not folder.is_dir():
         raise DataError(
@@ -200,7 +201,7 @@ def find_images(folder: Path) -> FoundImages:
         raise DataError(f"{quote(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
         beside = "".join(f" {sentence}" for sentence in skipped_note(found.passed))
-        raise DataError(
+        raise NoImagesError(
             f"{quote(folder)} contains no images. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}"
         )
     return found

@@ -87,7 +87,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def cached(self) -> bool:
-        """Whether all decoded images are in memory."""
+        """Tell whether all decoded images are in memory."""
         return all(store.memory is not None for store in self.stores.values())
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:

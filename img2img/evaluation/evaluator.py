@@ -214,7 +214,7 @@ class Evaluator:
 
     @cached_property
     def structure_by_chance(self) -> float | None:
-        """`structure` of inputs and unrelated images of the target side, as of a model that ignores its input.
+        """Return the `structure` of inputs and unrelated images of the target side, that of a model that ignores its input.
 
         None if it is not measured, or no two images have the same shape.
         """

@@ -93,7 +93,7 @@ def export_model(
     use = load_use(path, card, direction)
     if label is not None:
         use = Use(of_images(use, card.classes, label), use.inputs[:1], use.output)
-    network, metadata = use.network, describe(card, direction, use)
+    network, metadata = use.network, describe(card, direction, use, label)
     inputs = list(examples(use, card.channels))
     with new_file(out, overwrite, path) as temporary, warnings.catch_warnings():
         # TorchScript still works, and is the one format that C++ programs load without another library
@@ -133,8 +133,8 @@ def _format_of(out: Path) -> str:
     raise ConfigError(f"The name {out} does not tell the format. Use a name that ends in {suffixes}, or --format.")
 
 
-def describe(card: ModelCard, direction: str, use: Use) -> dict[str, str]:
-    """Return what a program must know to use one direction: kept inside the exported file.
+def describe(card: ModelCard, direction: str, use: Use, label: str | None = None) -> dict[str, str]:
+    """Return what a program must know to use one direction, towards one class; kept inside the exported file.
 
     A file whose only input is an image says no more of its inputs than in_channels and scale_in.
     """
@@ -142,7 +142,7 @@ def describe(card: ModelCard, direction: str, use: Use) -> dict[str, str]:
     facts |= {
         name: x for name, x in asdict(card.directions[direction]).items() if name not in ("labelled", "takes_images")
     }
-    facts |= {"img2img": environment()["img2img"], "source": card.source}
+    facts |= {"img2img": environment()["img2img"], "source": card.source} | ({"label": label} if label else {})
     if [type(x) for x in use.inputs] != [Image]:
         facts["inputs"] = input_names(use.inputs)
         facts |= dict([("noise", x.kind) for x in use.inputs if isinstance(x, Noise)])

@@ -1,12 +1,12 @@
-"""What callers hand in, as images (C, H, W), and back in the same kind and order.
+"""Arrays of the caller as images (C, H, W), and results back in the caller's kind and order.
 
 **Axes are declared**, never guessed: one letter for each axis, N images, C channels, Y rows, X columns; without C the
-images have one channel. The names of an xarray's dims take the place of the declaration.
+images have one channel. The dims of an xarray replace the declaration.
 
-**Types.** uint8, uint16, float32, and float64, which counts as the same kind as float32. Other types are refused, for
-their numbers would have to be scaled or cut.
+**Types.** uint8, uint16, float32, and float64, which is treated like float32. Other types are refused, because their
+values would have to be scaled or clipped.
 
-A dask array is read as it is asked for, and `Stack.map` gives a dask array that has not been computed.
+A dask array is read lazily, and `Stack.map` gives a dask array that has not been computed yet.
 """
 
 import importlib
@@ -27,13 +27,13 @@ Function = Callable[[int, Array], Array]
 
 @dataclass(frozen=True)
 class Stack(Sequence[Array]):
-    """Images (C, H, W), whatever they were handed in as: `stack[i]`, `len(stack)`, iteration.
+    """A sequence of images (C, H, W), whatever kind of array the caller gave.
 
     Attributes:
-        parts: arrays (n, C, H, W), of numpy or dask: the one array handed in, or one with n = 1 for each of a list.
-        names: of the channels, where they are known.
-        what: the caller's name for it, for errors.
-        back: makes of parts the kind that was handed in.
+        parts: arrays (n, C, H, W), of numpy or dask: the array that was given, or one with n = 1 for each of a list.
+        names: names of the channels, if they are known.
+        what: the caller's name for the images, for errors.
+        back: converts parts back to the kind that was given.
     """
 
     parts: tuple[Any, ...]
@@ -45,18 +45,18 @@ class Stack(Sequence[Array]):
         return sum(map(len, self.parts))
 
     def __getitem__(self, index: Any) -> Any:
-        """Image `index`, a view where that is possible; a dask array computes what it needs of this one."""
+        """Return image `index`, as a view if possible; a dask array computes only what this image needs."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.what} has {len(self)} images, and no image {index}.")
+            raise IndexError(f"{self.what} has {len(self)} images, so there is no image {index}.")
         part, i = divmod(index % len(self), len(self.parts[0]))
         return _native(self.parts[part][i])
 
     def __iter__(self) -> Iterator[Array]:
-        """The images in their order; of a dask array one chunk after the other is computed, each once."""
+        """Iterate over the images in order; a dask array is computed chunk by chunk, each chunk once."""
         for part in self.parts:
-            if _is(part, "dask.array", "Array"):
+            if is_instance(part, "dask.array", "Array"):
                 for i in range(part.numblocks[0]):
                     yield from _native(part.blocks[i])
             else:
@@ -68,38 +68,40 @@ class Stack(Sequence[Array]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the images, in the machine's byte order."""
+        """The type of the images, in native byte order."""
         dtype: np.dtype[Any] = np.dtype(self.parts[0].dtype).newbyteorder("=")
         return dtype
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each image."""
+        """The height and width of each image."""
         return [(int(part.shape[2]), int(part.shape[3])) for part in self.parts for _ in range(len(part))]
 
     def called(self, i: int) -> str:
-        """What errors call image `i`."""
+        """Return what errors call image `i`."""
         return f"Image {i} of {self.what}"
 
     @property
     def lazy(self) -> bool:
-        """Whether it is computed when it is asked for."""
-        return any(_is(part, "dask.array", "Array") for part in self.parts)
+        """Tell whether the images are computed only on demand."""
+        return any(is_instance(part, "dask.array", "Array") for part in self.parts)
 
     def pack(self, results: Sequence[Array]) -> Any:
-        """One result (C, H, W) for each image, as the kind and in the axes that were handed in; the dtype is theirs."""
+        """Convert one result (C, H, W) for each image to the kind and axes that were given, with the results' dtype."""
         if len(results) != len(self):
-            raise InputError(f"{self.what} has {len(self)} images, and there are {len(results)} results; give as many.")
+            raise InputError(
+                f"{self.what} has {len(self)} images, but there are {len(results)} results; give one for each image."
+            )
         if len(self.parts) == 1:
             return self.back([np.stack(list(results))])
         return self.back([result[None] for result in results])
 
     def map(self, function: Function, dtype: Any) -> Any:
-        """`function(i, image)` of each image, as the kind that was handed in; of a dask array when it is computed.
+        """Apply `function(i, image)` to each image; return the kind that was given. A dask array stays lazy.
 
         Args:
-            function: from the number of an image, and the image (C, H, W), to one of the same shape.
-            dtype: of its results.
+            function: called with the number of an image and the image (C, H, W); returns one of the same shape.
+            dtype: the type of its results.
         """
         if not self.lazy:
             return self.pack([function(i, image) for i, image in enumerate(self)])
@@ -116,23 +118,23 @@ def _mapped(part: Any, function: Function, start: int, dtype: Any) -> Any:
         return function(start + block_id[0], _native(block[0]))[None]
 
     chunks = dask.asarray(part).rechunk({0: 1, 1: -1, 2: -1, 3: -1})
-    name = f"map-{uuid.uuid4().hex}"  # or dask would hash all that the function holds
+    name = f"map-{uuid.uuid4().hex}"  # otherwise dask would hash everything the function refers to
     return chunks.map_blocks(one, dtype=dtype, meta=np.empty((0, 0, 0, 0), dtype), name=name)
 
 
 def unpack(X: Any, axes: str = ORDER, channels: Sequence[str] | None = None, what: str = "X") -> Stack:
-    """Takes what the caller handed in apart into images (C, H, W).
+    """Return the caller's arrays as a sequence of images (C, H, W).
 
     Args:
         X: an array with the axes `axes`, of numpy, torch or dask; an xarray.DataArray with the dims N, C, Y, X in any
             order and case; or a list or tuple of arrays without the axis N, whose sizes may differ.
         axes: N, Y, X, and C if there is more than one channel, in the order of the array's axes.
-        channels: their names; by default the strings of an xarray's coordinate C.
+        channels: names of the channels; by default the strings of an xarray's coordinate C.
         what: the caller's name for X, for errors.
 
     Raises:
-        InputError: if the axes, shapes or channels do not go together, or there is no image.
-        InputTypeError: if it is none of these kinds or types.
+        InputError: if axes, shapes or channels do not match, or there is no image.
+        InputTypeError: if X is of another kind, or holds values of another type.
     """
     check_letters(axes)
     if isinstance(X, list | tuple):
@@ -159,27 +161,27 @@ def unpack(X: Any, axes: str = ORDER, channels: Sequence[str] | None = None, wha
     return stack
 
 
-Opened = tuple[Any, list[str] | None, Callable[[Any], Any]]
+Unpacked = tuple[Any, list[str] | None, Callable[[Any], Any]]
 
 
-def _open(X: Any, axes: str, what: str) -> Opened:
-    """One array as (n, C, H, W), the names of its channels, and what makes of such an array the kind it was."""
-    if _is(X, "xarray", "DataArray"):
+def _open(X: Any, axes: str, what: str) -> Unpacked:
+    """Return one array as (n, C, H, W), the names of its channels, and a function that converts such an array back."""
+    if is_instance(X, "xarray", "DataArray"):
         letters = _dims(X, axes, what)
         part, _, inner = _open(X.data, letters, what)
         return part, _coordinate(X), lambda result: X.copy(data=inner(result))
-    if _is(X, "torch", "Tensor"):
+    if is_instance(X, "torch", "Tensor"):
         check_type(str(X.dtype).removeprefix("torch."), what)
         device = X.device
         part, _, inner = _open(X.detach().cpu().numpy(), axes, what)
         return part, None, lambda result: _tensor(inner(result), device)
     if isinstance(X, np.ma.MaskedArray):
-        raise InputTypeError(f"{what} is a masked array, whose mask would be lost; fill it: {what}.filled(value).")
-    if not isinstance(X, np.ndarray) and not _is(X, "dask.array", "Array"):
+        raise InputTypeError(f"{what} is a masked array, whose mask would be lost; use {what}.filled(value).")
+    if not isinstance(X, np.ndarray) and not is_instance(X, "dask.array", "Array"):
         hint = f"dask.array.from_array({what})" if hasattr(X, "shape") else f"numpy.asarray({what})"
         raise InputTypeError(
             f"{what} is a {type(X).__name__}; give an array, a list of arrays, a torch tensor, an xarray.DataArray or "
-            f"a dask array, for instance {hint}."
+            f"a dask array, e.g. {hint}."
         )
     check_type(np.dtype(X.dtype).name, what)
     check_shape(X.shape, axes, what)
@@ -190,14 +192,14 @@ def _open(X: Any, axes: str, what: str) -> Opened:
 
     def back(result: Any) -> Any:
         if "C" not in axes and result.shape[1] != 1:
-            raise InputError(f"{what} has no axis C, and a result has {result.shape[1]} channels; give one channel.")
+            raise InputError(f"{what} has no axis C, but a result has {result.shape[1]} channels; give one channel.")
         return result[tuple(slice(None) if letter in axes else 0 for letter in ORDER)].transpose(inverse)
 
     return part, None, back
 
 
-def _is(X: Any, module: str, name: str) -> bool:
-    """Whether X is of a class of a library that may not be there, without importing it."""
+def is_instance(X: Any, module: str, name: str) -> bool:
+    """Return whether X is an instance of a class, without importing its module."""
     found = sys.modules.get(module)
     return found is not None and hasattr(found, name) and isinstance(X, getattr(found, name))
 
@@ -214,19 +216,19 @@ def _tensor(array: Array, device: Any) -> Any:
 
 
 def _dims(X: Any, axes: str, what: str) -> str:
-    """The letters of an xarray's dims."""
+    """Return the letters of an xarray's dims."""
     wanted = "NCYX" if "N" in axes else "CYX"
     letters = [str(dim).upper() for dim in X.dims]
     if sorted(letters) not in (sorted(wanted), sorted(wanted.replace("C", ""))):
         raise InputError(
             f"{what} has the dims {', '.join(map(str, X.dims))}; name them {', '.join(wanted)}, "
-            f"for instance {what}.rename({X.dims[0] if X.dims else 'old'}='{wanted[0]}')."
+            f"e.g. {what}.rename({X.dims[0] if X.dims else 'old'}='{wanted[0]}')."
         )
     return "".join(letters)
 
 
 def _coordinate(X: Any) -> list[str] | None:
-    """The strings that an xarray has for its channels."""
+    """Return an xarray's names of its channels, if they are strings."""
     for dim in X.dims:
         if str(dim).upper() == "C" and dim in X.coords:
             names = X.coords[dim].values.tolist()
@@ -240,7 +242,7 @@ def _names(given: Sequence[str] | None, found: list[str] | None, what: str) -> l
     names = [given] if isinstance(given, str) else [str(name) for name in given]
     if found is not None and found != names:
         raise InputError(
-            f"{what} has the coordinate C of {', '.join(found)}, and channels= says {', '.join(names)}; "
+            f"{what} has the coordinate C of {', '.join(found)}, but channels= is {', '.join(names)}; "
             "leave channels= out, or correct it."
         )
     return names
@@ -251,13 +253,13 @@ def _check_alike(stack: Stack, names: list[list[str] | None]) -> None:
     for i, part in enumerate(stack.parts):
         if part.shape[1] != first.shape[1]:
             raise InputError(
-                f"{stack.called(i)} has {part.shape[1]} channels, and image 0 has {first.shape[1]}; "
+                f"{stack.called(i)} has {part.shape[1]} channels, but image 0 has {first.shape[1]}; "
                 "give every image the same channels in the same order."
             )
         if np.dtype(part.dtype).name != np.dtype(first.dtype).name:
             raise InputTypeError(
-                f"{stack.called(i)} holds {part.dtype} values, and image 0 holds {first.dtype}; "
-                "give all images as they came from one camera."
+                f"{stack.called(i)} holds {part.dtype} values, but image 0 holds {first.dtype}; "
+                "give all images as they came from the camera."
             )
         if names[i] != names[0]:
-            raise InputError(f"{stack.called(i)} has the channels {names[i]}, and image 0 has {names[0]}.")
+            raise InputError(f"{stack.called(i)} has the channels {names[i]}, but image 0 has {names[0]}.")

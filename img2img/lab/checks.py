@@ -1,4 +1,4 @@
-"""The checks of images and of what goes with them: every error names the image at fault, and says what to do."""
+"""Checks of images and of their description. Every error names the image at fault and the remedy."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Set as AnySet
@@ -11,13 +11,13 @@ from img2img.errors import ConfigError, InputError, InputTypeError
 from img2img.lab.options import ORDER as ORDER
 
 DTYPES = ("uint8", "uint16", "float32", "float64")
-MAX_CHANNELS = 64  # a longer axis C is rows or columns
-FAR = 1000  # times the highest value that was fitted: such floats are of another scale
-CAMERA_TOPS = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits, whatever type they are kept in
+MAX_CHANNELS = 64  # a longer axis C must be rows or columns
+FAR = 1000  # times the highest fitted value; floats beyond it are on another scale
+CAMERA_TOPS = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits, whatever type holds them
 
 
 class Images(Protocol):
-    """What the checks look at: the images of an array, or of a table."""
+    """The images that are checked: those of an array, or of a table."""
 
     @property
     def what(self) -> str: ...
@@ -36,32 +36,36 @@ class Images(Protocol):
 
 
 def check_letters(axes: str) -> None:
-    """Raises InputError unless `axes` has N, Y and X once each, C at most once, and nothing else."""
+    """Raise InputError unless `axes` has N, Y and X once each, C at most once, and nothing else."""
     if not isinstance(axes, str) or sorted(axes) not in (["C", "N", "X", "Y"], ["N", "X", "Y"]):
         raise InputError(
-            f"axes={axes!r} is not understood; name each axis of the array by one letter, N for images, C for "
-            "channels, Y for rows and X for columns, for instance axes='NCYX', 'NYXC' or 'NYX'."
+            f"axes={axes!r} is not valid; name each axis of the array by one letter, N for images, C for "
+            "channels, Y for rows and X for columns, e.g. axes='NCYX', 'NYXC' or 'NYX'."
         )
 
 
 def check_axes(X: Any, axes: str, what: str = "X") -> None:
-    """Whether an array can have these axes.
+    """Check that an array can have these axes.
 
     Raises:
-        InputError: if it has another number of axes, or those that are said to be channels look like rows.
+        InputError: if the number of axes differs, or the declared channels look like rows.
     """
     check_letters(axes)
     check_shape(np.shape(X), axes, what)
 
 
 def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
-    """As `check_axes`; the arrays of a list have their axes without N."""
+    """Check a shape like `check_axes`; the arrays of a list have no axis N."""
     listed = "N" not in axes
     if len(shape) != len(axes):
-        ways = {2: f"one image alone is {what}[None] with axes='NYX'", 3: "say axes='NYX'", 4: "say axes='NCYX'"}
+        remedies = {
+            2: f"for a single image give {what}[None] with axes='NYX'",
+            3: "use axes='NYX'",
+            4: "use axes='NCYX'",
+        }
         raise InputError(
-            f"{what} has {len(shape)} axes, of lengths {tuple(shape)}, and axes= names {len(axes)} for it: "
-            f"{', '.join(axes)}; {ways.get(len(shape) + listed, 'name each axis once')}."
+            f"{what} has {len(shape)} axes, of lengths {tuple(shape)}, but axes= names {len(axes)} for it: "
+            f"{', '.join(axes)}; {remedies.get(len(shape) + listed, 'name each axis once')}."
         )
     if any(n != n for n in shape):
         raise InputError(f"{what} is a dask array of unknown shape; call {what}.compute_chunk_sizes() first.")
@@ -74,77 +78,77 @@ def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
     place = min(images, key=lambda i: shape[i])
     better = rest[:place] + "C" + rest[place:]
     full = better if "N" in axes else "N" + better
-    hint = f"if they are rows or columns, say axes='{full}'" if better != axes else "say which axis is C in axes="
+    hint = f"if they are rows or columns, use axes='{full}'" if better != axes else "name the axis C in axes="
     raise InputError(
-        f"{what} has the shape {tuple(shape)}, of which axes='{axes}' takes {length['C']} for channels, more than "
+        f"{what} has the shape {tuple(shape)}, in which axes='{axes}' declares {length['C']} channels, more than "
         f"{'rows or columns' if length['C'] > shortest else MAX_CHANNELS}; {hint}."
     )
 
 
 def check_type(name: str, what: str) -> None:
-    """Raises InputTypeError unless `name` is one of `DTYPES`."""
+    """Raise InputTypeError unless `name` is one of `DTYPES`."""
     if name not in DTYPES:
         hint = {
             "object": "give images of unequal sizes as a list",
-            "bool": f"make it numbers: {what}.astype('uint8')",
-            "float16": f"make it float32: {what}.astype('float32')",
-        }.get(name, f"if none of its values is lost, make it one of them: {what}.astype('uint16')")
-        raise InputTypeError(f"{what} holds {name} values; the types taken are {', '.join(DTYPES)}; {hint}.")
+            "bool": f"convert it: {what}.astype('uint8')",
+            "float16": f"convert it: {what}.astype('float32')",
+        }.get(name, f"convert it if no value is lost: {what}.astype('uint16')")
+        raise InputTypeError(f"{what} holds {name} values, but the supported types are {', '.join(DTYPES)}; {hint}.")
 
 
 def check_names(names: list[str], count: int, what: str) -> None:
     if len(names) != count:
         raise InputError(
-            f"{what} has {count} channels, and {len(names)} are named ({', '.join(names)}); name each once, in order."
+            f"{what} has {count} channels, but {len(names)} are named ({', '.join(names)}); name each once, in order."
         )
     if double := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"Two channels of {what} are called {double[0]}; give each a name of its own.")
+        raise InputError(f"Two channels of {what} are called {double[0]}; give each a unique name.")
 
 
 # Checks against what was fitted
 
 
 def check_channels(stack: Images, count: int, names: Sequence[str] | None = None) -> None:
-    """Whether these are the channels that were fitted; names are compared where both are known.
+    """Check that these are the channels that were fitted; names are compared if both are known.
 
     Raises:
-        InputError: if there are more, fewer, others, or they are in another order.
+        InputError: if their number, names or order differ.
     """
     has = f"{stack.channels} channels" + (f" ({', '.join(stack.names)})" if stack.names else "")
     wants = f"{count}" + (f" ({', '.join(names)})" if names else "")
     if stack.channels != count:
         raise InputError(
-            f"{stack.what} has {has}, and the equalizer was fitted on {wants}; give the same ones in the same order."
+            f"{stack.what} has {has}, but the equalizer was fitted to {wants}; give the same channels in that order."
         )
     if stack.names is None or names is None or stack.names == list(names):
         return
     if sorted(stack.names) == sorted(names):
         order = [stack.names.index(name) for name in names]
         raise InputError(
-            f"{stack.what} has the channels {', '.join(stack.names)}, and the equalizer was fitted on "
+            f"{stack.what} has the channels {', '.join(stack.names)}, but the equalizer was fitted to "
             f"{', '.join(names)}; put them in that order: {order}."
         )
     raise InputError(
-        f"{stack.what} has the channels {', '.join(stack.names)}, and the equalizer was fitted on {', '.join(names)}; "
+        f"{stack.what} has the channels {', '.join(stack.names)}, but the equalizer was fitted to {', '.join(names)}; "
         "give the same channels, under the same names."
     )
 
 
 def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) -> None:
-    """Whether the values are of the type, and thus the scale, that was fitted; float64 counts as float32.
+    """Check that the values have the type, and thus the scale, that was fitted; float64 counts as float32.
 
     Args:
-        stack: the images, of which the first is looked at.
-        fitted: the dtype of the images that were fitted.
-        fitted_high: an upper value of the images that were fitted; floats in [0, 1] are refused where it is above 10.
+        stack: the images, of which the first is checked.
+        fitted: the dtype of the fitted images.
+        fitted_high: an upper value of the fitted images; floats in [0, 1] are refused if it is above 10.
 
     Raises:
-        InputTypeError: if they are not.
+        InputTypeError: if type or scale differ.
     """
     fitted = np.dtype(fitted)
     if stack.dtype.kind != "f" and stack.dtype != fitted:
         raise InputTypeError(
-            f"{stack.what} holds {stack.dtype} values, and the equalizer was fitted on {fitted}; give images of that "
+            f"{stack.what} holds {stack.dtype} values, but the equalizer was fitted to {fitted}; give images of that "
             "type as they came from the camera, or fit again."
         )
     if stack.dtype.kind == "f":
@@ -152,9 +156,9 @@ def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) ->
 
 
 def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None = None) -> None:
-    """As `check_dtype`, of one image (C, H, W) called `what`: floats that are of another scale than was fitted.
+    """Check that the floats of one image (C, H, W) called `what` are on the scale that was fitted.
 
-    Floats in [0, 1] are refused where `fitted_high` is above 10, and values of more than `FAR` times `fitted_high`.
+    Floats in [0, 1] are refused if `fitted_high` is above 10, and so are values above `FAR` times `fitted_high`.
     """
     fitted = np.dtype(fitted)
     if image.dtype.kind != "f" or (fitted.kind == "f" and fitted_high is None):
@@ -165,19 +169,19 @@ def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None 
         scaled = fitted_high > 10 and unit and not is_flat(image)
         if not scaled and (not np.isfinite(high) or high <= max(fitted_high, 1e-12) * FAR):
             return
-    has = f"{image.dtype} values" + (" between 0 and 1" if unit else f" up to {high:g}" * (fitted.kind == "f"))
+    has = f"{image.dtype} values" + (" between 0 and 1" if unit else (f" up to {high:g}" if fitted.kind == "f" else ""))
     wants = str(fitted) if fitted.kind != "f" else f"values up to {fitted_high:g}"
     raise InputTypeError(
-        f"{what} holds {has}, and the equalizer was fitted on {wants}; give the images as they came from the camera, "
-        "not scaled."
+        f"{what} holds {has}, but the equalizer was fitted to {wants}; give the images as they came from the camera, "
+        "unscaled."
     )
 
 
 def check_finite(stack: Images) -> None:
-    """Reads every image, unless they are of an integer type.
+    """Check every image for NaN and infinities; integer types need no check.
 
     Raises:
-        InputError: for the first NaN or infinity, with its image, channel, row and column.
+        InputError: for the first one, with its image, channel, row and column.
     """
     if stack.dtype.kind == "f":
         for i, image in enumerate(stack):
@@ -185,31 +189,31 @@ def check_finite(stack: Images) -> None:
 
 
 def check_image_finite(image: Array, what: str, names: Sequence[str] | None = None) -> None:
-    """As `check_finite`, of one image (C, H, W) called `what`."""
+    """Check one image (C, H, W) called `what` for NaN and infinities."""
     if image.dtype.kind != "f" or (finite := np.isfinite(image)).all():
         return
     channel, row, column = (int(i) for i in np.argwhere(~finite)[0])
     value = image[channel, row, column]
     raise InputError(
         f"{what} has {'NaN' if np.isnan(value) else 'infinity'} in channel {names[channel] if names else channel}, "
-        f"row {row}, column {column} ({int((~finite).sum())} such values in all); mend it, leave the image out, or "
-        "give nan='mask' to transform."
+        f"row {row}, column {column} ({int((~finite).sum())} such values in all); fix it, leave the image out, or "
+        "use nan='mask' in transform."
     )
 
 
-# Checks of what goes with the images
+# Checks of the description
 
 
 def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
-    """The names of the batches, as strings: 3 and 3.0 are both "3".
+    """Return the names of the batches as strings; 3 and 3.0 are both "3".
 
     Args:
         batch: a list, array, tensor or pandas Series of n names or numbers.
-        n: how many images there are.
+        n: the number of images.
         what: the name of the argument, for errors.
 
     Raises:
-        InputError: if the number is another, or an entry is missing.
+        InputError: if the number of entries differs, or an entry is missing.
     """
     values = _values(batch, n, what, "the name of a batch" if what == "batch" else "a name")
     for i, value in enumerate(values):
@@ -219,15 +223,15 @@ def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
 
 
 def check_group(group: Any, n: int) -> list[str]:
-    """The groups (wells, patients) that must not be split, as `check_batch`."""
+    """Return the groups (wells, patients) that must not be split, as strings."""
     return check_batch(group, n, "group")
 
 
 def check_mask(mask: Any, n: int, what: str = "control") -> Array:
-    """A mask of n truths, given as booleans or as 0 and 1.
+    """Return a mask of n values, given as booleans or as 0 and 1.
 
     Raises:
-        InputError: if the number is another, or an entry is something else.
+        InputError: if the number of entries differs, or an entry is something else.
     """
     values = _values(mask, n, what, "True or False")
     for i, value in enumerate(values):
@@ -236,39 +240,39 @@ def check_mask(mask: Any, n: int, what: str = "control") -> Array:
     return np.array(values, dtype=bool)
 
 
-def _values(given: Any, n: int, what: str, entry: str) -> list[Any]:
-    wanted = f"give a list with {entry} for each of the {n} images"
-    if isinstance(given, str | bytes | dict | AnySet) or not isinstance(given, Iterable):
-        raise InputError(f"{what} is {given!r}; {wanted}.")
-    if not hasattr(given, "tolist") and hasattr(given, "to_numpy"):
-        given = given.to_numpy()
-    values = [value.item() if hasattr(value, "item") else value for value in _listed(given)]
+def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
+    expected = f"give a list with {entry} for each of the {n} images"
+    if isinstance(entries, str | bytes | dict | AnySet) or not isinstance(entries, Iterable):
+        raise InputError(f"{what} is {entries!r}; {expected}.")
+    if not hasattr(entries, "tolist") and hasattr(entries, "to_numpy"):
+        entries = entries.to_numpy()
+    values = [value.item() if hasattr(value, "item") else value for value in _listed(entries)]
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
-        raise InputError(f"{what} has more than one axis; {wanted}.")
+        raise InputError(f"{what} has more than one axis; {expected}.")
     if len(values) != n:
-        raise InputError(f"{what} has {len(values)} entries, and there are {n} images; give one for each.")
+        raise InputError(f"{what} has {len(values)} entries, but there are {n} images; give one for each.")
     return values
 
 
-def _listed(given: Any) -> list[Any]:
-    return list(given.tolist() if hasattr(given, "tolist") else given)
+def _listed(entries: Any) -> list[Any]:
+    return list(entries.tolist() if hasattr(entries, "tolist") else entries)
 
 
 def _missing(value: Any) -> bool:
-    """None, NaN, NaT, pandas' NA or an empty string."""
+    """Return whether a value is None, NaN, NaT, pandas' NA or an empty string."""
     return value is None or type(value).__name__ == "NAType" or value == "" or bool(value != value)
 
 
-# What is noted of an image
+# Properties of an image
 
 
 def flat_channels(image: Array) -> Array:
-    """Which channels (C,) of an image (C, H, W) are constant, or empty; NaN and infinities are not counted."""
+    """Return which channels (C,) of an image (C, H, W) are constant or empty; NaN and infinities do not count."""
     return np.array([not values.size or values.min() == values.max() for values in map(_finite, image)], dtype=bool)
 
 
 def is_flat(image: Array) -> bool:
-    """Whether an image (C, H, W) is empty, or every channel of it is constant."""
+    """Return whether an image (C, H, W) is empty, or every channel of it is constant."""
     return bool(flat_channels(image).all())
 
 
@@ -277,15 +281,15 @@ def _finite(channel: Array) -> Array:
 
 
 def saturated(image: Array, dtype: Any = None) -> Array:
-    """The share (C,) of the pixels of each channel at the top of the camera's range.
+    """Return the share (C,) of each channel's pixels at the top of the camera's range.
 
     The top is the largest number of an integer type. Cameras of 10, 12 or 14 bits fill 16-bit files to 1023, 4095 or
-    16383: where a channel's own maximum is one of these (or 65535, in floats), the pixels there are counted. One pixel
-    that has such a value by chance counts for no more than itself.
+    16383: if a channel's own maximum is one of these (or 65535, in floats), the pixels there are counted. A single
+    pixel that has such a value by chance counts only as itself.
 
     Args:
         image: (C, H, W).
-        dtype: of the file, if the image was made another since.
+        dtype: type of the file, if the image was converted since.
     """
     kind = np.dtype(image.dtype if dtype is None else dtype)
     tops: tuple[int, ...] = (255,) if kind == np.uint8 else CAMERA_TOPS
@@ -297,11 +301,11 @@ def saturated(image: Array, dtype: Any = None) -> Array:
 
 
 def threads(n_jobs: int) -> int:
-    """How many threads `n_jobs` means: -1 is one for each core.
+    """Return the number of threads that `n_jobs` means; -1 is one for each core.
 
     Raises:
-        ConfigError: if it is neither that nor a number of threads.
+        ConfigError: if it is neither -1 nor a positive number.
     """
     if n_jobs < 1 and n_jobs != -1:
-        raise ConfigError(f"n_jobs is a number of threads, or -1 for all cores, not {n_jobs}.")
+        raise ConfigError(f"n_jobs must be a positive number of threads, or -1 for all cores, not {n_jobs}.")
     return os.cpu_count() or 1 if n_jobs == -1 else n_jobs

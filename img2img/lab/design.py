@@ -1,27 +1,84 @@
-"""The design of a fit: which images it may learn from, what it aims at, and what would make it worthless."""
+"""The design of a fit: images with their batches, controls, groups and labels; which images it may learn from, what it
+aims at, and what would make it worthless.
+"""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfoundedDesignError, InputError, counted
 from img2img.lab import checks
-from img2img.lab.baselines import Statistics
-from img2img.lab.correction import Correction
+from img2img.lab.arrays import is_instance, unpack
+from img2img.lab.curves.correction import Correction
+from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.options import Parameters
 
-IN_MEMORY = 2 * 2**30  # bytes of images up to which they are read once and kept
-JUDGED = 2**30  # bytes of images that are judged on; with the results of all methods, about eight times as much is held
-SATURATED = 0.01  # share of saturated pixels that is worth a word
+IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
+JUDGED = 2**30  # bytes of images to judge on; with the results of all methods, about eight times as much is held
+SATURATED = 0.01  # share of saturated pixels that is worth a note
 SHAM_SPLITS, SHAM_GROUPS, SHAM_IMAGES = 5, 4, 12
 Note = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Design:
+    """Images, and what is known of them.
+
+    Attributes:
+        images: a sequence of arrays (C, H, W) that knows its channels and what errors call each image.
+        batch: the batch of each image.
+        control: whether each image is a control, or None.
+        group: the group of each image, or None.
+        label: the label of each image, or None.
+        manifest: the manifest, if the images came from one.
+    """
+
+    images: Any
+    batch: list[str]
+    control: Array | None
+    group: list[str] | None
+    label: list[str] | None
+    manifest: Any = None
+
+    @classmethod
+    def of(
+        cls, X: Any, p: Parameters, *, batch: Any, control: Any = None, group: Any = None, label: Any = None
+    ) -> Self:
+        """Return the design of arrays with their description, or of a `Manifest`, which describes itself.
+
+        Raises:
+            InputError: if the images or their description do not fit; the message names the image and the remedy.
+        """
+        described = {"batch": batch, "control": control, "group": group, "label": label}
+        if is_manifest(X):
+            if extra := [name for name, value in described.items() if value is not None]:
+                raise InputError(f"A Manifest names its own {', '.join(extra)}; give them to Manifest.open instead.")
+            return cls(X.images, X.batch, X.control, X.group, X.label, X)
+        images = unpack(X, p.axes, p.channels)
+        n = len(images)
+        return cls(
+            images,
+            [batch] * n if isinstance(batch, str) else checks.check_batch(batch, n),
+            None if control is None else checks.check_mask(control, n),
+            None if group is None else checks.check_group(group, n),
+            None if label is None else checks.check_batch(label, n, "label"),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+def is_manifest(X: Any) -> bool:
+    """Return whether X is a `Manifest`; does not import pandas."""
+    return is_instance(X, "img2img.lab.tables.manifest", "Manifest")
+
+
 class Part(Sequence[Array]):
-    """Some images of a sequence, read when they are asked for."""
+    """A part of a sequence of images, each read when it is asked for."""
 
     def __init__(self, images: Sequence[Array], members: Sequence[int]) -> None:
         self.images, self.members = images, list(members)
@@ -34,39 +91,42 @@ class Part(Sequence[Array]):
 
 
 def part(images: Sequence[Array], members: list[int]) -> Sequence[Array]:
-    """The members, in memory if they fit there."""
-    some = Part(images, members)
-    return list(some) if images[members[0]].nbytes * len(members) <= IN_MEMORY else some
+    """Return the members of a sequence of images, in memory if they fit."""
+    chosen = Part(images, members)
+    return list(chosen) if images[members[0]].nbytes * len(members) <= IN_MEMORY else chosen
 
 
 def fingerprint(image: Array) -> int:
-    """A number that tells an image (C, H, W) from others, wherever it came from."""
+    """Return a checksum of the pixels of an image (C, H, W), whatever its source."""
     return zlib.crc32(np.ascontiguousarray(image).tobytes())
 
 
 def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int]:
-    """Which images to judge on: all, or evenly spread ones of each batch, where there are more than fit into memory."""
+    """Return the images to judge on: all, or an evenly spread part of each batch if they do not fit into memory."""
     members = {name: [i for i, b in enumerate(batch) if b == name] for name in sorted(set(batch))}
     fits = max(JUDGED // max(images[0].nbytes, 1) // len(members), 2)
     count = min(most, fits)
-    if all(len(who) <= count for who in members.values()):
+    if all(len(indices) <= count for indices in members.values()):
         return list(range(len(batch)))
     note(f"Judged on at most {count} images of each batch, spread evenly; all methods' results are held in memory.")
     return _spread(members, count)
 
 
 def _spread(members: Mapping[str, list[int]], most: int) -> list[int]:
-    at = {name: np.linspace(0, len(who) - 1, min(len(who), most)).round().astype(int) for name, who in members.items()}
-    return sorted(members[name][i] for name in members for i in at[name])
+    return sorted(
+        indices[i]
+        for indices in members.values()
+        for i in np.linspace(0, len(indices) - 1, min(len(indices), most)).round().astype(int)
+    )
 
 
 def refuse_confounded(
     batch: Sequence[str], label: Sequence[str] | None, on_controls: bool, allowed: bool, note: Note
 ) -> None:
-    """Where the label tells the batch, or the batch the label, and there are no controls, they are one.
+    """Refuse a design whose labels and batches determine each other, and that has no controls.
 
     Raises:
-        ConfoundedDesignError: then, unless `allowed`.
+        ConfoundedDesignError: unless `allowed`, which leaves a note.
     """
     if label is None or on_controls or len(set(label)) < 2 or len(set(batch)) < 2:
         return
@@ -80,24 +140,24 @@ def refuse_confounded(
     message = f"{found}: equalizing the batches removes what differs between the labels"
     if not allowed:
         raise ConfoundedDesignError(
-            f"{message}. Name the controls that all batches share (control=), or say allow_confounded=True."
+            f"{message}. Name the controls that all batches share (control=), or use allow_confounded=True."
         )
-    note(f"{message}; allowed, as allow_confounded=True says.")
+    note(f"{message}; allowed by allow_confounded=True.")
 
 
 def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most: int) -> list[int]:
-    """The images to learn from: of each batch its controls, if there are any named, at most `most` spread evenly.
+    """Return the images to learn from: from each batch at most `most`, evenly spread; only controls if any are named.
 
     Raises:
-        InputError: if there is one batch only, or a batch has fewer than `fewest`.
+        InputError: if there is only one batch, or a batch has fewer than `fewest`.
     """
     names = sorted(set(batch))
     if len(names) < 2:
-        raise InputError(f"There is one batch, {names[0]}, and nothing to equalize it with; fit needs two or more.")
+        raise InputError(f"There is only one batch, {names[0]}; fit needs at least two.")
     members = {
         name: [i for i, b in enumerate(batch) if b == name and (control is None or control[i])] for name in names
     }
-    if few := [f"{name} ({len(who)})" for name, who in members.items() if len(who) < fewest]:
+    if few := [f"{name} ({len(indices)})" for name, indices in members.items() if len(indices) < fewest]:
         raise InputError(
             f"Batches with fewer than {fewest} {'images' if control is None else 'controls'}: {', '.join(few)}. "
             "Give more, leave these batches out, or lower min_images."
@@ -106,14 +166,14 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
 
 
 def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:
-    """Which of the images can be learned from; notes the others, and saturated ones.
+    """Return which of the images can be learned from; note the others, and saturated images.
 
     Args:
         images: (C, H, W) each.
-        batch: of each.
+        batch: the batch of each.
         names: what errors call each.
-        fewest: images that every batch needs.
-        note: takes a sentence.
+        fewest: the number of images that every batch needs.
+        note: called with a sentence.
 
     Raises:
         InputError: if a value is not finite, or a batch is left with too few images.
@@ -126,42 +186,42 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
         (flat if checks.is_flat(image) else usable).append(i)
         if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:
             bright.append(i)
-    for who, what in (
-        (flat, "constant, and left out of the fit"),
+    for indices, what in (
+        (flat, "constant and left out of the fit"),
         (bright, "saturated in more than 1 % of the pixels"),
     ):
-        if who:
-            shown = ", ".join(f"{names[i]} ({batch[i]})" for i in who[:5]) + ", ..." * (len(who) > 5)
-            note(f"{counted(len(who), 'image is', 'images are')} {what}: {shown}.")
+        if indices:
+            listed = [f"{names[i]} ({batch[i]})" for i in indices[:5]] + (["..."] if len(indices) > 5 else [])
+            note(f"{counted(len(indices), 'image is', 'images are')} {what}: {', '.join(listed)}.")
     left = [batch[i] for i in usable]
     if few := [name for name in sorted(set(batch)) if left.count(name) < fewest]:
-        raise InputError(f"Fewer than {fewest} images that are not constant are left of {', '.join(few)}; give more.")
+        raise InputError(f"Fewer than {fewest} images of {', '.join(few)} are not constant; give more.")
     return usable
 
 
 def note_single_groups(batch: Sequence[str], group: Sequence[str], note: Note) -> None:
-    """Notes batches that have one group of their own: what is particular to it cannot be told from the batch."""
+    """Note batches that have a single group of their own, whose peculiarities cannot be told from the batch effect."""
     groups = {name: {g for g, b in zip(group, batch, strict=True) if b == name} for name in sorted(set(batch))}
-    spread = {g for g in set(group) if sum(g in own for own in groups.values()) > 1}
-    if alone := [name for name, own in groups.items() if len(own) == 1 and not own & spread]:
+    spread = {g for g in set(group) if sum(g in members for members in groups.values()) > 1}
+    if alone := [name for name, members in groups.items() if len(members) == 1 and not members & spread]:
         note(
-            f"Of {', '.join(alone)} there is one group (well, donor): its own difference passes for the batch's. Give "
-            "several, or judge the result with care."
+            f"Only one group (well, donor) of {', '.join(alone)} was given, so its own difference passes for the batch "
+            "effect. Give several, or judge the result with care."
         )
 
 
 def refuse_sizes(images: Sequence[Array], model: str) -> None:
-    """Raises InputError unless all images are of one size."""
+    """Raise InputError unless all images have the same size."""
     sizes = sorted({image.shape[1:] for image in images})
     if len(sizes) > 1:
         shown = ", ".join(f"{h}x{w}" for h, w in sizes[:3])
         raise InputError(
-            f"{model} needs whole images of one camera, all of one size, and these are {shown}; use model='tone'."
+            f"{model} needs whole images of one camera, all of one size, but these are {shown}; use model='tone'."
         )
 
 
 def medoid(statistics: Statistics) -> str:
-    """The batch with the least sum of Wasserstein distances to the others, over channels in units of their range."""
+    """Return the batch with the least sum of Wasserstein distances to the others, in units of the channels' range."""
     q = statistics.quantiles  # the area between two quantile functions is the distance
     span = np.maximum(q[:, :, -2].max(0) - q[:, :, 1].min(0), 1e-12)
     apart = (np.abs(q[:, None] - q[None]).mean(-1) / span).sum((1, 2))
@@ -169,7 +229,7 @@ def medoid(statistics: Statistics) -> str:
 
 
 def find_scale(statistics: Statistics, names: Sequence[str] | None) -> Array:
-    """Low and high value per channel (C, 2): the 0.4th and 99.6th percentile of the reference's pixels.
+    """Return low and high value per channel (C, 2): the 0.4th and 99.6th percentile of the reference's pixels.
 
     Raises:
         InputError: if a channel has one value everywhere.
@@ -188,7 +248,7 @@ def find_scale(statistics: Statistics, names: Sequence[str] | None) -> Array:
 def sham(
     images: Sequence[Array], group: Sequence[str], scale: Array, with_field: bool, seed: int, n_jobs: int
 ) -> float | None:
-    """Splits one batch at random into two, by groups, equalizes them, and measures the change: it should be none.
+    """Measure the change when one batch is split at random into two, by groups, and equalized; it should be 0.
 
     Returns:
         The mean absolute change, as a share of the range, over a few splits; None if there are too few groups.
@@ -208,15 +268,3 @@ def sham(
             np.mean([np.abs((correction(images[i], 1) - images[i].astype(np.float32)) / span).mean() for i in moved])
         )
     return float(np.mean(changes))
-
-
-def with_batch(statistics: Statistics, name: str, images: Sequence[Array]) -> Statistics:
-    """The statistics with those of one more batch at the end."""
-    new = Statistics.of(images, [name] * len(images), reference=name, example=images[0])
-
-    def joined(which: str) -> Any:
-        old, more = getattr(statistics, which), getattr(new, which)
-        return None if old is None else np.concatenate([old, more])
-
-    arrays_ = {which: joined(which) for which in ("mean", "sd", "quantiles", "colour")}
-    return replace(statistics, names=(*statistics.names, name), **arrays_)

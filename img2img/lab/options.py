@@ -1,12 +1,15 @@
-"""The types of the equalizer's arguments, with their limits; imports nothing heavy, so that help is quick."""
+"""The arguments of the equalizer: their types and limits. Imports nothing heavy, so that `--help` stays quick."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 from img2img.options.declared import Choice, Within
 
 ORDER = "NCYX"
 
-Model = Annotated[str, Choice(table="img2img.lab.moving.MODELS")]
+Model = Annotated[str, Choice(table="img2img.lab.networks.models.MODELS")]
 Unseen = Annotated[str, Choice(("error", "passthrough"))]
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "mps"), complete=False)]
 MaxChange = Annotated[float, Within(0, 1, above=True)]
@@ -14,3 +17,24 @@ MinImages = Annotated[int, Within(2, 10**6)]
 MaxImages = Annotated[int, Within(2, 10**9)]
 Seed = Annotated[int, Within(0, 2**32 - 1)]
 Jobs = Annotated[int, Within(1, 1024, special=(-1, "one for each core"))]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The arguments that a `BatchEqualizer` was made with; its docstring explains them."""
+
+    model: str
+    target: str
+    axes: str
+    channels: Sequence[str] | None
+    max_change: float
+    unseen: str
+    out_dtype: str
+    min_images: int
+    max_images: int
+    allow_confounded: bool
+    training: Mapping[str, Any] | None
+    run: str | Path | None
+    random_state: int
+    device: str
+    n_jobs: int

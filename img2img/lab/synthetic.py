@@ -1,7 +1,8 @@
-"""Fields of fluorescent nuclei, and what a microscope makes of them: batch effects whose truth is known.
+"""Fields of fluorescent nuclei as different microscopes record them: batch effects whose truth is known.
 
-For the example, the tests and the benchmark. A *field* is a signal (H, W) in DN (digital numbers) above the camera's
-pedestal, with its nuclei as labels (H, W): 0 is background. `expose` lays a batch effect on it and gives uint16.
+The example, the tests and the benchmark use them. A *field* is a signal (H, W) in DN (digital numbers) above the
+camera's pedestal, with its nuclei as labels (H, W), 0 for background. `expose` applies a batch effect and returns
+uint16.
 """
 
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from scipy import ndimage
 
 from img2img.data.picture import Array
 
-PEDESTAL = 400.0  # DN of a pixel that no light falls on
+PEDESTAL = 400.0  # DN of a pixel without light
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one batch's microscope does.
+    """The effect of one batch's microscope.
 
     Attributes:
         gain: brightness of the lamp.
         offset: DN added to the camera's pedestal.
-        vignette: share of the light that is missing in the corners.
-        gradient: share of light that is missing at the left border, and too much at the right one.
+        vignette: share of the light missing in the corners.
+        gradient: share of the light missing at the left border, and in excess at the right border.
         blur: standard deviation of an additional point spread function, in pixels.
         shot: variance of the shot noise, in DN per DN of signal.
         read: standard deviation of the read noise, in DN.
@@ -49,14 +50,14 @@ EFFECTS = {
 
 
 def light(shape: tuple[int, int], effect: Effect) -> Array:
-    """The effect's gain at every pixel, (H, W)."""
+    """Return the effect's gain at every pixel, (H, W)."""
     y, x = (np.linspace(-1, 1, n) for n in shape)
     radius2 = (y[:, None] ** 2 + x[None] ** 2) / 2  # 1 in the corners
     return effect.gain * (1 - effect.vignette * radius2) * (1 + effect.gradient * x[None])
 
 
 def expose(signal: Array, effect: Effect, rng: Generator | None) -> Array:
-    """The field (H, W) as a uint16 image of that microscope; without `rng` it is free of noise."""
+    """Return the field (H, W) as a uint16 image of that microscope; without `rng` it has no noise."""
     if effect.blur:
         signal = ndimage.gaussian_filter(signal, effect.blur)
     expected = signal * light(signal.shape, effect)
@@ -68,7 +69,7 @@ def expose(signal: Array, effect: Effect, rng: Generator | None) -> Array:
 
 
 def nuclei(rng: Generator, size: int = 128, count: int = 12) -> tuple[Array, Array]:
-    """A field of at most `count` round nuclei that do not touch, and its labels; background about 250 DN."""
+    """Return a field of at most `count` round nuclei that do not touch, and its labels; background about 250 DN."""
     y, x = np.mgrid[:size, :size].astype(float)
     signal = 250 + 60 * ndimage.gaussian_filter(rng.standard_normal((size, size)), size / 8, mode="wrap") * size / 8
     labels = np.zeros((size, size), np.int32)
@@ -90,7 +91,7 @@ def nuclei(rng: Generator, size: int = 128, count: int = 12) -> tuple[Array, Arr
 
 
 def brighten(signal: Array, labels: Array, factor: float = 1.5) -> Array:
-    """Phenotype 1: every nucleus `factor` times as bright. It looks like a batch's gain."""
+    """Apply phenotype 1: make every nucleus `factor` times as bright, which looks like a batch's gain."""
     share = ndimage.gaussian_filter((labels > 0).astype(float), 0.8)
     brighter: Array = signal * (1 + (factor - 1) * share)
     return brighter
@@ -99,10 +100,10 @@ def brighten(signal: Array, labels: Array, factor: float = 1.5) -> Array:
 def add_foci(
     signal: Array, labels: Array, rng: Generator, per_nucleus: int = 3, strength: float = 0.8
 ) -> tuple[Array, Array]:
-    """Phenotype 2: small bright spots in every nucleus.
+    """Apply phenotype 2: add small bright spots to every nucleus.
 
     Returns:
-        The field, and the places of the spots (n, 2) as rows and columns.
+        The field, and the positions of the spots (n, 2) as rows and columns.
     """
     places: list[Any] = []
     spots = np.zeros_like(signal)

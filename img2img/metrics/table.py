@@ -52,7 +52,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 if higher is better, -1 if lower is, 0 for neither."""
+        """Return 1 if higher is better, -1 if lower is, 0 for neither."""
         return SIGNS.get(self.better or "", 0)
 
 

@@ -242,7 +242,11 @@ def read_card(path: Path) -> ModelCard:
     card = from_json(_Card1, metadata, where).upgraded() if old else from_json(ModelCard, metadata, where)
     try:
         card.directions  # noqa: B018
-    except (ConfigError, KeyError) as error:
+    except KeyError as error:
+        raise ModelFileError(
+            f"The header of {path} says nothing of the domain {quote(Path(error.args[0]))}."
+        ) from error
+    except ConfigError as error:
         raise ModelFileError(f"{path}, written by img2img {card.version}, cannot be built here: {error}") from error
     if strange := [name for name in names if name.partition(".")[0] not in card.uses]:
         raise ModelFileError(f"{path} holds {quote(Path(strange[0]))}, which none of its directions has.")

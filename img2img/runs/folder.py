@@ -279,23 +279,3 @@ def _step_of(model: Path) -> int | None:
         return from_json(_Header, metadata, str(model)).step
     except (SafetensorError, OSError, ModelFileError):
         return None
-
-
-# For callers that hold a path.
-
-
-def refuse_foreign(folder: Path, overwrite: bool | None = False) -> None:
-    """Call `RunFolder.refuse_foreign`."""
-    RunFolder(folder).refuse_foreign(overwrite)
-
-
-def has_results(folder: Path) -> bool:
-    """Call `RunFolder.has_results`."""
-    return RunFolder(folder).has_results()
-
-
-def begun(
-    folder: Path, entry: Callable[[], dict[str, Any]], overwrite: bool = False
-) -> contextlib.AbstractContextManager[str]:
-    """Call `RunFolder.held`."""
-    return RunFolder(folder).held(entry, overwrite)

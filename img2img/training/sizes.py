@@ -18,7 +18,7 @@ from img2img.training.config import TrainConfig
 SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 
 
-def refuse_wrong_size(method: Method, size: int) -> None:
+def refuse_wrong_size(method: Method, size: int, option: str = "--size") -> None:
     """Refuse a size that the networks of a translation cannot take; those that draw are built for it."""
     if not any(use.source for use in method.uses.values()):
         return
@@ -32,7 +32,8 @@ def refuse_wrong_size(method: Method, size: int) -> None:
             if size >= smallest and size % _multiple_of(method, usual) == 0:
                 other = f", or --generator {usual.generator}"
         raise ConfigError(
-            f"--size {size} does not suit {chosen}, which needs multiples of {multiple}. Use --size {nearest}{other}."
+            f"{option} {size} does not suit {chosen}, which needs multiples of {multiple}. "
+            f"Use {option} {nearest}{other}."
         )
     if size < smallest:
         least, other = math.ceil(smallest / multiple) * multiple, ""
@@ -43,7 +44,8 @@ def refuse_wrong_size(method: Method, size: int) -> None:
             other = f", or --discriminator {fitting}"
         judge = getattr(method.config, "discriminator", "of this method")
         raise ConfigError(
-            f"The discriminator {judge} needs images of at least {smallest} px, not {size}. Use --size {least}{other}."
+            f"The discriminator {judge} needs images of at least {smallest} px, not {size}. "
+            f"Use {option} {least}{other}."
         )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from img2img.core.method import Method
+from img2img.data.scale import Scale
 from img2img.errors import ModelFileError, TrainingError
 from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
 from img2img.report.advice import SPELLING, remedies
 from img2img.runs.facts import RunFacts
 from img2img.runs.folder import RunFolder
-from img2img.runtime.device import Runtime, all_finite, random_state, set_random_state
-from img2img.training.config import Schedule
+from img2img.runtime.device import Runtime, all_finite, environment, random_state, set_random_state
+from img2img.training.config import Schedule, flat
 from img2img.training.ema import Ema
 
+Card = Callable[[int], ModelCard]
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 
 
@@ -37,11 +39,29 @@ class Run:
     """
 
     files: RunFolder
-    card: Callable[[int], ModelCard]
+    card: Card
     facts: RunFacts
     resume_hint: str
     shorten: str = ""
     spelling: str = SPELLING
+
+
+def card_of(name: str, method: Method, scales: Mapping[str, Scale], other_way: bool = False) -> Card:
+    """Return the header of a run's model file, as a function of the step.
+
+    Args:
+        name: of the method, in `METHODS`.
+        method: what is trained.
+        scales: how the pixel values of each domain map to [-1, 1].
+        other_way: whether pairs are learned from B to A.
+    """
+    uses = {"b2a" if other_way and use == "a2b" else use: use for use in method.uses}
+    facts, options, version = method.facts, flat(method.config), environment()["img2img"]
+
+    def card(step: int) -> ModelCard:
+        return ModelCard(name, options, facts.size, facts.channels, dict(scales), uses, step, version, facts.classes)
+
+    return card
 
 
 class State:

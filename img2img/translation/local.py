@@ -176,7 +176,6 @@ class Local(Method):
     """
 
     Config = LocalConfig
-    kinds = {"mean": "distance", "edit": "distance"}
     batch_size = 12
 
     def __init__(self, config: LocalConfig, facts: Facts) -> None:

@@ -170,7 +170,6 @@ class StarGAN(Method):
     """
 
     Config = StarGANConfig
-    kinds = {"variance": "distance"}
     batch_size = 16
 
     def __init__(self, config: StarGANConfig, facts: Facts) -> None:

@@ -1,0 +1,130 @@
+"""`tone`: one monotone curve per batch and channel, from a background anchor and the contrast of the foreground.
+
+The measurements do not depend on how much foreground an image has: the level of the background, and quantiles of the
+foreground's distance to it, image by image. A curve corrects only as much as the difference between batches is certain,
+in three steps: the background, the contrast as a whole, and the shape of the curve.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from img2img.data.picture import Array, as_type
+from img2img.lab.curves.effects import certain
+
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the foreground's contrast, in one image
+EDGE = 512  # pixels; larger images are averaged over blocks before measuring
+HALO = 4  # pixels around the foreground that count as neither foreground nor background
+
+
+def binned(plane: Array) -> Array:
+    """Average a plane (H, W) over square blocks, so that its shorter side is at most about `EDGE`; float64."""
+    factor = max(1, min(plane.shape) // EDGE)
+    height, width = (n // factor * factor for n in plane.shape)
+    blocks = plane[:height, :width].astype(np.float64)
+    if factor == 1:
+        return blocks
+    means: Array = blocks.reshape(height // factor, factor, width // factor, factor).mean((1, 3))
+    return means
+
+
+def foreground(plane: Array, sign: int) -> tuple[Array, Array]:
+    """Return masks of foreground and background of a plane (H, W), by Otsu's threshold; pixels between are in neither.
+
+    Args:
+        plane: pixel values.
+        sign: 1 if the foreground is bright, -1 if it is dark.
+    """
+    smooth = ndimage.uniform_filter(sign * plane, 3)
+    smooth = smooth.clip(None, np.quantile(smooth, 0.999))
+    if smooth.min() == smooth.max():
+        return np.zeros(plane.shape, bool), np.ones(plane.shape, bool)
+    inside = smooth > threshold_otsu(smooth)  # type: ignore[no-untyped-call]
+    outside = ~ndimage.binary_dilation(inside, iterations=HALO)
+    return inside, outside if outside.any() else ~inside
+
+
+def signs(images: Iterable[Array], channels: int) -> Array:
+    """Return for each channel 1 for bright foreground, -1 for dark, (C,); it is the smaller of Otsu's two classes."""
+    votes = np.zeros(channels)
+    for image in images:
+        for c, plane in enumerate(image):
+            votes[c] += np.sign(0.5 - foreground(binned(plane), 1)[0].mean())
+    return np.where(votes < 0, -1, 1)
+
+
+def measure(plane: Array, sign: int) -> Array:
+    """Return the background level and the log contrast of the foreground at `QUANTILES`, of one plane (H, W).
+
+    Returns:
+        (1 + len(QUANTILES),); NaN if no foreground stands out from the background.
+    """
+    plane = binned(plane)
+    inside, outside = foreground(plane, sign)
+    background = np.median(plane[outside])
+    noise = 1.4826 * np.median(np.abs(plane[outside] - background))
+    contrast = np.quantile(sign * (plane[inside] - background), QUANTILES) if inside.any() else np.zeros(1)
+    if contrast[0] <= max(noise, 1e-9):
+        return np.array([background, *np.full(len(QUANTILES), np.nan)])
+    return np.array([background, *np.log(contrast)])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A piecewise linear, increasing map of pixel values through the points (x, y)."""
+
+    x: Array
+    y: Array
+
+    @property
+    def is_identity(self) -> bool:
+        return bool(np.array_equal(self.x, self.y))
+
+    def __call__(self, values: Array) -> Array:
+        """Map pixel values of any shape, float32 as float32, others as float64; the end pieces extend outwards.
+
+        y = y_0 + s_0 (x - x_0) + sum over inner points of (s_k - s_(k-1)) max(x - x_k, 0), with the pieces' slopes s.
+        """
+        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+        if self.is_identity:
+            return values
+        x, first = np.unique(self.x, return_index=True)
+        y = self.y[first]
+        slopes = np.diff(y) / np.diff(x)
+        mapped: Array = (values - x[0]) * slopes[0] + y[0]
+        for knot, bend in zip(x[1:-1], np.diff(slopes), strict=True):
+            if bend:
+                mapped += bend * np.maximum(values - knot, 0)
+        return mapped.astype(values.dtype, copy=False)
+
+    def table(self, dtype: np.dtype) -> Array:
+        """Return the curve at every value of an integer type, rounded and clipped to it."""
+        values = np.arange(np.iinfo(dtype).max + 1)
+        return values.astype(dtype) if self.is_identity else as_type(self(values), dtype)
+
+
+def curve(level: Array, difference: Array, covariance: Array, sign: int) -> Curve:
+    """Return the curve that moves a batch by `difference`, as far as that is certain.
+
+    Args:
+        level: the batch's level, as `measure` returns it, (1 + K,).
+        difference: target's level minus the batch's, (1 + K,).
+        covariance: of that difference, (1 + K, 1 + K).
+        sign: 1 for bright foreground, -1 for dark.
+    """
+    k = len(level) - 1
+    mean = np.full(k, 1 / k)
+    gain = certain(np.array([mean @ difference[1:]]), np.atleast_2d(mean @ covariance[1:, 1:] @ mean))
+    centre = np.eye(k) - 1 / k
+    shape = certain(centre @ difference[1:], centre @ covariance[1:, 1:] @ centre)
+    offset = certain(difference[:1], covariance[:1, :1])
+
+    contrast = np.exp(level[1:])
+    wanted = np.maximum.accumulate(contrast * np.exp(gain + shape))  # increasing
+    ends = contrast[-1] * 4, wanted[-1] * 4  # beyond the brightest knot the curve is straight, with its ratio
+    x = level[0] + sign * np.array([-contrast[0], 0, *contrast, ends[0]])
+    y = level[0] + offset[0] + sign * np.array([-wanted[0], 0, *wanted, ends[1]])
+    return Curve(x[::sign], y[::sign])

@@ -1,0 +1,85 @@
+"""The judgement of a fitted equalizer on images it was not fitted to, beside the baselines."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from img2img.data.picture import Array
+from img2img.errors import InputError, counted
+from img2img.lab import checks, design as rules
+from img2img.lab.design import Design, fingerprint
+from img2img.lab.fitted import Fitted
+from img2img.lab.judgement.baselines import applicable
+from img2img.lab.judgement.case import Case
+from img2img.lab.judgement.judge import Evaluation, evaluate
+from img2img.lab.options import Parameters
+from img2img.lab.transforming import equalized
+
+
+def judge(
+    p: Parameters,
+    fitted: Fitted,
+    design: Design,
+    *,
+    masks: Sequence[Array] | None,
+    truth: Sequence[Array] | None,
+    nuclei: int | str,
+    dark: bool | None,
+    progress: Callable[[int, int], None],
+) -> Evaluation:
+    """Return the judgement of an equalizer and of the baselines on the images of a design.
+
+    Raises:
+        InputError: if the images do not fit, or an image or group was part of the fit.
+        ConfoundedDesignError: if labels and batches determine each other, and the fit was not on controls.
+    """
+    images = design.images
+    fitted.check(images, design.batch, p.unseen)
+    channel = fitted.channel(nuclei)
+    # The wells of a manifest are groups only to a fit that knew groups.
+    group = None if design.manifest is not None and not fitted.groups else design.group
+    if seen := sorted(set(group or []) & set(fitted.groups)):
+        were = counted(len(seen), "group was", "groups were")
+        raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
+    notes = list(fitted.notes)
+    rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
+    chosen = rules.judged(images, design.batch, p.max_images, notes.append)
+    before = [images[i] for i in chosen]
+    for i, image in zip(chosen, before, strict=True):
+        checks.check_range(image, images.called(i), fitted.dtype, fitted.highest)
+        checks.check_image_finite(image, images.called(i), fitted.channels)
+    if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
+        were = counted(len(common), "of the images was", "of the images were")
+        raise InputError(f"{were} part of the fit; judge on others.")
+
+    def of_chosen(values: Any) -> Any:
+        return None if values is None else [values[i] for i in chosen]
+
+    batch = of_chosen(design.batch)
+    outputs = {name: method(before, batch, fitted.statistics) for name, method in applicable(fitted.statistics).items()}
+    pairs = list(zip(before, batch, strict=True))
+    if fitted.generator is not None:
+        outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
+    outputs[fitted.model] = [equalized(p, fitted, image, b) for image, b in pairs]
+    case = Case(
+        before,
+        batch=batch,
+        reference=fitted.statistics.reference,
+        scale=fitted.scale,
+        group=of_chosen(group),
+        control=of_chosen(design.control),
+        label=of_chosen(design.label),
+        masks=of_chosen(masks),
+        truth=of_chosen(truth),
+        nuclei=channel,
+        dark=bool(fitted.correction.signs[channel] < 0) if dark is None else dark,
+        seed=p.random_state,
+    )
+    return evaluate(
+        outputs,
+        case,
+        judged=fitted.model,
+        sham=fitted.sham,
+        notes=dict.fromkeys(notes),
+        fitted_on_controls=fitted.on_controls,
+        progress=progress,
+    )

@@ -1,0 +1,1 @@
+"""Judgement of an equalizer on images it was not fitted to: scores, gates, baselines, verdict and report."""

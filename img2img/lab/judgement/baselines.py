@@ -1,0 +1,275 @@
+"""Baselines: what a lab would do instead of training a model, and two cheats that a judgement must see through.
+
+Every baseline takes (images, batch, statistics of the fit set) and returns new images of the same type, integers
+rounded and clipped. Per-batch baselines return the reference batch unchanged; per-image baselines, as labs use them,
+treat it like any other.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from skimage.color import lab2rgb, rgb2lab
+from skimage.exposure import match_histograms
+
+from img2img.data.picture import Array, as_type
+from img2img.errors import InputError, UnknownBatchError
+
+LEVELS = np.linspace(0, 1, 257)
+SAMPLES = 4096  # pixels per channel of a float image, on a regular grid, that its quantiles are taken from
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of the batches of the fit set, per channel.
+
+    Attributes:
+        names: the batches, sorted; B of them.
+        reference: the batch that the others are moved to.
+        example: an image (C, H, W) of the reference batch.
+        mean: (B, C), over all pixels, in pixel values.
+        sd: (B, C).
+        quantiles: (B, C, 257), at `LEVELS`; exact for integers.
+        colour: means and standard deviations (B, 2, 3) in CIELAB, of images with 3 channels of uint8; else None.
+    """
+
+    names: tuple[str, ...]
+    reference: str
+    example: Array
+    mean: Array
+    sd: Array
+    quantiles: Array
+    colour: Array | None = None
+
+    @classmethod
+    def of(cls, images: Sequence[Array], batch: Sequence[str], *, reference: str, example: Array) -> Self:
+        """Read every image once; keep a histogram (integers) or a few samples (floats) of each."""
+        names = tuple(sorted(set(batch)))
+        _known(reference, names)
+        colours = example.dtype == np.uint8 and len(example) == 3
+        moments: dict[str, list[Array]] = {name: [] for name in names}
+        lab: dict[str, list[Array]] = {name: [] for name in names}
+        values = {name: _Values(example.dtype, len(example)) for name in names}
+        for image, name in zip(images, batch, strict=True):
+            moments[name].append(_moments(image))
+            values[name].add(image)
+            if colours:
+                lab[name].append(_moments(_to_lab(image)))
+        mean, sd = np.stack([_pooled(moments[name]) for name in names], 1)
+        quantiles = np.stack([values[name].quantiles() for name in names])
+        colour = np.stack([_pooled(lab[name]) for name in names]) if colours else None
+        return cls(names, reference, example, mean, sd, quantiles, colour)
+
+    def index(self, name: str) -> int:
+        """Return the index of a batch in the arrays."""
+        return _known(name, self.names)
+
+    def with_batch(self, name: str, images: Sequence[Array]) -> Self:
+        """Return the statistics with those of one more batch at the end."""
+        new = type(self).of(images, [name] * len(images), reference=name, example=images[0])
+        return replace(
+            self,
+            names=(*self.names, name),
+            mean=np.concatenate([self.mean, new.mean]),
+            sd=np.concatenate([self.sd, new.sd]),
+            quantiles=np.concatenate([self.quantiles, new.quantiles]),
+            colour=None if self.colour is None else np.concatenate([self.colour, new.colour]),
+        )
+
+    def to_arrays(self) -> tuple[dict[str, Array], list[str]]:
+        """Return all arrays by name, and the reference followed by the names of the batches."""
+        arrays = {"example": self.example, "mean": self.mean, "sd": self.sd, "quantiles": self.quantiles}
+        if self.colour is not None:
+            arrays["colour"] = self.colour
+        return arrays, [self.reference, *self.names]
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array], names: Sequence[str]) -> Self:
+        """Return the inverse of `to_arrays`."""
+        return cls(names=tuple(names[1:]), reference=names[0], **arrays)
+
+
+class _Values:
+    """The pixels of one batch, reduced to what its quantiles need."""
+
+    def __init__(self, dtype: np.dtype[Any], channels: int) -> None:
+        whole = dtype.kind == "u" and dtype.itemsize <= 2
+        self.counts = np.zeros((channels, 2 ** (8 * dtype.itemsize)), np.int64) if whole else None
+        self.samples: list[Array] = []
+
+    def add(self, image: Array) -> None:
+        if self.counts is None:
+            flat = image.reshape(len(image), -1)
+            self.samples.append(flat[:, :: -(-flat.shape[1] // SAMPLES)])
+        else:
+            for counts, plane in zip(self.counts, image, strict=True):
+                counts += np.bincount(plane.ravel(), minlength=len(counts))
+
+    def quantiles(self) -> Array:
+        """Return the quantiles (C, 257), interpolated between ranks."""
+        if self.counts is None:
+            return np.quantile(np.concatenate(self.samples, 1).astype(np.float64), LEVELS, axis=1).T
+        below = self.counts.cumsum(1)
+        rank = LEVELS * (below[0, -1] - 1)
+        low, high = (np.stack([np.searchsorted(b, r(rank), "right") for b in below]) for r in (np.floor, np.ceil))
+        return np.asarray(low + (high - low) * (rank % 1))
+
+
+def _known(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise UnknownBatchError(f"Batch '{name}' was not in the fit set, which has {', '.join(names)}.")
+    return names.index(name)
+
+
+def _moments(image: Array) -> Array:
+    """Return the number of pixels, their mean and variance, (3, C)."""
+    flat = image.reshape(len(image), -1)
+    return np.stack(
+        [np.full(len(flat), flat.shape[1], np.float64), flat.mean(1, dtype=np.float64), flat.var(1, dtype=np.float64)]
+    )
+
+
+def _pooled(moments: Sequence[Array]) -> Array:
+    """Return mean and standard deviation (2, C) of all pixels of several images, by the law of total variance."""
+    count, mean, variance = np.stack(moments, 1)
+    share = count / count.sum(0)
+    centre = (share * mean).sum(0)
+    return np.stack([centre, np.sqrt((share * (variance + (mean - centre) ** 2)).sum(0))])
+
+
+Transform = Callable[[Array, int, Statistics], Array]  # (image, index of its batch, statistics) -> pixel values
+Baseline = Callable[[Sequence[Array], Sequence[str], Statistics], list[Array]]
+
+
+def _per_batch(transform: Transform) -> Baseline:
+    def baseline(images: Sequence[Array], batch: Sequence[str], context: Statistics) -> list[Array]:
+        return [
+            image if name == context.reference else as_type(transform(image, context.index(name), context), image.dtype)
+            for image, name in zip(images, batch, strict=True)
+        ]
+
+    return baseline
+
+
+def _per_image(transform: Callable[[Array, Statistics], Array]) -> Baseline:
+    def baseline(images: Sequence[Array], batch: Sequence[str], context: Statistics) -> list[Array]:
+        return [as_type(transform(image, context), image.dtype) for image in images]
+
+    return baseline
+
+
+def _do_nothing(images: Sequence[Array], batch: Sequence[str], context: Statistics) -> list[Array]:
+    return list(images)
+
+
+def _affine(image: Array, source: Array, target: Array) -> Array:
+    """Move mean and standard deviation (2, C) of each channel; a constant channel is only shifted."""
+    slope = np.divide(target[1], source[1], out=np.ones_like(target[1]), where=source[1] > 0)
+    return np.asarray((image - source[0][:, None, None]) * slope[:, None, None] + target[0][:, None, None])
+
+
+def _goal(context: Statistics) -> Array:
+    here = context.index(context.reference)
+    return np.stack([context.mean[here], context.sd[here]])
+
+
+def _image_moments(image: Array, context: Statistics) -> Array:
+    return _affine(image, _pooled([_moments(image)]), _goal(context))
+
+
+def _image_histogram(image: Array, context: Statistics) -> Array:
+    matched: Array = match_histograms(image, context.example, channel_axis=0)
+    return matched
+
+
+def _batch_moments(image: Array, index: int, context: Statistics) -> Array:
+    return _affine(image, np.stack([context.mean[index], context.sd[index]]), _goal(context))
+
+
+def _batch_quantiles(image: Array, index: int, context: Statistics) -> Array:
+    """Map quantiles piecewise linearly; beyond them, continue with the ratio of standard deviations."""
+    here = context.index(context.reference)
+    planes = []
+    for c, plane in enumerate(image.astype(np.float64)):
+        x, ties = np.unique(context.quantiles[index, c], return_inverse=True)
+        y = np.bincount(ties, context.quantiles[here, c]) / np.bincount(ties)
+        slope = context.sd[here, c] / context.sd[index, c] if context.sd[index, c] > 0 else 1.0
+        beyond = plane - plane.clip(x[0], x[-1])
+        planes.append(np.interp(plane, x, y) + slope * beyond)
+    return np.stack(planes)
+
+
+def _to_lab(image: Array) -> Array:
+    lab: Array = rgb2lab(image, channel_axis=0)
+    return lab
+
+
+def _batch_reinhard(image: Array, index: int, context: Statistics) -> Array:
+    """Transfer colour as Reinhard et al. 2001, with the moments of batches in CIELAB; clipped to sRGB."""
+    if context.colour is None:
+        raise InputError("Reinhard's colour transfer needs images of 3 channels of uint8 (RGB).")
+    moved = _affine(_to_lab(image), context.colour[index], context.colour[context.index(context.reference)])
+    moved[0] = moved[0].clip(0, 100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*negative Z values")  # outside sRGB, clipped on purpose
+        return np.asarray(lab2rgb(moved, channel_axis=0) * 255)
+
+
+def _constant(image: Array, context: Statistics) -> Array:
+    return np.broadcast_to(_goal(context)[0][:, None, None], image.shape)
+
+
+def _random_reference(images: Sequence[Array], batch: Sequence[str], context: Statistics) -> list[Array]:
+    """Return another image of the reference batch for each, repeated or cropped to its size; seed 0."""
+    rng = np.random.default_rng(0)
+    pool = [i for i, name in enumerate(batch) if name == context.reference]
+    outputs = []
+    for i, image in enumerate(images):
+        others = [j for j in pool if j != i]
+        pick = images[rng.choice(others)] if others else context.example
+        rows, columns = (np.arange(n) % m for n, m in zip(image.shape[1:], pick.shape[1:], strict=True))
+        outputs.append(pick[:, rows[:, None], columns])
+    return outputs
+
+
+BASELINES: dict[str, Baseline] = {
+    "do nothing": _do_nothing,
+    "per-image z-score": _per_image(_image_moments),
+    "per-image match_histograms": _per_image(_image_histogram),
+    "batch moments": _per_batch(_batch_moments),
+    "batch quantiles": _per_batch(_batch_quantiles),
+}
+RGB_BASELINES: dict[str, Baseline] = {"per-batch Reinhard": _per_batch(_batch_reinhard)}
+CHEATS: dict[str, Baseline] = {
+    "cheat: constant image": _per_image(_constant),
+    "cheat: random reference image": _random_reference,
+}
+
+
+def applicable(context: Statistics) -> dict[str, Baseline]:
+    """Return the baselines that apply to these images: `BASELINES`, and those for colour if they are RGB of uint8."""
+    return BASELINES | (RGB_BASELINES if context.colour is not None else {})
+
+
+def zscore_features(features: Array, batch: Sequence[str], fit_features: Array, fit_batch: Sequence[str]) -> Array:
+    """Normalise features by a z-score per batch, as is done where features are enough and no images are needed.
+
+    Args:
+        features: (n, f), to be normalised.
+        batch: the batch of each.
+        fit_features: (m, f), whose mean and standard deviation per batch are used.
+        fit_batch: the batch of each; includes all of `batch`.
+
+    Returns:
+        (n, f); a feature that is constant in a batch is only centred there.
+    """
+    result = np.empty_like(features, dtype=np.float64)
+    known, here = np.asarray(fit_batch), np.asarray(batch)
+    for name in sorted(set(batch)):
+        _known(name, sorted(set(fit_batch)))
+        rows = fit_features[known == name]
+        sd = rows.std(0)
+        result[here == name] = (features[here == name] - rows.mean(0)) / np.where(sd > 0, sd, 1)
+    return result

@@ -1,0 +1,293 @@
+"""The images that methods are judged on, and what can be measured of one method's images: structure, effect,
+distributions, and how well a probe predicts batch and phenotype.
+
+Everything should be measured on images, and groups of images, that no method was fitted to.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+from skimage.metrics import structural_similarity
+
+from img2img.data.picture import Array
+from img2img.errors import InputError
+from img2img.lab.judgement import baselines, objects, probes
+from img2img.lab.judgement.features import image_features, in_range
+from img2img.lab.judgement.scores import COLUMNS, Scores
+
+PIXELS = 2000  # of each image, inside and outside the objects, for comparing distributions
+STEPS = 3  # of whole numbers: a plane that spans no more shows nothing whose place could be followed
+MOST_PSNR = 100.0  # dB, of an image that is equal
+
+
+@dataclass(eq=False)
+class Case:
+    """The images that methods are judged on, and what is known of them.
+
+    Objects are the `masks`, or else what `objects.segment` finds in the input.
+
+    Attributes:
+        before: n images (C, H, W), of one type.
+        batch: the batch of each image, (n,).
+        reference: the batch that the others should look like.
+        scale: low and high value of each channel (C, 2), fixed when the method was fitted.
+        group: source field or well of each image, (n,); by default every image is a group.
+        control: whether each image is a control, (n,); the others are treated.
+        label: phenotype or treatment of each image, (n,).
+        masks: labels (H, W) of the objects of each image.
+        truth: each image as it would be without the batch effect.
+        nuclei: the channel in which objects are found.
+        dark: whether objects are darker than their surroundings.
+        seed: seed of the probes.
+        problems: reasons why something could not be measured; filled while measuring.
+
+    Raises:
+        InputError: if lengths or shapes differ, or there is only one batch.
+    """
+
+    before: Sequence[Array]
+    batch: Any
+    reference: str
+    scale: Array
+    group: Any = None
+    control: Any = None
+    label: Any = None
+    masks: Sequence[Array] | None = None
+    truth: Sequence[Array] | None = None
+    nuclei: int = 0
+    dark: bool = False
+    seed: int = 0
+    problems: dict[str, None] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "group", "control", "label", "masks", "truth"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.before):
+                raise InputError(f"There are {len(self.before)} images, but {len(values)} values of `{name}`.")
+        for i, image in enumerate(self.before):
+            for name in ("masks", "truth"):
+                values = getattr(self, name)
+                if values is not None and values[i].shape[-2:] != image.shape[1:]:
+                    raise InputError(
+                        f"Number {i} of `{name}` is {values[i].shape[-2:]}, but its image is {image.shape[1:]}."
+                    )
+            if self.truth is not None and self.truth[i].dtype != image.dtype:
+                raise InputError(
+                    f"`truth` holds {self.truth[i].dtype} values, but the images hold {image.dtype}; use one type."
+                )
+        if self.reference not in set(self.batch) or len(set(self.batch)) < 2:
+            raise InputError(f"Judging needs images of the reference batch '{self.reference}' and of another batch.")
+        self.batch, self.scale = np.asarray(self.batch), np.asarray(self.scale, np.float64)
+        self.group = np.asarray([str(i) for i in range(len(self.before))] if self.group is None else self.group)
+        self.control = None if self.control is None else np.asarray(self.control, bool)
+        self.label = None if self.label is None else np.asarray(self.label)
+
+    @cached_property
+    def found(self) -> list[Array]:
+        """The objects that are segmented in the input, as labels (H, W)."""
+        return [objects.segment(image[self.nuclei], self.dark) for image in self.before]
+
+    @property
+    def objects(self) -> Sequence[Array]:
+        """The objects of each image, as labels (H, W)."""
+        return self.found if self.masks is None else self.masks
+
+    @cached_property
+    def means(self) -> Array:
+        """Means inside the objects of the input (n, C), in units of the range."""
+        return self.object_means(self.before)
+
+    def object_means(self, images: Sequence[Array]) -> Array:
+        """Return means (n, C) inside the objects, in units of the range; for dark objects how much darker they are."""
+        means = np.stack([objects.object_means(*pair) for pair in zip(images, self.objects, strict=True)])
+        return np.asarray((-means if self.dark else means) / (self.scale[:, 1] - self.scale[:, 0]))
+
+    @property
+    def moved(self) -> list[int]:
+        """The images outside the reference batch."""
+        return [int(i) for i in np.flatnonzero(self.batch != self.reference)]
+
+    @property
+    def batches(self) -> list[str]:
+        """The names of the batches, the reference first."""
+        return [self.reference, *(str(name) for name in np.unique(self.batch) if name != self.reference)]
+
+    @property
+    def controls(self) -> Array:
+        """Return which images are controls, (n,); all are if none were named."""
+        return np.ones(len(self.batch), bool) if self.control is None else self.control
+
+    def treatment(self) -> tuple[Array, Array]:
+        """Return which images are treated and which they are compared with.
+
+        Treated are those that are not controls, or those with the second of two labels.
+        """
+        if self.control is not None:
+            return ~self.control, self.control
+        if self.label is not None and len(names := np.unique(self.label)) == 2:
+            return self.label == names[1], self.label == names[0]
+        return ~self.controls, self.controls  # none is treated
+
+
+def measure(case: Case, after: Sequence[Array]) -> Scores:
+    """Return all scores of one method; `COLUMNS` explains each, and what cannot be measured is None.
+
+    Scores of the probes come with `_low`, `_high`, `_chance` and `_null`. Intensities and features inside objects are
+    taken on the same pixels before and after. The others are compared with the reference batch, so scores of change
+    are means over the images of the other batches.
+
+    Args:
+        case: the images before, and what is known of them.
+        after: the method's images, of the same shapes.
+
+    Raises:
+        InputError: if `after` differs from the input in number or shape.
+    """
+    if [image.shape for image in after] != [image.shape for image in case.before]:
+        raise InputError("A method's images differ from the input in number or shape; they must be the same.")
+    parts = (_structure, _pixels, _intensity, _distributions, _fidelity)
+    scores: Scores = dict.fromkeys(COLUMNS)
+    scores |= {name: value for part in parts for name, value in part(case, after).items()}
+    scores |= measure_features(case, *_both_features(after, case.objects, case.scale))
+    return {name: None if value is None or not np.isfinite(value) else float(value) for name, value in scores.items()}
+
+
+def measure_features(case: Case, features: Array, inside: Array) -> Scores:
+    """Return batch predictability from features of images (n, f), and phenotype accuracy from features inside objects
+    (n, g).
+    """
+    scores: Scores = {}
+    sets = {"batch": np.ones(len(case.batch), bool)} | ({} if case.control is None else {"control_batch": case.control})
+    for prefix, rows in sets.items():
+        probe = partial(probes.batch_predictability, features[rows], case.batch[rows], case.group[rows], case.seed)
+        scores |= _attempt(case, prefix, probe)
+    if case.label is not None:
+        place = (case.batch, case.reference, case.group, case.seed)
+        scores |= _attempt(case, "phenotype", partial(probes.phenotype_accuracy, inside, case.label, *place))
+    return scores
+
+
+def _attempt(case: Case, prefix: str, probe: Callable[[], dict[str, float]]) -> Scores:
+    try:
+        return {f"{prefix}_{name}": value for name, value in probe().items()}
+    except InputError as error:
+        case.problems[f"{prefix.replace('_', ' ')} could not be probed. {error}"] = None
+        return {}
+
+
+def _structure(case: Case, after: Sequence[Array]) -> Scores:
+    rows = case.moved
+    found = [objects.segment(after[i][case.nuclei], case.dark) for i in rows]
+    return {**objects.structure([case.objects[i] for i in rows], [case.found[i] for i in rows], found)}
+
+
+def _pixels(case: Case, after: Sequence[Array]) -> Scores:
+    """Measure what moved and what is new, over images and channels; changes are in units of the fitted range."""
+    span = case.scale[:, 1] - case.scale[:, 0]
+    pairs = [
+        (case.before[i][c], after[i][c], span[c])
+        for i in case.moved
+        for c in range(len(span))
+        if np.ptp(case.before[i][c]) > (STEPS if case.before[i].dtype.kind == "u" else 0)
+    ]
+    shifts = np.array([objects.shift(was, now) for was, now, _ in pairs])
+    change = np.array([np.abs(a - b.astype(np.float64)).mean((1, 2)) for a, b in zip(after, case.before, strict=True)])
+    change = (change / span).mean(1)
+    return {
+        "px_shift": float(np.quantile(shifts, 0.95)) if len(shifts) and np.isfinite(shifts).all() else None,
+        "edge_agreement": _mean([objects.edge_agreement(was, now) for was, now, _ in pairs]),
+        "novel_structure": _mean([objects.novel_structure(*pair) for pair in pairs]),
+        "change": float(change[case.moved].mean()),
+        "reference_change": float(change[case.batch == case.reference].mean()),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _intensity(case: Case, after: Sequence[Array]) -> Scores:
+    images = (case.means, case.object_means(after), case.batch, case.reference)
+    true = None if case.truth is None else case.object_means(case.truth)
+    shift = objects.control_shift(*images, case.controls, true)
+    return {"shift_control": shift, **objects.effect_retention(*images, *case.treatment())}
+
+
+def _distributions(case: Case, after: Sequence[Array]) -> Scores:
+    """Measure Wasserstein-1 to the reference batch inside and outside objects, so that density does not count."""
+    scores: Scores = {}
+    for part, inside in (("background", False), ("foreground", True)):
+        pixels = [_sample(in_range(a, case.scale), (o > 0) == inside) for a, o in zip(after, case.objects, strict=True)]
+        pools = [
+            np.concatenate(
+                [pixels[i] for i in np.flatnonzero((case.batch == name) & case.controls)] or [pixels[0][:, :0]], 1
+            )
+            for name in case.batches
+        ]
+        distances = [
+            wasserstein_distance(a, b)
+            for pool in pools[1:]
+            for a, b in zip(pool, pools[0], strict=True)
+            if a.size and b.size
+        ]
+        scores[f"w1_{part}"] = _mean(distances)
+    return scores
+
+
+def _sample(planes: Array, mask: Array) -> Array:
+    """Return at most PIXELS of the masked pixels, evenly spread, (C, n)."""
+    index = np.flatnonzero(mask)
+    return planes.reshape(len(planes), -1)[:, index[:: -(-len(index) // PIXELS) or 1]]
+
+
+def _fidelity(case: Case, after: Sequence[Array]) -> Scores:
+    """Compare with the truth, with the fitted range as the range of the data, whatever the images hold."""
+    if case.truth is None:
+        return {}
+    pairs = [[in_range(image, case.scale) for image in (after[i], case.truth[i])] for i in case.moved]
+    errors = [max(float(np.mean((a - b) ** 2)), 10 ** (-MOST_PSNR / 10)) for a, b in pairs]
+    similar = [
+        float(structural_similarity(a, b, data_range=1.0, channel_axis=0))  # type: ignore[no-untyped-call]
+        for a, b in pairs
+        if min(a.shape[1:]) >= 7
+    ]
+    return {"psnr": float(np.mean(-10 * np.log10(errors))), "ssim": _mean(similar)}
+
+
+def measure_normalised_features(
+    case: Case, images: Sequence[Array], batch: Sequence[str], masks: Sequence[Array] | None = None
+) -> Scores:
+    """Return the scores of the input's features, normalised by those of the fit set (`images`, `batch`, `masks`).
+
+    There are no images to look at, so only the probes apply.
+    """
+    labels = [objects.segment(image[case.nuclei], case.dark) for image in images] if masks is None else masks
+    pairs = [_both_features(*sets, case.scale) for sets in ((case.before, case.objects), (images, labels))]
+    moved = [
+        baselines.zscore_features(here, list(case.batch), there, batch) for here, there in zip(*pairs, strict=True)
+    ]
+    return dict.fromkeys(COLUMNS) | measure_features(case, *moved)
+
+
+def _both_features(images: Sequence[Array], labels: Sequence[Array], scale: Array) -> tuple[Array, Array]:
+    """Return features of the images, and of the pixels inside their objects."""
+    inside = [objects.object_features(*pair, scale) for pair in zip(images, labels, strict=True)]
+    return np.stack([image_features(image, scale) for image in images]), np.stack(inside)
+
+
+def batch_left(scores: Scores, identity: Scores) -> Scores:
+    """Return what is left of the linear probe's success: (accuracy - chance) over that of doing nothing."""
+    left: Scores = {}
+    for prefix in ("batch", "control_batch"):
+        now, was, chance = (
+            scores.get(f"{prefix}_linear"),
+            identity.get(f"{prefix}_linear"),
+            scores.get(f"{prefix}_chance"),
+        )
+        if now is not None and was is not None and chance is not None and was > chance:
+            left[f"{prefix}_left"] = (now - chance) / (was - chance)
+    return left

@@ -1,0 +1,197 @@
+"""The judgement as a self-contained page."""
+
+import io
+from collections.abc import Iterable
+from html import escape
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from img2img.data.picture import Array
+from img2img.lab.judgement.findings import Findings
+from img2img.lab.judgement.pictures import BINS, HIGHEST, LOWEST, Thumbnails
+from img2img.lab.judgement.scores import COLUMNS, Scores, number
+from img2img.lab.judgement.verdict import BANNER, judgement
+from img2img.report.page import captioned, page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS = 500  # of the table of single images
+WORDS = {True: "pass", False: "fail", None: "not measured"}
+
+STYLE = """
+figcaption, .faint { color: #666 } .wide { overflow-x: auto }
+table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
+.judged { background: #fff6d6 } .pass { color: #176b2c } .fail { color: #b00020; font-weight: 600 }
+.box { border-left: 4px solid #888; padding: .4rem 1rem; background: #f4f4f4; margin: 1rem 0 }
+.verdict { font-size: 1.15em }
+.verdict-pass { border-color: #176b2c; background: #e8f4ea }
+.verdict-warn { border-color: #b7791f; background: #fdf3dc }
+.verdict-fail { border-color: #b00020; background: #fbe9eb }
+.stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
+.row { display: flex; flex-wrap: wrap; gap: .6rem } .row figure { margin: 0; width: 160px }
+.row figcaption { font-size: 12px; line-height: 1.3 }
+"""
+
+
+def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
+    """Return the whole report as HTML."""
+    outcome, verdict = judgement(findings)
+    stamp = '<p class="stamp">CONFOUNDED</p>' if findings.confounded else ""
+    probes = draw_predictability(findings)
+    parts = [
+        f'<div class="box">{escape(BANNER)}</div>',
+        f'<div class="box verdict verdict-{outcome}">{stamp}{escape(verdict)}</div>',
+        "".join(f"<p>{escape(note)}</p>" for note in findings.notes),
+        "<h2>Gates</h2>",
+        "<p>A method that fails a gate is not fit for measuring, however well it removes the batch.</p>",
+        _gates(findings),
+        "<h2>Can the batch still be predicted?</h2>" if probes else "",
+        captioned(probes, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
+                  "groups. The band ends at the 95 % quantile of the permutation null.") if probes else "",
+        "<h2>Methods and scores</h2>",
+        _metrics(findings),
+        "<h2>Pixel values of each batch</h2>",
+        captioned(draw_histograms(findings), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
+                "with different contents, or more cells, should differ."),
+        "<h2>Images</h2>",
+        "<p>Black is the lower end of the fitted range and white the upper end, in every image.</p>",
+        *map(_pictures, findings.pictures),
+        "" if quality is None else "<h2>Single images</h2>" + _quality(quality),
+        "<h2>Images and settings</h2>",
+        _table([("", "number")], findings.counts.items()),
+        _table([("", "setting")], findings.settings.items()),
+        "" if findings.cramers_v is None else
+        f"<p>Association of batch and label (Cramér's V, bias-corrected): {findings.cramers_v:.2f}.</p>",
+    ]  # fmt: skip
+    title = f"Batch equalization: {findings.judged}, to {findings.reference}"
+    return page(title, "\n".join(filter(None, parts)), STYLE)
+
+
+def _cell(value: Any, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(str(value))}</td>' if kind else f"<td>{escape(str(value))}</td>"
+
+
+def _table(head: Iterable[Iterable[Any]], rows: Iterable[Iterable[Any]]) -> str:
+    top = "".join("<tr>" + "".join(f"<th>{escape(str(c))}</th>" for c in line) + "</tr>" for line in head)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return f'<div class="wide"><table>{top}{body}</table></div>'
+
+
+def _gates(findings: Findings) -> str:
+    names = list(findings.gate_texts)
+    head = "".join(f'<th title="{escape(findings.gate_texts[name])}">{escape(name)}</th>' for name in names)
+    rows = []
+    for method, values in findings.gates.items():
+        kind = "judged" if method == findings.judged else ""
+        cells = "".join(_cell(WORDS[v], {True: "pass", False: "fail", None: "faint"}[v]) for v in values.values())
+        rows.append(f'<tr class="{kind}"><th>{escape(method)}</th>{cells}</tr>')
+    texts = "".join(f"<li><b>{escape(name)}</b>: {escape(words)}</li>" for name, words in findings.gate_texts.items())
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><ul>{texts}</ul>'
+
+
+def _metrics(findings: Findings) -> str:
+    """Return one line per score and one column per method, so that each line has room for its meaning."""
+    rows = findings.rows
+    kinds = {method: "judged" if method == findings.judged else "" for method in rows}
+    head = "".join(f'<th class="{kind}">{escape(method)}</th>' for method, kind in kinds.items())
+    lines = [f"<tr><th>score</th>{head}<th>meaning</th></tr>"]
+    for name, (title, meaning) in COLUMNS.items():
+        if any(row.get(name) is not None for row in rows.values()):
+            cells = "".join(_cell(_with_interval(row, name), kinds[method]) for method, row in rows.items())
+            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint">{escape(meaning)}</td></tr>')
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def _with_interval(row: Scores, name: str) -> str:
+    stem = "phenotype" if name == "phenotype_accuracy" else name
+    bounds = [row[f"{stem}_{side}"] for side in ("low", "high") if row.get(f"{stem}_{side}") is not None]
+    return number(row.get(name)) + (f" ({'–'.join(number(b) for b in bounds)})" if bounds else "")
+
+
+def _pictures(item: Thumbnails) -> str:
+    figures = "".join(captioned(_png(pixels), method) for method, pixels in item.images.items())
+    return f'<h3>Batch {escape(item.batch)}, image {item.number}</h3><div class="row">{figures}</div>'
+
+
+def _quality(frame: "pd.DataFrame") -> str:
+    rows = [[number(v) if isinstance(v, float) else v for v in line] for line in islice(frame.itertuples(), MOST_ROWS)]
+    rest = f"<p>{len(frame) - MOST_ROWS} more rows are omitted here.</p>" if len(frame) > MOST_ROWS else ""
+    return _table([[frame.index.name or "", *frame.columns]], rows) + rest
+
+
+def draw_predictability(findings: Findings) -> bytes:
+    """Return a PNG of how well the probes predict the batch per method, beside the permutation null; empty if that was
+    not measured.
+    """
+    from matplotlib.figure import Figure
+
+    prefixes = {"batch": "all images", "control_batch": "controls only"}
+    panels = {p: [m for m, r in findings.rows.items() if r.get(f"{p}_linear") is not None] for p in prefixes}
+    panels = {prefix: methods for prefix, methods in panels.items() if methods}
+    if not panels:
+        return b""
+    longest = max(map(len, panels.values()))
+    figure = Figure(figsize=(5.5 * len(panels) + 1, 0.42 * longest + 1.6), layout="constrained")
+    for axes, (prefix, methods) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for y, method in enumerate(methods):
+            row = findings.rows[method]
+            axes.barh(y, row[f"{prefix}_null_high"], 0.8, color="#ddd", label="permutation null" if y == 0 else None)
+            for name, colour, offset in (("linear", "C0", -0.15), ("forest", "C1", 0.15)):
+                value, low, high = (row[f"{prefix}_{name}{part}"] for part in ("", "_low", "_high"))
+                axes.plot([low, high], [y + offset] * 2, color=colour, linewidth=2)
+                axes.plot(value, y + offset, "o", color=colour, label=name if y == 0 else None)
+        axes.axvline(findings.rows[methods[0]][f"{prefix}_chance"], color="black", linestyle=":", label="chance")
+        axes.set(xlim=(0, 1.02), title=prefixes[prefix], xlabel="balanced accuracy", yticks=range(len(methods)))
+        axes.set_yticklabels([f"{m} ◀" if m == findings.judged else m for m in methods], parse_math=False)
+        axes.invert_yaxis()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
+    return _saved(figure)
+
+
+def draw_histograms(findings: Findings) -> bytes:
+    """Return a PNG of the pixel values of each batch, before and after, with one line of panels per channel."""
+    from matplotlib.figure import Figure
+
+    values = LOWEST + (np.arange(BINS) + 0.5) * (HIGHEST - LOWEST) / BINS
+    methods = list(findings.histograms)
+    channels = len(next(iter(findings.histograms[methods[0]].values())))
+    figure = Figure(figsize=(5.2 * len(methods), 2.8 * channels + 0.5), layout="constrained")
+    panels = figure.subplots(channels, len(methods), squeeze=False, sharex=True, sharey=True)
+    for (c, m), axes in np.ndenumerate(panels):
+        for name, share in findings.histograms[methods[m]].items():
+            is_reference = name == findings.reference
+            label = f"{name} (reference)" if is_reference else name
+            filled = share[c] > 0  # images of few grey levels leave bins empty
+            axes.plot(
+                values[filled],
+                share[c][filled],
+                color="black" if is_reference else None,
+                linewidth=1.8 if is_reference else 1.1,
+                label=label,
+            )
+        axes.set_yscale("log")
+        axes.set_title(f"{methods[m]}, channel {c}", parse_math=False)
+        if c == channels - 1:
+            axes.set_xlabel("pixel value, in units of the fitted range")
+    panels[0, 0].set_ylabel("share of pixels")
+    for words in panels[0, -1].legend(fontsize="small").get_texts():
+        words.set_parse_math(False)
+    return _saved(figure)
+
+
+def _saved(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _png(pixels: Array) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,170 @@
+"""Learning from images of several batches: curves, fields, statistics, and a network if the model has one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.picture import Array
+from img2img.errors import InputError
+from img2img.lab import design as rules
+from img2img.lab.curves.correction import Correction
+from img2img.lab.design import Design, Part, fingerprint
+from img2img.lab.fitted import Fitted, GeneratorSpec
+from img2img.lab.judgement import probes
+from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.networks.models import MODELS, Network
+from img2img.lab.networks.training import train_generator
+from img2img.lab.notes import Notes
+from img2img.lab.options import Parameters
+
+PROBED = 8  # images on which a network is checked for having any effect
+IDLE = 1e-4  # mean change, as a share of the range, below which it has none
+
+
+def learn(p: Parameters, design: Design) -> Fitted:
+    """Learn what each batch of a design needs.
+
+    Raises:
+        InputError: if images do not fit, batches have too few, or the target is unknown.
+        ConfoundedDesignError: if labels and batches determine each other, and there are no controls.
+    """
+    model, notes = MODELS[p.model], Notes()
+    if model.network is None and (p.training or p.run):
+        notes(f"training= and run= are for models with a network; {p.model} does not use them.")
+    on_controls = design.control is not None
+    rules.refuse_confounded(design.batch, design.label, on_controls, p.allow_confounded, notes)
+    if not on_controls:
+        notes("No controls were named: every difference between the batches is taken for the batch effect.")
+    kept, batches, groups = _usable(p, design, notes)
+    if model.with_field:
+        rules.refuse_sizes(kept, p.model)
+
+    names = sorted(set(batches))
+    statistics = Statistics.of(kept, batches, reference=names[0], example=kept[0])
+    medoid = rules.medoid(statistics)
+    target = medoid if p.target == "medoid" else str(p.target)
+    reference = medoid if p.target == "mean" else target
+    members = [i for i, b in enumerate(batches) if b == reference]
+    statistics = replace(statistics, reference=reference, example=kept[members[0]])
+    channels = design.images.names
+    scale = rules.find_scale(statistics, channels)
+    number = np.array([names.index(b) for b in batches])
+    target_number = None if target == "mean" else names.index(target)
+    features = np.stack([image_features(image, scale) for image in kept])
+    sham_groups = [groups[i] for i in members]
+    spec = None
+    if model.network is not None:
+        spec = GeneratorSpec(model.network.name, training_options(p, model.network), len(kept[0]), len(names))
+    fitted = Fitted(
+        model=p.model,
+        network=spec,
+        batches=names,
+        target=target,
+        channels=None if channels is None else list(channels),
+        n_channels=len(kept[0]),
+        dtype=str(kept[0].dtype),
+        groups=[] if design.group is None else sorted(set(groups)),
+        on_controls=on_controls,
+        n_images={name: batches.count(name) for name in names},
+        cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
+        fingerprints=[fingerprint(image) for image in kept],
+        sham=rules.sham(Part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        notes=notes,
+        scale=scale,
+        correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
+        familiarity=Familiarity.of(features, number),
+        statistics=statistics,
+    )
+    if model.network is not None:
+        assert target_number is not None
+        fitted = _with_network(p, model.network, fitted, kept, number, target_number, notes)
+    return replace(fitted, notes=list(notes))
+
+
+def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
+    """Return the images to learn from, and their batches and groups."""
+    groups = [str(i) for i in range(len(design))] if design.group is None else design.group
+    chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
+    _check_target(p.target, sorted(set(design.batch)))
+    kept = rules.part(design.images, chosen)
+    batches, groups = [design.batch[i] for i in chosen], [groups[i] for i in chosen]
+    usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
+    batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
+    if design.group is not None:
+        rules.note_single_groups(batches, groups, notes)
+    return Part(kept, usable), batches, groups
+
+
+def _check_target(target: str, batches: list[str]) -> None:
+    if target in ("medoid", "mean") and target in batches:
+        raise InputError(f"A batch is called '{target}', which also names a kind of target; rename the batch.")
+    if str(target) not in (*batches, "medoid", "mean"):
+        raise InputError(
+            f"The target '{target}' is not a batch; give one of {', '.join(batches)}, or 'medoid' or 'mean'."
+        )
+
+
+def training_options(p: Parameters, network: Network) -> dict[str, Any]:
+    """Return the options of a network's training, with the bound of `local` among them."""
+    bound = {"max_change": p.max_change} if network.name == "local" else {}
+    return bound | dict(p.training or {})
+
+
+def _with_network(
+    p: Parameters, network: Network, fitted: Fitted, images: Sequence[Array], number: Array, target: int, notes: Notes
+) -> Fitted:
+    notes(
+        f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
+        "Judge it by evaluate(), and keep the originals."
+    )
+    mover = fitted.mover(p.device)
+    inputs = [mover.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
+    generator = train_generator(
+        network.name,
+        inputs,
+        number.tolist(),
+        fitted.batches,
+        target,
+        folder=None if p.run is None else Path(p.run),
+        options=training_options(p, network),
+        seed=p.random_state,
+        device=p.device,
+    )
+    mover = replace(mover, generator=generator)
+    moved = [(inputs[i], int(b)) for i, b in enumerate(number) if b != target][:PROBED]
+    changes = [float(np.abs(mover.run_network(x, b) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
+    if max(changes) < IDLE:
+        notes(
+            f"The network of {p.model} changes the images by less than {IDLE:.2%} of the range. It was trained for too "
+            "short a time; give more steps in training=, and a GPU if there is one."
+        )
+    return replace(fitted, generator=generator)
+
+
+def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fitted:
+    """Return the state with one more batch, learned from its images; everything else stays as it is."""
+    images, notes = design.images, Notes(fitted.notes)
+    groups = [f"{name} {i}" for i in range(len(images))] if design.group is None else design.group
+    called = [images.called(i) for i in range(len(images))]
+    usable = rules.inspect(images, [name] * len(images), called, p.min_images, notes)
+    kept, groups = [images[i] for i in usable], [groups[i] for i in usable]
+    mover = fitted.mover(p.device)
+    for image in kept:
+        mover.place(image, None)
+    features = np.stack([image_features(image, fitted.scale) for image in kept])
+    return replace(
+        fitted,
+        batches=[*fitted.batches, name],
+        n_images=fitted.n_images | {name: len(kept)},
+        fingerprints=[*fitted.fingerprints, *map(fingerprint, kept)],
+        groups=fitted.groups if design.group is None else sorted({*fitted.groups, *groups}),
+        notes=list(notes),
+        correction=fitted.correction.with_batch(kept, groups, p.n_jobs),
+        familiarity=fitted.familiarity.with_batch(features),
+        statistics=fitted.statistics.with_batch(name, kept),
+    )

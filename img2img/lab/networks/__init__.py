@@ -1,0 +1,1 @@
+"""Adversarial networks that equalize: their training on patches of all batches, and their use on whole images."""

@@ -1,0 +1,129 @@
+"""The destination of a table's results: the names of its files, in another folder, and never onto an original."""
+
+import os
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from img2img.data.images import FORMATS, Picture, remove_stale, write_image
+from img2img.data.picture import Array, quote
+from img2img.errors import ConfigError, DataError
+from img2img.lab.tables.folders import RESULTS
+from img2img.lab.tables.manifest import Manifest
+
+LOSSY = tuple(suffix for suffix, known in FORMATS.items() if known.kind in ("jpeg", "webp"))
+
+
+class Destination:
+    """A folder for the results of a table, checked before anything is written.
+
+    Attributes:
+        manifest: the table.
+        folder: the folder of the results.
+        targets: the result files of every row; names relative to the table's root are kept.
+
+    Raises:
+        ConfigError: if a result would overwrite an original or the table, even through a link.
+        DataError: if two results have the same name, a file does not lie below the root, or its format is lossy.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        _real_folder.cache_clear()
+        self.manifest, self.folder = manifest, folder
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{quote(folder)} is a file; give a folder for the results.")
+        if os.path.realpath(folder) == os.path.realpath(manifest.root):
+            raise ConfigError(f"{quote(folder)} is the folder of the originals; give another for the results.")
+        if manifest.table is not None and _real(folder / RESULTS) == _real(manifest.table):
+            raise ConfigError(f"The results would overwrite the table {quote(manifest.table)}; give another folder.")
+        self.targets = [tuple(folder / _name(path, manifest.root) for path in row) for row in manifest.files]
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        originals = {_real(path): path for path in self.manifest.originals}
+        seen: dict[str, Path] = {}
+        for files, targets in zip(self.manifest.files, self.targets, strict=True):
+            for path, target in zip(files, targets, strict=True):
+                real = _real(target)
+                if real in originals or (target.exists() and path.exists() and target.samefile(path)):
+                    raise ConfigError(
+                        f"The result {quote(target)} would overwrite the original "
+                        f"{quote(originals.get(real, path))}; give another folder."
+                    )
+                if real in seen:
+                    raise DataError(
+                        f"{quote(seen[real])} and {quote(path)} share the result {quote(target)}; list each file once."
+                    )
+                seen[real] = path
+
+    def holds(self, i: int) -> bool:
+        """Return whether every result of row `i` exists."""
+        return all(path.is_file() for path in self.targets[i])
+
+    def refuse_foreign(self) -> None:
+        """Raise ConfigError if a file has the name of a result although none has been written yet."""
+        if found := next((path for row in self.targets for path in row if path.exists()), None):
+            raise ConfigError(
+                f"{quote(found)} already exists and is listed in no {RESULTS} there; give another folder, or overwrite "
+                "it (--overwrite)."
+            )
+
+    def remove_stale(self) -> None:
+        """Remove half-written files that killed processes left among the results."""
+        for folder in {path.parent for row in self.targets for path in row} | {self.folder}:
+            remove_stale(folder)
+
+    def write(self, i: int, image: Array, pictures: list[Picture] | None = None) -> None:
+        """Write image `i` (C, H, W) as the files it came from, with their metadata.
+
+        Args:
+            i: the row.
+            image: its result.
+            pictures: the contents of the row's files, if they have been read.
+
+        Raises:
+            DataError: if the shape differs, or a format cannot hold the result.
+        """
+        pictures = self.manifest.pictures(i) if pictures is None else pictures
+        counts = [picture.array.shape[2] for picture in pictures]
+        shape = (sum(counts), *pictures[0].array.shape[:2])
+        if image.shape != shape:
+            raise DataError(
+                f"{quote(self.manifest.files[i][0])}: the result has the shape {image.shape}, but the image {shape}; "
+                "they must be the same."
+            )
+        parts = np.split(image, np.cumsum(counts)[:-1])
+        for path, part, picture in zip(self.targets[i], parts, pictures, strict=True):
+            write_image(path, replace(picture, array=np.ascontiguousarray(part.transpose(1, 2, 0))))
+
+
+def _name(path: Path, root: Path) -> str:
+    """Return a file's name relative to the root."""
+    suffix = path.suffix.lower()
+    if suffix in LOSSY or suffix not in FORMATS:
+        fault = "is lossy" if suffix in LOSSY else "is not written by img2img"
+        raise DataError(
+            f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so the result would differ from what "
+            "was computed; convert the originals to TIFF or PNG first."
+        )
+    file, above = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
+    if not file.is_relative_to(above):
+        file, above = Path(_real_folder(path.parent), path.name), Path(os.path.realpath(root))
+    if file.is_relative_to(above):
+        return file.relative_to(above).as_posix()
+    raise DataError(
+        f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
+        "results; give a root that holds every file."
+    )
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: Path) -> str:
+    return os.path.realpath(folder)
+
+
+def _real(path: Path) -> str:
+    """Return where a file is, or would be, with all links resolved."""
+    return os.path.realpath(path) if path.is_symlink() else str(Path(_real_folder(path.parent), path.name))

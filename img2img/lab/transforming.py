@@ -1,0 +1,101 @@
+"""A fitted equalizer applied to arrays, and to the files of a manifest."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.picture import Array
+from img2img.errors import InputError
+from img2img.lab import checks
+from img2img.lab.arrays import Stack
+from img2img.lab.curves.correction import Origin
+from img2img.lab.fitted import Fitted
+from img2img.lab.options import Parameters
+
+
+def equalized(p: Parameters, fitted: Fitted, image: Array, batch: str, origin: Origin | None = None) -> Array:
+    """Return the equalized image, in the type of output that was asked for."""
+    mover = fitted.mover(p.device)
+    return mover.values(image, batch, origin) if p.out_dtype == "float32" else mover(image, batch, origin)
+
+
+def transform_arrays(
+    p: Parameters,
+    fitted: Fitted,
+    stack: Stack,
+    batches: Sequence[str],
+    *,
+    return_quality: bool,
+    nan: str,
+    origin: Sequence[Origin] | None,
+) -> Any:
+    """Return the equalized images as the kind that was handed in; with their quality table if that is wanted."""
+    if origin is not None and len(origin) != len(stack):
+        raise InputError(f"origin has {len(origin)} places, but there are {len(stack)} images; give one for each.")
+    places = [None] * len(stack) if origin is None else [(int(y), int(x)) for y, x in origin]
+
+    def one(i: int, image: Array) -> Array:
+        checks.check_range(image, stack.called(i), fitted.dtype, fitted.highest)
+        filled, holes = _filled(image, stack.called(i), nan)
+        out = equalized(p, fitted, filled, batches[i], places[i])
+        if holes is not None:
+            out[holes] = image[holes]
+        return out
+
+    dtype = np.dtype(np.float32) if p.out_dtype == "float32" else stack.dtype
+    if stack.lazy and not return_quality:
+        return stack.map(one, dtype)
+
+    def with_quality(i: int) -> tuple[Array, dict[str, Any]]:
+        image = stack[i]
+        out = one(i, image)
+        if not return_quality:
+            return out, {}
+        filled, _ = _filled(image, stack.called(i), nan)
+        return out, {"batch": batches[i]} | fitted.quality(filled, batches[i], places[i], p.device)
+
+    with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
+        images, rows = zip(*pool.map(with_quality, range(len(stack))), strict=True)
+    if not return_quality:
+        return stack.pack(images)
+    import pandas as pd
+
+    return stack.pack(images), pd.DataFrame(list(rows))
+
+
+def _filled(image: Array, what: str, nan: str) -> tuple[Array, Array | None]:
+    """Return the image with its holes filled by each channel's median, and the holes."""
+    if image.dtype.kind != "f" or np.isfinite(image).all():
+        return image, None
+    if nan == "error":
+        checks.check_image_finite(image, what)
+    holes = ~np.isfinite(image)
+    filled = image.copy()
+    for plane, hole in zip(filled, holes, strict=True):
+        plane[hole] = np.median(plane[~hole]) if not hole.all() else 0
+    return filled, holes
+
+
+def transform_files(
+    p: Parameters, fitted: Fitted, manifest: Any, folder: Path, *, overwrite: bool, progress: Any
+) -> Any:
+    """Write the equalized files of a manifest into `folder`, and return the table of results."""
+    from img2img.lab.tables import results
+
+    fitted.check_batches(manifest.batch, p.unseen)
+    if manifest.readable:  # or every row is reported as failed
+        checks.check_channels(manifest.images, fitted.n_channels, fitted.channels)
+        if manifest.dtype.kind != "f":
+            checks.check_dtype(manifest.images, fitted.dtype)
+
+    def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
+        batch = manifest.batch[i]
+        checks.check_image_finite(image, f"Row {i}", fitted.channels)
+        row = Stack((image[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
+        fitted.check(row, [batch], p.unseen)
+        return equalized(p, fitted, image, batch), fitted.quality(image, batch, None, p.device)
+
+    return results.transform(manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs)
