@@ -294,11 +294,7 @@ def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(stop, dcgan, tmp_
     options = dcgan | {"steps": 6, "log_every": 3, "save_every": 100, "sample_every": 2}
     img2img.train("dcgan", out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(img2img.errors.Interrupted):
-<<<<<<< HEAD
-        patch.setattr(loop, "agreed_stop", lambda stopped, runtime, step, rhythm: 15 if step == stop else 0)
-=======
         patch.setattr(loop, "agreed_stop", lambda received, runtime, step, rhythm: 15 if step == stop else 0)
->>>>>>> goldens
         img2img.train("dcgan", out=tmp_path / "parts", **options)
     img2img.train("dcgan", out=tmp_path / "parts", **options)
     whole, parts = without_times(tmp_path / "whole"), without_times(tmp_path / "parts")
