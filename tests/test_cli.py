@@ -395,10 +395,10 @@ def test_texts_of_a_docstring():
 def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
     eq, out = fitted
     assert out.splitlines() == [
-        "tone, fitted on controls; target: A",
+        "tone, fitted to controls; target: A",
         "batch A: 4 images",
         "batch B: 4 images",
-        "sham change, where there is nothing to correct, of the range: not measured, the target has too few groups",
+        "sham change, where there is nothing to correct: not measured, the target has too few groups",
         f"saved: {eq}",
         BANNER,
     ]
@@ -462,7 +462,7 @@ def test_a_network_is_trained_as_told_and_its_notes_are_printed_once(command_lin
     notes = [line for line in out.splitlines() if line.startswith("note: ")]
     assert [note[:40] for note in notes] == [
         "note: local trains a network: the pixel ",
-        "note: The network of local changes nothi",
+        "note: The network of local changes the i",
     ]
     assert BANNER in out
     training = BatchEqualizer.load(tmp_path / "eq").training
@@ -483,10 +483,10 @@ FITS = {
     "control": (["--control", "Metadata_Treatment == 'none'"], "No row of the table is a control"),
     "expression": (["--where", "__import__('os')"], "is not valid"),
     "too few": ([*FIT, "--min-images", "9"], "Batches with fewer than 9 images: A (8), B (8)"),
-    "target": (["--target", "C"], "There is no batch 'C' to be the target"),
+    "target": (["--target", "C"], "The target 'C' is not a batch"),
     "mean": (["--model", "stargan", "--target", "mean"], "The target 'mean' is for tone"),
     "file": (["--out", "{table}"], "is a file; give a folder"),
-    "run": (["--model", "local", "--run", "{out}"], "both hold a config.json"),
+    "run": (["--model", "local", "--run", "{out}"], "each needs its own config.json"),
     "train without network": (["--train", "steps=2"], "--train and --run are for models with a network"),
     "run without network": (["--run", "{out}_run"], "--train and --run are for models with a network"),
     "train without value": (["--model", "local", "--train", "steps"], "--train takes NAME=VALUE"),

@@ -267,7 +267,7 @@ def test_options_of_scores_without_held_out_images_are_refused(tmp_path):
         for options in ({"metrics": "kid"}, {"select": "kid"}, {"patience": 3}):
             call = dict(out=tmp_path / "run", size=32, quiet=True, device="cpu") | data | options
             text = refused(ConfigError, img2img.train, method, **call)
-            if f"--{next(iter(options))} is for scores on held-out images, and there are none" not in text:
+            if f"--{next(iter(options))} is for evaluations on held-out images, and there are none" not in text:
                 wrong.append((method, options, text))
     assert wrong == [] and not (tmp_path / "run").exists()
 

@@ -20,7 +20,7 @@ import img2img
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.model.file import load_resume
 from img2img.runs.folder import RunFolder
-from img2img.training import loop
+from img2img.training import loop, state
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
 
@@ -124,7 +124,7 @@ def test_options_that_never_trained_are_no_obstacle(dcgan, tmp_path, monkeypatch
 
 def test_options_are_compared_before_the_first_save(dcgan, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(loop, "save_resume", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(state, "save_resume", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         img2img.train("dcgan", out=tmp_path / "run", **dcgan)
     assert not (tmp_path / "run" / "last.pt").exists()
     text = refused(ConfigError, img2img.train, "dcgan", out=tmp_path / "run", **dcgan | {"lr": 0.5})
@@ -294,7 +294,7 @@ def test_the_log_of_a_resumed_run_is_that_of_one_never_stopped(stop, dcgan, tmp_
     options = dcgan | {"steps": 6, "log_every": 3, "save_every": 100, "sample_every": 2}
     img2img.train("dcgan", out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(img2img.errors.Interrupted):
-        patch.setattr(loop, "_agree", lambda stopped, runtime, step, rhythm: 15 if step == stop else 0)
+        patch.setattr(loop, "agreed_stop", lambda received, runtime, step, rhythm: 15 if step == stop else 0)
         img2img.train("dcgan", out=tmp_path / "parts", **options)
     img2img.train("dcgan", out=tmp_path / "parts", **options)
     whole, parts = without_times(tmp_path / "whole"), without_times(tmp_path / "parts")

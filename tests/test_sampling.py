@@ -331,7 +331,7 @@ def test_a_file_for_a_folder(samplers, tmp_path):
 
 
 def test_options_of_loading_are_refused_for_a_loaded_model(samplers):
-    assert "chosen where the model is loaded" in refused(ConfigError, sample, samplers["uint8"], 1, device="cuda")
+    assert "fixed when the model is loaded" in refused(ConfigError, sample, samplers["uint8"], 1, device="cuda")
 
 
 @over(change=["method", "option"])

@@ -131,7 +131,7 @@ def test_a_signal_to_the_whole_group_saves_the_run(words, number, unpaired, tmp_
         code, said = training.ends()
     assert code == 128 + number
     step = load_resume(training.out / "last.pt")["step"]
-    assert said.splitlines()[-1].startswith(f"Stopped and saved at step {step}. To go on: img2img train {words[0]} ")
+    assert said.splitlines()[-1].startswith(f"Stopped and saved at step {step}. To resume: img2img train {words[0]} ")
 
 
 @posix
@@ -152,7 +152,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(presses, apart, uncached, tm
     out, options = tmp_path / "run", uncached | {"save_every": 2, "quiet": False}
     with pytest.raises(Interrupted) as stop:
         img2img.train("cyclegan", out=out, **options)
-    assert stop.value.signal == signal.SIGINT and f"To go on: img2img train cyclegan --out {out}" in str(stop.value)
+    assert stop.value.signal == signal.SIGINT and f"To resume: img2img train cyclegan --out {out}" in str(stop.value)
     assert "stopping after this step; press Ctrl-C again to stop now" in capsys.readouterr().err
     beginning = f"Stopped at once; step 2 is kept in {out}." if apart else "Stopped and saved at step 4."
     assert str(stop.value).startswith(beginning)
@@ -190,7 +190,7 @@ def test_a_killed_worker_is_one_sentence_and_the_run_is_saved(unpaired, tmp_path
     step = load_resume(training.out / "last.pt")["step"]
     last = said.splitlines()[-1]
     assert code == 2 and last.startswith("img2img: A process that prepares images was killed"), said
-    assert f"Step {step} is kept in {training.out}. To go on: img2img train dcgan" in last
+    assert f"Step {step} is kept in {training.out}. To resume: img2img train dcgan" in last
 
 
 @linux
@@ -339,7 +339,7 @@ def test_a_file_that_cannot_be_read_any_more_saves_the_run(processes, fate, unca
         img2img.train("cyclegan", out=out, workers=processes, **uncached)
     step, text = load_resume(out / "last.pt")["step"], str(error.value)
     assert step >= 5 and "\n" not in text and text.startswith(str(victim))
-    assert f". Step {step} is kept in {out}. To go on: img2img train cyclegan --out {out} --resume" in text
+    assert f". Step {step} is kept in {out}. To resume: img2img train cyclegan --out {out} --resume" in text
 
 
 def test_a_run_that_lost_a_file_goes_on_as_if_nothing_had_been(uncached, tmp_path, monkeypatch, no_waits):

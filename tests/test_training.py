@@ -47,7 +47,7 @@ def test_eight_steps_are_four_and_a_stop_and_four(name, stop, options, tmp_path,
 
     with monkeypatch.context() as patch:
         at_step(patch, name, stop * config.get("accumulate", 1), terminate)
-        with pytest.raises(Interrupted, match=f"Stopped and saved at step {stop}. To go on: .* --resume") as stopped:
+        with pytest.raises(Interrupted, match=f"Stopped and saved at step {stop}. To resume: .* --resume") as stopped:
             img2img.train(name, out=parts, **config)
     assert stopped.value.signal == signal.SIGTERM
     assert load_resume(parts / "last.pt")["step"] == stop

@@ -385,7 +385,7 @@ def stopped_and_resumed(name, stop, config, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(METHODS[name], "step", patched)
-        with pytest.raises(Interrupted, match=f"Stopped and saved at step {stop}. To go on: .* --resume"):
+        with pytest.raises(Interrupted, match=f"Stopped and saved at step {stop}. To resume: .* --resume"):
             img2img.train(name, out=parts, **config)
     assert load_resume(parts / "last.pt")["step"] == stop
     img2img.train(name, out=parts, **config)
