@@ -157,7 +157,7 @@ figure.savefig(out / "illumination.png", dpi=110)
 # Judgement uses wells that were not learned from; `evaluate` refuses others. It compares the model with what a lab
 # would do instead. First come the gates: is the treatment's effect kept within plates, and are the nuclei still the
 # same and in the same place? Then: does a classifier from plate A work on the others, and can the plate still be
-# told from an image?
+# predicted from an image?
 
 # %%
 known = {"batch": judge["batch"], "control": judge["control"], "group": judge["well"], "label": judge["treatment"]}

@@ -889,9 +889,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
 def test_a_disk_that_is_full_for_real_does_not_end_the_process(tmp_path, name):
     path = model(tmp_path / "m.safetensors", "unet_32")
     code = (
-        "import resource, sys\nfrom img2img import cli\nimport img2img.interchange.export\n"
+        "import resource, sys\nfrom img2img.cli.main import main\nimport img2img.interchange.export\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"  # as a full disk: EFBIG in place of ENOSPC
-        f"sys.argv = ['img2img', 'export', {str(path)!r}, '--out', {str(tmp_path / name)!r}]\ncli.main()"
+        f"sys.argv = ['img2img', 'export', {str(path)!r}, '--out', {str(tmp_path / name)!r}]\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("img2img: Cannot write"), (done.returncode, done.stderr)

@@ -198,7 +198,7 @@ def export(
         typer.Option("--format", help="pth, onnx or torchscript; auto follows the suffix of --out: .pth, .onnx, .pt."),
     ] = "auto",
     direction: Annotated[str | None, typer.Option(help="a2b or b2a; by default the model's first direction.")] = None,
-    label: Annotated[str | None, typer.Option(help="The class to translate to, for a model with classes.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class to fix; by default it is an input of the file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Export a model to other programs: ONNX, TorchScript, or weights for the published code.
