@@ -63,12 +63,12 @@ def plain_loop(model, source, out):
     """Translate a folder with the loop that ours is compared with."""
     import torch
 
-    from img2img.model.file import load_generator, read_card
+    from img2img.model.file import load_use, read_card
     from img2img.networks import layers
 
     layers.MATMUL_PIXELS = 0  # PyTorch's own convolutions everywhere
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_generator(model, read_card(model), "a2b").to(device)
+    network = load_use(model, read_card(model), "a2b").network.to(device)
     out.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         array = np.asarray(Image.open(path).convert("RGB"), np.float32)

@@ -19,7 +19,7 @@ from img2img import BatchEqualizer
 from img2img.errors import ConfigError, Img2ImgError, ModelFileError
 from img2img.evaluation.sides import Sides
 from img2img.interchange.info import model_info, rows
-from img2img.model.file import load_generator, read_card
+from img2img.model.file import load_use, read_card
 from img2img.model.record import RECORD
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
@@ -99,7 +99,7 @@ class TestModelFiles:
             rows(model_info(path))
             card = read_card(path)
             for direction in card.directions:
-                load_generator(path, card, direction)
+                load_use(path, card, direction).network
 
         assert unsound(json.loads(header), use) == []
 

@@ -24,7 +24,7 @@ from img2img.interchange import export, layout, onnx_graph
 from img2img.interchange.info import model_info
 from img2img.interchange.layout import standard_names
 from img2img.methods import METHODS
-from img2img.model.file import ModelCard, load_generator, read_card, save_model
+from img2img.model.file import ModelCard, load_use, read_card, save_model
 from img2img.networks import GENERATORS
 
 # The published networks, put together from the tables of their layout: which module sits where in which sequence.
@@ -161,7 +161,7 @@ def taken(pth, tmp_path):
     def take(content, **kwargs):
         out = img2img.import_model(pth(content), tmp_path / "model.safetensors", overwrite=True, **kwargs)
         card = read_card(out)
-        return load_generator(out, card, next(iter(card.directions))), card
+        return load_use(out, card, next(iter(card.directions))).network, card
 
     return take
 
@@ -336,7 +336,7 @@ def test_two_files_make_one_model(pth, tmp_path):
     for name, original, channels in (("a2b", there, 3), ("b2a", back, 1)):
         x = noise(2, channels, 32, 32)
         with torch.no_grad():
-            assert (load_generator(out, card, name)(x) - as_published(original, x)).abs().max() <= 1e-5
+            assert (load_use(out, card, name).network(x) - as_published(original, x)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -373,11 +373,11 @@ def test_replicate_padding_goes_out_and_comes_back(command_line, pth, tmp_path):
     back = img2img.import_model(tmp_path / "net.pth", tmp_path / "back.safetensors", padding="replicate")
     images = np.random.default_rng(0).integers(100, 4000, (2, 32, 32, 3), dtype=np.uint16)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32)) / 2000 - 1
-    original, again = (load_generator(p, read_card(p), "a2b") for p in (path, back))
+    original, again = (load_use(p, read_card(p), "a2b").network for p in (path, back))
     with torch.no_grad():
         assert torch.equal(original(x), again(x)) and original(x).std() > 0.01
         plain = img2img.import_model(tmp_path / "net.pth", tmp_path / "plain.safetensors")
-        assert not torch.equal(original(x), load_generator(plain, read_card(plain), "a2b")(x))
+        assert not torch.equal(original(x), load_use(plain, read_card(plain), "a2b").network(x))
     assert "replicate: --padding of img2img import" in command_line("info", plain)[1]
     assert "replicate: --padding" not in command_line("info", back)[1]
     for name, network in (("zero", published("resnet", 3, padding="zero")), ("unet", published("unet", 5))):
@@ -634,7 +634,7 @@ def test_the_published_networks_load_what_is_exported(tmp_path, norm, generator,
     card = read_card(path)
     x = noise(2, card.directions["a2b"].in_channels, 64, 64)
     with torch.no_grad():
-        assert (load_generator(path, card, "a2b")(x) - as_published(original, x)).abs().max() <= 1e-5
+        assert (load_use(path, card, "a2b").network(x) - as_published(original, x)).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("case", [case for case in CASES])
@@ -699,7 +699,7 @@ def test_exported_files_translate_any_size_and_batch(tmp_path, format, suffix, g
     assert (made.format, made.direction) == (format, "b2a") and made.difference <= 2e-5
     assert len({shape[0] for shape in made.checked}) > 1 and len({shape[2:] for shape in made.checked}) > 1
     assert not list(tmp_path.glob(".*"))
-    network = load_generator(path, read_card(path), "b2a")
+    network = load_use(path, read_card(path), "b2a").network
     facts = {
         "method": "cyclegan",
         "direction": "b2a",
@@ -788,7 +788,7 @@ def test_info_is_what_the_file_says(tmp_path):
     path = model(tmp_path / "model.safetensors", "resnet_3", directions=("a2b", "b2a"))
     info = model_info(tmp_path)
     assert info == model_info(path) and json.loads(json.dumps(info)) == info
-    network = load_generator(path, read_card(path), "a2b")
+    network = load_use(path, read_card(path), "a2b").network
     assert info["directions"]["b2a"] == {
         "in_channels": 3,
         "out_channels": 3,

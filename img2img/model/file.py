@@ -320,8 +320,3 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
         raise ModelFileError(f"{path} does not hold the weights that its header promises.") from error
     use.network.requires_grad_(False).eval()
     return use
-
-
-def load_generator(path: Path, card: ModelCard, name: str) -> nn.Module:
-    """Return the network of one use of a model file, as `load_use` does."""
-    return load_use(path, card, name).network

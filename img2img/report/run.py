@@ -16,7 +16,7 @@ from img2img.report.page import captioned, page, table
 from img2img.report.remarks import Remark, shown
 from img2img.report.result import pictured, result_section, score_cell
 from img2img.report.style import STYLE
-from img2img.runs.facts import Finding, Report, in_words, read_report_record
+from img2img.runs.facts import Report, in_words, read_report_record
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, read_log, scalars_of
 from img2img.runs.results import RankingRecord
@@ -216,10 +216,3 @@ def _details(title: str, pairs: Iterable[tuple[str, Any]], is_open: bool = False
     lines = [(escape(str(name)), escape(str(value))) for name, value in pairs]
     state = " open" if is_open else ""
     return f"<details{state}><summary>{title}</summary>{table(lines)}</details>" if lines else ""
-
-
-# For api.py, until it reads a `Report`.
-def read_facts(folder: Path) -> tuple[dict[str, str], list[Finding]]:
-    """Return the facts by title, and the findings, of report.json."""
-    report = read_report_record(RunFolder(folder))
-    return report.facts.titled(), report.findings
