@@ -99,7 +99,7 @@ class TestModelFiles:
             rows(model_info(path))
             card = read_card(path)
             for direction in card.directions:
-                load_use(path, card, direction).network
+                load_use(path, card, direction)
 
         assert unsound(json.loads(header), use) == []
 
