@@ -86,5 +86,5 @@ def test_simulated_bf16_rounds_as_bf16_does(layer, shape):
         assert torch.equal(got, got.bfloat16().float())
 
 
-def test_rows_of_same_result_are_the_methods():
-    assert set(imported("same_result").ROWS) == set(METHODS)
+def test_rows_of_same_result_are_methods():
+    assert set(imported("same_result").ROWS) <= set(METHODS)

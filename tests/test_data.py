@@ -314,7 +314,7 @@ def test_file_with_a_good_header_and_no_pixels_is_named_before_training(tmp_path
 def test_images_are_named_in_exactly_one_way(pairs):
     for paired in (False, True):
         for letters in ("", "a", "b", "a b data", "ab data"):
-            with pytest.raises(ConfigError, match="in one way: --a DIR --b DIR") as caught:
+            with pytest.raises(ConfigError, match="in one of these ways: --a DIR --b DIR") as caught:
                 find(paired, **{name: "x" for name in letters.split()})
             for name in letters.split():
                 assert f"--{name}" in str(caught.value).partition("You gave")[2]

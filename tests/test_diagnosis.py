@@ -8,7 +8,7 @@ from helpers import over
 
 import img2img
 from img2img.report.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
-from img2img.runs.facts import Progress
+from img2img.runs.facts import Progress, RunFacts
 from img2img.training.journal import Journal
 
 HEALTHY = {"d_real": 0.8, "d_fake": 0.7, "diversity": 0.9, "grad_G": 1.0, "grad_D": 1.0}
@@ -112,7 +112,7 @@ def test_a_resumed_run_knows_what_was_found(tmp_path):
     assert again.diagnosis.findings == first.diagnosis.findings != []
     again.record(61, 1, HEALTHY | BAD["mode collapse"] | values)
     assert len(again.diagnosis.findings) == 1
-    again.report({"method": "gan"}, Progress(61, 100))
+    again.report(RunFacts(method="gan"), Progress(61, 100))
     assert "mode collapse: generated images" in (tmp_path / "report.html").read_text()
 
 

@@ -233,7 +233,7 @@ def test_values_that_are_not_finite(data, value, name):
     assert says.startswith(f"Image {N + 2} of X has {name} in channel 0, row 7, column 9")
     says = refused(ValueError, BatchEqualizer().fit, X, batch=data.batch)
     assert says.startswith(f"Image {N + 2} of X (batch B) has {name} in channel 0, row 7, column 9")
-    assert "no way with NaN 'skip'" in refused(ConfigError, equalizer.transform, X, batch=data.batch, nan="skip")
+    assert "Unknown value of nan, 'skip'" in refused(ConfigError, equalizer.transform, X, batch=data.batch, nan="skip")
 
 
 def test_constant_images_are_left_out_of_the_fit_and_flagged(data, toned):
@@ -294,7 +294,7 @@ def test_batches_that_were_not_fitted_are_passed_on_if_that_is_wanted(data, tone
     Z, table = lax.transform(data.X[N : N + 2], batch=["Z", "B"], return_quality=True)
     assert np.array_equal(Z[0], data.X[N]) and not np.array_equal(Z[1], data.X[N + 1])
     assert table["flags"][0] == "unknown batch" and np.isnan(table.unfamiliar[0]) and table.change[0] < 1e-9
-    assert "There is no unseen 'x'" in refused(ConfigError, BatchEqualizer(unseen="x").fit, data.X, batch=data.batch)
+    assert "Unknown unseen 'x'" in refused(ConfigError, BatchEqualizer(unseen="x").fit, data.X, batch=data.batch)
 
 
 def test_values_of_another_range(data, toned):

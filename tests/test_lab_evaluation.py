@@ -831,7 +831,7 @@ def test_features_are_scored_per_batch():
 def test_mistakes_are_named():
     images = [plain(0)[0]] * 2
     case = {"before": images, "batch": list("AB"), "reference": "A", "scale": [[0, 1]]}
-    with pytest.raises(ConfigError, match="no method 'nothing'"):
+    with pytest.raises(ConfigError, match="Unknown method 'nothing'"):
         evaluate({IDENTITY: images}, Case(**case), judged="nothing")
     with pytest.raises(InputError, match="2 images, but 3 values of `label`"):
         Case(**case, label=list("xyz"))

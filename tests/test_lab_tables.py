@@ -735,7 +735,7 @@ def test_expressions_that_are_refused_and_not_executed(expression, tmp_path, pla
 
 
 def test_expressions_that_name_no_column_or_select_nothing(plates):
-    assert "no column 'Treatment'" in refused(ConfigError, select, FRAME, "Treatment == 'DMSO'")
+    assert "Unknown column 'Treatment'" in refused(ConfigError, select, FRAME, "Treatment == 'DMSO'")
     assert "Did you mean 'Metadata_Dose'" in refused(ConfigError, select, FRAME, "Metadata_Doze")
     assert "Unknown column 'has'" in refused(ConfigError, select, FRAME, "`has` == 1")
     for text in ("Metadata_Treatment != 'drug'", "not Metadata_Treatment == 'a'", "Metadata_Treatment not in ['a']"):

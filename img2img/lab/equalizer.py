@@ -250,7 +250,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             return transform_files(p, fitted, X, Path(out_dir), overwrite=overwrite, progress=progress)
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
-        choose("way with NaN", nan, {"error": 0, "mask": 0})
+        choose("value of nan,", nan, ("error", "mask"))
         design = Design.of(X, p, batch=batch)
         fitted.check(design.images, design.batch, p.unseen)
         return transform_arrays(
