@@ -318,7 +318,7 @@ def test_images_are_named_in_exactly_one_way(pairs):
                 find(paired, **{name: "x" for name in letters.split()})
             for name in letters.split():
                 assert f"--{name}" in str(caught.value).partition("You gave")[2]
-    with pytest.raises(ConfigError, match="in one way"):
+    with pytest.raises(ConfigError, match="in one of these ways"):
         find(ab=pairs)  # side by side, for a method without pairs
 
 
