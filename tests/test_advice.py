@@ -33,6 +33,8 @@ CASES = [
 def built(method_class, options, size=SIZE):
     """The method as `options` have it, after every check that the API makes of them; and its training options."""
     groups = [method_class.Config, TrainConfig]
+    shallow = {"d_layers": 4} if "d_layers" in flat(method_class.Config()) else {}  # for images of `SIZE`
+    options = shallow | options
     assert options.keys() <= {field.name for group in groups for field in fields(group)}
     config, training = (group(**{k: v for k, v in options.items() if k in flat(group())}) for group in groups)
     training = replace(training, batch_size=training.batch_size or method_class.batch_size)
@@ -77,7 +79,8 @@ def test_every_advice_that_is_followed_is_accepted_and_new(name):
                 continue
             assert flat(other.config, training) == options | change != options, (case, text)
         given |= {kind for kind, texts in told.items() if texts}
-    assert refused == [] and given == set(REMEDIES)
+    judged = "share" in method_class.kinds.values()  # without accuracies, nobody is seen to win
+    assert refused == [] and given >= set(REMEDIES) - (set() if judged else {"discriminator winning"})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -46,7 +46,7 @@ def test_the_command_says_what_it_does_and_where_to_look(tmp_path, command_line)
     out = tmp_path / "demo"
     code, text, told = command_line("demo", "--out", out, "--steps", 2)
     report = out / demo.RUN / "report.html"
-    assert code == 0 and text.splitlines()[-1] == f"open {report}" and "0 is the plain animal" in text
+    assert code == 0 and text.splitlines()[-1] == f"open {report}" and "0 is the unchanged plain animal" in text
     doing = ("loading PyTorch", "drawing 448 animals", "training CycleGAN for 2 steps", "translating 24 animals")
     assert [told.index(words) for words in doing] == sorted(told.index(words) for words in doing)
     assert "<title>plain2striped: img2img run</title>" in report.read_text()

@@ -164,7 +164,7 @@ MISTAKES = [
     'img2img.train("cyclegan", a="a", b="b", batchsize=4)',
     'img2img.train("cyclegan", a="a", b="b", size="large")',
     'img2img.train("dcgan", data="a", lambda_cyclic=4.0)',
-    'img2img.train("dcgan", data="a").directions',
+    'img2img.train("dcgan", data="a").backend',
     'img2img.translate("run", "in", "out", overwrit=True)',
     'img2img.sample("run", 4, interpolated=3)',
     'img2img.evaluate("run", limits=3)',
