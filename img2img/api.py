@@ -436,7 +436,7 @@ def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFac
             UseRecord(name, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
             for name, use in built.uses.items()
         ),
-        kinds=dict(built.kinds),
+        kinds=built.all_kinds,
         started=time.strftime("%Y-%m-%d %H:%M"),
         system=f"{made['system']}, torch {made['torch']}",
         processes=processes,

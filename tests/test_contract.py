@@ -18,6 +18,7 @@ import img2img
 from img2img.core.method import Image, Label, Method, Noise, Use
 from img2img.core.needs import Facts, Needs
 from img2img.data.grid import draw_grid
+from img2img.data.images import Picture, write_image
 from img2img.data.scale import Scale
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.interchange.export import export_model
@@ -26,6 +27,8 @@ from img2img.model.file import ModelCard, load_resume, load_use, read_card, save
 from img2img.model.sampling import Sampler
 from img2img.options import outline
 from img2img.report.curves import READINGS
+from img2img.runs.facts import read_report_record
+from img2img.runs.folder import RunFolder
 
 SIZE, CLASSES = 16, ("x", "y", "z")
 SMALL = {  # of the options that a method has
@@ -312,6 +315,22 @@ def test_a_run_leaves_a_report_that_names_its_method(name, run_of):
     record = json.loads((run / "config.json").read_text())
     assert record["method"] == name
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["00000002.png", "00000004.png"]
+    kinds = read_report_record(RunFolder(run)).facts.kinds
+    norms = {name for row in rows for name in row if name.startswith("grad_")}
+    assert norms and {kinds.get(name) for name in norms} == {"norm"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_results_of_one_class_are_not_taken_for_those_of_another(name, run_of, tmp_path):
+    run, model = run_of(name)[0], opened(run_of(name)[0])
+    if isinstance(model, Sampler) or not model.spec().labelled:
+        return
+    write_image(tmp_path / "in" / "x.png", Picture(image_of(3, SIZE, SIZE)))
+    first, second, *_ = model.classes
+    for _ in range(2):
+        img2img.translate(run, tmp_path / "in", tmp_path / "out", label=first, device="cpu")
+    with pytest.raises(Img2ImgError, match=f"label was {first}, now {second}"):
+        img2img.translate(run, tmp_path / "in", tmp_path / "out", label=second, device="cpu")
 
 
 @pytest.mark.parametrize("name", METHODS)

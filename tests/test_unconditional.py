@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from helpers import assert_equal
 from safetensors.torch import load_file
 
 import img2img
@@ -352,23 +353,6 @@ def options(monkeypatch):
         monkeypatch.setattr(wgan, name, value)
     data = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     return {name: QUICK | RUNS[name] | {"data": data} for name in RUNS}
-
-
-def assert_equal(a, b, where="last.pt"):
-    """Equality to the bit of two nested states."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def stopped_and_resumed(name, stop, config, tmp_path, monkeypatch):

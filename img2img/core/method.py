@@ -130,6 +130,11 @@ class Method(nn.Module):
         needs: Needs = self.config.needs
         return needs
 
+    @property
+    def all_kinds(self) -> dict[str, str]:
+        """Return the kinds of the log's scalars, with the gradient norms that `move` measures."""
+        return dict(self.kinds) | {f"grad_{player}": "norm" for player in self.optimizers}
+
     @staticmethod
     def resolve(config: Any, facts: Facts) -> Any:
         """Replace every "auto" in `config` by its meaning for these data."""

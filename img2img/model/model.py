@@ -99,7 +99,7 @@ class Model:
     def _known(self, label: str) -> str:
         if not self.spec().labelled:
             raise ConfigError(f"label {label}: this model takes no class; leave it out.")
-        choose("--label", str(label), dict.fromkeys(self.classes))
+        choose("--label", str(label), self.classes)
         return str(label)
 
     def digest(self) -> str:

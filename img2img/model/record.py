@@ -28,6 +28,7 @@ class _Record:
     threads: Annotated[int, Interval(ge=1, le=4096)] | None = None
     model: str | None = None
     direction: str | None = None
+    label: str | None = None
     device: str | None = None
 
 
@@ -52,7 +53,7 @@ def resume_record(
         "model": translator.digest(),
         "direction": translator.direction,
         "options": {k: v for k, v in (asdict(options) | asdict(files)).items() if k not in NOT_SEEN},
-    }
+    } | ({"label": translator.label} if translator.label is not None else {})
     if previous is not None and not files.overwrite and _holds_results(out):
         if previous.get("unfinished"):
             raise ConfigError(f"Overwriting the results in {quote(out)} was interrupted; use --overwrite again.")
@@ -84,7 +85,8 @@ def _continue(translator: Translator, out: Path, previous: dict[str, Any], curre
     """
     device, precision, backend = translator.asked
     old, new = dict(previous.get("options", {})), dict(current["options"])
-    old["direction"], new["direction"] = previous.get("direction"), current["direction"]
+    for name in ("direction", "label"):
+        old[name], new[name] = previous.get(name), current.get(name)
     requested = {"precision": precision, "backend": backend}
     for name, value in requested.items():
         old[name], new[name] = previous.get(name), previous.get(name) if value == "auto" else value

@@ -93,7 +93,7 @@ def write_report(path: Path, translator: Translator, summary: Summary) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    facts = {"model": str(translator.path), "direction": translator.direction}
+    facts = {"model": str(translator.path), "direction": translator.direction, "label": translator.label}
     report = facts | summary.to_json() | {"notes": translator.notes}
     try:
         write_text(path, json.dumps(report, indent=2) + "\n")

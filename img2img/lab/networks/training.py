@@ -101,7 +101,7 @@ def train_generator(
             "seed": str(seed),
         }
         notes |= {"foreground in common": f"{patches.overlap:.0%}"}
-        facts = RunFacts(method=model, kinds=dict(method.kinds), equalizer=True, notes=notes)
+        facts = RunFacts(method=model, kinds=method.all_kinds, equalizer=True, notes=notes)
         hint = f"fit again with the same data and the folder {files.path}"
         run = Run(files, card_of(model, method, scales), facts, hint, spelling="--train {name}={value}")
         try:
