@@ -4,8 +4,8 @@
 Every ```bash and ```python block of README.md, datasets/README.md and docs/ is run, in order, page by page, in a folder
 with small generated data sets under the names that the pages use. Their cost is reduced in one way: `TINY` is appended
 to the options of every training that has them, where it overrides what is written on the page, and two steps to the
-options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so; for Python, a
-wrapper of `img2img.train`.
+options of every network of `equalize`. For bash, a script called `img2img` at the head of PATH does so (`preloaded.py`
+has its imports ready); for Python, a wrapper of `img2img.train`.
 
 Blocks marked ```sh are only displayed: they install, download or start several processes. Unmarked blocks are not code.
 """
@@ -17,11 +17,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import preloaded
 import pytest
 import tifffile
 import typer
@@ -96,23 +98,14 @@ def tiny(method: str) -> dict[str, Any]:
     return {name: value for name, value in TINY.items() if name in names}
 
 
-SHIM = """#!{python}
-import sys
-
-import torch
-
-from img2img.cli.main import main
-
-torch.set_num_threads(1)
+EDIT = """
 tiny = {tiny!r}
-if sys.argv[1:2] == ["train"]:
-    options = tiny[sys.argv[2]].items()
-    sys.argv += [word for name, value in options for word in ("--" + name.replace("_", "-"), str(value))]
-if sys.argv[1:3] == ["equalize", "fit"] and "--train" in sys.argv:
-    sys.argv += ["--train", "steps=2"]
-if sys.argv[1:2] == ["demo"]:
-    sys.argv += ["--steps", "1"]
-main()
+if words[:1] == ["train"]:
+    words += [word for name, value in tiny[words[1]].items() for word in ("--" + name.replace("_", "-"), str(value))]
+if words[:2] == ["equalize", "fit"] and "--train" in words:
+    words += ["--train", "steps=2"]
+if words[:1] == ["demo"]:
+    words += ["--steps", "1"]
 """
 
 
@@ -186,21 +179,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     plates(tmp_path / "plates")
     for day, plate in (("monday", "P1"), ("friday", "P2")):
         shutil.copytree(tmp_path / "plates" / plate, tmp_path / "slides" / day)
-    shim = tmp_path / "bin" / "img2img"
-    shim.parent.mkdir()
-    shim.write_text(SHIM.format(python=sys.executable, tiny={method: tiny(method) for method in METHODS}))
-    shim.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with preloaded.commands() as address:
+        yield address
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for bash")
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name)
-def test_blocks_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(page: Path, place: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = place / "bin" / "img2img"
+    command.parent.mkdir()
+    preloaded.write_command(command, address, EDIT.format(tiny={method: tiny(method) for method in METHODS}))
     train = img2img.train
     monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | tiny(method)))
     if page.name == "translating.md":  # it uses the run of training.md
