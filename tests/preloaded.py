@@ -78,7 +78,8 @@ def serve(address: str) -> None:
     for stream, descriptor in enumerate(streams):
         os.dup2(descriptor, stream)
         os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # what could seek may be a pipe
+    # New ones, as what could seek may be a pipe.
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     words, folder, environment = json.loads(request)
     os.chdir(folder)
     os.environ.clear()

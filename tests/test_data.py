@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import over
 from PIL import Image
 
 from img2img.core.needs import Needs
@@ -249,7 +250,7 @@ def test_domains_may_differ_in_channels_and_type(tmp_path):
     assert sample["a"].dtype == sample["b"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("other", [{"dtype": "uint16"}, {"channels": 5, "suffix": ".tif"}])
+@over(other=[{"dtype": "uint16"}, {"channels": 5, "suffix": ".tif"}])
 def test_kinds_that_do_not_go_together_are_counted(tmp_path, other):
     folders = two_folders(tmp_path, 3, 2)
     fill(tmp_path / "a", 1, name="other", **other)
@@ -272,7 +273,7 @@ def test_files_with_several_pages_are_named_before_training(tmp_path):
         find(**folders)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+@over(suffix=[".npy", ".npz", ".tif"])
 def test_arrays_in_files_are_trained_on(tmp_path, suffix):
     fill(tmp_path / "a", 3, suffix=suffix, channels=5, dtype="float32")
     fill(tmp_path / "b", 3)
@@ -295,7 +296,7 @@ def test_every_type_is_trained_on_or_refused():
     assert wrong == []
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
+@over(content=[b"", b"no image"])
 def test_corrupt_files_are_named_at_the_start(tmp_path, content):
     folders = two_folders(tmp_path)
     (tmp_path / "b" / "broken.png").write_bytes(content)
@@ -338,7 +339,7 @@ def test_unknown_augmentation(unpaired):
         find(a=unpaired[0], b=unpaired[1], augment="dihedrall")
 
 
-@pytest.mark.parametrize("paired", [False, True])
+@over(paired=[False, True])
 def test_arrays(paired):
     a, b = np.stack(arrays(3, channels=1))[..., 0], arrays(3, seed=9)
     train = find(paired, a=a, b=b).train
@@ -346,15 +347,14 @@ def test_arrays(paired):
     np.testing.assert_array_equal(train["a"].load(1)[..., 0], a[1])
 
 
-@pytest.mark.parametrize(
-    ("paired", "a", "b", "kind", "answer"),
+@over(
+    "paired a b kind answer",
     [
         (False, arrays(3), None, ConfigError, "both"),
         (True, arrays(3), arrays(2), DataError, "equally many images in A and B, but there are 3 and 2"),
         (False, arrays(3), [np.zeros((4, 4), np.int64)], DataError, "Array 0 of domain B is int64"),
         (True, [picture(0), picture(1, height=30)], arrays(2), DataError, "array 1 of domain A"),
     ],
-    ids=["one", "numbers", "type", "sizes"],
 )
 def test_arrays_that_do_not_fit(paired, a, b, kind, answer):
     with pytest.raises(kind, match=answer):
@@ -395,7 +395,7 @@ def test_of_a_mixed_folder_the_minority_is_named(tmp_path):
         find(a=mixed, b=arrays(2))
 
 
-@pytest.mark.parametrize("paired", [False, True])
+@over(paired=[False, True])
 def test_files_passed_over_are_counted_once(tmp_path, paired):
     for place in ("trainA", "trainB", "testA", "testB"):
         fill(tmp_path / place, 3)
@@ -410,7 +410,7 @@ def test_files_passed_over_are_counted_once(tmp_path, paired):
 # Held out
 
 
-@pytest.mark.parametrize("paired", [False, True])
+@over(paired=[False, True])
 def test_val_fraction_splits_off_disjoint_images(tmp_path, paired):
     folders = two_folders(tmp_path, 10, 10)
     split, again = (find(paired, **folders, val_fraction=0.3) for _ in range(2))
@@ -440,7 +440,7 @@ def test_a_held_out_folder_of_its_own_wins_over_val_fraction(tmp_path):
     assert split.notes == ("--val-fraction is ignored because the data set has a held-out part.",)
 
 
-@pytest.mark.parametrize("augment", PRESETS)
+@over(augment=PRESETS)
 def test_held_out_images_have_the_training_size_and_no_augmentation(augment):
     images = arrays(4, height=40, width=48)
     opened = open_samples(
@@ -459,7 +459,7 @@ def test_held_out_images_have_the_training_size_and_no_augmentation(augment):
 # Augmentation
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@over(preset=PRESETS)
 def test_one_draw_for_both_images_of_a_pair(preset):
     augment, image = Augment(preset, 32), picture(0, 40, 40)
     for seed in range(20):
@@ -468,7 +468,7 @@ def test_one_draw_for_both_images_of_a_pair(preset):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@over(preset=PRESETS)
 def test_augmentation_keeps_type_and_channels_of_both(preset):
     for dtype, channels in (("uint8", 1), ("uint16", 3), ("float32", 5)):
         image = picture(0, 40, 40, channels, dtype)
@@ -478,7 +478,7 @@ def test_augmentation_keeps_type_and_channels_of_both(preset):
         assert a.shape[:2] == b.shape[:2]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@over(preset=PRESETS)
 def test_equal_seeds_give_equal_results_and_others_differ(preset):
     image = picture(0, 40, 40)
     before = image.copy()
@@ -556,8 +556,7 @@ def test_streams_are_what_they_were():
     assert found == STREAMS
 
 
-@pytest.mark.parametrize("augment", PRESETS)
-@pytest.mark.parametrize("paired", [False, True])
+@over(augment=PRESETS, paired=[False, True])
 def test_samples_are_a_function_of_seed_and_number(augment, paired):
     b = 6 if paired else 5
     first, second = (train_on(paired, a=6, b=b, augment=augment) for _ in range(2))
@@ -576,7 +575,7 @@ def test_other_seed_other_samples():
     assert not all(same(first[n], second[n]) for n in range(12))
 
 
-@pytest.mark.parametrize("augment", PRESETS)
+@over(augment=PRESETS)
 def test_pairs_stay_together_through_a_sample(augment):
     images = arrays(4)
     data = train_on(True, a=images, b=images, augment=augment)

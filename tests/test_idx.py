@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import refused
+from helpers import over
 
 from img2img.core.needs import Needs
 from img2img.data.finding import find_domains
@@ -73,7 +74,7 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
+@over("content reason", DAMAGED.values())
 def test_damaged_files(content, reason, tmp_path):
     for suffix in ("", ".gz"):
         path = write(tmp_path / f"idx{suffix}", content)

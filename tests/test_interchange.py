@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers import over
 from safetensors import safe_open
 from torch import nn
 
@@ -169,8 +170,8 @@ def taken(pth, tmp_path):
 # The layout at full size
 
 
-@pytest.mark.parametrize(
-    ("kind", "number", "norm", "tensors", "parameters"),
+@over(
+    "kind number norm tensors parameters",
     [
         ("resnet", 9, "instance", 48, 11_378_179),
         ("resnet", 6, "instance", 36, 7_837_699),
@@ -226,7 +227,7 @@ CASES = {
 ROUNDING = 1.1e-5 if torch.__version__.startswith("2.6.") else 1e-5  # of fp32; PyTorch 2.6 gave 1.03e-5
 
 
-@pytest.mark.parametrize("case", CASES)
+@over(case=CASES)
 def test_an_imported_generator_gives_the_published_output(taken, case):
     kind, number, choices = CASES[case]
     original = published(kind, number, **choices)
@@ -249,9 +250,8 @@ def test_an_imported_generator_gives_the_published_output(taken, case):
                 assert (generator.to(dtype)(x.to(dtype)) - wanted).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize(
-    ("wrap"),
-    [
+@over(
+    wrap=[
         lambda state: {"state_dict": state},
         lambda state: {"netG": state, "epoch": 7},
         lambda state: {"netG": {"state_dict": state}},
@@ -267,8 +267,8 @@ def test_an_imported_generator_gives_the_published_output(taken, case):
         lambda state: {name: x.half() for name, x in state.items()},
         lambda state: {name: x.requires_grad_() if x.is_floating_point() else x for name, x in state.items()},
     ],
+    kind=["resnet", "unet"],
 )
-@pytest.mark.parametrize("kind", ["resnet", "unet"])
 def test_wrappers_prefixes_and_types(taken, kind, wrap):
     original = published(kind, 6, norm="batch")
     plain, _ = taken(original)
@@ -312,8 +312,8 @@ def test_files_of_old_torch_are_read(pth, tmp_path):
     assert img2img.import_model(path, tmp_path / "m.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("norm", "kind", "method"),
+@over(
+    "norm kind method",
     [("batch", "unet", "pix2pix"), ("batch", "resnet", "pix2pix"), ("instance", "resnet", "cyclegan")],
 )
 def test_the_card_of_an_import(taken, norm, kind, method):
@@ -339,8 +339,7 @@ def test_two_files_make_one_model(pth, tmp_path):
             assert (load_use(out, card, name).network(x) - as_published(original, x)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("dropout", [False, True])
-@pytest.mark.parametrize("padding", ["zero", "replicate"])
+@over(dropout=[False, True], padding=["zero", "replicate"])
 def test_the_layout_of_other_paddings(padding, dropout):
     """The published code pads the blocks so, and always mirrors the image itself."""
     original = published("resnet", 3, norm="batch", padding=padding, dropout=dropout)
@@ -416,7 +415,7 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
+@over(zipped=[True, False])
 def test_a_malicious_file_is_refused_and_not_executed(pth, tmp_path, zipped):
     state = dict(published("resnet", 3).state_dict())
     path = pth(state | {"x": Malicious(tmp_path / "harm")}, _use_new_zipfile_serialization=zipped)
@@ -520,17 +519,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_standard_generator_is_refused_in_one_sentence(pth, tmp_path, case):
+@over(case=REFUSED)
+def test_what_is_no_standard_generator_is_refused_in_one_sentence(pth, case):
     content, sentence = REFUSED[case]
     path = pth(content)
     with pytest.raises(ModelFileError) as error:
-        img2img.import_model(path, tmp_path / "m.safetensors")
+        img2img.import_model(path, path.with_name("m.safetensors"))
     assert str(error.value).startswith(f"{path} {sentence}") and "\n" not in str(error.value)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x05garbage"])
+@over(content=[b"", b"text", b"\x80\x05garbage"])
 def test_damaged_files_are_refused(tmp_path, content):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
@@ -609,9 +608,8 @@ def original_of(generator, norm, channels=(3, 3), **choices):
     return published(kind, number, *channels, norm=norm, seed=9, **choices)
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize(
-    ("generator", "choices", "theirs"),
+@over(
+    "generator choices theirs",
     [
         ("resnet_6", {}, {}),
         ("resnet_9", dict(dropout=0.3), dict(dropout=True)),
@@ -619,6 +617,7 @@ def original_of(generator, norm, channels=(3, 3), **choices):
         ("unet_32", {}, dict(dropout=True)),
         ("unet_64", dict(channels=(2, 4)), dict(channels=(2, 4))),
     ],
+    norm=["instance", "batch", "none"],
 )
 def test_the_published_networks_load_what_is_exported(tmp_path, norm, generator, choices, theirs):
     path = model(tmp_path / "m.safetensors", generator, norm, **choices)
@@ -637,7 +636,7 @@ def test_the_published_networks_load_what_is_exported(tmp_path, norm, generator,
         assert (load_use(path, card, "a2b").network(x) - as_published(original, x)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in CASES])
+@over(case=[case for case in CASES])
 def test_import_then_export_gives_the_same_file_again(pth, tmp_path, case):
     kind, number, choices = CASES[case]
     original = published(kind, number, **choices)
@@ -649,8 +648,7 @@ def test_import_then_export_gives_the_same_file_again(pth, tmp_path, case):
             assert torch.equal(again[name], x), name
 
 
-@pytest.mark.parametrize("generator", ["resnet_3", "unet_32"])
-@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@over(generator=["resnet_3", "unet_32"], norm=["instance", "batch", "none"])
 def test_export_then_import_is_bit_equal(tmp_path, generator, norm):
     path = model(tmp_path / "m.safetensors", generator, norm)
     back = img2img.import_model(
@@ -671,7 +669,7 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize(("generator", "norm", "upsample", "padding"), EVERY)
+@over("generator norm upsample padding", EVERY)
 def test_onnx_of_every_generator(tmp_path, generator, norm, upsample, padding):
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     network = GENERATORS[generator](2, 3, width=2, norm=norm, upsample=upsample, padding=padding).eval()
@@ -743,7 +741,7 @@ def test_a_file_that_differs_does_not_appear(tmp_path, monkeypatch):
         assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-@pytest.mark.parametrize(("missing", "has"), [("onnx", "onnxruntime"), ("onnxruntime", "onnx")])
+@over("missing has", [("onnx", "onnxruntime"), ("onnxruntime", "onnx")])
 def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, missing, has):
     path = model(tmp_path / "m.safetensors", "resnet_3")
     monkeypatch.setitem(sys.modules, has, sys.modules.get(has) or pytest)
@@ -816,7 +814,7 @@ def test_a_card_without_a_source_is_read(tmp_path):
 # Command line
 
 
-@pytest.mark.parametrize("command", ["import", "export", "info"])
+@over(command=["import", "export", "info"])
 def test_help_does_not_wait_for_torch(command):
     code = (
         "import sys\nfrom img2img.cli import main as cli\n"
@@ -885,7 +883,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of processes are POSIX")
-@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.onnx"])
+@over(name=["x.pt", "x.pth", "x.onnx"])
 def test_a_disk_that_is_full_for_real_does_not_end_the_process(tmp_path, name):
     path = model(tmp_path / "m.safetensors", "unet_32")
     code = (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import over
 
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError, Interrupted
@@ -70,7 +71,7 @@ def run(model, folder=None, steps=4, target=0, **options):
 # Networks and what they start from.
 
 
-@pytest.mark.parametrize("model", CONDITIONED)
+@over(model=CONDITIONED)
 def test_all_parameters_get_gradients(model):
     method = tiny(model)
     shaken(method.g)
@@ -80,13 +81,13 @@ def test_all_parameters_get_gradients(model):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
 
 
-@pytest.mark.parametrize("model", CONDITIONED)
+@over(model=CONDITIONED)
 def test_the_start_is_the_identity(model):
     batch = batch_of()
     assert torch.equal(tiny(model).g(batch["image"], batch["label"]), batch["image"])
 
 
-@pytest.mark.parametrize("model", CONDITIONED)
+@over(model=CONDITIONED)
 def test_preview(model):
     batch = batch_of()
     columns = tiny(model).eval().preview(batch)
@@ -94,7 +95,7 @@ def test_preview(model):
     assert all(x.shape == batch["image"].shape for x in columns.values())
 
 
-@pytest.mark.parametrize("model", CONDITIONED)
+@over(model=CONDITIONED)
 def test_one_batchs_images_do_not_depend_on_the_others(model):
     """No statistics over the call, and none over the image: a far pixel changes nothing here."""
     network, batch = shaken(tiny(model).g).eval(), batch_of()
@@ -275,7 +276,7 @@ def test_a_patch_is_cut_from_its_batch():
 # Training and running.
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@over(model=NETWORKS)
 def test_four_steps_are_two_and_a_stop_and_two(model, tmp_path, monkeypatch):
     whole = run(model, tmp_path / "whole", ema=0.9, lr=2e-3)
     step, calls = NETWORKS[model].method.step, []
@@ -315,7 +316,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
         run("local", tmp_path / "run", steps=1, target=1)
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@over(model=NETWORKS)
 def test_weights_come_back(model):
     trained = run(model, steps=1)
     options = {k: v for k, v in (SMALL[model] | RHYTHM).items()}
@@ -325,8 +326,7 @@ def test_weights_come_back(model):
     assert np.array_equal(apply(bind(model, trained, 1, 0), x), apply(bind(model, rebuilt, 1, 0), x))
 
 
-@pytest.mark.parametrize("model", NETWORKS)
-@pytest.mark.parametrize("shape", [(75, 61), (64, 33)])
+@over(model=NETWORKS, shape=[(75, 61), (64, 33)])
 def test_tiles_equal_the_whole(model, shape):
     network = bind(model, shaken(build_generator(model, SMALL[model], 2, len(NAMES[model]))), 1, 0)
     image = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32) / 3
@@ -338,7 +338,7 @@ def test_tiles_equal_the_whole(model, shape):
     assert torch.equal(apply(network, torch.from_numpy(image)), torch.from_numpy(whole))
 
 
-@pytest.mark.parametrize("model", CONDITIONED)
+@over(model=CONDITIONED)
 def test_binding_folds_the_condition_in(model):
     network = shaken(build_generator(model, SMALL[model], 2, 3)).eval()
     x = batch_of(1)["image"]
@@ -352,8 +352,8 @@ def test_binding_folds_the_condition_in(model):
 # What is refused.
 
 
-@pytest.mark.parametrize(
-    ("model", "names", "options", "sentence"),
+@over(
+    "model names options sentence",
     [
         ("lokal", "AB", {}, r"Unknown adversarial model 'lokal'\. Did you mean 'local'\?"),
         ("local", "AB", {"widht": 3}, r"Unknown option of local 'widht'\. Did you mean 'width'\?"),

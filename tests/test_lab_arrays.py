@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import refused
+from helpers import over
 from hypothesis import given, settings, strategies as st
 
 from img2img.errors import DataError, InputError, InputTypeError
@@ -87,7 +88,7 @@ def test_big_endian_comes_in_the_machines_order():
     assert stack[0].dtype.isnative and stack.dtype.isnative and stack.dtype == np.uint16
 
 
-@pytest.mark.parametrize("kind", [list, tuple])
+@over(kind=[list, tuple])
 def test_a_list_of_unequal_sizes(kind):
     X = kind([pixels(5, 6, 2), pixels(9, 4, 2, seed=1)])
     stack = unpack(X, "NYXC")
@@ -158,8 +159,8 @@ def test_xarray_keeps_its_coordinates():
     assert unpack(X.assign_coords(c=[0, 1, 2])).names is None
 
 
-@pytest.mark.parametrize(
-    ("X", "axes", "says"),
+@over(
+    "X axes says",
     [
         (pixels(9, 8, 8), "NCYX", "has 3 axes, of lengths (9, 8, 8), but axes= names 4 for it"),
         (pixels(2, 1, 8, 8), "NYX", "use axes='NCYX'"),
@@ -183,7 +184,7 @@ def test_xarray_keeps_its_coordinates():
         (xr.DataArray(pixels(2, 4, 4), dims=["time", "y", "x"]), "NCYX", "e.g. X.rename(time='N')"),
         (da.from_array(pixels(4, 1, 4, 4))[da.ones(4) > 0], "NCYX", "X.compute_chunk_sizes()"),
     ],
-)  # fmt: skip
+)
 def test_axes_that_do_not_fit(X, axes, says):
     assert says in refused(InputError, unpack, X, axes)
 
@@ -193,8 +194,8 @@ def test_check_axes_alone():
     assert "use axes='NYXC'" in refused(ValueError, check_axes, pixels(2, 9, 9, 3), "NCYX")
 
 
-@pytest.mark.parametrize(
-    ("X", "says"),
+@over(
+    "X says",
     [
         (
             pixels(2, 1, 4, 4, dtype="int32"),
@@ -259,7 +260,7 @@ def test_types_that_were_not_fitted():
     assert "X holds uint16 values" in refused(TypeError, check_dtype, unpack(pixels(2, 1, 4, 4)), "float32")
 
 
-@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@over("value name", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
 def test_values_that_are_not_finite(value, name):
     X = np.zeros((3, 5, 6, 2), "float32")
     check_finite(unpack(X, "NYXC"))
@@ -270,9 +271,8 @@ def test_values_that_are_not_finite(value, name):
     check_finite(unpack(pixels(2, 1, 4, 4)))
 
 
-@pytest.mark.parametrize(
-    "batch",
-    [
+@over(
+    batch=[
         ["1", "2"],
         (1, 2),
         np.array([1, 2]),
@@ -284,15 +284,15 @@ def test_values_that_are_not_finite(value, name):
         xr.DataArray([1, 2]),
         np.array(["1", "2"]),
         (str(i) for i in (1, 2)),
-    ],
+    ]
 )
 def test_names_of_batches(batch):
     names = check_batch(batch, 2)
     assert names == ["1", "2"] and all(type(name) is str for name in names)
 
 
-@pytest.mark.parametrize(
-    ("batch", "says"),
+@over(
+    "batch says",
     [
         (["a"], "batch has 1 entries, but there are 2 images"),
         (None, "batch is None; give a list with the name of a batch for each of the 2 images"),
@@ -317,17 +317,14 @@ def test_groups():
     assert "group has 1 entries" in refused(ValueError, check_group, ["A1"], 2)
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [[True, False], np.array([1, 0]), pd.Series([True, False]), torch.tensor([True, False]), [1.0, np.False_]],
-)
+@over(mask=[[True, False], np.array([1, 0]), pd.Series([True, False]), torch.tensor([True, False]), [1.0, np.False_]])
 def test_masks(mask):
     out = check_mask(mask, 2)
     assert out.dtype == bool and out.tolist() == [True, False]
 
 
-@pytest.mark.parametrize(
-    ("mask", "says"),
+@over(
+    "mask says",
     [
         ([True], "control has 1 entries"),
         (["DMSO", "drug"], "control[0] is 'DMSO'; give True or False"),

@@ -16,6 +16,7 @@ import tifffile
 import torch
 import xarray as xr
 from conftest import refused
+from helpers import over
 from scipy import ndimage
 from sklearn import exceptions
 from sklearn.base import clone
@@ -139,14 +140,13 @@ def test_bad_parameters_are_only_refused_by_fit(data):
     assert "Did you mean 'tone'" in refused(ConfigError, equalizer.fit, data.X, batch=data.batch)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
+@over(
+    check=[
         "check_get_params_invariance",
         "check_no_attributes_set_in_init",
         "check_parameters_default_constructible",
         "check_set_params",
-    ],
+    ]
 )
 def test_the_checks_of_scikit_learn_that_need_no_table_of_numbers(check):
     getattr(estimator_checks, check)("BatchEqualizer", BatchEqualizer())
@@ -179,15 +179,14 @@ def test_fit_again_forgets_what_was_before(data):
     assert same_state(equalizer, fitted(other, target="x"))
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
+@over(
+    use=[
         lambda eq, data, folder: eq.transform(data.X, batch=data.batch),
         lambda eq, data, folder: eq.evaluate(data.X, batch=data.batch),
         lambda eq, data, folder: eq.add_batch("new", data.X[:N]),
         lambda eq, data, folder: eq.save(folder),
         lambda eq, data, folder: eq.transform_table(folder, None, folder / "out"),
-    ],
+    ]
 )
 def test_before_fit(data, tmp_path, use):
     with pytest.raises(NotFittedError, match="not fitted yet"):
@@ -224,7 +223,7 @@ def test_axes_that_do_not_fit(data, toned):
     assert "axes= names 4" in refused(ValueError, toned.transform, data.X[0], batch="A")
 
 
-@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity")])
+@over("value name", [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_values_that_are_not_finite(data, value, name):
     X = data.X.astype(np.float32)
     equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch)
@@ -277,7 +276,7 @@ def test_batches_of_too_few(data):
     assert BatchEqualizer(min_images=5).fit(data.X[few], batch=data.batch[few]).n_images_ == {"A": 8, "B": 5}
 
 
-@pytest.mark.parametrize("batch", [["A"] * 3, None, ["A"] * (3 * N - 1) + [None]])
+@over(batch=[["A"] * 3, None, ["A"] * (3 * N - 1) + [None]])
 def test_batches_that_are_not_given(data, batch):
     assert "batch" in refused(ValueError, BatchEqualizer().fit, data.X, batch=batch)
 
@@ -343,8 +342,8 @@ def test_a_target_that_there_is_not(data):
         assert f"batch is called '{word}'" in says
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
+@over(
+    "options says",
     [
         ({"target": "mean", "model": "local"}, "would be blurred"),
         ({"max_change": 0}, "max_change takes a number above 0 up to 1, not 0"),
@@ -382,7 +381,7 @@ def test_known_lamps_are_evened_out(data, toned):
     assert np.exp(gains["C"] - gains["A"]) == pytest.approx(1.4, rel=0.04)
 
 
-@pytest.mark.parametrize("name", ["toned", "edited"])
+@over(name=["toned", "edited"])
 def test_the_target_comes_back_bit_for_bit(request, data, name):
     equalizer = request.getfixturevalue(name)
     Z = equalizer.transform(data.X, batch=data.batch)
@@ -495,7 +494,7 @@ def converted(X, dtype):
     return (X >> 5).clip(0, 255).astype(dtype) if dtype == "uint8" else X.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@over(dtype=["uint8", "uint16", "float32", "float64"])
 def test_types_come_back(data, dtype):
     X, truth = converted(data.X, dtype), converted(data.truth, dtype)
     equalizer = BatchEqualizer(target="A").fit(X, batch=data.batch, group=data.group)
@@ -523,7 +522,7 @@ def test_float64_counts_as_float32(data):
     assert other.dtype == np.float64 and other == pytest.approx(one, rel=1e-6)
 
 
-@pytest.mark.parametrize("axes", ["NYXC", "CNYX"])
+@over(axes=["NYXC", "CNYX"])
 def test_three_channels_in_other_axes(axes):
     data = slides({"A": Effect(), "B": Effect(gain=0.5)}, channels=3)
     names = ["DNA", "ER", "RNA"]
@@ -625,7 +624,7 @@ def test_parts_are_corrected_as_in_the_whole(evened):
     assert not np.array_equal(parts, wrong)
 
 
-@pytest.mark.parametrize("n_jobs", [2, -1])
+@over(n_jobs=[2, -1])
 def test_threads_do_not_matter(data, toned, n_jobs):
     equalizer = fitted(data, n_jobs=n_jobs)
     assert same_state(equalizer, toned)
@@ -803,7 +802,7 @@ def trained(model):
     return fitted(data, model=model, training=NETWORKS.get(model), channels=["DNA"]), data
 
 
-@pytest.mark.parametrize("model", MODELS)
+@over(model=MODELS)
 def test_what_is_saved_is_loaded(model, tmp_path):
     equalizer, data = trained(model)
     equalizer.save(tmp_path / "eq")
@@ -818,7 +817,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "eq").iterdir()) == ["config.json", "weights.safetensors"]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@over(dtype=["uint8", "float32", "float64"])
 def test_other_types_are_saved_too(data, tmp_path, dtype):
     X = converted(data.X, dtype)
     equalizer = BatchEqualizer().fit(X, batch=data.batch)
@@ -865,9 +864,8 @@ def other_weights(folder):
     (folder / "other" / "weights.safetensors").replace(folder / "weights.safetensors")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
+@over(
+    damage=[
         lambda folder: (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-9]),
         lambda folder: (folder / "weights.safetensors").write_bytes(b""),
         lambda folder: (folder / "config.json").write_bytes((folder / "config.json").read_bytes()[:-9]),
@@ -883,12 +881,13 @@ def other_weights(folder):
         rewritten(lambda config: config["fitted"]["network_"].update(model="transformer")),
         rewritten(lambda config: config["fitted"]["network_"]["options"].update(stepz=3)),
         rewritten(lambda config: config["fitted"]["network_"]["options"].update(width=8)),
-    ],
+    ]
 )
-def test_damaged_files(kept, damage):
-    damage(kept)
+def test_damaged_files(edited, tmp_path, damage):
+    edited.save(tmp_path)
+    damage(tmp_path)
     assert "is damaged, or not a saved equalizer; restore it, or fit again." in refused(
-        ModelFileError, BatchEqualizer.load, kept
+        ModelFileError, BatchEqualizer.load, tmp_path
     )
 
 
@@ -899,11 +898,12 @@ def test_files_of_a_newer_version(kept):
     )
 
 
-@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
-def test_files_that_are_missing(kept, name):
-    (kept / name).unlink()
-    assert f"holds no {name}" in refused(ModelFileError, BatchEqualizer.load, kept)
-    assert "holds no config.json" in refused(ModelFileError, BatchEqualizer.load, kept / "nothing")
+@over(name=["config.json", "weights.safetensors"])
+def test_files_that_are_missing(edited, tmp_path, name):
+    edited.save(tmp_path)
+    (tmp_path / name).unlink()
+    assert f"holds no {name}" in refused(ModelFileError, BatchEqualizer.load, tmp_path)
+    assert "holds no config.json" in refused(ModelFileError, BatchEqualizer.load, tmp_path / "nothing")
 
 
 class Mark:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import over
 from scipy import ndimage
 
 from img2img.data.picture import as_type
@@ -70,19 +71,18 @@ def judged():
 # ---- the judgement as a whole
 
 
-@pytest.mark.parametrize("method", [*CHEATS, "per-image z-score", "per-image match_histograms"])
+@over(method=[*CHEATS, "per-image z-score", "per-image match_histograms"])
 def test_cheats_and_methods_per_image_fail(judged, method):
     assert not judged.passed(method)
     assert judged.gates[method]["effect kept"] is False
 
 
-@pytest.mark.parametrize("method", CHEATS)
-@pytest.mark.parametrize("gate", ["objects found", "nothing moved"])
+@over(method=CHEATS, gate=["objects found", "nothing moved"])
 def test_cheats_fail_on_structure_too(judged, method, gate):
     assert judged.gates[method][gate] is False
 
 
-@pytest.mark.parametrize("method", [IDENTITY, "batch moments", MINE])
+@over(method=[IDENTITY, "batch moments", MINE])
 def test_honest_methods_pass(judged, method):
     assert judged.passed(method)
     assert set(judged.gates[method].values()) <= {True, None}
@@ -263,8 +263,8 @@ def test_an_effect_too_small_to_be_seen_is_not_a_pass():
     assert kept(1.2, 1.05) is kept(1.25, 1.5) is False
 
 
-@pytest.mark.parametrize(
-    ("gate", "passing", "failing"),
+@over(
+    "gate passing failing",
     [
         ("effect kept", 1.11, 1.12),
         ("objects found", 0.02, 0.021),
@@ -418,7 +418,7 @@ def test_shift_is_found(field):
     assert objects.shift(image, ndimage.shift(image, (0.3, 0), mode="wrap")) == pytest.approx(0.3, abs=0.05)
 
 
-@pytest.mark.parametrize("effect", [synthetic.Effect(gain=1.4, vignette=0.3), synthetic.Effect(gradient=0.35)])
+@over(effect=[synthetic.Effect(gain=1.4, vignette=0.3), synthetic.Effect(gradient=0.35)])
 def test_illumination_is_no_shift(field, effect):
     image, _ = field
     assert objects.shift(image, image * synthetic.light(image.shape, effect) + 50) <= 0.06
@@ -617,10 +617,7 @@ def test_phenotypes_carry_over_unless_the_batch_moves_them():
     assert with_unknown["chance"] == 0.5  # a label that the reference lacks is left out
 
 
-@pytest.mark.parametrize(
-    ("batch", "group", "words"),
-    [("AAAA", "wxyz", "at least 2"), ("AABB", "wwyz", "Fewer than 2 groups for batch A")],
-)
+@over("batch group words", [("AAAA", "wxyz", "at least 2"), ("AABB", "wwyz", "Fewer than 2 groups for batch A")])
 def test_too_few_batches_or_groups(batch, group, words):
     with pytest.raises(InputError, match=words):
         probes.batch_predictability(np.zeros((4, 2)), list(batch), list(group))
@@ -651,8 +648,8 @@ def table(*counts):
     )
 
 
-@pytest.mark.parametrize(
-    ("counts", "v"),
+@over(
+    "counts v",
     [
         (([20, 0], [0, 20]), 1.0),
         (([10, 10], [10, 10]), 0.0),
@@ -706,8 +703,7 @@ def test_features_of_pairs():
     assert len(named) == 3 * len(features.PLANE_NAMES) + 3 * 2
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 70, 33)])
-@pytest.mark.parametrize("value", [0, 255])
+@over(shape=[(1, 1, 1), (2, 3, 5), (1, 70, 33)], value=[0, 255])
 def test_features_of_constants_are_finite(shape, value):
     found = features.image_features(np.full(shape, value, np.uint8), np.array([[0, 200]] * shape[0]))
     assert np.isfinite(found).all() and len(found) == len(features.feature_names(shape[0]))
@@ -729,7 +725,7 @@ def stacks():
     return images, list("AAABBB")
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@over(dtype=[np.uint16, np.float32])
 def test_statistics_are_those_of_all_pixels(stacks, dtype):
     images, batch = [image.astype(dtype) for image in stacks[0]], stacks[1]
     statistics = Statistics.of(images, batch, reference="A", example=images[0])
@@ -748,7 +744,7 @@ def test_statistics_survive_as_arrays(stacks):
         np.testing.assert_array_equal(getattr(again, name), getattr(statistics, name))
 
 
-@pytest.mark.parametrize("method", ["batch moments", "batch quantiles"])
+@over(method=["batch moments", "batch quantiles"])
 def test_methods_per_batch_undo_a_straight_line(stacks, method):
     images, batch = stacks
     outputs = BASELINES[method](images, batch, Statistics.of(images, batch, reference="A", example=images[0]))

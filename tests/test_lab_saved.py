@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
+from helpers import over
 
 from img2img import BatchEqualizer
 
 SAVED = sorted((Path(__file__).parent / "data" / "equalizers").iterdir())
 
 
-@pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
+@over(folder=SAVED)
 def test_a_saved_equalizer_still_gives_its_pixels(folder, tmp_path):
     equalizer = BatchEqualizer.load(folder)
     images = np.load(folder / "images.npz")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tifffile
 from conftest import refused
+from helpers import over
 from PIL import Image
 
 from img2img.data.images import Picture, read_image, write_image
@@ -183,8 +184,8 @@ def test_a_folder_of_nothing_but_results(tmp_path):
     assert "only holds the results" in refused(DataError, table_of_folder, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
+@over(
+    "text says",
     [
         ("", "is not a comma-separated table"),
         ("FileName_DNA,Metadata_Batch\na.tif,1,2\n", "is not a comma-separated table"),
@@ -353,8 +354,8 @@ def test_label_images(plates, labelled):
     assert np.array_equal(some[1], pixels(6, 8, seed=3)) and len(some) == 2
 
 
-@pytest.mark.parametrize(
-    ("array", "says"),
+@over(
+    "array says",
     [
         (pixels(6, 8, 3), "2.tif has 3 channels; a label image has one channel of integers, 0 for background."),
         (pixels(6, 8, dtype="float32"), "2.tif holds float32 values; a label image has one channel"),
@@ -476,7 +477,7 @@ def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path)
     assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 13
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@over(n_jobs=[1, 2])
 def test_an_interrupted_run_keeps_its_notes(plates, tmp_path, n_jobs):
     manifest, out = Manifest.open(plates), tmp_path / "out"
 
@@ -603,9 +604,9 @@ def test_another_table_gets_another_folder(plates, tmp_path):
     assert "from an earlier run, cannot be read; delete it" in says
 
 
-@pytest.mark.parametrize("name", ["../outside.tif", "{root}/../outside.tif", "p1/../../outside.tif"])
+@over(name=["../outside.tif", "{root}/../outside.tif", "p1/../../outside.tif"])
 def test_files_outside_the_root_are_read_and_never_written(plates, tmp_path, name):
-    write(tmp_path / "outside.tif")
+    write(plates.parent.parent / "outside.tif")
     name = name.format(root=plates.parent)
     frame = pd.DataFrame({"FileName_DNA": [name], "Metadata_Batch": ["x"]})
     manifest = Manifest.open(frame, plates.parent)
@@ -623,7 +624,7 @@ def test_two_files_never_share_a_result(plates, tmp_path):
     assert "share the result" in refused(DataError, transform, manifest, brighter, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("suffix", "says"), [(".jpg", "is lossy"), (".webp", "is lossy"), (".xyz", "is not written")])
+@over("suffix says", [(".jpg", "is lossy"), (".webp", "is lossy"), (".xyz", "is not written")])
 def test_formats_that_would_lose_values(tmp_path, suffix, says):
     if suffix != ".xyz":
         Image.fromarray(pixels(8, 8, 3, dtype="uint8")).save(tmp_path / f"a{suffix}")
@@ -654,8 +655,8 @@ FRAME = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize(
-    ("expression", "rows"),
+@over(
+    "expression rows",
     [
         ("Metadata_Treatment == 'DMSO'", [0]),
         ('Metadata_Treatment == "DMSO"', [0]),
@@ -724,7 +725,7 @@ MALICIOUS = [
 ]
 
 
-@pytest.mark.parametrize("expression", MALICIOUS)
+@over(expression=MALICIOUS)
 def test_expressions_that_are_refused_and_not_executed(expression, tmp_path, plates):
     mark = tmp_path / "executed"
     expression = expression.replace("{mark}", str(mark))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import refused
+from helpers import over
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
@@ -107,8 +108,8 @@ def test_images_that_share_nothing_have_the_usual_standard_error():
     assert covariance == pytest.approx(pooled[:, None, None] * np.diag([1 / 10, 1 / 20]))
 
 
-@pytest.mark.parametrize(
-    ("group", "expected"),
+@over(
+    "group expected",
     [
         ([0, 1, 2, 3, 4, 5, 6, 7], 6),  # every image its own
         ([0, 0, 1, 1, 2, 2, 3, 3], 2),  # four wells, two in each batch
@@ -136,7 +137,7 @@ def test_order_and_names_do_not_matter():
     assert others_covariance[:, renamed][:, :, renamed] == pytest.approx(covariance)
 
 
-@pytest.mark.parametrize(("errors", "share"), [(0, 0), (1.49, 0), (3, 0.75), (15, 0.99), (1e6, 1)])
+@over("errors share", [(0, 0), (1.49, 0), (3, 0.75), (15, 0.99), (1e6, 1)])
 def test_what_is_certain(errors, share):
     difference = np.array([errors * 0.2])
     assert certain(difference, np.array([[0.04]])) == pytest.approx(share * difference)
@@ -183,14 +184,14 @@ def test_a_dark_foreground_is_a_bright_one_mirrored():
     assert mirrored[0] == pytest.approx(5000 - found[0]) and mirrored[1:] == pytest.approx(found[1:])
 
 
-@pytest.mark.parametrize("plane", [np.full((32, 40), 7.0), np.random.default_rng(0).normal(400, 10, (64, 64))])
+@over(plane=[np.full((32, 40), 7.0), np.random.default_rng(0).normal(400, 10, (64, 64))])
 def test_a_plane_without_foreground(plane):
     found = measure(plane, 1)
     assert found[0] == pytest.approx(np.median(plane), abs=5) and np.isnan(found[1:]).all()
 
 
-@pytest.mark.parametrize(
-    ("shape", "binned"),
+@over(
+    "shape binned",
     [((512, 700), (512, 700)), ((1023, 1023), (1023, 1023)), ((1025, 1100), (512, 550)), ((5, 9), (5, 9))],
 )
 def test_large_planes_are_binned(shape, binned):
@@ -359,7 +360,7 @@ def test_a_plane_without_foreground_says_nothing_of_the_light():
     assert not coefficients.any() and not covariance.any()
 
 
-@pytest.mark.parametrize(("origin", "size"), [((0, 0), (40, 50)), ((17, 31), (64, 97)), ((127, 0), (1, 128))])
+@over("origin size", [((0, 0), (40, 50)), ((17, 31), (64, 97)), ((127, 0), (1, 128))])
 def test_a_tile_is_corrected_as_in_the_whole(tilted, evened, origin, size):
     image = tilted[0][N]
     (y, x), (h, w) = origin, size
@@ -411,16 +412,13 @@ def collected(function, *args):
     return function(*args, notes.append), notes
 
 
-@pytest.mark.parametrize(
-    ("label", "controls"),
-    [(None, False), ("xxxx", False), ("xyxy", False), ("xxxy", False), ("xxyy", True)],
-)
+@over("label controls", [(None, False), ("xxxx", False), ("xyxy", False), ("xxxy", False), ("xxyy", True)])
 def test_designs_that_are_not_confounded(label, controls):
     assert collected(design.refuse_confounded, "aabb", label, controls, False)[1] == []
 
 
-@pytest.mark.parametrize(
-    ("batch", "label", "which"),
+@over(
+    "batch label which",
     [
         ("aabb", "xxyy", "Every label lies in one batch only"),
         ("aabb", "xzyw", "Every label lies in one batch only"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import over
 
 from img2img.core.needs import Facts
 from img2img.core.objectives import OBJECTIVES
@@ -50,7 +51,7 @@ def changed(before, after):
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_players_have_their_networks_and_move_in_the_papers_order(name, monkeypatch):
     method, turns = tiny(name), []
     for player, networks in PLAYERS[name].items():
@@ -62,7 +63,7 @@ def test_players_have_their_networks_and_move_in_the_papers_order(name, monkeypa
     assert turns == ORDER[name]
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_every_objective_trains(name):
     wrong = []
     for objective in OBJECTIVES:
@@ -91,7 +92,7 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_every_trick_trains_and_matters(name):
     def after_two_steps(**options):
         method = tiny(name, norm="instance", dropout=0.0, **{"objective": "nonsaturating"} | options)
@@ -106,15 +107,15 @@ def test_every_trick_trains_and_matters(name):
     assert [trick for trick, options in TRICKS.items() if after_two_steps(**options) == plain] == []
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_two_time_scales(name):
     rates = {p: o.param_groups[0]["lr"] for p, o in tiny(name, lr=1e-4, d_lr=4e-4).optimizers.items()}
     assert rates == {"G": 1e-4, "D": 4e-4}
     assert {o.param_groups[0]["lr"] for o in tiny(name, lr=1e-4).optimizers.values()} == {1e-4}
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "generator"),
+@over(
+    "name size generator",
     [
         ("cyclegan", 128, "resnet_6"),
         ("cyclegan", 256, "resnet_9"),
@@ -133,7 +134,7 @@ def test_auto_generator(name, size, generator):
     assert METHODS[name].resolve(chosen, Facts(size)) == chosen
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_different_channels(name):
     options = {"lambda_identity": 0.0} if name == "cyclegan" else {}
     method = tiny(name, a=1, b=4, **options)
@@ -149,7 +150,7 @@ def test_identity_needs_equal_channels():
 # CycleGAN.
 
 
-@pytest.mark.parametrize("pool", [0, 2, 50])
+@over(pool=[0, 2, 50])
 def test_a_discriminator_sees_its_own_domain_alone(pool):
     """All that d_b ever sees is a real b or what g_ab made of a real a; d_a likewise."""
     method = tiny("cyclegan", pool=pool)
@@ -179,7 +180,7 @@ def test_a_discriminator_sees_its_own_domain_alone(pool):
         assert sum(is_one_of(x, real) for x in seen[judge]) == len(given)
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_uses_lead_where_they_say(name):
     channels = {"a": 1, "b": 4}
     method = tiny(name, **channels, **({"lambda_identity": 0.0} if name == "cyclegan" else {}))
@@ -202,10 +203,7 @@ def test_losses_at_the_identity():
     assert scalars["cycle"] == 0 and "identity" not in scalars
 
 
-@pytest.mark.parametrize(
-    ("name", "distance"),
-    [("cyclegan", lambda e: e.abs().mean()), ("discogan", lambda e: e.square().mean())],
-)
+@over("name distance", [("cyclegan", lambda e: e.abs().mean()), ("discogan", lambda e: e.square().mean())])
 def test_the_cycle_is_compared_by_the_distance_of_the_paper(name, distance):
     """What g_ba(g_ab(a)) and g_ab(g_ba(b)) are off by, with generators that add 0.5 and take 0.2 away."""
     method, batch = tiny(name), batch_of(2)
@@ -269,7 +267,7 @@ def test_pix2pix_discriminator_sees_the_condition():
     assert not torch.equal(fake_for_d[:, 3:], batch["b"])
 
 
-@pytest.mark.parametrize(("name", "pool"), [("cyclegan", {"pool": 0}), ("pix2pix", {"dropout": 0.0})])
+@over("name pool", [("cyclegan", {"pool": 0}), ("pix2pix", {"dropout": 0.0})])
 def test_accumulating_equals_a_larger_batch(name, pool):
     """Two batches of one, accumulated, move every player as one batch of two does."""
     pair = batch_of(2)
@@ -310,7 +308,7 @@ def test_clip_bounds_the_gradient():
 # Wasserstein.
 
 
-@pytest.mark.parametrize(("name", "key"), [("cyclegan", "d_b"), ("pix2pix", "d")])
+@over("name key", [("cyclegan", "d_b"), ("pix2pix", "d")])
 def test_wasserstein_applies_the_penalty(name, key):
     def loss(objective, lambda_gp):
         options = {"dropout": 0.0} if name == "pix2pix" else {}
@@ -324,14 +322,13 @@ def test_wasserstein_applies_the_penalty(name, key):
     assert loss("lsgan", 0.0) == loss("lsgan", 10.0)
 
 
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(name=TRANSLATION)
 def test_wasserstein_refuses_batch_norm(name):
     with pytest.raises(ConfigError, match=r"--norm batch mixes the images of a batch\. Use --norm instance"):
         tiny(name, objective="wasserstein", norm="batch")
 
 
-@pytest.mark.parametrize("option", ["generator", "discriminator", "objective", "norm", "penalty"])
-@pytest.mark.parametrize("name", TRANSLATION)
+@over(option=["generator", "discriminator", "objective", "norm", "penalty"], name=TRANSLATION)
 def test_unknown_names_are_refused(name, option):
     with pytest.raises(ConfigError, match=f"Unknown --{option} 'lsgaan'"):
         tiny(name, **{option: "lsgaan"})
@@ -390,7 +387,7 @@ def test_pool_keeps_copies_without_gradient():
     assert shown(pool.images) == [1, 2]
 
 
-@pytest.mark.parametrize("filled", [0, 2, 4])
+@over(filled=[0, 2, 4])
 def test_pool_state_round_trip(filled):
     old, new = ImagePool(4), ImagePool(4)
     if filled:

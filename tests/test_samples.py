@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused, write_images
+from helpers import over
 from PIL import Image
 
 import img2img
@@ -86,8 +87,8 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     assert opened.heldout is None and opened.held == "" and opened.train.classes == ()
 
 
-@pytest.mark.parametrize(
-    ("data", "answer"),
+@over(
+    "data answer",
     [
         (grey(1), "Domain data has one image to train on; a GAN needs at least two."),
         ([grey()[0], np.zeros((4, 4), np.uint16)], "are of different kinds"),
@@ -97,7 +98,6 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
         (np.zeros((0, 4, 4), np.uint8), "There are no images of domain data."),
         (np.zeros((0, 4, 4, 3), np.uint8), "There are no images of domain data."),
     ],
-    ids=["one", "types", "channels", "one image", "complex", "none", "none in colour"],
 )
 def test_arrays_that_are_refused(data, answer):
     assert answer in refused(DataError, find, data)
@@ -127,14 +127,13 @@ def test_a_folder_of_idx_files_names_the_one_to_give(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("augment", "data", "kind", "answer"),
+@over(
+    "augment data kind answer",
     [
         ("dihedral", grey(size=4), DataError, "Domain data has 5 images smaller than the 8 px crop"),
         ("strong", np.zeros((3, 8, 8), np.uint32), DataError, "which --augment strong cannot warp"),
         ("flipp", grey(), ConfigError, "Unknown --augment 'flipp'. Did you mean 'flip'?"),
     ],
-    ids=["small", "unwarpable", "unknown"],
 )
 def test_augmentations_that_are_refused(augment, data, kind, answer):
     assert answer in refused(kind, find, data, size=8, augment=augment)
@@ -340,7 +339,7 @@ def test_val_fractions_that_are_refused():
     assert texts == ["--val-fraction 0.3 leaves no image of rare to train on; use a smaller share."] * 3
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@over(part=["val", "test"])
 def test_a_root_of_train_and_a_held_out_part(tmp_path, part):
     write_images(tmp_path / "train" / "deep", 4, (4, 4), seed=0)
     write_images(tmp_path / "train", 1, (4, 4), seed=1)
@@ -405,7 +404,7 @@ def samples_of(images, seed=0, labels=None, **options):
     return open_samples(needs, group(**{"size": 4} | options), seed, **arrays).train
 
 
-@pytest.mark.parametrize("augment", ["none", "standard", "dihedral"])
+@over(augment=["none", "standard", "dihedral"])
 def test_a_sample_is_a_function_of_the_seed_and_its_number(augment):
     data = grey(6, size=5)
     first, second, other = (samples_of(data, seed, augment=augment) for seed in (0, 0, 1))
@@ -479,7 +478,7 @@ def test_pixels_of_images_that_fit_are_kept():
     assert found == {tuple(x.ravel().tolist()) for x in data}
 
 
-@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint16", 7, 40000), ("float32", -2.5, 3.0)])
+@over("dtype low high", [("uint8", 0, 255), ("uint16", 7, 40000), ("float32", -2.5, 3.0)])
 def test_scales(dtype, low, high):
     data = np.full((3, 4, 4), low, dtype)
     data[1, 2, 3] = high

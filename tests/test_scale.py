@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-import pytest
 import torch
+from helpers import over
 from hypothesis import example, given, settings, strategies as st
 
 from img2img.data.scale import Scale
@@ -55,7 +55,7 @@ def test_8_bit_has_a_fixed_range():
     assert Scale.of([column([100, 120], np.uint8)], "uint8") == Scale(0, 255, "uint8")
 
 
-@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint16", 300, 4000), ("float32", -2.5, 7.5)])
+@over("dtype low high", [("uint8", 0, 255), ("uint16", 300, 4000), ("float32", -2.5, 7.5)])
 def test_ends_of_the_range_are_minus_one_and_one(dtype, low, high):
     array = column([low, high, (low + high) // 2], dtype)
     scale = Scale.of([array], dtype)

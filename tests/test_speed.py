@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import RHYTHM, assert_equal, at_step, terminate
+from helpers import RHYTHM, assert_equal, at_step, over, terminate
 from torch import nn
 
 import img2img
@@ -53,7 +53,7 @@ def passes(network, x):
     return [out, *gradients, *network.buffers(), torch.get_rng_state()]
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *DCGAN])
+@over(name=[*NETWORKS, *DCGAN])
 def test_compiled_networks_do_the_same(name):
     torch.manual_seed(0)
     build, shape = DCGAN.get(name, (NETWORKS.get(name), (2, 3, 32, 32)))
@@ -67,7 +67,7 @@ def test_compiled_networks_do_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet_3", "patch_16"])
+@over(name=["resnet_3", "patch_16"])
 def test_really_compiled_networks_do_the_same(name, monkeypatch):
     monkeypatch.setattr(regions, "BACKEND", "inductor")
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_failing_to_compile_is_said_once_and_the_network_goes_on(monkeypatch):
 # Computed again on the way back.
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "net" in name])
+@over(name=[name for name in NETWORKS if "net" in name])
 def test_checkpointed_networks_have_the_same_gradients(name):
     torch.manual_seed(0)
     plain, x = NETWORKS[name](), torch.randn(2, 3, 32, 32)
@@ -168,7 +168,7 @@ def saved_bytes(network, x):
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("name", ["resnet_3", "unet_32"])
+@over(name=["resnet_3", "unet_32"])
 def test_checkpointed_networks_keep_less(name):
     network = NETWORKS[name]().train()
     x = torch.randn(1, 3, 32, 32)
@@ -184,7 +184,7 @@ def test_networks_with_running_averages_are_not_checkpointed():
 # Whole runs.
 
 
-@pytest.mark.parametrize(("name", "bits"), [("cyclegan", {}), ("pix2pix", {"dropout": 0.5, "norm": "batch"})])
+@over("name bits", [("cyclegan", {}), ("pix2pix", {"dropout": 0.5, "norm": "batch"})])
 def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path):
     states = []
     for folder, more in (("whole", {}), ("recomputed", {"checkpoint_activations": True})):
@@ -270,7 +270,7 @@ def test_second_derivatives_are_a_matter_of_the_thread_that_asks():
     assert not needs_second_derivative()
 
 
-@pytest.mark.parametrize(("name", "value"), [("compile", "yes"), ("compile", True)])
+@over("name value", [("compile", "yes"), ("compile", True)])
 def test_unknown_choices_are_refused(name, value, options, tmp_path):
     with pytest.raises(ConfigError, match=r"--compile .*on, off"):
         img2img.train("cyclegan", out=tmp_path / "run", **options["cyclegan"] | {name: value})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from helpers import assert_equal
+from helpers import assert_equal, over
 from safetensors.torch import load_file
 
 import img2img
@@ -70,7 +70,7 @@ def within(method, bound):
 # Turns.
 
 
-@pytest.mark.parametrize("name", FROM_NOISE)
+@over(name=FROM_NOISE)
 def test_the_critic_moves_on_fresh_batches_and_fresh_noise(name, monkeypatch):
     method = tiny(name, n_critic=4)
     batches, taken = batches_of(method)
@@ -87,9 +87,7 @@ def test_the_critic_moves_on_fresh_batches_and_fresh_noise(name, monkeypatch):
     assert len(noises) == 5 and len({tuple(z.flatten().tolist()) for z in noises}) == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "critic"), [("gan", 1), ("dcgan", 1), ("cgan", 1), ("wgan", 5), ("wgan_gp", 5)]
-)  # Algorithm 1 of each
+@over("name critic", [("gan", 1), ("dcgan", 1), ("cgan", 1), ("wgan", 5), ("wgan_gp", 5)])
 def test_moves_of_the_critic_by_default(name, critic):
     method = tiny(name)
     batches, taken = batches_of(method)
@@ -111,7 +109,7 @@ def test_accumulated_batches_make_one_move():
     assert moves == {"G": 1, "D": 2}
 
 
-@pytest.mark.parametrize("network", SMALL)
+@over(network=SMALL)
 def test_every_objective_trains(network):
     wrong = []
     for objective in OBJECTIVES:
@@ -174,9 +172,8 @@ def test_optimizers_are_those_of_the_papers():
 # Mistakes.
 
 
-@pytest.mark.parametrize("name", FROM_NOISE)
-@pytest.mark.parametrize(
-    ("options", "answer"),
+@over(
+    "options answer",
     [
         ({"network": "mpl"}, "Unknown --network 'mpl'. Did you mean 'mlp'?"),
         ({"noise": "nromal"}, "Unknown --noise 'nromal'. Did you mean 'normal'?"),
@@ -186,6 +183,7 @@ def test_optimizers_are_those_of_the_papers():
         ({"n_critic": 0}, "--n-critic takes a whole number from 1"),
         ({"latent": 0}, "--latent takes a whole number from 1"),
     ],
+    name=FROM_NOISE,
 )
 def test_mistakes(name, options, answer):
     assert refused(ConfigError, METHODS[name].Config, **options).startswith(answer)
@@ -195,8 +193,7 @@ def test_clipping_to_nothing_is_refused():
     assert refused(ConfigError, tiny, "wgan", weight_clip=0.0).startswith("--weight-clip takes a number above 0")
 
 
-@pytest.mark.parametrize("name", FROM_NOISE)
-@pytest.mark.parametrize("penalty", PENALTIES)
+@over(name=FROM_NOISE, penalty=PENALTIES)
 def test_a_penalty_refuses_batch_norm(name, penalty):
     text = refused(ConfigError, tiny, name, "dcgan", penalty=penalty, d_norm="batch")
     assert f"--penalty {penalty} needs a gradient penalty per image" in text
@@ -266,7 +263,7 @@ def test_batches_across_the_end_of_the_warm_up_and_step_501():
 # What is drawn.
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@over(noise=NOISES)
 def test_noise(noise):
     torch.manual_seed(0)
     z = Noise(50, noise).draw(200)
@@ -280,7 +277,7 @@ def test_noise(noise):
     assert noise == "normal" or z.abs().max() <= 1
 
 
-@pytest.mark.parametrize("size", SIZES)
+@over(size=SIZES)
 def test_dcgan_draws_8_bit_images_of_every_size(size):
     method = tiny("dcgan", "dcgan", size=size, width=1, d_width=1, channels=3).eval()
     with torch.no_grad():
@@ -291,7 +288,7 @@ def test_dcgan_draws_8_bit_images_of_every_size(size):
     assert Scale(0, 255, "uint8").decode(torch.tensor([-1.0, 1.0]).view(1, 1, 2)).ravel().tolist() == [0, 255]
 
 
-@pytest.mark.parametrize(("name", "network"), CASES)
+@over("name network", CASES)
 def test_images_do_not_depend_on_the_batch_they_are_drawn_in(name, network):
     method = tiny(name, network, width=8)
     method.step(batches_of(method)[0])
@@ -303,7 +300,7 @@ def test_images_do_not_depend_on_the_batch_they_are_drawn_in(name, network):
         assert not torch.allclose(*method.g(*given)[:2])
 
 
-@pytest.mark.parametrize(("name", "network"), CASES)
+@over("name network", CASES)
 def test_the_sample_grid_is_of_the_same_noise_at_every_step(name, network):
     method = tiny(name, network)
     batches, _ = batches_of(method)
@@ -383,8 +380,7 @@ def log_of(folder):
 
 
 @pytest.mark.usefixtures("without_reports")
-@pytest.mark.parametrize("stop", [4, 5])
-@pytest.mark.parametrize("name", RUNS)
+@over(stop=[4, 5], name=RUNS)
 def test_eight_steps_are_four_and_a_stop_and_four(name, stop, options, tmp_path, monkeypatch):
     whole, parts = stopped_and_resumed(name, stop, options[name], tmp_path, monkeypatch)
     assert_equal(load_resume(whole / "last.pt"), load_resume(parts / "last.pt"))
@@ -423,7 +419,7 @@ def test_a_run_takes_as_many_batches_as_it_says(options, tmp_path, monkeypatch):
     assert [calls.count(step) for step in range(1, 9)] == [3, 3, 5, 5, 5, 3, 5, 5]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@over(name=RUNS)
 def test_run_folder(name, options, tmp_path):
     out = tmp_path / "run"
     model = img2img.train(name, out=out, **options[name])
