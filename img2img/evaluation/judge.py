@@ -25,6 +25,7 @@ class Judge:
 
     Attributes:
         classes: their names.
+        kind: the channels and the type of the images, in words.
         accuracy: the accuracy on unseen real images, a tenth of each class, in [0, 1].
         tested: the number of these images.
 
@@ -42,9 +43,9 @@ class Judge:
         if few := [f"{name} has {count}" for name, count in counts.items() if count < LEAST]:
             raise DataError(f"--judge needs at least {LEAST} images of each class; in {folder} {', '.join(few)}.")
         headers = [(header, k) for k, name in enumerate(self.classes) for header in scan(folder / name)]
-        self.domain = Domain.of("of the judge", [header for header, _ in headers])
-        images = np.stack([resize(self.domain.load(i), EDGE, EDGE) for i in range(len(self.domain))])
-        self.classifier = Classifier(images, [k for _, k in headers], epochs=EPOCHS)
+        side = Side(Domain.of("of the judge", [header for header, _ in headers]), lambda x: resize(x, EDGE, EDGE))
+        self.kind = side.kind
+        self.classifier = Classifier(np.stack(list(side)), [k for _, k in headers], epochs=EPOCHS)
         self.accuracy, self.tested = self.classifier.accuracy, self.classifier.tested
 
     def classify(self, images: Sequence[Array]) -> Array:

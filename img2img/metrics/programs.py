@@ -14,6 +14,7 @@ from torch import Tensor
 
 from img2img.errors import ConfigError, DataError, ModelFileError, install_hint
 from img2img.metrics.network import Extract
+from img2img.runtime.compiling import reason
 
 Program = Callable[[Tensor], object]
 
@@ -34,7 +35,9 @@ def open_program(path: Path, device: torch.device) -> Extract:
     except ConfigError:
         raise
     except Exception as error:  # each library raises its own errors, down to plain RuntimeError
-        raise ModelFileError(f"{path} is damaged, or does not match its suffix: {_first_line(error)}.") from error
+        raise ModelFileError(
+            f"{path} is damaged, or does not match its suffix: {reason(error).rstrip(' .:')}."
+        ) from error
 
     def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
         return torch.cat([_features(path, program, image) for image in torch.split(images, 1)]), None
@@ -47,7 +50,7 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     try:
         out = program(image)
     except Exception as error:
-        raise DataError(f"{path} fails on an image of {shape}: {_first_line(error)}.") from error
+        raise DataError(f"{path} fails on an image of {shape}: {reason(error).rstrip(' .:')}.") from error
     if isinstance(out, Tensor) and out.ndim == 4:
         out = out.mean((2, 3))
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
@@ -56,16 +59,9 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     return out.float()
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0].rstrip(".:")
-
-
 def _torchscript(path: Path, device: torch.device) -> Program:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".torch.jit.load. is deprecated"
-        )  # existing files can still be opened
+        warnings.filterwarnings("ignore", message=".torch.jit.load. is deprecated")  # existing files still open
         program: Program = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     return program
 
