@@ -20,8 +20,9 @@ from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.scores import Evaluation, described
 from img2img.evaluation.sides import CHUNK_VALUES, Side, Sides, chunks
+from img2img.metrics.score import Score
 from img2img.metrics.structure import structure
-from img2img.metrics.table import METRICS, Score, best_of, is_better, names_of, sign_of
+from img2img.metrics.table import METRICS, best_of, is_better, names_of, sign_of
 from img2img.report.remarks import of_evaluation
 from img2img.report.result import meanings
 from img2img.runs.results import MATCHED, MODEL, NOTHING

@@ -21,9 +21,10 @@ from img2img.evaluation.judge import Judge
 from img2img.evaluation.scores import KEPT, Evaluation
 from img2img.evaluation.sides import Side, Sides, back_of, batches_of, chunks, domains_of
 from img2img.metrics.options import MetricOptions
-from img2img.metrics.scorer import FEATURES, Scorer, ScoreRow
+from img2img.metrics.score import Score
+from img2img.metrics.scorer import CPU, FEATURES, Scorer, ScoreRow
 from img2img.metrics.structure import structure
-from img2img.metrics.table import METRICS, Score, base_name
+from img2img.metrics.table import METRICS, base_name
 from img2img.model.translator import Translator
 from img2img.runs.results import MATCHED, MODEL, NOTHING
 from img2img.runtime.device import environment
@@ -71,7 +72,7 @@ class Evaluator:
         options: MetricOptions | None = None,
         judge: Path | None = None,
         labels: Path | None = None,
-        device: torch.device | None = None,
+        device: torch.device = CPU,
     ) -> None:
         if not paired and (wrong := [n for n in names if n in METRICS and METRICS[n].paired]):
             others = ", ".join(name for name, metric in METRICS.items() if not metric.paired)
@@ -82,7 +83,7 @@ class Evaluator:
         self.source, self.real, self.paired, self.size = source, real, paired, size
         self.scale_in, self.scale = scales
         self.names, self.options = tuple(names), options or MetricOptions()
-        self.scorer = Scorer(self.names, self.options, real.domain.channels, device or torch.device("cpu"))
+        self.scorer = Scorer(self.names, self.options, real.domain.channels, device)
         self.scorer.notes += passed_beside(source.domain, real.domain)
         self.judge = Judge(judge) if judge else None
         if self.judge and self.judge.kind != real.kind:

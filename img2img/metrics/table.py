@@ -7,13 +7,19 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from img2img.errors import choose
-from img2img.metrics import frechet, inception_score, kernel
+from img2img.metrics.distributions import (
+    fid,
+    fid_too_few,
+    inception_score,
+    inception_score_too_few,
+    kid,
+    kid_too_few,
+)
 from img2img.metrics.drift import drift
 from img2img.metrics.labels import mean_iou, pixel_accuracy
 from img2img.metrics.manifold import coverage, density, precision, recall
 from img2img.metrics.paired import l1, ms_ssim, psnr, ssim
 from img2img.metrics.perceptual import lpips, open_lpips
-from img2img.metrics.score import Score as Score
 from img2img.metrics.structure import structure
 
 SIGNS = {"higher": 1, "lower": -1}
@@ -89,20 +95,20 @@ METRICS: dict[str, Metric] = {
         kind="pixels",
     ),
     "fid": of_features(
-        frechet.fid, "lower", "0 to infinity", "Fréchet distance of features.", too_few=frechet.too_few
+        fid, "lower", "0 to infinity", "Fréchet distance of features.", too_few=fid_too_few
     ),
     "kid": of_features(
-        kernel.kid, "lower", "0 to infinity; values near 0 may be negative",
+        kid, "lower", "0 to infinity; values near 0 may be negative",
         "Kernel distance of features; unbiased, so it suits few images.",
-        options=("subsets", "subset_size"), too_few=kernel.too_few,
+        options=("subsets", "subset_size"), too_few=kid_too_few,
     ),
     "precision": near(precision, "higher", "0 to 1", "Share of generated images that look real."),
     "recall": near(recall, "higher", "0 to 1", "Share of the real variety that is generated."),
     "density": near(density, "higher", "0 upwards, about 1 for identical sets", "Outlier-robust precision."),
     "coverage": near(coverage, "higher", "0 to 1", "Outlier-robust recall."),
     "inception_score": Metric(
-        inception_score.inception_score, "higher", "1 to the number of classes",
-        "Confidence and diversity of predicted classes.", kind="logits", on=("fake",), too_few=inception_score.too_few,
+        inception_score, "higher", "1 to the number of classes",
+        "Confidence and diversity of predicted classes.", kind="logits", on=("fake",), too_few=inception_score_too_few,
     ),
 }  # fmt: skip
 

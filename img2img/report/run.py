@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,11 +26,6 @@ from img2img.runs.results import RankingRecord
 SHOWN_SAMPLES = 12
 
 
-def _seconds_per_step(row: LogRow) -> float:
-    """Return the seconds of a step; 0 where a record has none."""
-    return remarks.number(row.values.get("seconds_per_step")) or 0.0
-
-
 def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> None:
     """Write curves.png and report.html into a run folder.
 
@@ -46,7 +43,7 @@ def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> No
     sections = {
         "Diagnosis": _remarks(run),
         "Result": result_section(run.evaluation, files, run.step),
-        "Held-out images over the run": _held_out(run, held_out),
+        "Held-out images over the run": "\n".join(filter(None, [_figures(held_out), _checkpoints(run.ranking)])),
         "Curves": _figures(panels),
         "Samples": _samples(run),
         "How to use the model": commands_section(run),
@@ -82,23 +79,17 @@ def _head(run: Contents) -> str:
             state += f" of {progress.steps:,}"
             state += f" (ended: {progress.ended})" if progress.ended else " (done)" * run.finished
         if run.training:
-            pace = median(_seconds_per_step(row) for row in run.training)
-            state += f" after {_duration(_seconds(run.training))}, {pace:.3g} s per step"
+            # means over the steps before each record; 0 where a record has none
+            paces = [remarks.number(row.values.get("seconds_per_step")) or 0.0 for row in run.training]
+            lengths = (step - before for before, step in pairwise([0, *(row.step for row in run.training)]))
+            seconds = sum(length * pace for length, pace in zip(lengths, paces, strict=True))
+            state += f" after {_duration(seconds)}, {median(paces):.3g} s per step"
         state += "."
     if run.facts.images:
         held_out = " and ".join(map(str, run.facts.held_out.values()))
         state += f" Trained on {in_words(run.facts.images)}" + (f"; held out: {held_out}." if held_out else ".")
     method = f"<p class=above>{escape(run.facts.method)}, trained with img2img</p>" if run.facts.method else ""
     return f'<header>{method}<h1>{escape(run.files.path.name)}</h1><p class="state">{escape(state)}</p></header>'
-
-
-def _seconds(rows: Sequence[LogRow]) -> float:
-    """Return the duration of training, from the means that each record holds over the steps before it."""
-    before, seconds = 0, 0.0
-    for row in rows:
-        seconds += (row.step - before) * _seconds_per_step(row)
-        before = row.step
-    return seconds
 
 
 def _duration(seconds: float) -> str:
@@ -135,7 +126,7 @@ def _remark(remark: Remark) -> str:
 def _held_out_panels(run: Contents) -> list[tuple[Panel, int | None]]:
     panels: list[tuple[Panel, int | None]] = []
     for name in scalars_of(run.scores):
-        curve = [(float(row.step), row.values[name]) for row in run.scores if _is_finite(row.values.get(name))]
+        curve = [(float(row.step), row.values[name]) for row in run.scores if isfinite(row.values.get(name, nan))]
         if not curve:
             continue
         best, last = remarks.best_row(name, run.scores), run.scores[-1]
@@ -146,15 +137,6 @@ def _held_out_panels(run: Contents) -> list[tuple[Panel, int | None]]:
         panel = Panel(f"Held out: {name}", f"{reading}.", {name: curve})
         panels.append((panel, None if best is None else best.step))
     return panels
-
-
-def _is_finite(value: float | None) -> bool:
-    x = remarks.number(value)
-    return x is not None and abs(x) != float("inf")
-
-
-def _held_out(run: Contents, panels: Sequence[tuple[Panel, bytes]]) -> str:
-    return "\n".join(filter(None, [_figures(panels), _checkpoints(run.ranking)]))
 
 
 def _checkpoints(ranking: RankingRecord) -> str:
@@ -189,7 +171,7 @@ def _samples(run: Contents) -> str:
     if not every:
         return ""
     count = min(len(every), SHOWN_SAMPLES)
-    chosen = [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)] if count > 1 else every
+    chosen = [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)]
     content = "a row per image, a column per translation" if run.translations else "images drawn from the same noise"
     thinned = f" {count} of {len(every)}, evenly chosen; all are in samples/." if len(every) > count else ""
     newest, *earlier = [
