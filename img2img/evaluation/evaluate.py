@@ -11,7 +11,7 @@ from img2img.data.axes import arrays_of
 from img2img.data.images import atomic, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError
-from img2img.evaluation.evaluator import OF_FOLDERS, OF_PAIRS, Evaluator, Progress, computable
+from img2img.evaluation.evaluator import Evaluator, Progress
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.pictures import best_and_worst
 from img2img.evaluation.scores import Evaluation, described, saved_rows
@@ -105,12 +105,9 @@ def evaluate(
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "need a model; without one, give --real DIR and --fake DIR.")
         real, fake = open_two(chosen, request.arrays)
-        scale, names = Scale.of(real, real.domain.dtype), request.names
-        if not names:
-            defaults = OF_PAIRS if chosen.paired else OF_FOLDERS
-            names = tuple(computable(defaults, min(len(real), len(fake)), request.metrics))
+        scale = Scale.of(real, real.domain.dtype)
         sides = fake, real, chosen.paired, (scale, scale), chosen.cut_in_words
-        return Evaluator(*sides, names, request.metrics, **chosen.judging).of_folder(progress)
+        return Evaluator(*sides, request.names, request.metrics, **chosen.judging).of_folder(progress)
     _refuse(chosen, ("real", "fake"), "judge images without a model; with one, give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, request.loading)
     run = None if isinstance(model, Translator) else request.own_run(model)

@@ -50,8 +50,9 @@ class Evaluator:
         real: the images of the target side; if `paired`, the true answers.
         scales: how the pixel values of both map to [-1, 1].
         size: how the images were cut, in words.
-        names: the metrics.
+        names: the metrics; by default those that suit the images.
         options: their options.
+        defaults: the metrics that suit unpaired images.
         judge: a folder with a sub-folder per class, to also classify the results.
         labels: a file with the classes of the inputs, which the results should keep.
         device: where feature networks run.
@@ -70,10 +71,17 @@ class Evaluator:
         size: str,
         names: Sequence[str],
         options: MetricOptions | None = None,
+        defaults: Sequence[str] = OF_FOLDERS,
         judge: Path | None = None,
         labels: Path | None = None,
         device: torch.device = CPU,
     ) -> None:
+        self.options = options or MetricOptions()
+        if not names:
+            fewest, near = min(len(source), len(real)), self.options.neighbours + 1
+            least = {"kid": 2, "precision": near, "recall": near, "density": near, "coverage": near}  # images
+            names = [name for name in (OF_PAIRS if paired else defaults) if fewest >= least.get(name, 1)]
+        self.names = tuple(names)
         if not paired and (wrong := [n for n in names if n in METRICS and METRICS[n].paired]):
             others = ", ".join(name for name, metric in METRICS.items() if not metric.paired)
             raise ConfigError(
@@ -82,7 +90,6 @@ class Evaluator:
             )
         self.source, self.real, self.paired, self.size = source, real, paired, size
         self.scale_in, self.scale = scales
-        self.names, self.options = tuple(names), options or MetricOptions()
         self.scorer = Scorer(self.names, self.options, real.domain.channels, device)
         self.scorer.notes += passed_beside(source.domain, real.domain)
         self.judge = Judge(judge) if judge else None
@@ -124,10 +131,7 @@ class Evaluator:
             impossible["identity"] = "translates images of the target side, which this model does not accept"
         if wrong := [name for name in names if name in impossible]:
             raise ConfigError(f"{wrong[0]} {impossible[wrong[0]]}.")
-        if not names:
-            defaults = OF_PAIRS if sides.paired else OF_DOMAINS
-            fewest = min(len(source), len(real))
-            names = [name for name in computable(defaults, fewest, choices.get("options")) if name not in impossible]
+        choices["defaults"] = [name for name in OF_DOMAINS if name not in impossible]
         scales = (spec.scale_in, spec.scale_out)
         return cls(source, real, sides.paired, scales, sides.size, names, device=model.runtime.device, **choices)
 
@@ -280,11 +284,3 @@ class Evaluator:
             notes.append(f"structure of inputs and unrelated images of the target side: {chance:.2g}")
         seconds = round(time.perf_counter() - begin, 2)
         return known | of_model | {"img2img": environment()["img2img"], "seconds": seconds}
-
-
-def computable(names: Sequence[str], n: int, options: MetricOptions | None = None) -> list[str]:
-    """Return those of `names` for which n images of each side are enough."""
-    least = {"kid": 2, "fid": 2} | dict.fromkeys(
-        ("precision", "recall", "density", "coverage"), (options or MetricOptions()).neighbours + 1
-    )
-    return [name for name in names if n >= least.get(name, 1)]
