@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from img2img.errors import ConfigError, DataError, ModelFileError, install_hint
 from img2img.metrics.network import Extract
 from img2img.runtime.compiling import reason
 
-Program = Callable[[Tensor], object]
+Program = Callable[..., Any]
 
 
 def open_program(path: Path, device: torch.device) -> Extract:
@@ -59,7 +60,8 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     return out.float()
 
 
-def _torchscript(path: Path, device: torch.device) -> Program:
+def read_torchscript(path: Path, device: torch.device) -> Program:
+    """Open a TorchScript file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".torch.jit.load. is deprecated")  # existing files still open
         program: Program = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
@@ -72,18 +74,24 @@ def _exported(path: Path, device: torch.device) -> Program:
     return torch.export.load(path).module().to(device)
 
 
-def _onnx(path: Path, device: torch.device) -> Program:
+def read_onnx(path: Path, device: torch.device) -> Program:
+    """Open an ONNX file; it runs on the CPU, and gives its first output."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise ConfigError(install_hint(str(path), "onnxruntime", "onnx"))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: torch.from_numpy(session.run(None, {name: image.cpu().numpy()})[0])
+    names = [x.name for x in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        values = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=False)}
+        return torch.from_numpy(session.run(None, values)[0])
+
+    return run
 
 
 PROGRAMS: dict[str, Callable[[Path, torch.device], Program]] = {
-    ".pt": _torchscript,
+    ".pt": read_torchscript,
     ".pt2": _exported,
-    ".onnx": _onnx,
+    ".onnx": read_onnx,
 }
