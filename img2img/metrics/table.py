@@ -73,17 +73,13 @@ METRICS: dict[str, Metric] = {
     "l1": of_pairs(l1, "lower", "0 to 1", "Mean absolute difference from the target."),
     "psnr": of_pairs(psnr, "higher", "0 dB to infinity", "Peak signal-to-noise ratio to the target."),
     "ssim": of_pairs(ssim, "higher", "-1 to 1", "Structural similarity to the target."),
-    "ms_ssim": of_pairs(
-        ms_ssim, "higher", "0 to 1", "Structural similarity over five scales; needs 176 px or more."
-    ),
+    "ms_ssim": of_pairs(ms_ssim, "higher", "0 to 1", "Structural similarity over five scales; needs 176 px or more."),
     "lpips": of_pairs(lpips, "lower", "0 to about 1", "Perceptual distance from the target.", network=open_lpips),
     "pixel_accuracy": of_labels(pixel_accuracy, "higher", "0 to 1", "Share of pixels with the target's label."),
     "mean_iou": of_labels(
         mean_iou, "higher", "0 to 1", "Intersection over union of the labels, averaged over classes."
     ),
-    "cycle": of_input(
-        l1, "lower", "0 to 1", "Mean absolute difference after a round trip.", on=("source", "cycled")
-    ),
+    "cycle": of_input(l1, "lower", "0 to 1", "Mean absolute difference after a round trip.", on=("source", "cycled")),
     "identity": of_input(
         l1, "lower", "0 to 1", "Mean absolute change of images of the target domain.", on=("real", "identity")
     ),
@@ -94,9 +90,7 @@ METRICS: dict[str, Metric] = {
         drift, "lower", "0 to 1", "Shift of the channels' mean and deviation from those of the real images.",
         kind="pixels",
     ),
-    "fid": of_features(
-        fid, "lower", "0 to infinity", "Fréchet distance of features.", too_few=fid_too_few
-    ),
+    "fid": of_features(fid, "lower", "0 to infinity", "Fréchet distance of features.", too_few=fid_too_few),
     "kid": of_features(
         kid, "lower", "0 to infinity; values near 0 may be negative",
         "Kernel distance of features; unbiased, so it suits few images.",

@@ -1,5 +1,7 @@
 """report.html: a run in one self-contained page that can be mailed."""
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import pairwise
@@ -11,7 +13,6 @@ from typing import Any
 from img2img.data.images import atomic
 from img2img.metrics.table import sign_of
 from img2img.report import remarks
-from img2img.report.commands import commands_section, option_names
 from img2img.report.contents import Contents
 from img2img.report.curves import Panel, draw_panel, stacked, training_panels
 from img2img.report.page import captioned, page, table
@@ -46,7 +47,7 @@ def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> No
         "Held-out images over the run": "\n".join(filter(None, [_figures(held_out), _checkpoints(run.ranking)])),
         "Curves": _figures(panels),
         "Samples": _samples(run),
-        "How to use the model": commands_section(run),
+        "How to use the model": _commands(run),
         "What was trained": _trained(run),
     }
     filled = {title: body for title, body in sections.items() if body}
@@ -119,7 +120,7 @@ def _remarks(run: Contents) -> str:
 def _remark(remark: Remark) -> str:
     over = " It is over." if remark.kind == "over" else ""
     when = f'<p class="when">Seen {escape(remark.when)}.{over}</p>' if remark.when else ""
-    ways = f"<p>{option_names(remark.ways)}</p>" if remark.ways else ""
+    ways = f"<p>{_with_options(remark.ways)}</p>" if remark.ways else ""
     return f'<div class="remark {remark.kind}"><p><strong>{escape(remark.text)}</strong></p>{ways}{when}</div>'
 
 
@@ -181,6 +182,51 @@ def _samples(run: Contents) -> str:
     others = f'<div class="panels earlier">{"".join(earlier)}</div>' if earlier else ""
     reduced = " Large pictures are reduced here, as JPEG; exact ones are in samples/." if "(reduced)" in newest else ""
     return f"<p>Newest first: {content}.{thinned}{reduced}</p>\n{newest}\n{others}"
+
+
+def _commands(run: Contents) -> str:
+    """Return the commands that use the model, resume the run, or score it, as HTML."""
+    if run.facts.equalizer:
+        return (
+            "<p>The model is part of a batch equalizer, which is fitted, applied and judged as a whole:</p>"
+            f"{_command('img2img equalize --help')}"
+        )
+    if run.translations:
+        commands = _translating(run)
+    else:
+        label = " --label NAME" if any(use.labels for use in run.uses) else ""
+        sampling = f"img2img sample {shlex.quote(str(run.best_model))}{label} --n 64 --out RESULTS"
+        commands = {"Draw 64 images:": sampling}
+    if run.facts.method and not run.finished:
+        folder = shlex.quote(str(run.files.path))
+        commands["Resume the training:"] = f"img2img train {run.facts.method} --out {folder} --resume"
+    return "\n".join(f"<p>{_with_options(text)}</p>{_command(command)}" for text, command in commands.items())
+
+
+def _translating(run: Contents) -> dict[str, str]:
+    folder, model = (shlex.quote(str(path)) for path in (run.files.path, run.best_model))
+    first, *others = run.translations
+    label = " --label TARGET" if first.labels else ""
+    ways = "".join(f", or with --direction {use.name} from {use.images[0]} to {use.output}" for use in others)
+    commands = {
+        f"Translate a folder of images, or one image{ways}:": f"img2img translate {model} IMAGES{label} --out RESULTS"
+    }
+    domains = sorted({first.images[0], first.output})
+    if len(domains) == 2:
+        named = "" if run.facts.held_out else "".join(f" --{domain} HELD_OUT_{domain.upper()}" for domain in domains)
+        commands["Score it on held-out images, beside the unchanged input:"] = f"img2img evaluate {folder}{named}"
+        if run.facts.held_out and run.files.models.is_dir():
+            commands["Score every checkpoint that was kept:"] = f"img2img evaluate {folder} --all"
+    return commands
+
+
+def _command(command: str) -> str:
+    return f"<pre><code>{escape(command)}</code></pre>"
+
+
+def _with_options(text: str) -> str:
+    """Return text as HTML with the names of options set as code, which does not break."""
+    return re.sub(r"(--[a-z][a-z0-9-]*)", r"<code>\1</code>", escape(text))
 
 
 def _trained(run: Contents) -> str:
