@@ -84,16 +84,8 @@ def _reshape(x: Any, *shape: Any) -> Call:
     return "Reshape", [x, np.array(shape, np.int64)], {}
 
 
-def _unsqueeze(x: Any, dim: int) -> Call:
-    return "Unsqueeze", [x, np.array([dim], np.int64)], {}
-
-
 def _one_hot(label: Any, num_classes: int) -> Call:
     return "OneHot", [label, np.array([num_classes], np.int64), np.array([0, 1], np.float32)], {"axis": -1}
-
-
-def _same(x: Any, *_: Any, **__: Any) -> Call:
-    return "Identity", [x], {}
 
 
 def _plain(kind: str, *inputs: Any) -> Call:
@@ -104,10 +96,10 @@ CALLS: dict[Any, Callable[..., Call]] = {
     torch.cat: lambda parts, dim=0: ("Concat", list(parts), {"axis": dim}),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),
     **dict.fromkeys(("reshape", "view"), _reshape),
-    **dict.fromkeys((torch.unsqueeze, "unsqueeze"), _unsqueeze),
+    **dict.fromkeys((torch.unsqueeze, "unsqueeze"), lambda x, dim: ("Unsqueeze", [x, np.array([dim], np.int64)], {})),
     F.one_hot: _one_hot,
     # "to" converts a number to the type of another: all values but labels are fp32
-    **dict.fromkeys(("to", "float", "contiguous"), _same),
+    **dict.fromkeys(("to", "float", "contiguous"), lambda x, *_, **__: ("Identity", [x], {})),
     torch.tanh: partial(_plain, "Tanh"),
     torch.sigmoid: partial(_plain, "Sigmoid"),
     **dict.fromkeys((operator.add, torch.add), partial(_plain, "Add")),
@@ -159,8 +151,8 @@ class _Graph:
 
     def layer(self, step: fx.Node, layer: nn.Module) -> None:
         entry = _entry(layer)
-        _demand(entry is not None and len(step.args) == 1 and not step.kwargs, type(layer).__name__)
-        assert entry is not None
+        if entry is None or len(step.args) != 1 or step.kwargs:
+            raise NotImplementedError(type(layer).__name__)
         node, before = entry(layer), self.names[step.args[0]]  # type: ignore[index]
         if node is None:
             self.names[step] = before
