@@ -101,7 +101,7 @@ def mnist(job):
     import img2img
     from img2img.data.idx import read_idx
     from img2img.data.images import resize
-    from img2img.evaluation.classes import Classifier
+    from img2img.evaluation.judge import Classifier
     from img2img.model.options import SampleOptions
     from img2img.model.sampling import write_samples
 

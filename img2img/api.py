@@ -21,7 +21,7 @@ from img2img.data.images import Array
 from img2img.data.opening import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose, install_hint
-from img2img.evaluation.evaluate import PICTURE, RESULT, keep
+from img2img.evaluation.evaluate import keep
 from img2img.evaluation.evaluator import Evaluator
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.sides import Sides
@@ -210,11 +210,12 @@ def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, opt
 
 def _is_evaluated(folder: Path, model: Translator) -> bool:
     """Tell whether the newest model has been evaluated; a kill may have come before that."""
+    files = RunFolder(folder)
     try:
-        step = json.loads((folder / RESULT).read_text())["protocol"]["step"]
+        step = json.loads(files.evaluation.read_text())["protocol"]["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    return step == model.card.step and (folder / PICTURE).is_file()
+    return step == model.card.step and files.evaluation_picture.is_file()
 
 
 def load(

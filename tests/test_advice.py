@@ -15,7 +15,7 @@ from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.report.advice import REMEDIES, remedies
-from img2img.report.diagnosis import MEANINGS
+from img2img.runs.facts import MEANINGS
 from img2img.training.config import TrainConfig, flat
 from img2img.training.sizes import refuse_wrong_size, shorten
 

@@ -7,8 +7,8 @@ import pytest
 from helpers import over
 
 import img2img
-from img2img.report.diagnosis import EARLY, MEANINGS, SIGNS, SWING, WINDOW, Diagnosis
-from img2img.runs.facts import Progress, RunFacts
+from img2img.report.diagnosis import EARLY, SIGNS, SWING, WINDOW, Diagnosis
+from img2img.runs.facts import MEANINGS, Progress, RunFacts
 from img2img.training.journal import Journal
 
 HEALTHY = {"d_real": 0.8, "d_fake": 0.7, "diversity": 0.9, "grad_G": 1.0, "grad_D": 1.0}

@@ -16,13 +16,13 @@ from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare
 from img2img.evaluation.evaluate import evaluate, rank
-from img2img.evaluation.evaluator import CHUNK_VALUES, _chunks
 from img2img.evaluation.judge import Judge
 from img2img.evaluation.options import EvaluateOptions
 from img2img.evaluation.scores import Evaluation, described
-from img2img.evaluation.sides import Side, Sides
+from img2img.evaluation.sides import CHUNK_VALUES, Side, Sides, chunks
+from img2img.metrics.score import Score
 from img2img.metrics.structure import structure
-from img2img.metrics.table import METRICS, Score, best_of, is_better, names_of, sign_of
+from img2img.metrics.table import METRICS, best_of, is_better, names_of, sign_of
 from img2img.report.remarks import of_evaluation
 from img2img.report.result import meanings
 from img2img.runs.results import MATCHED, MODEL, NOTHING
@@ -135,7 +135,7 @@ def test_direction(runs):
 
 def test_does_not_depend_on_how_images_are_grouped(runs, root, monkeypatch):
     whole = evaluate(runs / "cyc", metrics="structure,drift,cycle,identity")
-    monkeypatch.setattr("img2img.evaluation.evaluator.CHUNK", 2)
+    monkeypatch.setattr("img2img.evaluation.sides.CHUNK", 2)
     parts = evaluate(runs / "cyc", metrics="structure,drift,cycle,identity")
     assert parts.scores == pytest.approx(whole.scores, abs=1e-6)
 
@@ -254,9 +254,9 @@ def test_results_are_json_for_everybody(root, tmp_path):
 
 def test_memory_does_not_grow_with_the_size_of_images():
     images = [np.zeros((900, 900, 3), np.uint8)] * 40
-    assert max(sum(x.size for x in chunk) for chunk in _chunks(images)) <= CHUNK_VALUES
-    assert [len(chunk) for chunk in _chunks([np.zeros((4000, 4000, 3), np.uint8)] * 2)] == [1, 1]
-    assert [len(chunk) for chunk in _chunks([np.zeros((8, 8, 3), np.uint8)] * 20)] == [16, 4]
+    assert max(sum(x.size for x in chunk) for chunk in chunks(images)) <= CHUNK_VALUES
+    assert [len(chunk) for chunk in chunks([np.zeros((4000, 4000, 3), np.uint8)] * 2)] == [1, 1]
+    assert [len(chunk) for chunk in chunks([np.zeros((8, 8, 3), np.uint8)] * 20)] == [16, 4]
 
 
 def test_histogram_matching_gives_the_other_sides_values():

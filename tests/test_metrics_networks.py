@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.metrics.options import MetricOptions
 from img2img.metrics.perceptual import BACKBONES, lpips, open_lpips
-from img2img.metrics.scorer import MetricOptions, Scorer
+from img2img.metrics.scorer import Scorer
 from img2img.metrics.weights import read_weights
 
 

@@ -11,11 +11,10 @@ from scipy.linalg import sqrtm
 from sklearn.neighbors import NearestNeighbors
 
 from img2img.errors import ConfigError, DataError
-from img2img.metrics.frechet import fid
-from img2img.metrics.inception_score import SPLITS, inception_score
-from img2img.metrics.kernel import kid
+from img2img.metrics.distributions import SPLITS, fid, inception_score, kid
 from img2img.metrics.manifold import coverage, density, precision, recall
-from img2img.metrics.scorer import MetricOptions, Scorer
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.scorer import Scorer
 from img2img.metrics.table import METRICS
 
 SETS = [name for name, metric in METRICS.items() if metric.kind == "features"]
@@ -174,7 +173,6 @@ def test_scores_of_networks_other_than_inception_say_so(pixels):
         row = scorer.row()
         for x in ALIKE.split(size):
             row.add(fake=x[..., None, None])
-        assert row.n == 50
         values.append(row.scores())
     assert list(values[0]) == [*(f"{name}[pixels]" for name in SETS), "drift"]
     assert values[0]["fid[pixels]"].value == pytest.approx(fid(REAL, ALIKE).value, rel=1e-9)

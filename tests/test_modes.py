@@ -6,7 +6,7 @@ from helpers import over
 
 import img2img
 from img2img.errors import DataError
-from img2img.evaluation.classes import Classifier
+from img2img.evaluation.judge import Classifier
 from img2img.evaluation.modes import grid, ring, stacked
 
 

@@ -18,7 +18,8 @@ class HistogramMatching:
 
     def __init__(self, real: Side) -> None:
         rng, each = np.random.default_rng(0), max(1, PIXELS // len(real))
-        picked = [_drawn(x.reshape(-1, x.shape[2]), each, rng) for x in real]
+        pixels = (x.reshape(-1, x.shape[2]) for x in real)
+        picked = [x if len(x) <= each else x[rng.integers(len(x), size=each)] for x in pixels]
         self.quantiles = np.quantile(np.concatenate(picked).astype(np.float64), LEVELS, axis=0)  # (1025, C)
 
     def __call__(self, image: Array) -> Array:
@@ -31,7 +32,3 @@ class HistogramMatching:
         if image.dtype.kind in "ui":
             out = np.rint(out)
         return out.astype(image.dtype)
-
-
-def _drawn(pixels: Array, count: int, rng: np.random.Generator) -> Array:
-    return pixels if len(pixels) <= count else pixels[rng.integers(len(pixels), size=count)]

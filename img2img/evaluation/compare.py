@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -11,21 +11,19 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from img2img.data.grid import draw_grid
 from img2img.data.images import refuse_unwritable, write_text
 from img2img.errors import ConfigError, ModelFileError
-from img2img.evaluation.evaluate import sides_of
-from img2img.evaluation.evaluator import Evaluator, Progress, shrunk
+from img2img.evaluation.evaluate import Request
+from img2img.evaluation.evaluator import Progress
 from img2img.evaluation.options import EvaluateOptions, Show
+from img2img.evaluation.pictures import side_by_side
 from img2img.evaluation.scores import Evaluation
-from img2img.evaluation.sides import arrays_in
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
-from img2img.metrics.table import names_of
 from img2img.model.options import LoadOptions
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, option, pick, split
+from img2img.options.declared import option
 from img2img.options.docstrings import documented
 from img2img.report.page import captioned, is_page, lightened, page, table
 from img2img.report.result import BOLD, meanings, protocol, scores_table
@@ -87,40 +85,31 @@ def compare(
     Raises:
         ConfigError: if there are fewer than two, or they translate in different directions.
     """
-    check_names("comparing", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options, channel_axis)
-    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = pick(options, LoadOptions)
+    request = Request.of("comparing", metrics, options, channel_axis)
     show = option("show", Show).convert(show)
     if len(runs) < 2 or len({Path(run).resolve() for run in runs}) < len(runs):
         raise ConfigError("Comparing takes at least two different runs.")
     if out is not None:
         refuse_unwritable(Path(out), is_page)
-    models = [Translator(Path(run), **loading) for run in runs]
     titles = _titles([Path(run) for run in runs])
-    directions = {title: model.direction for title, model in zip(titles, models, strict=True)}
+    models = {title: Translator(Path(run), **request.loading) for title, run in zip(titles, runs, strict=True)}
+    directions = {title: model.direction for title, model in models.items()}
     if len(set(directions.values())) > 1:
         raise ConfigError(f"The runs translate in different directions: {directions}. Compare runs of one direction.")
-    first = Path(runs[0])
-    own = first.is_dir() and not (chosen.a or chosen.b or chosen.ab or arrays)
-    sides = sides_of(models[0], first if own else None, chosen, arrays)
-    evaluator = Evaluator.for_model(models[0], sides, names_of(metrics), options=of_metrics, **chosen.judging)
-    rows, protocol = {}, {}
-    for done, (title, model) in enumerate(zip(titles, models, strict=True), 1):
-        if model.spec() != models[0].spec():
-            raise ConfigError(f"{title} and {titles[0]} work on different kinds of images; they cannot be compared.")
-        result = evaluator.of_model(model)
-        name, *_ = result.rows
-        rows[title], protocol = result.rows[name], result.protocol
-        progress(done, len(models))
-    protocol = {k: v for k, v in protocol.items() if k not in ("model", "step", "seconds")}
-    protocol["notes"] += _cautions(titles, models, own)
-    comparison = Comparison(rows | evaluator.baselines(), _differing(titles, models), protocol)
+    first, own = models[titles[0]], request.own_run(runs[0])
+    evaluator = request.evaluator(first, own)
+    if odd := [title for title, model in models.items() if model.spec() != first.spec()]:
+        raise ConfigError(f"{odd[0]} and {titles[0]} work on different kinds of images; they cannot be compared.")
+    rows, protocol = evaluator.of_models(models.items(), len(models), progress)
+    protocol["notes"] += _cautions(models, own is not None)
+    comparison = Comparison(rows | evaluator.baselines, _differing(models), protocol)
     if out is None:
         return comparison
-    page = _page(comparison, _sheet(evaluator, titles, models, show))
+    numbers = sorted({round(i) for i in np.linspace(0, len(evaluator.source) - 1, max(1, show))})
+    sheet = io.BytesIO()
+    side_by_side(evaluator, models, numbers).save(sheet, format="png")
     try:
-        write_text(Path(out), page)
+        write_text(Path(out), _page(comparison, sheet.getvalue()))
     except OSError as error:  # the scores matter more than the page
         return replace(comparison, unwritten=f"{out} cannot be written: {error.strerror or error}")
     return comparison
@@ -132,14 +121,14 @@ def _titles(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _differing(titles: Sequence[str], models: Sequence[Translator]) -> dict[str, dict[str, Any]]:
+def _differing(models: Mapping[str, Translator]) -> dict[str, dict[str, Any]]:
     """Return the settings in which the runs differ: of the whole run if its folder is known, else of the model."""
-    settings = [
-        {"method": model.card.method, "step": model.card.step, **(_options_of(model) or model.card.config)}
-        for model in models
-    ]
-    names = [n for n in dict.fromkeys(name for values in settings for name in values) if n not in OPERATIONAL]
-    table = {n: {t: values.get(n) for t, values in zip(titles, settings, strict=True)} for n in names}
+    settings = {
+        title: {"method": model.card.method, "step": model.card.step, **(_options_of(model) or model.card.config)}
+        for title, model in models.items()
+    }
+    names = [n for n in dict.fromkeys(name for values in settings.values() for name in values) if n not in OPERATIONAL]
+    table = {n: {title: values.get(n) for title, values in settings.items()} for n in names}
     return {n: values for n, values in table.items() if len({json.dumps(v) for v in values.values()}) > 1}
 
 
@@ -152,35 +141,20 @@ def _options_of(model: Translator) -> dict[str, Any]:
     return {}
 
 
-def _cautions(titles: Sequence[str], models: Sequence[Translator], own: bool) -> list[str]:
+def _cautions(models: Mapping[str, Translator], own: bool) -> list[str]:
     """Return notes on whatever treats the runs unequally."""
-    notes, size = [], models[0].card.size
-    for title, model in zip(titles[1:], models[1:], strict=True):
-        if own and model.card.size and model.card.size != size:
-            notes.append(
-                f"{title} was trained at {model.card.size} px and is judged at {size}, the size of {titles[0]}"
-            )
-    known = {title: _options_of(model) for title, model in zip(titles, models, strict=True)}
-    data = {
-        title: [options.get(name) for name in ("a", "b", "ab", "data", "val_fraction")]
-        for title, options in known.items()
-    }
-    if any(where != data[titles[0]] for where in data.values()):
+    first, *others = models
+    size = models[first].card.size
+    notes = [
+        f"{title} was trained at {models[title].card.size} px and is judged at {size}, the size of {first}"
+        for title in others
+        if own and models[title].card.size not in (0, size)
+    ]
+    known = [_options_of(model) for model in models.values()]
+    data = [[options.get(name) for name in ("a", "b", "ab", "data", "val_fraction")] for options in known]
+    if any(where != data[0] for where in data):
         notes.append("the runs were not trained on the same data: make sure that none was trained on these images")
     return notes
-
-
-def _sheet(evaluator: Evaluator, titles: Sequence[str], models: Sequence[Translator], show: int) -> bytes:
-    numbers = sorted({round(i) for i in np.linspace(0, len(evaluator.source) - 1, max(1, show))})
-    sources = [evaluator.source[i] for i in numbers]
-    columns: dict[str, Any] = {"input": [shrunk(evaluator.scale_in.encode(x)) for x in sources]}
-    for title, model in zip(titles, models, strict=True):
-        columns[title] = [shrunk(evaluator.scale.encode(x)) for x in model(sources)]
-    if evaluator.paired:
-        columns["truth"] = [shrunk(evaluator.scale.encode(evaluator.real[i])) for i in numbers]
-    buffer = io.BytesIO()
-    draw_grid(columns).save(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _page(comparison: Comparison, sheet: bytes) -> str:

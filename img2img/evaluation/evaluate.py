@@ -1,26 +1,25 @@
 """`evaluate` a model, a run or two folders, and `rank` the checkpoints of a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
-from img2img.data.images import atomic
+from img2img.data.axes import arrays_of
+from img2img.data.images import atomic, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError
-from img2img.evaluation.evaluator import (
-    OF_FOLDERS,
-    OF_PAIRS,
-    Evaluator,
-    Progress,
-    computable,
-)
+from img2img.evaluation.evaluator import Evaluator, Progress
 from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.pictures import best_and_worst
 from img2img.evaluation.scores import Evaluation, described, saved_rows
-from img2img.evaluation.sides import Sides, arrays_in, learns_from_pairs, open_two, size_in_words
-from img2img.metrics.scorer import MetricOptions
-from img2img.metrics.table import Score, best_of, names_of
+from img2img.evaluation.sides import Sides, open_two
+from img2img.methods import METHODS
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.score import Score
+from img2img.metrics.table import best_of, names_of
 from img2img.model.file import read_card
 from img2img.model.model import model_file
 from img2img.model.options import LoadOptions
@@ -30,9 +29,52 @@ from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
-from img2img.runs.results import MODEL
 
-RESULT, PICTURE = RunFolder(Path()).evaluation.name, RunFolder(Path()).evaluation_picture.name  # for api.py
+ARRAYS = ("a", "b", "real", "fake")  # options that may be arrays in Python
+
+
+class Request(NamedTuple):
+    """The keywords of a call, sorted into what each part of an evaluation needs.
+
+    Attributes:
+        names: the metrics; none for those that suit the images.
+        images: the held-out images, and how they are cut and judged.
+        arrays: images that were given as arrays, by option.
+        metrics: the options of the metrics.
+        loading: the options of loading models.
+    """
+
+    names: tuple[str, ...]
+    images: EvaluateOptions
+    arrays: dict[str, Any]
+    metrics: MetricOptions
+    loading: dict[str, Any]
+
+    @classmethod
+    def of(cls, what: str, metrics: str | Sequence[str], options: Any, channel_axis: int | None) -> "Request":
+        """Sort the keywords of a call.
+
+        Raises:
+            ConfigError: if an option or a metric does not exist, or a value does not fit.
+        """
+        check_names(what, options, EvaluateOptions, MetricOptions, LoadOptions)
+        given = {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
+        arrays = arrays_of(given, channel_axis)
+        images, of_metrics = split(options, EvaluateOptions, MetricOptions)
+        return cls(names_of(metrics), images, arrays, of_metrics, pick(options, LoadOptions))
+
+    def own_run(self, path: str | Path) -> Path | None:
+        """Return the run whose own held-out images are meant: `path`, if it is a folder and no others are named."""
+        named = self.images.a or self.images.b or self.images.ab or self.arrays
+        return Path(path) if Path(path).is_dir() and not named else None
+
+    def evaluator(self, model: Translator, run: Path | None) -> Evaluator:
+        """Open the held-out images of `run`, or without one those that are named, for models like `model`."""
+        if run is not None:
+            sides = Sides.of_run(run, self.images)
+        else:
+            sides = Sides.of_folders(self.images, METHODS[model.card.method].Config.needs.paired, self.arrays)
+        return Evaluator.for_model(model, sides, self.names, options=self.metrics, **self.images.judging)
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
@@ -58,32 +100,22 @@ def evaluate(
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
-    check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options, channel_axis)
-    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = pick(options, LoadOptions)
-    names = names_of(metrics)
-    choices: dict[str, Any] = {"options": of_metrics, **chosen.judging}
+    request = Request.of("evaluating", metrics, options, channel_axis)
+    chosen = request.images
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "need a model; without one, give --real DIR and --fake DIR.")
-        real, fake = open_two(chosen, arrays)
+        real, fake = open_two(chosen, request.arrays)
         scale = Scale.of(real, real.domain.dtype)
-        if not names:
-            defaults = OF_PAIRS if chosen.paired else OF_FOLDERS
-            names = tuple(computable(defaults, min(len(real), len(fake)), of_metrics))
-        judged = Evaluator(fake, real, chosen.paired, (scale, scale), size_in_words(chosen), names, **choices)
-        return judged.of_folder(progress)
+        sides = fake, real, chosen.paired, (scale, scale), chosen.cut_in_words
+        return Evaluator(*sides, request.names, request.metrics, **chosen.judging).of_folder(progress)
     _refuse(chosen, ("real", "fake"), "judge images without a model; with one, give --a DIR --b DIR or --ab DIR.")
-    loaded = _load(model, loading)
-    run = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
-    own = run is not None and not (chosen.a or chosen.b or chosen.ab or arrays)
-    evaluator = Evaluator.for_model(loaded, sides_of(loaded, run if own else None, chosen, arrays), names, **choices)
+    loaded = _load(model, request.loading)
+    run = None if isinstance(model, Translator) else request.own_run(model)
+    evaluator = request.evaluator(loaded, run)
     result = evaluator.of_model(loaded, progress)
-    if own and run is not None:
-        try:
+    if run is not None:
+        with _noting(run, result.protocol):
             keep(run, evaluator, loaded, result)
-        except OSError as error:  # the scores matter more than the file
-            result.protocol["notes"].append(f"not written into {run}: {error.strerror or error}")
     return result
 
 
@@ -91,7 +123,7 @@ def keep(run: Path, evaluator: Evaluator, model: Translator, result: Evaluation)
     """Write a result into the folder of its run, with the best and worst images, and into the report."""
     files = RunFolder(run)
     with atomic(files.evaluation_picture) as temporary:
-        evaluator.picture(model, result).save(temporary, format="png")
+        best_and_worst(evaluator, model, result).save(temporary, format="png")
     result.save(files.evaluation)
     rewrite_report(run)
 
@@ -116,13 +148,13 @@ class Ranking:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of checkpoints.json."""
-        saved = saved_rows({name: scores for name, (_, scores) in self.scores.items()})
+        scores = _plain({name: scores for name, (_, scores) in self.scores.items()})
         return {
             "metric": self.metric,
             "better": described(self.metric).better,
             "best": self.best,
-            "scores": {name: {"step": step} | _plain(saved[name]) for name, (step, _) in self.scores.items()},
-            "rows": {name: _plain(scores) for name, scores in saved_rows(self.rows).items()},
+            "scores": {name: {"step": step} | scores[name] for name, (step, _) in self.scores.items()},
+            "rows": _plain(self.rows),
             "protocol": self.protocol,
         }
 
@@ -147,41 +179,39 @@ def rank(
         channel_axis: the axis of channels in arrays; by default last, and third from last in tensors.
         **options: see Options below.
     """
-    check_names("evaluating", options, EvaluateOptions, MetricOptions, LoadOptions)
-    arrays = arrays_in(options, channel_axis)
-    chosen, of_metrics = split(options, EvaluateOptions, MetricOptions)
-    loading = pick(options, LoadOptions)
+    request = Request.of("evaluating", metrics, options, channel_axis)
     folder = Path(run)
     if not folder.is_dir():
         raise ConfigError(f"--all takes the folder of a run; {folder} is not a folder.")
-    newest = model_file(folder)
-    run_folder = RunFolder(folder)
-    files = sorted(run_folder.kept_models(), key=lambda path: (read_card(path).step, path.name))
-    own = not (chosen.a or chosen.b or chosen.ab or arrays)
-    first = _load(newest, loading)
-    sides = sides_of(first, folder if own else None, chosen, arrays)
-    evaluator = Evaluator.for_model(first, sides, names_of(metrics), options=of_metrics, **chosen.judging)
-    scores: dict[str, tuple[int, dict[str, Score]]] = {}
-    for done, path in enumerate(files, 1):
-        result = evaluator.of_model(_load(path, loading))
-        scores[path.relative_to(folder).as_posix()] = (result.protocol["step"], next(iter(result.rows.values())))
-        progress(done, len(files))
-    metric = next(iter(result.rows[MODEL]))
-    best = best_of(metric, {name: row[metric].value for name, (_, row) in scores.items()}) or newest.name
-    protocol = {k: v for k, v in result.protocol.items() if k not in ("model", "step", "seconds")}
-    ranking = Ranking(metric, best, scores, evaluator.baselines(), protocol)
-    if own:
-        try:
-            with atomic(run_folder.ranking) as temporary:
-                temporary.write_text(json.dumps(ranking.to_json(), indent=1, allow_nan=False) + "\n")
+    newest, files = model_file(folder), RunFolder(folder)
+    steps = {path: read_card(path).step for path in files.kept_models()}
+    names = {path: path.relative_to(folder).as_posix() for path in sorted(steps, key=lambda x: (steps[x], x.name))}
+    own = request.own_run(folder)
+    evaluator = request.evaluator(_load(newest, request.loading), own)
+    models = ((name, _load(path, request.loading)) for path, name in names.items())
+    rows, protocol = evaluator.of_models(models, len(names), progress)
+    metric = next(name for row in rows.values() for name in row)
+    best = best_of(metric, {name: row[metric].value for name, row in rows.items()}) or newest.name
+    scores = {name: (steps[path], rows[name]) for path, name in names.items()}
+    ranking = Ranking(metric, best, scores, evaluator.baselines, protocol)
+    if own is not None:
+        with _noting(folder, protocol):
+            write_text(files.ranking, json.dumps(ranking.to_json(), indent=1, allow_nan=False) + "\n")
             rewrite_report(folder)
-        except OSError as error:
-            protocol["notes"].append(f"not written into {folder}: {error.strerror or error}")
     return ranking
 
 
-def _plain(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: asdict(score) for name, score in scores.items()}
+@contextmanager
+def _noting(run: Path, protocol: dict[str, Any]) -> Iterator[None]:
+    """Turn failure to write into the folder of a run into a note: the scores matter more than the file."""
+    try:
+        yield
+    except OSError as error:
+        protocol["notes"].append(f"not written into {run}: {error.strerror or error}")
+
+
+def _plain(rows: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Any]]:
+    return {row: {name: asdict(score) for name, score in scores.items()} for row, scores in saved_rows(rows).items()}
 
 
 def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator:
@@ -190,15 +220,6 @@ def _load(model: str | Path | Translator, loading: dict[str, Any]) -> Translator
     if other := {k: v for k, v in loading.items() if k != "direction"}:
         raise ConfigError(f"{', '.join(other)}: choose this when loading the model; this one is loaded already.")
     return model.towards(loading["direction"]) if loading.get("direction") else model
-
-
-def sides_of(
-    model: Translator, run: Path | None, options: EvaluateOptions, arrays: Mapping[str, Any] | None = None
-) -> Sides:
-    """Open the held-out images of `run`; without one, those that `options` name, or `arrays`."""
-    if run is not None:
-        return Sides.of_run(run, options)
-    return Sides.of_folders(options, learns_from_pairs(model.card.method), arrays)
 
 
 def _refuse(options: EvaluateOptions, names: tuple[str, ...], why: str) -> None:

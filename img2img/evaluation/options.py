@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from img2img.errors import ConfigError
 from img2img.options.declared import Options, Within
@@ -39,6 +39,10 @@ class EvaluateOptions(Options):
             raise ConfigError("--labels needs a judge that classifies the results: add --judge DIR.")
 
     @property
-    def judging(self) -> dict[str, Path | None]:
+    def judging(self) -> dict[str, Any]:
         """The files of the judge, as arguments of `Evaluator`."""
         return {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels")}
+
+    @property
+    def cut_in_words(self) -> str:
+        return f"{self.size}, resized" if self.size else "as they are"

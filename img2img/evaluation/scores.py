@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from img2img.data.images import write_text
 from img2img.errors import ConfigError, install_hint
 from img2img.metrics.network import ENCODER
-from img2img.metrics.table import METRICS, Score, base_name
+from img2img.metrics.score import Score
+from img2img.metrics.table import METRICS, base_name
 from img2img.report.result import scores_table
 from img2img.runs.results import JudgeRecord, MetricText, Protocol, Result, SavedScore
 
@@ -48,8 +49,20 @@ class Evaluation:
         return scores_table(self.record.rows, self.record.metrics)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return a data frame: a row for the model and each baseline, a column for each metric and each deviation."""
-        return rows_to_frame(self.rows)
+        """Return a data frame with a line for each row: the values, and as METRIC_std the deviations if there are any.
+
+        Raises:
+            ConfigError: if pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ConfigError(install_hint("to_frame", "pandas", "lab")) from error
+        cells: dict[str, dict[str, float]] = {row: {} for row in self.rows}
+        for row, scores in self.rows.items():
+            for name, score in scores.items():
+                cells[row] |= {name: score.value} | ({} if score.std is None else {f"{name}_std": score.std})
+        return pd.DataFrame.from_dict(cells, orient="index").astype(float).rename_axis("row")
 
     @property
     def record(self) -> Result:
@@ -67,23 +80,6 @@ class Evaluation:
     def save(self, path: Path) -> None:
         """Write the evaluation as JSON, completely or not at all."""
         write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
-
-
-def rows_to_frame(rows: dict[str, dict[str, Score]]) -> "pd.DataFrame":
-    """Return a data frame with a line for each row: the values, and as METRIC_std the deviations if there are any.
-
-    Raises:
-        ConfigError: if pandas is not installed.
-    """
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        raise ConfigError(install_hint("to_frame", "pandas", "lab")) from error
-    cells: dict[str, dict[str, float]] = {row: {} for row in rows}
-    for row, scores in rows.items():
-        for name, score in scores.items():
-            cells[row] |= {name: score.value} | ({} if score.std is None else {f"{name}_std": score.std})
-    return pd.DataFrame.from_dict(cells, orient="index").astype(float).rename_axis("row")
 
 
 def saved_rows(rows: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, SavedScore]]:
@@ -113,6 +109,6 @@ def described(name: str) -> MetricText:
         return MetricText("higher", "0 to 1", text)
     metric = METRICS[base_name(name)]
     text = f"Intersection over union of label {name[4:-1]}." if name.startswith("iou[") else metric.text
-    if name.endswith(f"[{ENCODER}]"):
-        return MetricText(metric.better or "", f"{metric.range}, relative", f"{text} {RELATIVE}")
-    return MetricText(metric.better or "", metric.range, text)
+    relative = name.endswith(f"[{ENCODER}]")
+    span = f"{metric.range}, relative" if relative else metric.range
+    return MetricText(metric.better or "", span, f"{text} {RELATIVE}" if relative else text)

@@ -2,14 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from img2img.data.axes import arrays_of
+import torch
+from torch import Tensor
+
 from img2img.data.finding import find_domains
 from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
 from img2img.data.images import Array, Header, resize
@@ -26,8 +29,9 @@ from img2img.runs.record import RunRecord
 from img2img.runtime.records import from_json, read_text
 
 WHERE = "--a DIR --b DIR, or --ab DIR of side-by-side pairs (in Python a= and b=, folders or arrays)"
-ARRAYS = ("a", "b", "real", "fake")  # options that may be arrays in Python
+TITLES = {"a": "A", "b": "B"}  # of domains, in sentences
 READERS = 4  # threads that decode, and images kept ready
+CHUNK, CHUNK_VALUES = 16, 3 * 2**22  # images, and their values, in memory at once; at least one image
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ class Side:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    @property
+    def kind(self) -> str:
+        """The channels and the type of the images, in words."""
+        return f"{self.domain.channels} channels of {self.domain.dtype}"
 
     @property
     def folder(self) -> str:
@@ -110,22 +119,9 @@ class Sides:
             ConfigError: if the options name none, or too many.
             DataError: if images are missing, unreadable, or do not match.
         """
-        named = {name for name in ("a", "b", "ab") if getattr(options, name)}
-        if arrays:
-            if named:
-                raise ConfigError("Give arrays for both a and b, or folders for both.")
-            a, b = _of_arrays(arrays, "a", "b", paired or options.paired)
-            sides = {"a": Side.of(a, options), "b": Side.of(b, options)}
-            return cls(sides, paired or options.paired, size_in_words(options))
-        if named not in ({"ab"}, {"a", "b"}):
-            raise ConfigError(f"Name the held-out images: {WHERE}.")
-        paired = paired or options.paired or named == {"ab"}
-        places = {name: _folder(getattr(options, name)) for name in named}
-        if paired:
-            a, b = pairs_in(**places)
-        else:
-            a, b = Domain.of("A", scan(places["a"])), Domain.of("B", scan(places["b"]))
-        return cls({"a": Side.of(a, options), "b": Side.of(b, options)}, paired, size_in_words(options))
+        paired = paired or options.paired or bool(options.ab)
+        a, b = _open(options, arrays, ("a", "b", "ab"), paired, f"Name the held-out images: {WHERE}.")
+        return cls({"a": Side.of(a, options), "b": Side.of(b, options)}, paired, options.cut_in_words)
 
     @classmethod
     def of_run(cls, folder: Path, options: EvaluateOptions) -> "Sides":
@@ -147,7 +143,6 @@ class Sides:
             (config,) = split(record.options, DataConfig)
         except ConfigError as error:
             raise ModelFileError(f"{run.config} is damaged: {error}") from error
-        paired = learns_from_pairs(record.method)
         if not any((config.a, config.b, config.ab, config.data)):
             raise ConfigError(
                 f"{folder} was trained on arrays, so its held-out images are not known here; name images: {WHERE}."
@@ -162,7 +157,7 @@ class Sides:
                 f"Name images that it has not seen: {WHERE}."
             )
         heldout = (opened.heldout["a"], opened.heldout["b"]) if opened.heldout else None
-        return cls.held_out(heldout, config, paired, folder, options)
+        return cls.held_out(heldout, config, method.Config.needs.paired, folder, options)
 
     @classmethod
     def held_out(
@@ -181,12 +176,6 @@ class Sides:
         return cls(sides, paired, f"{config.size}, as in training")
 
 
-def learns_from_pairs(method: str) -> bool:
-    """Tell whether a method of `METHODS` learns from pairs."""
-    paired: bool = METHODS[method].Config.needs.paired
-    return paired
-
-
 def domains_of(direction: str) -> tuple[str, str]:
     """Return the domains that a direction leads from and to, e.g. "a" and "b" for "a2b".
 
@@ -203,26 +192,6 @@ def back_of(direction: str, directions: Iterable[str]) -> str | None:
     return next((back for back in directions if domains_of(back) == domains_of(direction)[::-1]), None)
 
 
-def arrays_in(options: Any, channel_axis: int | None = None) -> dict[str, Any]:
-    """Take out of `options` those that are images where the command line has folders."""
-    images = {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
-    return arrays_of(images, channel_axis)
-
-
-def _of_arrays(arrays: Mapping[str, Any], x: str, y: str, paired: bool) -> Domains:
-    """Return both domains of arrays, checked as in training."""
-    if odd := arrays.keys() - {x, y}:
-        raise ConfigError(
-            f"{min(odd)} does not go with {x} and {y}: use a and b with a model, real and fake without one."
-        )
-    if len(arrays) < 2:
-        raise ConfigError(f"Give arrays for both {x} and {y}, or folders for both.")
-    first, second = (from_arrays(name.upper(), arrays[name]) for name in (x, y))
-    if not (first and second):
-        raise DataError(f"{x} and {y} need at least one image each, not {len(first)} and {len(second)}.")
-    return pair_up(first, second, paired)
-
-
 def open_two(options: EvaluateOptions, arrays: Mapping[str, Any] | None = None) -> tuple[Side, Side]:
     """Open the folders, or arrays, of real and of generated images.
 
@@ -230,35 +199,57 @@ def open_two(options: EvaluateOptions, arrays: Mapping[str, Any] | None = None) 
         ConfigError: if only one is given.
         DataError: if images are missing, unreadable, or do not match.
     """
+    missing = "Without a model, give --real DIR and --fake DIR (in Python real= and fake=, folders or arrays)."
+    domains = _open(options, arrays, ("real", "fake"), options.paired, missing)
+    real, fake = (Side.of(domain, options) for domain in domains)
+    if real.kind != fake.kind:
+        raise DataError(f"The real images have {real.kind}, the generated ones {fake.kind}; they cannot be compared.")
+    return real, fake
+
+
+def _open(
+    options: EvaluateOptions, arrays: Mapping[str, Any] | None, names: Sequence[str], paired: bool, missing: str
+) -> Domains:
+    """Open the arrays, or the folders in the options `names`, of which the first two are one for each domain."""
+    x, y, *_ = names
+    given = [name for name in names if getattr(options, name)]
     if arrays:
-        if options.real or options.fake:
-            raise ConfigError("Give arrays for both real and fake, or folders for both.")
-        real, fake = _of_arrays(arrays, "real", "fake", options.paired)
-    elif not (options.real and options.fake):
-        raise ConfigError(
-            "Without a model, give --real DIR and --fake DIR (in Python real= and fake=, folders or arrays)."
-        )
-    else:
-        real, fake = _folders(_folder(options.real), _folder(options.fake), options.paired)
-    if (real.channels, real.dtype) != (fake.channels, fake.dtype):
-        kinds = [f"{d.channels} channels of {d.dtype}" for d in (real, fake)]
-        raise DataError(f"The real images have {kinds[0]}, the generated ones {kinds[1]}; they cannot be compared.")
-    return Side.of(real, options), Side.of(fake, options)
-
-
-def _folders(real: Path, fake: Path, paired: bool) -> Domains:
+        if not given and (odd := arrays.keys() - {x, y}):
+            raise ConfigError(
+                f"{min(odd)} does not go with {x} and {y}: use a and b with a model, real and fake without one."
+            )
+        if given or len(arrays) < 2:
+            raise ConfigError(f"Give arrays for both {x} and {y}, or folders for both.")
+        first, second = (from_arrays(name.upper(), arrays[name]) for name in (x, y))
+        if not (first and second):
+            raise DataError(f"{x} and {y} need at least one image each, not {len(first)} and {len(second)}.")
+        return pair_up(first, second, paired)
+    if given not in (["ab"], [x, y]):
+        raise ConfigError(missing)
+    folders = [Path(getattr(options, name)) for name in given]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"There is no folder {folder}.")
     if paired:
-        return pairs_in(a=real, b=fake)
-    return Domain.of("real", scan(real)), Domain.of("fake", scan(fake))
+        return pairs_in(**dict(zip(("a", "b") if len(folders) == 2 else ("ab",), folders, strict=True)))
+    a, b = (Domain.of(TITLES.get(name, name), scan(folder)) for name, folder in zip(given, folders, strict=True))
+    return a, b
 
 
-def size_in_words(options: EvaluateOptions) -> str:
-    """Return how images are cut, in words."""
-    return f"{options.size}, resized" if options.size else "as they are"
+def chunks(images: Iterable[Array]) -> Iterator[list[Array]]:
+    """Yield images in order, in lists small enough for memory."""
+    chunk: list[Array] = []
+    for image in images:
+        if chunk and (len(chunk) == CHUNK or (len(chunk) + 1) * max(image.size, chunk[0].size) > CHUNK_VALUES):
+            yield chunk
+            chunk = []
+        chunk.append(image)
+    if chunk:
+        yield chunk
 
 
-def _folder(name: str) -> Path:
-    folder = Path(name)
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.")
-    return folder
+def batches_of(**sets: list[Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield batches of consecutive images of the same shape from several sets that correspond image by image."""
+    together = list(zip(*sets.values(), strict=True))
+    for _, same in groupby(together, lambda images: [x.shape for x in images]):
+        yield {name: torch.stack(x) for name, x in zip(sets, zip(*same, strict=True), strict=True)}

@@ -19,12 +19,14 @@ from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model, unsupported
 from img2img.interchange.pth import read_generator, write_pth
 from img2img.interchange.target import new_file
+from img2img.metrics.programs import read_onnx, read_torchscript
 from img2img.model.file import ModelCard, load_use, read_card
 from img2img.model.model import model_file, of_images
 from img2img.networks.layers import traceable
 from img2img.runtime.compiling import reason
 from img2img.runtime.device import environment
 
+CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # an eighth of an 8-bit grey level, on the networks' [-1, 1]
 Function = Callable[..., Tensor]
 Inputs = dict[str, Tensor]  # one input of each kind by its name, in the order of the network's arguments
@@ -206,17 +208,6 @@ def _write_onnx(network: nn.Module, example: Inputs, metadata: dict[str, str], p
     onnx.save(model, str(path))
 
 
-def _read_onnx(path: Path, _: nn.Module) -> Function:
-    session = _package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [x.name for x in session.get_inputs()]
-
-    def run(*inputs: Tensor) -> Tensor:
-        values = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return torch.from_numpy(session.run(["output"], values)[0])
-
-    return run
-
-
 def _write_torchscript(network: nn.Module, example: Inputs, metadata: dict[str, str], path: Path) -> None:
     inputs = tuple(example.values())
     try:
@@ -226,11 +217,6 @@ def _write_torchscript(network: nn.Module, example: Inputs, metadata: dict[str, 
     file = io.BytesIO()  # torch.jit.save ends the process where the disk is full
     torch.jit.save(traced, file, _extra_files={"img2img.json": json.dumps(metadata)})
     path.write_bytes(file.getbuffer())
-
-
-def _read_torchscript(path: Path, _: nn.Module) -> Function:
-    loaded: Function = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    return loaded
 
 
 def _read_pth(path: Path, network: nn.Module) -> Function:
@@ -250,6 +236,6 @@ class Format:
 
 FORMATS = {
     "pth": Format(".pth", lambda network, example, metadata, path: write_pth(network, path), _read_pth),
-    "onnx": Format(".onnx", _write_onnx, _read_onnx),
-    "torchscript": Format(".pt", _write_torchscript, _read_torchscript),
+    "onnx": Format(".onnx", _write_onnx, lambda path, _: read_onnx(path, CPU)),
+    "torchscript": Format(".pt", _write_torchscript, lambda path, _: read_torchscript(path, CPU)),
 }

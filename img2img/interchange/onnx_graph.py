@@ -8,6 +8,7 @@ that keeps running averages becomes `BatchNormalization`.
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,26 +26,14 @@ IR_VERSION = 8  # of the same age
 Node = tuple[str, list[Tensor | Array | None], dict[str, Any]]  # operator, inputs after the first, attributes
 
 
-def _conv(layer: nn.Conv2d) -> Node:
+def _conv(kind: str, layer: nn.Conv2d | nn.ConvTranspose2d) -> Node:
     p = int(layer.padding[0])
-    return "Conv", [layer.weight, layer.bias], {"strides": layer.stride, "pads": [p] * 4}
+    extra = {"output_padding": layer.output_padding} if kind == "ConvTranspose" else {}
+    return kind, [layer.weight, layer.bias], {"strides": layer.stride, "pads": [p] * 4, **extra}
 
 
-def _conv_transpose(layer: nn.ConvTranspose2d) -> Node:
-    p = int(layer.padding[0])
-    return (
-        "ConvTranspose",
-        [layer.weight, layer.bias],
-        {"strides": layer.stride, "pads": [p] * 4, "output_padding": layer.output_padding},
-    )
-
-
-def _instance_norm(layer: InstanceNorm) -> Node:
-    return "InstanceNormalization", [torch.ones(layer.channels), torch.zeros(layer.channels)], {"epsilon": 1e-5}
-
-
-def _batch_norm(layer: BatchNorm) -> Node:
-    return "InstanceNormalization", [layer.weight, layer.bias], {"epsilon": layer.eps}
+def _instance_norm(scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Node:
+    return "InstanceNormalization", [scale, shift], {"epsilon": eps}
 
 
 def _running_norm(layer: RunningBatchNorm) -> Node:
@@ -52,12 +41,9 @@ def _running_norm(layer: RunningBatchNorm) -> Node:
     return "BatchNormalization", [layer.weight, layer.bias, *averages], {"epsilon": layer.eps}
 
 
-def _pad(mode: str) -> Callable[[Any], Node]:
-    def pad(layer: Any) -> Node:
-        left, right, top, bottom = (layer.padding,) * 4 if isinstance(layer.padding, int) else layer.padding
-        return "Pad", [np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)], {"mode": mode}
-
-    return pad
+def _pad(mode: str, layer: Any) -> Node:
+    left, right, top, bottom = (layer.padding,) * 4 if isinstance(layer.padding, int) else layer.padding
+    return "Pad", [np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)], {"mode": mode}
 
 
 def _upsample(layer: nn.Upsample) -> Node:
@@ -67,15 +53,15 @@ def _upsample(layer: nn.Upsample) -> Node:
 
 
 LAYERS: dict[type[nn.Module], Callable[[Any], Node | None]] = {
-    nn.Conv2d: _conv,
-    nn.ConvTranspose2d: _conv_transpose,
+    nn.Conv2d: partial(_conv, "Conv"),
+    nn.ConvTranspose2d: partial(_conv, "ConvTranspose"),
     nn.Linear: lambda layer: ("Gemm", [layer.weight, layer.bias], {"transB": 1}),
-    InstanceNorm: _instance_norm,
+    InstanceNorm: lambda layer: _instance_norm(torch.ones(layer.channels), torch.zeros(layer.channels)),
     RunningBatchNorm: _running_norm,
-    BatchNorm: _batch_norm,
-    ReflectPad: _pad("reflect"),
-    nn.ReplicationPad2d: _pad("edge"),
-    nn.ZeroPad2d: _pad("constant"),
+    BatchNorm: lambda layer: _instance_norm(layer.weight, layer.bias, layer.eps),
+    ReflectPad: partial(_pad, "reflect"),
+    nn.ReplicationPad2d: partial(_pad, "edge"),
+    nn.ZeroPad2d: partial(_pad, "constant"),
     nn.Upsample: _upsample,
     nn.ReLU: lambda layer: ("Relu", [], {}),
     nn.LeakyReLU: lambda layer: ("LeakyRelu", [], {"alpha": layer.negative_slope}),
@@ -88,10 +74,6 @@ LAYERS: dict[type[nn.Module], Callable[[Any], Node | None]] = {
 Call = tuple[str, list[Any], dict[str, Any]]
 
 
-def _cat(parts: Any, dim: int = 0) -> Call:
-    return "Concat", list(parts), {"axis": dim}
-
-
 def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Call:
     _demand(start_dim == 1 and end_dim == -1, "flatten of other dimensions than all but the first")
     return "Flatten", [x], {"axis": 1}
@@ -102,43 +84,27 @@ def _reshape(x: Any, *shape: Any) -> Call:
     return "Reshape", [x, np.array(shape, np.int64)], {}
 
 
-def _unsqueeze(x: Any, dim: int) -> Call:
-    return "Unsqueeze", [x, np.array([dim], np.int64)], {}
-
-
 def _one_hot(label: Any, num_classes: int) -> Call:
     return "OneHot", [label, np.array([num_classes], np.int64), np.array([0, 1], np.float32)], {"axis": -1}
 
 
-def _same(x: Any, *_: Any, **__: Any) -> Call:
-    return "Identity", [x], {}
-
-
-def _binary(kind: str) -> Callable[[Any, Any], Call]:
-    return lambda x, y: (kind, [x, y], {})
-
-
-def _unary(kind: str) -> Callable[[Any], Call]:
-    return lambda x: (kind, [x], {})
+def _plain(kind: str, *inputs: Any) -> Call:
+    return kind, list(inputs), {}
 
 
 CALLS: dict[Any, Callable[..., Call]] = {
-    torch.cat: _cat,
-    torch.flatten: _flatten,
-    "flatten": _flatten,
-    "reshape": _reshape,
-    "view": _reshape,
-    torch.unsqueeze: _unsqueeze,
-    "unsqueeze": _unsqueeze,
+    torch.cat: lambda parts, dim=0: ("Concat", list(parts), {"axis": dim}),
+    **dict.fromkeys((torch.flatten, "flatten"), _flatten),
+    **dict.fromkeys(("reshape", "view"), _reshape),
+    **dict.fromkeys((torch.unsqueeze, "unsqueeze"), lambda x, dim: ("Unsqueeze", [x, np.array([dim], np.int64)], {})),
     F.one_hot: _one_hot,
-    "to": _same,  # a number in the type of another: all values but labels are fp32
-    "float": _same,
-    "contiguous": _same,
-    torch.tanh: _unary("Tanh"),
-    torch.sigmoid: _unary("Sigmoid"),
-    **dict.fromkeys((operator.add, torch.add), _binary("Add")),
-    **dict.fromkeys((operator.sub, torch.sub), _binary("Sub")),
-    **dict.fromkeys((operator.mul, torch.mul), _binary("Mul")),
+    # "to" converts a number to the type of another: all values but labels are fp32
+    **dict.fromkeys(("to", "float", "contiguous"), lambda x, *_, **__: ("Identity", [x], {})),
+    torch.tanh: partial(_plain, "Tanh"),
+    torch.sigmoid: partial(_plain, "Sigmoid"),
+    **dict.fromkeys((operator.add, torch.add), partial(_plain, "Add")),
+    **dict.fromkeys((operator.sub, torch.sub), partial(_plain, "Sub")),
+    **dict.fromkeys((operator.mul, torch.mul), partial(_plain, "Mul")),
 }
 
 
@@ -185,8 +151,8 @@ class _Graph:
 
     def layer(self, step: fx.Node, layer: nn.Module) -> None:
         entry = _entry(layer)
-        _demand(entry is not None and len(step.args) == 1 and not step.kwargs, type(layer).__name__)
-        assert entry is not None
+        if entry is None or len(step.args) != 1 or step.kwargs:
+            raise NotImplementedError(type(layer).__name__)
         node, before = entry(layer), self.names[step.args[0]]  # type: ignore[index]
         if node is None:
             self.names[step] = before

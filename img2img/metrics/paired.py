@@ -41,7 +41,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as measure
 
-    _refuse_smaller("ssim", x, SSIM_LEAST, "Use l1 or psnr.")
+    refuse_smaller("ssim", x, SSIM_LEAST, "Use l1 or psnr.")
     return _per_image(measure(unit(x), unit(y), data_range=1.0, reduction="none"))
 
 
@@ -55,7 +55,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
-    _refuse_smaller("ms_ssim", x, MS_SSIM_LEAST, "Use ssim.")
+    refuse_smaller("ms_ssim", x, MS_SSIM_LEAST, "Use ssim.")
     return _per_image(measure(unit(x), unit(y), data_range=1.0, reduction="none", normalize="relu"))
 
 
@@ -64,7 +64,8 @@ def _per_image(values: Any) -> Tensor:
     return result.reshape(-1)  # torchmetrics returns a scalar for a single image
 
 
-def _refuse_smaller(name: str, x: Tensor, least: int, instead: str) -> None:
+def refuse_smaller(name: str, x: Tensor, least: int, instead: str) -> None:
+    """Raise DataError if a side of the images (N, C, H, W) is shorter than `least` pixels."""
     height, width = x.shape[-2:]
     if min(height, width) < least:
         raise DataError(f"{name} needs images of at least {least}×{least} px, not {width}×{height}. {instead}")

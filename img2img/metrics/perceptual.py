@@ -8,8 +8,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, DataError, choose
+from img2img.errors import ConfigError, choose
 from img2img.metrics.options import MetricOptions
+from img2img.metrics.paired import refuse_smaller
 from img2img.metrics.resampling import own_randomness
 from img2img.metrics.weights import find_weights, misfit, read_weights
 
@@ -23,9 +24,7 @@ def lpips(x: Tensor, y: Tensor, network: nn.Module) -> Tensor:
     Raises:
         DataError: if a side is shorter than `LEAST`.
     """
-    height, width = x.shape[-2:]
-    if min(height, width) < LEAST:
-        raise DataError(f"lpips needs images of at least {LEAST}×{LEAST} px, not {width}×{height}. Use ssim.")
+    refuse_smaller("lpips", x, LEAST, "Use ssim.")
     distances: Tensor = network(x.float(), y.float())
     return distances.flatten()
 

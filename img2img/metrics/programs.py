@@ -8,14 +8,16 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from img2img.errors import ConfigError, DataError, ModelFileError, install_hint
 from img2img.metrics.network import Extract
+from img2img.runtime.compiling import reason
 
-Program = Callable[[Tensor], object]
+Program = Callable[..., Any]
 
 
 def open_program(path: Path, device: torch.device) -> Extract:
@@ -34,7 +36,9 @@ def open_program(path: Path, device: torch.device) -> Extract:
     except ConfigError:
         raise
     except Exception as error:  # each library raises its own errors, down to plain RuntimeError
-        raise ModelFileError(f"{path} is damaged, or does not match its suffix: {_first_line(error)}.") from error
+        raise ModelFileError(
+            f"{path} is damaged, or does not match its suffix: {reason(error).rstrip(' .:')}."
+        ) from error
 
     def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
         return torch.cat([_features(path, program, image) for image in torch.split(images, 1)]), None
@@ -47,7 +51,7 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     try:
         out = program(image)
     except Exception as error:
-        raise DataError(f"{path} fails on an image of {shape}: {_first_line(error)}.") from error
+        raise DataError(f"{path} fails on an image of {shape}: {reason(error).rstrip(' .:')}.") from error
     if isinstance(out, Tensor) and out.ndim == 4:
         out = out.mean((2, 3))
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 1:
@@ -56,16 +60,10 @@ def _features(path: Path, program: Program, image: Tensor) -> Tensor:
     return out.float()
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0].rstrip(".:")
-
-
-def _torchscript(path: Path, device: torch.device) -> Program:
+def read_torchscript(path: Path, device: torch.device) -> Program:
+    """Open a TorchScript file."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".torch.jit.load. is deprecated"
-        )  # existing files can still be opened
+        warnings.filterwarnings("ignore", message=".torch.jit.load. is deprecated")  # existing files still open
         program: Program = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     return program
 
@@ -76,18 +74,24 @@ def _exported(path: Path, device: torch.device) -> Program:
     return torch.export.load(path).module().to(device)
 
 
-def _onnx(path: Path, device: torch.device) -> Program:
+def read_onnx(path: Path, device: torch.device) -> Program:
+    """Open an ONNX file; it runs on the CPU, and gives its first output."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise ConfigError(install_hint(str(path), "onnxruntime", "onnx"))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: torch.from_numpy(session.run(None, {name: image.cpu().numpy()})[0])
+    names = [x.name for x in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        values = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=False)}
+        return torch.from_numpy(session.run(None, values)[0])
+
+    return run
 
 
 PROGRAMS: dict[str, Callable[[Path, torch.device], Program]] = {
-    ".pt": _torchscript,
+    ".pt": read_torchscript,
     ".pt2": _exported,
-    ".onnx": _onnx,
+    ".onnx": read_onnx,
 }

@@ -14,11 +14,12 @@ from img2img.metrics.encoder import open_encoder, standardised
 from img2img.metrics.features import open_network
 from img2img.metrics.labels import Palette, confusion, read_palette
 from img2img.metrics.network import ENCODER, Network
-from img2img.metrics.options import MetricOptions as MetricOptions
-from img2img.metrics.table import METRICS, Metric, Score
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.score import Score
+from img2img.metrics.table import METRICS, Metric
 
 FEATURES = {"features", "logits"}
-SETS = {"features", "logits", "pixels"}
+CPU = torch.device("cpu")
 T = TypeVar("T")
 
 
@@ -44,7 +45,7 @@ class Scorer:
         names: Sequence[str],
         options: MetricOptions | None = None,
         channels: int = 3,
-        device: torch.device = torch.device("cpu"),  # noqa: B008
+        device: torch.device = CPU,
     ) -> None:
         self.options, self.channels, self.device = options or MetricOptions(), channels, device
         self.metrics: dict[str, Metric] = {name: choose("metric", name, METRICS) for name in names}
@@ -120,9 +121,8 @@ class Scorer:
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features and logits of images (N, C, H, W), on the CPU."""
-        if self.network is None:
-            raise RuntimeError("Call Scorer.prepare before adding images: it fits the encoder.")
-        features, logits = self.network.extract(images.to(self.device).float())
+        network = _prepared(self.network, "adding images: it fits the encoder")
+        features, logits = network.extract(images.to(self.device).float())
         return features.cpu(), None if logits is None else logits.cpu()
 
     def row(self) -> "ScoreRow":
@@ -140,16 +140,10 @@ class ScoreRow:
     def __init__(self, scorer: Scorer) -> None:
         self.per_image: dict[str, list[float]] = {}
         self._scorer = scorer
-        self._counts: dict[str, int] = {}
         self._features: list[Tensor] = []
         self._logits: list[Tensor] = []
         self._moments = Moments(scorer.channels)
-        self._confusion: Tensor | None = None
-
-    @property
-    def n(self) -> int:
-        """Number of images added, of the most frequent kind."""
-        return max(self._counts.values(), default=0)
+        self._confusion = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def add(
@@ -174,10 +168,8 @@ class ScoreRow:
         if len({len(x) for x in batches.values()}) > 1:
             counts = ", ".join(f"{len(x)} {name}" for name, x in batches.items())
             raise DataError(f"Images that belong together must be equally many of each kind, not {counts}.")
-        for name, x in batches.items():
-            self._counts[name] = self._counts.get(name, 0) + len(x)
         for name, metric in scorer.metrics.items():
-            if metric.kind in SETS or not set(metric.on) <= set(batches):
+            if metric.kind not in ("image", "labels") or not set(metric.on) <= set(batches):
                 continue
             x, y = (batches[kind] for kind in metric.on)
             _check_pair(name, metric, x, y)
@@ -185,23 +177,13 @@ class ScoreRow:
                 values = scorer.fns[name](x.to(scorer.device), y.to(scorer.device))
                 self.per_image.setdefault(scorer.keys[name], []).extend(values.tolist())
         if "labels" in scorer.kinds and real is not None and fake is not None:
-            self._count(real, fake)
-        if fake is not None:
-            self._add_to_sets(fake)
-
-    def _count(self, real: Tensor, fake: Tensor) -> None:
-        if self._scorer.palette is None:
-            raise RuntimeError("Call Scorer.prepare before adding images: it finds the colours of the labels.")
-        counts = confusion(real, fake, self._scorer.palette)
-        self._confusion = counts if self._confusion is None else self._confusion + counts
-
-    def _add_to_sets(self, fake: Tensor) -> None:
-        scorer = self._scorer
-        if scorer.kinds & FEATURES:
+            palette = _prepared(scorer.palette, "adding images: it finds the colours of the labels")
+            self._confusion = self._confusion + confusion(real, fake, palette)
+        if fake is not None and scorer.kinds & FEATURES:
             features, logits = scorer.features(fake)
             self._features.append(features)
             self._logits += [] if logits is None else [logits]
-        if "pixels" in scorer.kinds:
+        if fake is not None and "pixels" in scorer.kinds:
             self._moments.add(fake)
 
     @torch.no_grad()
@@ -214,42 +196,40 @@ class ScoreRow:
             DataError: if there are too few images for a metric.
         """
         scores: dict[str, Score] = {}
-        for name in self._scorer.metrics:
-            scores |= self._scores_of(name)
+        for name, metric in self._scorer.metrics.items():
+            key = self._scorer.keys[name]
+            if metric.kind == "image" and (values := self.per_image.get(key)):
+                scores[key] = Score(math.fsum(values) / len(values))
+            elif metric.kind == "labels" and self._confusion.ndim:
+                scores |= metric.fn(self._confusion)
+            elif metric.kind == "pixels" and self._moments.count:
+                real = _prepared(self._scorer.real_moments, f"scores: {name} compares with the real images")
+                scores[key] = Score(metric.fn(real, self._moments))
+            elif metric.kind in FEATURES and self._features and self._scorer.network is not None:
+                key += self._scorer.network.suffix
+                scores[key] = self._of_sets(key, metric, self._scorer.network.note)
         return scores
 
-    def _scores_of(self, name: str) -> dict[str, Score]:
-        scorer, metric = self._scorer, self._scorer.metrics[name]
-        if metric.kind == "image":
-            key = scorer.keys[name]
-            values = self.per_image.get(key)
-            return {key: Score(math.fsum(values) / len(values))} if values else {}
-        if metric.kind == "labels":
-            return {} if self._confusion is None else dict(metric.fn(self._confusion))
-        if metric.kind == "pixels":
-            if self._moments.count == 0:
-                return {}
-            return {name: Score(metric.fn(_prepared(name, scorer.real_moments), self._moments))}
-        if not self._features or scorer.network is None:
-            return {}
-        key = f"{name}{scorer.network.suffix}"
+    def _of_sets(self, key: str, metric: Metric, note: str) -> Score:
+        scorer = self._scorer
         if metric.kind == "logits":
             sets = [torch.cat(self._logits)]
         else:
-            sets = [_prepared(name, scorer.real_features), torch.cat(self._features)]
+            real = _prepared(scorer.real_features, f"scores: {key} compares with the real images")
+            sets = [real, torch.cat(self._features)]
         few = "" if metric.too_few is None else metric.too_few(min(map(len, sets)), sets[0].shape[1], scorer.options)
-        for subject, caution in ((key, few), (scorer.options.features, scorer.network.note)):
-            note = f"{subject}: {caution}"
-            if caution and note not in scorer.notes:
-                scorer.notes.append(note)
+        for subject, caution in ((key, few), (scorer.options.features, note)):
+            if caution and f"{subject}: {caution}" not in scorer.notes:
+                scorer.notes.append(f"{subject}: {caution}")
         choices = {option: getattr(scorer.options, option) for option in metric.options}
-        return {key: metric.fn(*sets, **choices)}
+        score: Score = metric.fn(*sets, **choices)
+        return score
 
 
-def _prepared(name: str, real: T | None) -> T:
-    if real is None:
-        raise RuntimeError(f"Call Scorer.prepare before scores: {name} compares with the real images.")
-    return real
+def _prepared(value: T | None, before: str) -> T:
+    if value is None:
+        raise RuntimeError(f"Call Scorer.prepare before {before}.")
+    return value
 
 
 def _check(name: str, images: Tensor, channels: int | None) -> None:

@@ -2,37 +2,44 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from img2img.errors import choose
-from img2img.metrics import frechet, inception_score, kernel
+from img2img.metrics.distributions import (
+    fid,
+    fid_too_few,
+    inception_score,
+    inception_score_too_few,
+    kid,
+    kid_too_few,
+)
 from img2img.metrics.drift import drift
 from img2img.metrics.labels import mean_iou, pixel_accuracy
 from img2img.metrics.manifold import coverage, density, precision, recall
 from img2img.metrics.paired import l1, ms_ssim, psnr, ssim
 from img2img.metrics.perceptual import lpips, open_lpips
-from img2img.metrics.score import Score as Score
 from img2img.metrics.structure import structure
 
 SIGNS = {"higher": 1, "lower": -1}
 Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A metric: its computation, and its reading.
 
     Attributes:
         fn: its function, whose arguments depend on `kind`.
+        better: whether higher or lower values are better; None for neither.
+        range: the range of its values, for display.
+        text: one line for help and docs.
         kind: what `fn` takes: two batches of images, to give a value for each image ("image"); a confusion matrix
             ("labels"); the features of all real and all fake images ("features"); the logits of all fake images
             ("logits"); the moments of all pixels, real and fake ("pixels").
         on: the images it compares: source, real, fake, cycled, identity. A metric of whole sets takes the real ones
             that the scorer was prepared with.
-        better: whether higher or lower values are better; None for neither.
-        range: the range of its values, for display.
-        text: one line for help and docs.
         paired: whether the real images must be the counterparts of the fake ones.
         options: the fields of `MetricOptions` that `fn` takes as keywords.
         network: builds the network that `fn` takes as its last argument.
@@ -40,11 +47,12 @@ class Metric:
     """
 
     fn: Callable[..., Any]
-    kind: Literal["image", "labels", "features", "logits", "pixels"]
-    on: tuple[str, ...]
     better: Literal["higher", "lower"] | None
     range: str
     text: str
+    _: KW_ONLY
+    kind: Literal["image", "labels", "features", "logits", "pixels"]
+    on: tuple[str, ...]
     paired: bool = False
     options: tuple[str, ...] = ()
     network: Callable[..., Any] | None = None
@@ -56,81 +64,45 @@ class Metric:
         return SIGNS.get(self.better or "", 0)
 
 
-COUNTERPARTS = ("real", "fake")  # each result and its true answer
-WHOLE_SETS = ("real", "fake")  # all real and all generated images
+of_pairs = partial(Metric, kind="image", on=("real", "fake"), paired=True)  # each result and its true answer
+of_labels = partial(Metric, kind="labels", on=("real", "fake"), paired=True)
+of_input = partial(Metric, kind="image")
+of_features = partial(Metric, kind="features", on=("real", "fake"))  # of all real and all generated images
+near = partial(of_features, options=("neighbours",))
 METRICS: dict[str, Metric] = {
-    "l1": Metric(
-        fn=l1, kind="image", on=COUNTERPARTS, paired=True,
-        better="lower", range="0 to 1", text="Mean absolute difference from the target.",
+    "l1": of_pairs(l1, "lower", "0 to 1", "Mean absolute difference from the target."),
+    "psnr": of_pairs(psnr, "higher", "0 dB to infinity", "Peak signal-to-noise ratio to the target."),
+    "ssim": of_pairs(ssim, "higher", "-1 to 1", "Structural similarity to the target."),
+    "ms_ssim": of_pairs(ms_ssim, "higher", "0 to 1", "Structural similarity over five scales; needs 176 px or more."),
+    "lpips": of_pairs(lpips, "lower", "0 to about 1", "Perceptual distance from the target.", network=open_lpips),
+    "pixel_accuracy": of_labels(pixel_accuracy, "higher", "0 to 1", "Share of pixels with the target's label."),
+    "mean_iou": of_labels(
+        mean_iou, "higher", "0 to 1", "Intersection over union of the labels, averaged over classes."
     ),
-    "psnr": Metric(
-        fn=psnr, kind="image", on=COUNTERPARTS, paired=True,
-        better="higher", range="0 dB to infinity", text="Peak signal-to-noise ratio to the target.",
+    "cycle": of_input(l1, "lower", "0 to 1", "Mean absolute difference after a round trip.", on=("source", "cycled")),
+    "identity": of_input(
+        l1, "lower", "0 to 1", "Mean absolute change of images of the target domain.", on=("real", "identity")
     ),
-    "ssim": Metric(
-        fn=ssim, kind="image", on=COUNTERPARTS, paired=True,
-        better="higher", range="-1 to 1", text="Structural similarity to the target.",
+    "structure": of_input(
+        structure, "higher", "-1 to 1", "Correlation of the edges with those of the source.", on=("source", "fake")
     ),
-    "ms_ssim": Metric(
-        fn=ms_ssim, kind="image", on=COUNTERPARTS, paired=True,
-        better="higher", range="0 to 1", text="Structural similarity over five scales; needs 176 px or more.",
+    "drift": of_features(
+        drift, "lower", "0 to 1", "Shift of the channels' mean and deviation from those of the real images.",
+        kind="pixels",
     ),
-    "lpips": Metric(
-        fn=lpips, kind="image", on=COUNTERPARTS, paired=True, network=open_lpips,
-        better="lower", range="0 to about 1", text="Perceptual distance from the target.",
+    "fid": of_features(fid, "lower", "0 to infinity", "Fréchet distance of features.", too_few=fid_too_few),
+    "kid": of_features(
+        kid, "lower", "0 to infinity; values near 0 may be negative",
+        "Kernel distance of features; unbiased, so it suits few images.",
+        options=("subsets", "subset_size"), too_few=kid_too_few,
     ),
-    "pixel_accuracy": Metric(
-        fn=pixel_accuracy, kind="labels", on=COUNTERPARTS, paired=True,
-        better="higher", range="0 to 1", text="Share of pixels with the target's label.",
-    ),
-    "mean_iou": Metric(
-        fn=mean_iou, kind="labels", on=COUNTERPARTS, paired=True,
-        better="higher", range="0 to 1", text="Intersection over union of the labels, averaged over classes.",
-    ),
-    "cycle": Metric(
-        fn=l1, kind="image", on=("source", "cycled"),
-        better="lower", range="0 to 1", text="Mean absolute difference after a round trip.",
-    ),
-    "identity": Metric(
-        fn=l1, kind="image", on=("real", "identity"),
-        better="lower", range="0 to 1", text="Mean absolute change of images of the target domain.",
-    ),
-    "structure": Metric(
-        fn=structure, kind="image", on=("source", "fake"),
-        better="higher", range="-1 to 1", text="Correlation of the edges with those of the source.",
-    ),
-    "drift": Metric(
-        fn=drift, kind="pixels", on=WHOLE_SETS,
-        better="lower", range="0 to 1", text="Shift of the channels' mean and deviation from those of the real images.",
-    ),
-    "fid": Metric(
-        fn=frechet.fid, kind="features", on=WHOLE_SETS, too_few=frechet.too_few,
-        better="lower", range="0 to infinity", text="Fréchet distance of features.",
-    ),
-    "kid": Metric(
-        fn=kernel.kid, kind="features", on=WHOLE_SETS, options=("subsets", "subset_size"), too_few=kernel.too_few,
-        better="lower", range="0 to infinity; values near 0 may be negative",
-        text="Kernel distance of features; unbiased, so it suits few images.",
-    ),
-    "precision": Metric(
-        fn=precision, kind="features", on=WHOLE_SETS, options=("neighbours",),
-        better="higher", range="0 to 1", text="Share of generated images that look real.",
-    ),
-    "recall": Metric(
-        fn=recall, kind="features", on=WHOLE_SETS, options=("neighbours",),
-        better="higher", range="0 to 1", text="Share of the real variety that is generated.",
-    ),
-    "density": Metric(
-        fn=density, kind="features", on=WHOLE_SETS, options=("neighbours",),
-        better="higher", range="0 upwards, about 1 for identical sets", text="Outlier-robust precision.",
-    ),
-    "coverage": Metric(
-        fn=coverage, kind="features", on=WHOLE_SETS, options=("neighbours",),
-        better="higher", range="0 to 1", text="Outlier-robust recall.",
-    ),
+    "precision": near(precision, "higher", "0 to 1", "Share of generated images that look real."),
+    "recall": near(recall, "higher", "0 to 1", "Share of the real variety that is generated."),
+    "density": near(density, "higher", "0 upwards, about 1 for identical sets", "Outlier-robust precision."),
+    "coverage": near(coverage, "higher", "0 to 1", "Outlier-robust recall."),
     "inception_score": Metric(
-        fn=inception_score.inception_score, kind="logits", on=("fake",), too_few=inception_score.too_few,
-        better="higher", range="1 to the number of classes", text="Confidence and diversity of predicted classes.",
+        inception_score, "higher", "1 to the number of classes",
+        "Confidence and diversity of predicted classes.", kind="logits", on=("fake",), too_few=inception_score_too_few,
     ),
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ Change = dict[str, Any]
 SPELLING = "--{name} {value}"
 SATURATING = ("minimax", "f_kl", "f_reverse_kl", "f_pearson", "f_hellinger", "f_js", "f_gan")  # flat where D is certain
 EXPONENTIAL = ("f_kl", "f_reverse_kl", "f_hellinger")  # overflow where D is certain
-FEW_IMAGES = "color,translation,cutout"
 
 
 def _penalised(options: Options) -> bool:
@@ -18,100 +17,52 @@ def _penalised(options: Options) -> bool:
     return bool(OBJECTIVES[options["objective"]].penalised if chosen == "auto" else chosen != "none")
 
 
-# A remedy takes the options and returns a change, or None if that has no effect or makes no sense.
-
-
-def penalty(options: Options) -> Change | None:
-    return None if _penalised(options) or "weight_clip" in options else {"penalty": "r1"}
-
-
-def wasserstein(options: Options) -> Change | None:
+def _wasserstein(options: Options) -> Change | None:
     if OBJECTIVES[options["objective"]].penalised:
         return None
     return {"objective": "wasserstein"} | ({} if options["penalty"] == "auto" else {"penalty": "gp"})
 
 
-def nonsaturating(options: Options) -> Change | None:
-    return {"objective": "nonsaturating"} if options["objective"] in SATURATING else None
-
-
-def no_exponential(options: Options) -> Change | None:
-    return {"objective": "nonsaturating"} if options["objective"] in EXPONENTIAL else None
-
-
-def least_squares(options: Options) -> Change | None:
-    return {"objective": "lsgan"} if OBJECTIVES[options["objective"]].binary else None
-
-
-def smooth(options: Options) -> Change | None:
-    return {"smooth": 0.1} if OBJECTIVES[options["objective"]].binary and options["smooth"] < 0.1 else None
-
-
-def instance_noise(options: Options) -> Change | None:
-    return {"instance_noise": 0.1} if options["instance_noise"] < 0.1 else None
-
-
-def spectral(options: Options) -> Change | None:
-    return None if options["spectral"] else {"spectral": True}
-
-
-def diffaugment(options: Options) -> Change | None:
-    return {"diffaugment": FEW_IMAGES} if options["diffaugment"] == "none" else None
-
-
-def slower_d(options: Options) -> Change | None:
-    return {"d_lr": (options["d_lr"] or options["lr"]) / 4}
-
-
-def slower(options: Options) -> Change | None:
-    return {"lr": options["lr"] / 2}
-
-
-def no_momentum(options: Options) -> Change | None:
-    return {"beta1": 0.0} if options["beta1"] and "weight_clip" not in options else None
-
-
-def average(options: Options) -> Change | None:
-    return {"ema": 0.999} if options["ema"] < 0.999 else None
-
-
-def larger_batch(options: Options) -> Change | None:
-    return {"batch_size": 2 * options["batch_size"]}
-
-
-def more_critic(options: Options) -> Change | None:
-    return {"n_critic": options["n_critic"] + 1} if options.get("n_critic", 5) < 5 else None
-
-
-def clip(options: Options) -> Change | None:
-    return {"clip": 1.0} if not 0 < options["clip"] <= 1 else None
-
-
-def fp32(options: Options) -> Change | None:
-    return {"precision": "fp32"} if options["precision"] != "fp32" else None
-
-
-def smaller_batch(options: Options) -> Change | None:
+def _smaller_batch(options: Options) -> Change | None:
     half = options["batch_size"] // 2
     return {"batch_size": half, "accumulate": 2 * options["accumulate"]} if half else None
 
 
-def recompute(options: Options) -> Change | None:
+def _recompute(options: Options) -> Change | None:
     possible = "generator" in options and not options["checkpoint_activations"]
     return {"checkpoint_activations": True} if possible else None
 
 
-def narrower(options: Options) -> Change | None:
-    return {"width": options["width"] // 2} if options["width"] > 1 else None
-
-
-REMEDIES: dict[str, tuple[Callable[[Options], Change | None], ...]] = {
-    "discriminator winning": (penalty, instance_noise, slower_d, spectral, wasserstein, diffaugment),
-    "saturation": (smooth, penalty, nonsaturating, least_squares, wasserstein, slower),
-    "mode collapse": (penalty, wasserstein, larger_batch, more_critic, slower),
-    "oscillation": (slower, no_momentum, average, penalty),
-    "not finite": (slower, clip, fp32, no_exponential),
-    "out of memory": (smaller_batch, recompute, narrower),
+# A remedy by name: from the options, what to change; None if that has no effect or makes no sense.
+CHANGES: dict[str, Callable[[Options], Change | None]] = {
+    "penalty": lambda o: None if _penalised(o) or "weight_clip" in o else {"penalty": "r1"},
+    "wasserstein": _wasserstein,
+    "nonsaturating": lambda o: {"objective": "nonsaturating"} if o["objective"] in SATURATING else None,
+    "no exponential": lambda o: {"objective": "nonsaturating"} if o["objective"] in EXPONENTIAL else None,
+    "least squares": lambda o: {"objective": "lsgan"} if OBJECTIVES[o["objective"]].binary else None,
+    "smooth": lambda o: {"smooth": 0.1} if OBJECTIVES[o["objective"]].binary and o["smooth"] < 0.1 else None,
+    "instance noise": lambda o: {"instance_noise": 0.1} if o["instance_noise"] < 0.1 else None,
+    "spectral": lambda o: None if o["spectral"] else {"spectral": True},
+    "few images": lambda o: {"diffaugment": "color,translation,cutout"} if o["diffaugment"] == "none" else None,
+    "slower D": lambda o: {"d_lr": (o["d_lr"] or o["lr"]) / 4},
+    "slower": lambda o: {"lr": o["lr"] / 2},
+    "no momentum": lambda o: {"beta1": 0.0} if o["beta1"] and "weight_clip" not in o else None,
+    "average": lambda o: {"ema": 0.999} if o["ema"] < 0.999 else None,
+    "larger batch": lambda o: {"batch_size": 2 * o["batch_size"]},
+    "more critic": lambda o: {"n_critic": o["n_critic"] + 1} if o.get("n_critic", 5) < 5 else None,
+    "clip": lambda o: {"clip": 1.0} if not 0 < o["clip"] <= 1 else None,
+    "fp32": lambda o: {"precision": "fp32"} if o["precision"] != "fp32" else None,
+    "smaller batch": _smaller_batch,
+    "recompute": _recompute,
+    "narrower": lambda o: {"width": o["width"] // 2} if o["width"] > 1 else None,
+}
+REMEDIES: dict[str, tuple[str, ...]] = {
+    "discriminator winning": ("penalty", "instance noise", "slower D", "spectral", "wasserstein", "few images"),
+    "saturation": ("smooth", "penalty", "nonsaturating", "least squares", "wasserstein", "slower"),
+    "mode collapse": ("penalty", "wasserstein", "larger batch", "more critic", "slower"),
+    "oscillation": ("slower", "no momentum", "average", "penalty"),
+    "not finite": ("slower", "clip", "fp32", "no exponential"),
+    "out of memory": ("smaller batch", "recompute", "narrower"),
 }
 
 
@@ -126,12 +77,12 @@ def remedies(kind: str, options: Options, spelling: str = SPELLING) -> list[str]
     found = []
     for remedy in REMEDIES[kind]:
         try:
-            change = remedy(options)
+            change = CHANGES[remedy](options)
         except KeyError:  # this method has no such option
             continue
         if change is not None and change.keys() <= options.keys():
-            words = " ".join(spelled(name, value, spelling) for name, value in _completed(change, options).items())
-            found.append(f"with few images {words}" if remedy is diffaugment else words)
+            words = " ".join(_spelled(name, value, spelling) for name, value in _completed(change, options).items())
+            found.append(f"with few images {words}" if remedy == "few images" else words)
     return found
 
 
@@ -148,8 +99,7 @@ def _completed(change: Change, options: Options) -> Change:
     return change
 
 
-def spelled(name: str, value: Any, spelling: str = SPELLING) -> str:
-    """Return an option as it is written on the command line."""
+def _spelled(name: str, value: Any, spelling: str) -> str:
     if spelling == SPELLING:
         name = name.replace("_", "-")
     if value is True and spelling == SPELLING:

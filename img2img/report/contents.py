@@ -32,7 +32,9 @@ class Contents:
         self.facts = self.report.facts
         self.evaluation = self._read(read_result, self.files.evaluation, Result())
         self.ranking = self._read(read_ranking, self.files.ranking, RankingRecord())
-        self.config = self._read(_read_config, self.files.config, Config())
+        self.config = self._read(
+            lambda path: from_json(Config, read_text(path), str(path)), self.files.config, Config()
+        )
         self.training = [row for row in self.rows if row.kind == "train"]
         self.scores = [row for row in self.rows if row.kind == "validation"]
 
@@ -103,7 +105,3 @@ class Contents:
             return best
         worse = remarks.of_scores(self.scores, self.select, "")
         return self.files.best if self.files.best.exists() and worse else self.files.path
-
-
-def _read_config(path: Path) -> Config:
-    return from_json(Config, read_text(path), str(path))

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
+from img2img.data.images import Array
 from img2img.runs.record import NOT_SCALARS, LogRow
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#7a4fb0")  # Okabe and Ito's
@@ -133,23 +135,17 @@ def draw_panel(panel: Panel, best: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
-    half = len(values) // WINDOWS // 2 + 1
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
-    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
+def _running_mean(values: Sequence[float]) -> Array:
+    half, i = len(values) // WINDOWS // 2 + 1, np.arange(len(values))
+    sums = np.cumsum([0.0, *values])
+    start, end = np.maximum(0, i - half), np.minimum(len(values), i + half + 1)
+    means: Array = (sums[end] - sums[start]) / (end - start)
+    return means
 
 
 def stacked(pictures: Sequence[bytes]) -> bytes:
-    """Stack pictures vertically in one PNG."""
-    images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
-    sheet = Image.new("RGB", (max(x.width for x in images), sum(x.height for x in images)), "white")
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height
+    """Stack pictures of the same width vertically in one PNG."""
+    images = [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
     buffer = io.BytesIO()
-    sheet.save(buffer, format="png")
+    Image.fromarray(np.concatenate(images)).save(buffer, format="png")
     return buffer.getvalue()

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from img2img.runs.facts import MEANINGS as MEANINGS, Failure, Finding as Finding
+from img2img.runs.facts import Failure, Finding
 from img2img.runs.record import kinds_of_old
 
 WINDOW = 5  # records
@@ -20,96 +20,47 @@ SURE = 0.99  # accuracy from which a discriminator knows everything
 VANISHED = 0.2  # of the generator's early gradient: little of it is left
 SATURATED = 0.005  # of the early gradient of the discriminator: it has stopped learning as well
 COLLAPSED = 0.3  # of the data's variety
-SETTLED = (
-    0.1,
-    500,
-    0.5,
-)  # share of the run, but at least so many steps and at most this share: images are alike before
+SETTLED = (0.1, 500, 0.5)  # share of the run, at least so many steps, at most this share: images are alike before
 SWINGING = 0.2  # lead in accuracy of one side over the other before the lead changes
 
 Scalars = Mapping[str, float]
 
 
-class Watched(NamedTuple):
-    """The scalars of a game that its signs are read from.
-
-    Attributes:
-        real: names of the accuracies on real images.
-        fake: names of the accuracies on generated images.
-        variety: names of the variety of generated images, relative to the data.
-        g_norm: name of the norm of the generators' gradient.
-        d_norm: name of the norm of the discriminators' gradient.
-    """
-
-    real: tuple[str, ...]
-    fake: tuple[str, ...]
-    variety: tuple[str, ...]
-    g_norm: str
-    d_norm: str
-
-    @classmethod
-    def of(cls, kinds: Mapping[str, str], generator: str, discriminator: str) -> "Watched":
-        """Choose them by kind; a "share" is named after the images it is of, a "norm" after its player."""
-        shares, varieties = ([name for name, kind in kinds.items() if kind == k] for k in ("share", "variety"))
-        real, fake = (tuple(name for name in shares if name.endswith(images)) for images in ("_real", "_fake"))
-        return cls(real, fake, tuple(varieties), f"grad_{generator}", f"grad_{discriminator}")
-
-    def accuracies(self, row: Scalars) -> tuple[list[float], list[float]]:
-        """Return the accuracies of the discriminators, on real and on generated images."""
-        real, fake = ([row[name] for name in names if name in row] for names in (self.real, self.fake))
-        return real, fake
-
-
 class Signs(NamedTuple):
-    """The records that signs of failure are read from.
+    """The scalars that signs of failure are read from.
 
     Attributes:
-        rows: the last records.
-        early: scalar -> its largest value in the first records.
+        accuracies: of all discriminators on real and on generated images, in each of the last `SWING` records.
+        varieties: of generated images, relative to the data, in the last `WINDOW` records.
+        g_left: the gradient norm of the generators in these records, as a share of its largest early value.
+        d_left: that of the discriminators.
         settled: whether the run is long enough that images should differ.
-        watched: the scalars that count.
     """
 
-    rows: Sequence[Scalars]
-    early: Scalars
+    accuracies: Sequence[tuple[list[float], list[float]]]
+    varieties: Sequence[float]
+    g_left: float
+    d_left: float
     settled: bool
-    watched: Watched
-
-    def is_sure(self) -> bool:
-        """Tell whether every discriminator has judged nearly everything right."""
-        pairs = [self.watched.accuracies(row) for row in self.rows[-WINDOW:]]
-        least = [min([*real, *fake]) for real, fake in pairs if real and fake]
-        return len(least) == len(pairs) and fmean(least) >= SURE
-
-    def left(self, norm: str) -> float:
-        """Return a gradient norm as a share of its early value."""
-        first = self.early.get(norm, 0)
-        return fmean(row.get(norm, first) for row in self.rows[-WINDOW:]) / first if first else 1.0
 
 
-def is_winning(signs: Signs) -> bool:
-    return signs.is_sure() and signs.left(signs.watched.g_norm) < VANISHED
-
-
-def is_saturated(signs: Signs) -> bool:
-    return signs.is_sure() and signs.left(signs.watched.d_norm) < SATURATED
-
-
-def has_collapsed(signs: Signs) -> bool:
-    varieties = [row.get(name, 1.0) for name in signs.watched.variety for row in signs.rows[-WINDOW:]]
-    return signs.settled and bool(varieties) and fmean(varieties) < COLLAPSED
+def is_sure(signs: Signs) -> bool:
+    """Tell whether every discriminator has judged nearly everything right."""
+    last = signs.accuracies[-WINDOW:]
+    least = [min([*real, *fake]) for real, fake in last if real and fake]
+    return len(least) == len(last) and fmean(least) >= SURE
 
 
 def oscillates(signs: Signs) -> bool:
-    leads = [fmean(real) - fmean(fake) for real, fake in map(signs.watched.accuracies, signs.rows) if real and fake]
+    leads = [fmean(real) - fmean(fake) for real, fake in signs.accuracies if real and fake]
     ahead = [lead > 0 for lead in leads if abs(lead) > SWINGING]
     return sum(one != other for one, other in pairwise(ahead)) >= 2  # back and forth; a game that starts turns once
 
 
 SIGNS: dict[Failure, Callable[[Signs], bool]] = {
-    "discriminator winning": is_winning,
-    "saturation": is_saturated,
-    "mode collapse": has_collapsed,
+    "discriminator winning": lambda signs: is_sure(signs) and signs.g_left < VANISHED,
+    "saturation": lambda signs: is_sure(signs) and signs.d_left < SATURATED,
+    "mode collapse": lambda signs: signs.settled and bool(signs.varieties) and fmean(signs.varieties) < COLLAPSED,
     "oscillation": oscillates,
 }
 
@@ -149,11 +100,7 @@ class Diagnosis:
         self._last.append(row)
         if len(self._last) < WINDOW:
             return []
-        watched = Watched.of(self.kinds or kinds_of_old({**self._first[0], **row}), *self.players)
-        early = {name: max(r.get(name, 0.0) for r in self._first) for name in (watched.g_norm, watched.d_norm)}
-        share, least, most = SETTLED
-        settled = step >= min(max(share * self.steps, least), most * self.steps)
-        signs = Signs(list(self._last), early, settled, watched)
+        signs = self._signs(step, self.kinds or kinds_of_old({**self._first[0], **row}))
         lasting = {finding.kind: finding for finding in self.findings if finding.end is None}
         new = []
         for kind, is_seen in SIGNS.items():
@@ -164,3 +111,22 @@ class Diagnosis:
                 lasting[kind].end = step
         self.findings += new
         return new
+
+    def _signs(self, step: int, kinds: Mapping[str, str]) -> Signs:
+        """Choose scalars by kind; a "share" is named after the images it is of, a "norm" after its player."""
+        shares, varieties = ([name for name, kind in kinds.items() if kind == k] for k in ("share", "variety"))
+        real, fake = ([name for name in shares if name.endswith(images)] for images in ("_real", "_fake"))
+        rows = list(self._last)
+        g_left, d_left = (self._left(f"grad_{player}") for player in self.players)
+        share, least, most = SETTLED
+        return Signs(
+            [([row[name] for name in real if name in row], [row[n] for n in fake if n in row]) for row in rows],
+            [row.get(name, 1.0) for name in varieties for row in rows[-WINDOW:]],
+            g_left,
+            d_left,
+            step >= min(max(share * self.steps, least), most * self.steps),
+        )
+
+    def _left(self, norm: str) -> float:
+        first = max(row.get(norm, 0.0) for row in self._first)
+        return fmean(row.get(norm, first) for row in list(self._last)[-WINDOW:]) / first if first else 1.0

@@ -88,20 +88,16 @@ def is_best_by_definition(name: str, row: str) -> bool:
 
 def of_findings(findings: Sequence[Finding]) -> list[Remark]:
     """Return the findings of the diagnosis as remarks, lasting ones first."""
-    remarks = []
-    for finding in findings:
-        kind: Literal["wrong", "over"] = "over" if finding.end is not None else "wrong"
-        remarks.append(Remark(kind, finding.meaning, finding.to_try, finding.when))
-    return sorted(remarks, key=lambda remark: remark.kind == "over")
+    lasting_first = sorted(findings, key=lambda finding: finding.end is not None)
+    return [Remark("wrong" if x.end is None else "over", x.meaning, x.to_try, x.when) for x in lasting_first]
 
 
 def of_evaluation(result: Result) -> list[Remark]:
     """Return remarks on a model that is no better than its baselines, loses its inputs, or shifts intensities."""
-    model = result.rows.get(MODEL, {})
     remarks = [remark for other in result.rows if other != MODEL for remark in _of_baseline(result, other)]
     remarks += of_structure(result)
-    for name in model:
-        value = _value(model, name)
+    for name, score in result.rows.get(MODEL, {}).items():
+        value = number(score.value)
         if "drift" in name and value is not None and abs(value) > DRIFTED:
             text = "intensity drift: the model shifts intensities as a whole"
             reason = f"{name} {shown(value)}, more than {DRIFTED:g} of the range"
@@ -110,22 +106,18 @@ def of_evaluation(result: Result) -> list[Remark]:
 
 
 def _of_baseline(result: Result, other: str) -> list[Remark]:
-    model, scores = result.rows.get(MODEL, {}), result.rows[other]
-    fair = [
-        name
-        for name in model
-        if sign_in(name, result.metrics) and not compares_with_input(name) and not is_best_by_definition(name, other)
-    ]
-    compared = [name for name in fair if None not in (_value(model, name), _value(scores, name))]
-    lost = [name for name in compared if not _beats(model, scores, name, result.metrics)]
+    won = {
+        name: is_better
+        for name, is_better in _won(result, other).items()
+        if not compares_with_input(name) and not is_best_by_definition(name, other)
+    }
+    lost = [name for name, is_better in won.items() if not is_better]
     if not lost:
         return []
-    values = _against(model, scores, lost)
-    everywhere = len(lost) == len(compared)
+    values, everywhere = _against(result, other, lost), len(lost) == len(won)
     if other == NOTHING and everywhere:
-        return [
-            Remark("wrong", f"nothing learned: the model is no better than the unchanged input: {values}.", UNLEARNED)
-        ]
+        text = f"nothing learned: the model is no better than the unchanged input: {values}."
+        return [Remark("wrong", text, UNLEARNED)]
     if other == NOTHING:
         return [Remark("note", f"the model is no better than the unchanged input at {values}.", UNEVEN)]
     if everywhere:
@@ -136,24 +128,17 @@ def _of_baseline(result: Result, other: str) -> list[Remark]:
 
 def of_structure(result: Result) -> list[Remark]:
     """Return a remark if unpaired results look like the other domain but no longer show their inputs."""
-    model, nothing = result.rows.get(MODEL, {}), result.rows.get(NOTHING, {})
-    kept, whole = _value(model, "structure"), _value(nothing, "structure")
+    kept, whole = (_value(result.rows.get(row, {}), "structure") for row in (MODEL, NOTHING))
     if result.protocol.paired or kept is None or whole is None:
         return []
-    better = [
-        name
-        for name in model
-        if base_name(name) in OF_SETS
-        and None not in (_value(model, name), _value(nothing, name))
-        and _beats(model, nothing, name, result.metrics)
-    ]
+    better = [name for name, won in _won(result, NOTHING).items() if won and base_name(name) in OF_SETS]
     by_chance = number(result.protocol.structure_by_chance)
     if not better or kept >= min(COLLAPSED, whole / 2, 1 if by_chance is None else by_chance + ABOVE_CHANCE):
         return []
     chance = "" if by_chance is None else f" and {shown(by_chance)} for random images of the other domain"
     text = (
         f"the results no longer show what the inputs show: structure {shown(kept)}, against {shown(whole)} for the "
-        f"unchanged input{chance}, while they look more like the other domain by {_against(model, nothing, better)}."
+        f"unchanged input{chance}, while they look more like the other domain by {_against(result, NOTHING, better)}."
     )
     return [Remark("wrong", text, LOST)]
 
@@ -209,12 +194,16 @@ def _value(scores: Scores, name: str) -> float | None:
     return number(scores.get(name, SavedScore()).value)
 
 
-def _beats(model: Scores, other: Scores, name: str, metrics: Texts) -> bool:
-    ours, theirs = _value(model, name), _value(other, name)
-    assert ours is not None and theirs is not None
-    sign = sign_in(name, metrics)
-    return sign * ours > sign * theirs
+def _won(result: Result, other: str) -> dict[str, bool]:
+    """Return for each metric that compares them whether the model is better than the row `other`."""
+    won = {}
+    for name, score in result.rows.get(MODEL, {}).items():
+        sign, ours, theirs = sign_in(name, result.metrics), number(score.value), _value(result.rows[other], name)
+        if sign and ours is not None and theirs is not None:
+            won[name] = sign * ours > sign * theirs
+    return won
 
 
-def _against(model: Scores, other: Scores, names: Sequence[str]) -> str:
-    return ", ".join(f"{n} ({shown(_value(model, n))} against {shown(_value(other, n))})" for n in names)
+def _against(result: Result, other: str, names: Sequence[str]) -> str:
+    values = [[shown(_value(result.rows[row], name)) for row in (MODEL, other)] for name in names]
+    return ", ".join(f"{name} ({ours} against {theirs})" for name, (ours, theirs) in zip(names, values, strict=True))

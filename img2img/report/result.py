@@ -9,7 +9,7 @@ from img2img.report import remarks
 from img2img.report.page import captioned, lightened, table
 from img2img.report.remarks import Texts, shown
 from img2img.runs.folder import RunFolder
-from img2img.runs.results import MODEL, MetricText, Result, SavedScore, Scores
+from img2img.runs.results import MODEL, Result, SavedScore, Scores
 
 BOLD = "Bold: the best of each line, except where a baseline is best by definition."
 NAMED_IMAGES = 3  # best and worst of the held-out ones
@@ -52,14 +52,14 @@ def scores_table(rows: Mapping[str, Scores], metrics: Texts) -> str:
 
 
 def meanings(metrics: Texts) -> str:
-    """Return the explanation of each metric, in a block to open."""
-    classes = [name for name in metrics if name.startswith("judge[")]  # one line for all of them
-    words = "".join(
-        _meaning("judge[class]" if name in classes else name, metric)
-        for name, metric in metrics.items()
-        if name not in classes[1:]
-    )
-    return f"<details open><summary>What the metrics mean</summary><dl>{words}</dl></details>"
+    """Return the explanation of each metric, in a block to open; one for all classes of the judge."""
+    words = {}
+    for name, metric in metrics.items():
+        by_definition = "the unchanged input is best by definition" if remarks.compares_with_input(name) else ""
+        parts = metric.text.rstrip("."), BETTER[remarks.sign_in(name, metrics)], metric.range, by_definition
+        title = "judge[class]" if name.startswith("judge[") else name
+        words[title] = f"<dt>{escape(title)}</dt><dd>{escape('; '.join(filter(None, parts)))}.</dd>"
+    return f"<details open><summary>What the metrics mean</summary><dl>{''.join(words.values())}</dl></details>"
 
 
 def score_cell(score: SavedScore | None, best: bool) -> str:
@@ -69,13 +69,6 @@ def score_cell(score: SavedScore | None, best: bool) -> str:
     text = f"<strong>{shown(score.value)}</strong>" if best else shown(score.value)
     std = remarks.number(score.std)
     return f"{text} <small>± {std:.2g}</small>" if std is not None else text
-
-
-def _meaning(name: str, metric: MetricText) -> str:
-    by_definition = "the unchanged input is best by definition" if remarks.compares_with_input(name) else ""
-    text, better = metric.text.rstrip("."), BETTER[remarks.sign_in(name, {name: metric})]
-    words = "; ".join(filter(None, [text, better, metric.range, by_definition]))
-    return f"<dt>{escape(name)}</dt><dd>{escape(words)}.</dd>"
 
 
 def protocol(result: Result, reached: int = 0) -> str:

@@ -1,7 +1,11 @@
 """report.html: a run in one self-contained page that can be mailed."""
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,7 +13,6 @@ from typing import Any
 from img2img.data.images import atomic
 from img2img.metrics.table import sign_of
 from img2img.report import remarks
-from img2img.report.commands import commands_section, option_names
 from img2img.report.contents import Contents
 from img2img.report.curves import Panel, draw_panel, stacked, training_panels
 from img2img.report.page import captioned, page, table
@@ -22,11 +25,6 @@ from img2img.runs.record import LogRow, read_log, scalars_of
 from img2img.runs.results import RankingRecord
 
 SHOWN_SAMPLES = 12
-
-
-def _seconds_per_step(row: LogRow) -> float:
-    """Return the seconds of a step; 0 where a record has none."""
-    return remarks.number(row.values.get("seconds_per_step")) or 0.0
 
 
 def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> None:
@@ -46,10 +44,10 @@ def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> No
     sections = {
         "Diagnosis": _remarks(run),
         "Result": result_section(run.evaluation, files, run.step),
-        "Held-out images over the run": _held_out(run, held_out),
+        "Held-out images over the run": "\n".join(filter(None, [_figures(held_out), _checkpoints(run.ranking)])),
         "Curves": _figures(panels),
         "Samples": _samples(run),
-        "How to use the model": commands_section(run),
+        "How to use the model": _commands(run),
         "What was trained": _trained(run),
     }
     filled = {title: body for title, body in sections.items() if body}
@@ -82,23 +80,17 @@ def _head(run: Contents) -> str:
             state += f" of {progress.steps:,}"
             state += f" (ended: {progress.ended})" if progress.ended else " (done)" * run.finished
         if run.training:
-            pace = median(_seconds_per_step(row) for row in run.training)
-            state += f" after {_duration(_seconds(run.training))}, {pace:.3g} s per step"
+            # means over the steps before each record; 0 where a record has none
+            paces = [remarks.number(row.values.get("seconds_per_step")) or 0.0 for row in run.training]
+            lengths = (step - before for before, step in pairwise([0, *(row.step for row in run.training)]))
+            seconds = sum(length * pace for length, pace in zip(lengths, paces, strict=True))
+            state += f" after {_duration(seconds)}, {median(paces):.3g} s per step"
         state += "."
     if run.facts.images:
         held_out = " and ".join(map(str, run.facts.held_out.values()))
         state += f" Trained on {in_words(run.facts.images)}" + (f"; held out: {held_out}." if held_out else ".")
     method = f"<p class=above>{escape(run.facts.method)}, trained with img2img</p>" if run.facts.method else ""
     return f'<header>{method}<h1>{escape(run.files.path.name)}</h1><p class="state">{escape(state)}</p></header>'
-
-
-def _seconds(rows: Sequence[LogRow]) -> float:
-    """Return the duration of training, from the means that each record holds over the steps before it."""
-    before, seconds = 0, 0.0
-    for row in rows:
-        seconds += (row.step - before) * _seconds_per_step(row)
-        before = row.step
-    return seconds
 
 
 def _duration(seconds: float) -> str:
@@ -128,14 +120,14 @@ def _remarks(run: Contents) -> str:
 def _remark(remark: Remark) -> str:
     over = " It is over." if remark.kind == "over" else ""
     when = f'<p class="when">Seen {escape(remark.when)}.{over}</p>' if remark.when else ""
-    ways = f"<p>{option_names(remark.ways)}</p>" if remark.ways else ""
+    ways = f"<p>{_with_options(remark.ways)}</p>" if remark.ways else ""
     return f'<div class="remark {remark.kind}"><p><strong>{escape(remark.text)}</strong></p>{ways}{when}</div>'
 
 
 def _held_out_panels(run: Contents) -> list[tuple[Panel, int | None]]:
     panels: list[tuple[Panel, int | None]] = []
     for name in scalars_of(run.scores):
-        curve = [(float(row.step), row.values[name]) for row in run.scores if _is_finite(row.values.get(name))]
+        curve = [(float(row.step), row.values[name]) for row in run.scores if isfinite(row.values.get(name, nan))]
         if not curve:
             continue
         best, last = remarks.best_row(name, run.scores), run.scores[-1]
@@ -146,15 +138,6 @@ def _held_out_panels(run: Contents) -> list[tuple[Panel, int | None]]:
         panel = Panel(f"Held out: {name}", f"{reading}.", {name: curve})
         panels.append((panel, None if best is None else best.step))
     return panels
-
-
-def _is_finite(value: float | None) -> bool:
-    x = remarks.number(value)
-    return x is not None and abs(x) != float("inf")
-
-
-def _held_out(run: Contents, panels: Sequence[tuple[Panel, bytes]]) -> str:
-    return "\n".join(filter(None, [_figures(panels), _checkpoints(run.ranking)]))
 
 
 def _checkpoints(ranking: RankingRecord) -> str:
@@ -189,7 +172,7 @@ def _samples(run: Contents) -> str:
     if not every:
         return ""
     count = min(len(every), SHOWN_SAMPLES)
-    chosen = [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)] if count > 1 else every
+    chosen = [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)]
     content = "a row per image, a column per translation" if run.translations else "images drawn from the same noise"
     thinned = f" {count} of {len(every)}, evenly chosen; all are in samples/." if len(every) > count else ""
     newest, *earlier = [
@@ -199,6 +182,51 @@ def _samples(run: Contents) -> str:
     others = f'<div class="panels earlier">{"".join(earlier)}</div>' if earlier else ""
     reduced = " Large pictures are reduced here, as JPEG; exact ones are in samples/." if "(reduced)" in newest else ""
     return f"<p>Newest first: {content}.{thinned}{reduced}</p>\n{newest}\n{others}"
+
+
+def _commands(run: Contents) -> str:
+    """Return the commands that use the model, resume the run, or score it, as HTML."""
+    if run.facts.equalizer:
+        return (
+            "<p>The model is part of a batch equalizer, which is fitted, applied and judged as a whole:</p>"
+            f"{_command('img2img equalize --help')}"
+        )
+    if run.translations:
+        commands = _translating(run)
+    else:
+        label = " --label NAME" if any(use.labels for use in run.uses) else ""
+        sampling = f"img2img sample {shlex.quote(str(run.best_model))}{label} --n 64 --out RESULTS"
+        commands = {"Draw 64 images:": sampling}
+    if run.facts.method and not run.finished:
+        folder = shlex.quote(str(run.files.path))
+        commands["Resume the training:"] = f"img2img train {run.facts.method} --out {folder} --resume"
+    return "\n".join(f"<p>{_with_options(text)}</p>{_command(command)}" for text, command in commands.items())
+
+
+def _translating(run: Contents) -> dict[str, str]:
+    folder, model = (shlex.quote(str(path)) for path in (run.files.path, run.best_model))
+    first, *others = run.translations
+    label = " --label TARGET" if first.labels else ""
+    ways = "".join(f", or with --direction {use.name} from {use.images[0]} to {use.output}" for use in others)
+    commands = {
+        f"Translate a folder of images, or one image{ways}:": f"img2img translate {model} IMAGES{label} --out RESULTS"
+    }
+    domains = sorted({first.images[0], first.output})
+    if len(domains) == 2:
+        named = "" if run.facts.held_out else "".join(f" --{domain} HELD_OUT_{domain.upper()}" for domain in domains)
+        commands["Score it on held-out images, beside the unchanged input:"] = f"img2img evaluate {folder}{named}"
+        if run.facts.held_out and run.files.models.is_dir():
+            commands["Score every checkpoint that was kept:"] = f"img2img evaluate {folder} --all"
+    return commands
+
+
+def _command(command: str) -> str:
+    return f"<pre><code>{escape(command)}</code></pre>"
+
+
+def _with_options(text: str) -> str:
+    """Return text as HTML with the names of options set as code, which does not break."""
+    return re.sub(r"(--[a-z][a-z0-9-]*)", r"<code>\1</code>", escape(text))
 
 
 def _trained(run: Contents) -> str:

@@ -17,7 +17,7 @@ from img2img.data.samples import HeldOut
 from img2img.data.stream import PREFETCH, auto_workers, stream
 from img2img.data.workers import fitting
 from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
-from img2img.metrics.scorer import MetricOptions
+from img2img.metrics.options import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runs.facts import Progress
 from img2img.runtime.compiling import reason
