@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def watched(job):
 
     scoring.Scorer.features = timed("network", scoring.Scorer.features)
     scoring.METRICS.update(
-        {n: m._replace(fn=timed("functions", m.fn)) for n, m in scoring.METRICS.items() if m.kind == "features"}
+        {n: replace(m, fn=timed("functions", m.fn)) for n, m in scoring.METRICS.items() if m.kind == "features"}
     )
     prepare = scoring.Scorer.prepare
 
@@ -102,8 +103,8 @@ def watched(job):
         spent["scoring"] -= spent["reading"] - before
 
     scoring.Scorer.prepare = prepared
-    for cls, name in ((scoring.ScoreRow, "add"), (scoring.Row, "scores")):
-        setattr(cls, name, timed("scoring", getattr(cls, name)))
+    for name in ("add", "scores"):
+        setattr(scoring.ScoreRow, name, timed("scoring", getattr(scoring.ScoreRow, name)))
 
     def progress(done, total):
         if done >= min(500, total // 2):
