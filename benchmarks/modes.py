@@ -19,6 +19,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -211,7 +212,7 @@ def main():
     wanted = args.only.split(",")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
-    results = {"machine": {"cpu": cpu, "commit": commit, "command": " ".join(sys.argv)}}
+    results: dict[str, Any] = {"machine": {"cpu": cpu, "commit": commit, "command": " ".join(sys.argv)}}
     os.environ |= {"OMP_NUM_THREADS": "1"}  # the processes run in parallel
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:

@@ -33,8 +33,8 @@ def peak(kind, method, size, batch, options, device):
 
 
 def measure(kind, method, args):
-    row, batches = METHODS[method]
-    _, size, _, options, *_ = ROWS[row]
+    name, batches = METHODS[method]
+    _, size, _, options, *_ = ROWS[name]
     size = args.size or size
     few, many = (peak(kind, method, size, batch, options, args.device) for batch in batches)
     each = (many - few) / (batches[1] - batches[0]) / size**2  # GB per pixel of each image
