@@ -122,8 +122,7 @@ def _with_network(
         f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
         "Judge it by evaluate(), and keep the originals."
     )
-    mover = fitted.mover(p.device)
-    inputs = [mover.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
+    inputs = [fitted.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
     generator = train_generator(
         network.name,
         inputs,
@@ -135,15 +134,15 @@ def _with_network(
         seed=p.random_state,
         device=p.device,
     )
-    mover = replace(mover, generator=generator)
+    fitted = replace(fitted, generator=generator)
     moved = [(inputs[i], int(b)) for i, b in enumerate(number) if b != target][:PROBED]
-    changes = [float(np.abs(mover.run_network(x, b) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
+    changes = [float(np.abs(fitted.run_network(x, b, p.device) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
     if max(changes) < IDLE:
         notes(
             f"The network of {p.model} changes the images by less than {IDLE:.2%} of the range. It was trained for too "
             "short a time; give more steps in training=, and a GPU if there is one."
         )
-    return replace(fitted, generator=generator)
+    return fitted
 
 
 def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fitted:
@@ -153,9 +152,8 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     called = [images.called(i) for i in range(len(images))]
     usable = rules.inspect(images, [name] * len(images), called, p.min_images, notes)
     kept, groups = [images[i] for i in usable], [groups[i] for i in usable]
-    mover = fitted.mover(p.device)
     for image in kept:
-        mover.place(image, None)
+        fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])
     return replace(
         fitted,

@@ -78,18 +78,6 @@ class Statistics:
             colour=None if self.colour is None else np.concatenate([self.colour, new.colour]),
         )
 
-    def to_arrays(self) -> tuple[dict[str, Array], list[str]]:
-        """Return all arrays by name, and the reference followed by the names of the batches."""
-        arrays = {"example": self.example, "mean": self.mean, "sd": self.sd, "quantiles": self.quantiles}
-        if self.colour is not None:
-            arrays["colour"] = self.colour
-        return arrays, [self.reference, *self.names]
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Array], names: Sequence[str]) -> Self:
-        """Return the inverse of `to_arrays`."""
-        return cls(names=tuple(names[1:]), reference=names[0], **arrays)
-
 
 class _Values:
     """The pixels of one batch, reduced to what its quantiles need."""
