@@ -15,6 +15,7 @@ from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
 from img2img.lab.curves.correction import Correction
 from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
 
 IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
@@ -77,23 +78,14 @@ def is_manifest(X: Any) -> bool:
     return is_instance(X, "img2img.lab.tables.manifest", "Manifest")
 
 
-class Part(Sequence[Array]):
-    """A part of a sequence of images, each read when it is asked for."""
-
-    def __init__(self, images: Sequence[Array], members: Sequence[int]) -> None:
-        self.images, self.members = images, list(members)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.images[self.members[i]]
+def part(images: Sequence[Array], members: Sequence[int]) -> Sequence[Array]:
+    """Return the members of a sequence of images, each read when it is asked for."""
+    return LazyImages(len(members), lambda i: images[members[i]])
 
 
-def part(images: Sequence[Array], members: list[int]) -> Sequence[Array]:
-    """Return the members of a sequence of images, in memory if they fit."""
-    chosen = Part(images, members)
-    return list(chosen) if images[members[0]].nbytes * len(members) <= IN_MEMORY else chosen
+def in_memory(images: Sequence[Array]) -> Sequence[Array]:
+    """Return the images as a list if they fit into memory."""
+    return list(images) if images[0].nbytes * len(images) <= IN_MEMORY else images
 
 
 def fingerprint(image: Array) -> int:

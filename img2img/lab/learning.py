@@ -11,7 +11,7 @@ from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import design as rules
 from img2img.lab.curves.correction import Correction
-from img2img.lab.design import Design, Part, fingerprint
+from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
@@ -73,7 +73,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(Part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
         scale=scale,
         correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
@@ -91,13 +91,13 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     groups = [str(i) for i in range(len(design))] if design.group is None else design.group
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
-    kept = rules.part(design.images, chosen)
+    kept = rules.in_memory(rules.part(design.images, chosen))
     batches, groups = [design.batch[i] for i in chosen], [groups[i] for i in chosen]
     usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.note_single_groups(batches, groups, notes)
-    return Part(kept, usable), batches, groups
+    return rules.part(kept, usable), batches, groups
 
 
 def _check_target(target: str, batches: list[str]) -> None:
@@ -136,7 +136,9 @@ def _with_network(
     )
     fitted = replace(fitted, generator=generator)
     moved = [(inputs[i], int(b)) for i, b in enumerate(number) if b != target][:PROBED]
-    changes = [float(np.abs(fitted.run_network(x, b, p.device) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
+    changes = [
+        float(np.abs(fitted.run_network(x, b, p.device) - x).mean()) / 2 for x, b in moved
+    ]  # the range is 2 wide
     if max(changes) < IDLE:
         notes(
             f"The network of {p.model} changes the images by less than {IDLE:.2%} of the range. It was trained for too "
