@@ -65,7 +65,7 @@ class Design:
             images,
             [batch] * n if isinstance(batch, str) else checks.check_batch(batch, n),
             None if control is None else checks.check_mask(control, n),
-            None if group is None else checks.check_group(group, n),
+            None if group is None else checks.check_batch(group, n, "group"),
             None if label is None else checks.check_batch(label, n, "label"),
         )
 
@@ -174,7 +174,7 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
     flat: list[int] = []
     bright: list[int] = []
     for i, image in enumerate(images):
-        checks.check_image_finite(image, f"{names[i]} (batch {batch[i]})")
+        checks.check_finite(image, f"{names[i]} (batch {batch[i]})")
         (flat if checks.is_flat(image) else usable).append(i)
         if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:
             bright.append(i)

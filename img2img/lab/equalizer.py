@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from sklearn import exceptions
 from sklearn.base import BaseEstimator
@@ -36,8 +36,14 @@ class NotFittedError(ConfigError, exceptions.NotFittedError):  # type: ignore[mi
 
 
 def _learned(name: str) -> Any:
-    """Return a property that reads an attribute of the fitted state."""
     return property(lambda self: getattr(self.fitted_, name), doc=f"See `Fitted.{name}`.")
+
+
+class _Options(TypedDict, total=False):
+    """Options of `transform` for arrays."""
+
+    nan: str
+    origin: Sequence[Origin] | None
 
 
 class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
@@ -186,29 +192,16 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
-        self,
-        X: Array,
-        *,
-        batch: Any,
-        return_quality: Literal[False] = False,
-        nan: str = "error",
-        origin: Sequence[Origin] | None = None,
+        self, X: Array, *, batch: Any, return_quality: Literal[False] = False, **options: Unpack[_Options]
     ) -> Array: ...
     @overload
     def transform(
-        self,
-        X: Kind,
-        *,
-        batch: Any,
-        return_quality: Literal[False] = False,
-        nan: str = "error",
-        origin: Sequence[Origin] | None = None,
+        self, X: Kind, *, batch: Any, return_quality: Literal[False] = False, **options: Unpack[_Options]
     ) -> Kind: ...
     @overload
     def transform(
-        self, X: Kind, *, batch: Any, return_quality: Literal[True], nan: str = "error",
-        origin: Sequence[Origin] | None = None,
-    ) -> "tuple[Kind, pd.DataFrame]": ...  # fmt: skip
+        self, X: Kind, *, batch: Any, return_quality: Literal[True], **options: Unpack[_Options]
+    ) -> "tuple[Kind, pd.DataFrame]": ...
     def transform(
         self,
         X: Any,

@@ -32,23 +32,15 @@ class GeneratorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """The result of a fit, except for the arrays.
+    """The result of a fit, except for the arrays; the docstring of `BatchEqualizer` explains what is not explained here.
 
     Attributes:
-        model: the model that was fitted.
-        network: how its generator is built, or None.
-        batches: names of the batches, sorted; those added later at the end.
-        target: the target batch, or "mean".
-        channels: names of the channels, or None.
-        n_channels: number of channels.
+        network: how the model's generator is built, or None.
         dtype: type of the images.
         groups: the groups that were fitted, if groups were given.
         on_controls: whether only controls were used.
-        n_images: number of images used from each batch.
         cramers_v: association of batch and label, if labels were given.
         fingerprints: checksums of the images that were used.
-        sham: mean change, as a share of the range, when the target batch alone is split at random and equalized.
-        notes: the warnings of the fit.
     """
 
     model: str
@@ -81,12 +73,7 @@ class Learned:
 class Fitted(Learned):
     """Everything that a fit learned. Images are (C, H, W); those of the target and of unknown batches stay as they are.
 
-    Attributes:
-        scale: low and high pixel value (C, 2) of the target batch, the unit of every share of the range.
-        correction: the curves and fields.
-        familiarity: the features of the fitted images.
-        statistics: means and quantiles of the batches, for the baselines.
-        generator: the network, or None.
+    `familiarity` holds the features of the fitted images.
     """
 
     scale: Array

@@ -62,7 +62,7 @@ def _filled(image: Array, what: str, nan: str) -> tuple[Array, Array | None]:
     if image.dtype.kind != "f" or np.isfinite(image).all():
         return image, None
     if nan == "error":
-        checks.check_image_finite(image, what)
+        checks.check_finite(image, what)
     holes = ~np.isfinite(image)
     filled = image.copy()
     for plane, hole in zip(filled, holes, strict=True):
@@ -84,7 +84,7 @@ def transform_files(
 
     def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
         batch = manifest.batch[i]
-        checks.check_image_finite(image, f"Row {i}", fitted.channels)
+        checks.check_finite(image, f"Row {i}", fitted.channels)
         row = Stack((image[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
         return equalized(p, fitted, image, batch), fitted.quality(image, batch, None, p.device)
