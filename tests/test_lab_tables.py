@@ -532,7 +532,7 @@ def test_one_row_at_a_time(plates, tmp_path):
     manifest, out = Manifest.open(plates), tmp_path / "out"
     results_there = Destination(manifest, out)
     assert not results_there.holds(1)
-    results_there.write(1, manifest.read(1) + 2)
+    results_there.write(1, manifest.read(1) + 2, manifest.pictures(1))
     assert results_there.holds(1) and not results_there.holds(0)
     assert np.array_equal(tifffile.imread(out / "p1" / "B02_ER.tif"), manifest.read(1)[1] + 2)
 

@@ -93,11 +93,9 @@ class Stack(Sequence[Array]):
         return self.back([result[None] for result in results])
 
     def map(self, function: Function, dtype: Any) -> Any:
-        """Apply `function(i, image)` to each image; return the kind that was given. A dask array stays lazy.
+        """Apply `function(i, image)` to each image (C, H, W); return the kind that was given. A dask array stays lazy.
 
-        Args:
-            function: called with the number of an image and the image (C, H, W); returns one of the same shape.
-            dtype: the type of its results.
+        The function returns an image of the same shape and of type `dtype`.
         """
         if not self.lazy:
             return self.pack([function(i, image) for i, image in enumerate(self)])

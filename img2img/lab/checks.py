@@ -125,10 +125,7 @@ def check_channels(stack: Images, count: int, names: Sequence[str] | None = None
 def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) -> None:
     """Check that the values have the type, and thus the scale, that was fitted; float64 counts as float32.
 
-    Args:
-        stack: the images, of which the first is checked.
-        fitted: the dtype of the fitted images.
-        fitted_high: an upper value of the fitted images; floats in [0, 1] are refused if it is above 10.
+    Of floats the first image is checked as in `check_range`.
 
     Raises:
         InputTypeError: if type or scale differ.
@@ -186,12 +183,9 @@ def check_finite(image: Array, what: str, names: Sequence[str] | None = None) ->
 
 
 def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
-    """Return the names of the batches as strings; 3 and 3.0 are both "3".
+    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3".
 
-    Args:
-        batch: a list, array, tensor or pandas Series of n names or numbers.
-        n: the number of images.
-        what: the name of the argument, for errors.
+    They are a list, array, tensor or pandas Series of names or numbers, which errors call `what`.
 
     Raises:
         InputError: if the number of entries differs, or an entry is missing.

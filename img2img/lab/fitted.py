@@ -15,7 +15,7 @@ from img2img.lab.curves.correction import Correction, Origin
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, quality_of
 from img2img.lab.networks.applying import apply, bind
-from img2img.lab.networks.models import MODELS, Model
+from img2img.lab.networks.models import MODELS
 
 Names = list[str]
 
@@ -32,7 +32,7 @@ class GeneratorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """The result of a fit, except for the arrays; the docstring of `BatchEqualizer` explains what is not explained here.
+    """The result of a fit, except for the arrays; `BatchEqualizer` explains what is not explained here.
 
     Attributes:
         network: how the model's generator is built, or None.
@@ -81,11 +81,6 @@ class Fitted(Learned):
     familiarity: Familiarity
     statistics: Statistics
     generator: nn.Module | None = None
-
-    @property
-    def steps(self) -> Model:
-        """The steps of the model."""
-        return MODELS[self.model]
 
     @property
     def highest(self) -> float:
@@ -147,15 +142,15 @@ class Fitted(Learned):
 
     def network_input(self, image: Array, number: int, origin: Origin = (0, 0)) -> Array:
         """Return the network's input for an image of batch `number`: about -1 to 1, float32."""
-        x = self.correction(image, number, origin) if self.steps.starts_at_tone else image.astype(np.float32)
+        x = self.correction(image, number, origin) if MODELS[self.model].starts_at_tone else image.astype(np.float32)
         low, high = self._ends
         signal: Array = (x - low) * (2 / (high - low)) - 1
         return signal
 
     def run_network(self, signal: Array, number: int, device: str) -> Array:
         """Return the network's output for its input, on the same scale."""
-        assert self.steps.network is not None and self.generator is not None
-        bound = bind(self.steps.network.name, self.generator, number, self.batches.index(self.target))
+        assert self.network is not None and self.generator is not None
+        bound = bind(self.network.model, self.generator, number, self.batches.index(self.target))
         return apply(bound, signal, device=device)
 
     def quality(self, image: Array, batch: str, origin: Origin | None, device: str) -> dict[str, Any]:

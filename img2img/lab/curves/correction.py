@@ -116,12 +116,8 @@ class Correction:
     ) -> tuple[Self, Measured]:
         """Return the fields of the batches of `sample`, and its measurements under the target's illumination.
 
-        Args:
-            sample: the images.
-            measured: their measurements as they are.
-            own: light and background of each batch (B, C, 2, 5).
-            sure: their covariances (B, C, 2, 5, 5).
-            target_level: the level that batches are moved to (C, 1 + K).
+        `own` is light and background of each batch, `sure` their covariances, as `Sample.fields` returns them;
+        `target_level` is the level that batches are moved to (C, 1 + K).
         """
         gains = np.exp((measured.levels - target_level)[:, :, 1:].mean(2))
         target = self.target_field, self.target_field_covariance

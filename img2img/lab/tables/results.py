@@ -73,17 +73,17 @@ def transform(
             pictures = manifest.pictures(i)
             image, note = function(i, joined(pictures))
             destination.write(i, image, pictures)
+            record.notes[i] = note | {"status": "done", "error": ""}
+            return
         except (ConfigError, DataError, TrainingError) as error:
-            record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], str(error))}
+            reason = str(error)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise TrainingError(
                     f"The disk of {quote(out_dir)} is full; free some space and run the same command again."
                 ) from error
             reason = f"its result cannot be written: {error.strerror or error}."
-            record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
-        else:
-            record.notes[i] = note | {"status": "done", "error": ""}
+        record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
 
     try:
         with closing(_each(one, len(manifest), workers)) as steps:
