@@ -32,7 +32,7 @@ ROWS = [
     ["evaluation"],
     ["training"],
     ["interchange"],
-    ["lab.options", "lab.notes", "lab.synthetic"],
+    ["lab.options", "lab.notes", "lab.lazy", "lab.synthetic"],
     ["lab.checks"],
     ["lab.arrays", "lab.curves", "lab.tables"],
     ["lab.networks", "lab.judgement"],

@@ -812,8 +812,8 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert np.array_equal(one[0], other[0])
     pd.testing.assert_frame_equal(one[1], other[1])
     assert loaded.fitted_.learned() == equalizer.fitted_.learned()
-    for name, array in equalizer.statistics_.to_arrays()[0].items():
-        assert np.array_equal(getattr(loaded.statistics_, name), array)
+    for name, value in vars(equalizer.statistics_).items():
+        assert np.array_equal(getattr(loaded.statistics_, name), value)
     assert sorted(path.name for path in (tmp_path / "eq").iterdir()) == ["config.json", "weights.safetensors"]
 
 
@@ -824,6 +824,15 @@ def test_other_types_are_saved_too(data, tmp_path, dtype):
     equalizer.save(tmp_path)
     loaded = BatchEqualizer.load(str(tmp_path))
     assert np.array_equal(loaded.transform(X, batch=data.batch), equalizer.transform(X, batch=data.batch))
+
+
+def test_statistics_of_colour_are_saved(data, tmp_path):
+    X = np.repeat(converted(data.X, "uint8"), 3, axis=1)
+    equalizer = BatchEqualizer().fit(X, batch=data.batch)
+    equalizer.save(tmp_path)
+    found, expected = BatchEqualizer.load(tmp_path).statistics_, equalizer.statistics_
+    assert (found.names, found.reference) == (expected.names, expected.reference)
+    assert np.array_equal(found.colour, expected.colour)
 
 
 def test_parameters_of_numpy_are_saved(data, tmp_path):

@@ -88,14 +88,15 @@ def test_the_same_from_a_frame_and_from_tabs(plates, tmp_path):
 
 def test_the_images_can_be_checked_like_a_stack(plates):
     images = Manifest.open(plates).images
-    check_finite(images)
+    check_finite(images[0], images.called(0))
     check_dtype(images, "uint16")
     assert "The table holds uint16 values" in refused(InputTypeError, check_dtype, images, "uint8")
     assert "The table has 2 channels (DNA, ER)" in refused(InputError, check_channels, images, 3)
     path = plates.parent / "p1" / "A01_DNA.npy"
     write(path, np.array([[1, np.nan]], "float32"))
     frame = pd.DataFrame({"FileName_DNA": [path.name], "Metadata_Batch": ["a"]})
-    says = refused(InputError, check_finite, Manifest.open(frame, path.parent).images)
+    images = Manifest.open(frame, path.parent).images
+    says = refused(InputError, check_finite, images[0], images.called(0), images.names)
     assert "A01_DNA.npy has NaN in channel DNA, row 0, column 1" in says
 
 
@@ -532,7 +533,7 @@ def test_one_row_at_a_time(plates, tmp_path):
     manifest, out = Manifest.open(plates), tmp_path / "out"
     results_there = Destination(manifest, out)
     assert not results_there.holds(1)
-    results_there.write(1, manifest.read(1) + 2)
+    results_there.write(1, manifest.read(1) + 2, manifest.pictures(1))
     assert results_there.holds(1) and not results_there.holds(0)
     assert np.array_equal(tifffile.imread(out / "p1" / "B02_ER.tif"), manifest.read(1)[1] + 2)
 

@@ -510,7 +510,7 @@ def test_part_of_a_sequence_is_read_when_it_is_asked_for():
             return np.full((1, 2, 2), i)
 
     images = Images()
-    some = design.Part(images, [3, 1])
+    some = design.part(images, [3, 1])
     assert len(some) == 2 and images.read == []
     assert some[1][0, 0, 0] == 1 and images.read == [1]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from img2img.lab.tables.folders import table_of_names as table_of_names
     from img2img.lab.tables.manifest import Manifest as Manifest
 
-_HOMES = {
+_HOMES = {  # sorted
     "BASELINES": "judgement.baselines",
     "BatchEqualizer": "equalizer",
     "Case": "judgement.case",
@@ -27,22 +27,11 @@ _HOMES = {
     "NotFittedError": "equalizer",
     "evaluate": "judgement.judge",
     "measure": "judgement.case",
+    "synthetic": "synthetic",
     "table_of_names": "tables.folders",
 }
 
-__all__ = [
-    "BASELINES",
-    "BatchEqualizer",
-    "Case",
-    "Evaluation",
-    "LabWarning",
-    "Manifest",
-    "NotFittedError",
-    "evaluate",
-    "measure",
-    "synthetic",
-    "table_of_names",
-]
+__all__ = [*_HOMES]
 
 
 def __dir__() -> list[str]:
@@ -50,8 +39,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "synthetic":
-        return import_module("img2img.lab.synthetic")
     if name not in _HOMES:
         raise AttributeError(f"module 'img2img.lab' has no attribute '{name}'; it has {', '.join(__all__)}")
-    return getattr(import_module(f"img2img.lab.{_HOMES[name]}"), name)
+    module = import_module(f"img2img.lab.{_HOMES[name]}")
+    return getattr(module, name, module)

@@ -20,7 +20,8 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import InputError, InputTypeError
-from img2img.lab.checks import ORDER, check_letters, check_names, check_shape, check_type
+from img2img.lab.checks import check_letters, check_names, check_shape, check_type
+from img2img.lab.options import ORDER
 
 Function = Callable[[int, Array], Array]
 
@@ -72,11 +73,6 @@ class Stack(Sequence[Array]):
         dtype: np.dtype[Any] = np.dtype(self.parts[0].dtype).newbyteorder("=")
         return dtype
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """The height and width of each image."""
-        return [(int(part.shape[2]), int(part.shape[3])) for part in self.parts for _ in range(len(part))]
-
     def called(self, i: int) -> str:
         """Return what errors call image `i`."""
         return f"Image {i} of {self.what}"
@@ -97,11 +93,9 @@ class Stack(Sequence[Array]):
         return self.back([result[None] for result in results])
 
     def map(self, function: Function, dtype: Any) -> Any:
-        """Apply `function(i, image)` to each image; return the kind that was given. A dask array stays lazy.
+        """Apply `function(i, image)` to each image (C, H, W); return the kind that was given. A dask array stays lazy.
 
-        Args:
-            function: called with the number of an image and the image (C, H, W); returns one of the same shape.
-            dtype: the type of its results.
+        The function returns an image of the same shape and of type `dtype`.
         """
         if not self.lazy:
             return self.pack([function(i, image) for i, image in enumerate(self)])
@@ -137,23 +131,19 @@ def unpack(X: Any, axes: str = ORDER, channels: Sequence[str] | None = None, wha
         InputTypeError: if X is of another kind, or holds values of another type.
     """
     check_letters(axes)
-    if isinstance(X, list | tuple):
-        if not X:
-            raise InputError(f"{what} holds no image; give at least one.")
-        opened = [_open(x, axes.replace("N", ""), f"{what}[{i}]") for i, x in enumerate(X)]
-        kind = tuple if isinstance(X, tuple) else list
-        parts = tuple(part for part, _, _ in opened)
-        backs = [back for _, _, back in opened]
-        stack = Stack(
-            parts,
-            _names(channels, opened[0][1], what),
-            what,
-            lambda results: kind(back(result) for back, result in zip(backs, results, strict=True)),
-        )
-        _check_alike(stack, [names for _, names, _ in opened])
-    else:
-        part, found, back = _open(X, axes, what)
-        stack = Stack((part,), _names(channels, found, what), what, lambda results: back(results[0]))
+    kind = next((kind for kind in (list, tuple) if isinstance(X, kind)), None)
+    if kind and not X:
+        raise InputError(f"{what} holds no image; give at least one.")
+    listed = axes.replace("N", "")
+    opened = [_open(x, listed, f"{what}[{i}]") for i, x in enumerate(X)] if kind else [_open(X, axes, what)]
+    parts, names, backs = zip(*opened, strict=True)
+
+    def pack(results: Sequence[Any]) -> Any:
+        packed = [back(result) for back, result in zip(backs, results, strict=True)]
+        return kind(packed) if kind else packed[0]
+
+    stack = Stack(parts, _names(channels, names[0], what), what, pack)
+    _check_alike(stack, names)
     if not len(stack):
         raise InputError(f"{what} holds no image: its shape is {tuple(X.shape)}; give at least one.")
     if stack.names is not None:
@@ -172,9 +162,9 @@ def _open(X: Any, axes: str, what: str) -> Unpacked:
         return part, _coordinate(X), lambda result: X.copy(data=inner(result))
     if is_instance(X, "torch", "Tensor"):
         check_type(str(X.dtype).removeprefix("torch."), what)
-        device = X.device
+        torch, device = sys.modules["torch"], X.device
         part, _, inner = _open(X.detach().cpu().numpy(), axes, what)
-        return part, None, lambda result: _tensor(inner(result), device)
+        return part, None, lambda result: torch.from_numpy(np.ascontiguousarray(inner(result))).to(device)
     if isinstance(X, np.ma.MaskedArray):
         raise InputTypeError(f"{what} is a masked array, whose mask would be lost; use {what}.filled(value).")
     if not isinstance(X, np.ndarray) and not is_instance(X, "dask.array", "Array"):
@@ -207,12 +197,6 @@ def is_instance(X: Any, module: str, name: str) -> bool:
 def _native(array: Any) -> Array:
     native: Array = np.asarray(array)
     return native.astype(native.dtype.newbyteorder("="), copy=False)
-
-
-def _tensor(array: Array, device: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def _dims(X: Any, axes: str, what: str) -> str:
@@ -248,7 +232,7 @@ def _names(given: Sequence[str] | None, found: list[str] | None, what: str) -> l
     return names
 
 
-def _check_alike(stack: Stack, names: list[list[str] | None]) -> None:
+def _check_alike(stack: Stack, names: Sequence[list[str] | None]) -> None:
     first = stack.parts[0]
     for i, part in enumerate(stack.parts):
         if part.shape[1] != first.shape[1]:

@@ -1,14 +1,13 @@
 """Checks of images and of their description. Every error names the image at fault and the remedy."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set as AnySet
+from collections.abc import Iterable, Sequence, Set as AnySet
 from typing import Any, Protocol
 
 import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, InputTypeError
-from img2img.lab.options import ORDER as ORDER
 
 DTYPES = ("uint8", "uint16", "float32", "float64")
 MAX_CHANNELS = 64  # a longer axis C must be rows or columns
@@ -27,9 +26,7 @@ class Images(Protocol):
     def channels(self) -> int: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
-    def called(self, i: int) -> str: ...
     def __getitem__(self, i: int) -> Any: ...
-    def __iter__(self) -> Iterator[Array]: ...
 
 
 # Checks of the array
@@ -44,18 +41,12 @@ def check_letters(axes: str) -> None:
         )
 
 
-def check_axes(X: Any, axes: str, what: str = "X") -> None:
-    """Check that an array can have these axes.
+def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
+    """Check that an array of this shape can have these axes; the arrays of a list have no axis N.
 
     Raises:
         InputError: if the number of axes differs, or the declared channels look like rows.
     """
-    check_letters(axes)
-    check_shape(np.shape(X), axes, what)
-
-
-def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
-    """Check a shape like `check_axes`; the arrays of a list have no axis N."""
     listed = "N" not in axes
     if len(shape) != len(axes):
         remedies = {
@@ -122,25 +113,19 @@ def check_channels(stack: Images, count: int, names: Sequence[str] | None = None
         )
     if stack.names is None or names is None or stack.names == list(names):
         return
+    remedy = "give the same channels, under the same names"
     if sorted(stack.names) == sorted(names):
-        order = [stack.names.index(name) for name in names]
-        raise InputError(
-            f"{stack.what} has the channels {', '.join(stack.names)}, but the equalizer was fitted to "
-            f"{', '.join(names)}; put them in that order: {order}."
-        )
+        remedy = f"put them in that order: {[stack.names.index(name) for name in names]}"
     raise InputError(
         f"{stack.what} has the channels {', '.join(stack.names)}, but the equalizer was fitted to {', '.join(names)}; "
-        "give the same channels, under the same names."
+        f"{remedy}."
     )
 
 
 def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) -> None:
     """Check that the values have the type, and thus the scale, that was fitted; float64 counts as float32.
 
-    Args:
-        stack: the images, of which the first is checked.
-        fitted: the dtype of the fitted images.
-        fitted_high: an upper value of the fitted images; floats in [0, 1] are refused if it is above 10.
+    Of floats the first image is checked as in `check_range`.
 
     Raises:
         InputTypeError: if type or scale differ.
@@ -177,19 +162,12 @@ def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None 
     )
 
 
-def check_finite(stack: Images) -> None:
-    """Check every image for NaN and infinities; integer types need no check.
+def check_finite(image: Array, what: str, names: Sequence[str] | None = None) -> None:
+    """Check one image (C, H, W) called `what` for NaN and infinities.
 
     Raises:
-        InputError: for the first one, with its image, channel, row and column.
+        InputError: for the first one, with its channel, row and column.
     """
-    if stack.dtype.kind == "f":
-        for i, image in enumerate(stack):
-            check_image_finite(image, stack.called(i), stack.names)
-
-
-def check_image_finite(image: Array, what: str, names: Sequence[str] | None = None) -> None:
-    """Check one image (C, H, W) called `what` for NaN and infinities."""
     if image.dtype.kind != "f" or (finite := np.isfinite(image)).all():
         return
     channel, row, column = (int(i) for i in np.argwhere(~finite)[0])
@@ -205,12 +183,9 @@ def check_image_finite(image: Array, what: str, names: Sequence[str] | None = No
 
 
 def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
-    """Return the names of the batches as strings; 3 and 3.0 are both "3".
+    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3".
 
-    Args:
-        batch: a list, array, tensor or pandas Series of n names or numbers.
-        n: the number of images.
-        what: the name of the argument, for errors.
+    They are a list, array, tensor or pandas Series of names or numbers, which errors call `what`.
 
     Raises:
         InputError: if the number of entries differs, or an entry is missing.
@@ -220,11 +195,6 @@ def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
         if _missing(value):
             raise InputError(f"{what}[{i}] is missing ({value!r}); give every image one, or leave the image out.")
     return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in values]
-
-
-def check_group(group: Any, n: int) -> list[str]:
-    """Return the groups (wells, patients) that must not be split, as strings."""
-    return check_batch(group, n, "group")
 
 
 def check_mask(mask: Any, n: int, what: str = "control") -> Array:
@@ -246,16 +216,13 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
         raise InputError(f"{what} is {entries!r}; {expected}.")
     if not hasattr(entries, "tolist") and hasattr(entries, "to_numpy"):
         entries = entries.to_numpy()
-    values = [value.item() if hasattr(value, "item") else value for value in _listed(entries)]
+    listed = entries.tolist() if hasattr(entries, "tolist") else list(entries)
+    values = [value.item() if hasattr(value, "item") else value for value in listed]
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
         raise InputError(f"{what} has more than one axis; {expected}.")
     if len(values) != n:
         raise InputError(f"{what} has {len(values)} entries, but there are {n} images; give one for each.")
     return values
-
-
-def _listed(entries: Any) -> list[Any]:
-    return list(entries.tolist() if hasattr(entries, "tolist") else entries)
 
 
 def _missing(value: Any) -> bool:
@@ -266,33 +233,23 @@ def _missing(value: Any) -> bool:
 # Properties of an image
 
 
-def flat_channels(image: Array) -> Array:
-    """Return which channels (C,) of an image (C, H, W) are constant or empty; NaN and infinities do not count."""
-    return np.array([not values.size or values.min() == values.max() for values in map(_finite, image)], dtype=bool)
-
-
 def is_flat(image: Array) -> bool:
-    """Return whether an image (C, H, W) is empty, or every channel of it is constant."""
-    return bool(flat_channels(image).all())
+    """Return whether every channel of an image (C, H, W) is constant or empty; NaN and infinities do not count."""
+    return all(not values.size or bool(values.min() == values.max()) for values in map(_finite, image))
 
 
 def _finite(channel: Array) -> Array:
     return channel[np.isfinite(channel)] if channel.dtype.kind == "f" else channel
 
 
-def saturated(image: Array, dtype: Any = None) -> Array:
-    """Return the share (C,) of each channel's pixels at the top of the camera's range.
+def saturated(image: Array) -> Array:
+    """Return the share (C,) of pixels of an image (C, H, W) at the top of the camera's range.
 
     The top is the largest number of an integer type. Cameras of 10, 12 or 14 bits fill 16-bit files to 1023, 4095 or
     16383: if a channel's own maximum is one of these (or 65535, in floats), the pixels there are counted. A single
     pixel that has such a value by chance counts only as itself.
-
-    Args:
-        image: (C, H, W).
-        dtype: type of the file, if the image was converted since.
     """
-    kind = np.dtype(image.dtype if dtype is None else dtype)
-    tops: tuple[int, ...] = (255,) if kind == np.uint8 else CAMERA_TOPS
+    tops: tuple[int, ...] = (255,) if image.dtype == np.uint8 else CAMERA_TOPS
     shares = np.zeros(len(image))
     for c, channel in enumerate(map(_finite, image)):
         if channel.size and (top := channel.max()) in tops:

@@ -15,6 +15,7 @@ from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
 from img2img.lab.curves.correction import Correction
 from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
 
 IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
@@ -26,15 +27,9 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Design:
-    """Images, and what is known of them.
+    """Images, and what is known of each; None if it is not known.
 
-    Attributes:
-        images: a sequence of arrays (C, H, W) that knows its channels and what errors call each image.
-        batch: the batch of each image.
-        control: whether each image is a control, or None.
-        group: the group of each image, or None.
-        label: the label of each image, or None.
-        manifest: the manifest, if the images came from one.
+    `images` is a sequence of arrays (C, H, W) that knows its channels and what errors call each image.
     """
 
     images: Any
@@ -64,12 +59,14 @@ class Design:
             images,
             [batch] * n if isinstance(batch, str) else checks.check_batch(batch, n),
             None if control is None else checks.check_mask(control, n),
-            None if group is None else checks.check_group(group, n),
+            None if group is None else checks.check_batch(group, n, "group"),
             None if label is None else checks.check_batch(label, n, "label"),
         )
 
-    def __len__(self) -> int:
-        return len(self.batch)
+    @property
+    def groups(self) -> list[str]:
+        """The group of each image; by default every image is one."""
+        return [str(i) for i in range(len(self.batch))] if self.group is None else self.group
 
 
 def is_manifest(X: Any) -> bool:
@@ -77,23 +74,14 @@ def is_manifest(X: Any) -> bool:
     return is_instance(X, "img2img.lab.tables.manifest", "Manifest")
 
 
-class Part(Sequence[Array]):
-    """A part of a sequence of images, each read when it is asked for."""
-
-    def __init__(self, images: Sequence[Array], members: Sequence[int]) -> None:
-        self.images, self.members = images, list(members)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.images[self.members[i]]
+def part(images: Sequence[Array], members: Sequence[int]) -> Sequence[Array]:
+    """Return the members of a sequence of images, each read when it is asked for."""
+    return LazyImages(len(members), lambda i: images[members[i]])
 
 
-def part(images: Sequence[Array], members: list[int]) -> Sequence[Array]:
-    """Return the members of a sequence of images, in memory if they fit."""
-    chosen = Part(images, members)
-    return list(chosen) if images[members[0]].nbytes * len(members) <= IN_MEMORY else chosen
+def in_memory(images: Sequence[Array]) -> Sequence[Array]:
+    """Return the images as a list if they fit into memory."""
+    return list(images) if images[0].nbytes * len(images) <= IN_MEMORY else images
 
 
 def fingerprint(image: Array) -> int:
@@ -101,9 +89,15 @@ def fingerprint(image: Array) -> int:
     return zlib.crc32(np.ascontiguousarray(image).tobytes())
 
 
+def members_of(batch: Sequence[str], control: Array | None = None) -> dict[str, list[int]]:
+    """Return the images of each batch, sorted by name; only the controls if any are named."""
+    rows = range(len(batch)) if control is None else np.flatnonzero(control).tolist()
+    return {name: [i for i in rows if batch[i] == name] for name in sorted(set(batch))}
+
+
 def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int]:
     """Return the images to judge on: all, or an evenly spread part of each batch if they do not fit into memory."""
-    members = {name: [i for i, b in enumerate(batch) if b == name] for name in sorted(set(batch))}
+    members = members_of(batch)
     fits = max(JUDGED // max(images[0].nbytes, 1) // len(members), 2)
     count = min(most, fits)
     if all(len(indices) <= count for indices in members.values()):
@@ -151,12 +145,9 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
     Raises:
         InputError: if there is only one batch, or a batch has fewer than `fewest`.
     """
-    names = sorted(set(batch))
-    if len(names) < 2:
-        raise InputError(f"There is only one batch, {names[0]}; fit needs at least two.")
-    members = {
-        name: [i for i, b in enumerate(batch) if b == name and (control is None or control[i])] for name in names
-    }
+    if len(set(batch)) < 2:
+        raise InputError(f"There is only one batch, {batch[0]}; fit needs at least two.")
+    members = members_of(batch, control)
     if few := [f"{name} ({len(indices)})" for name, indices in members.items() if len(indices) < fewest]:
         raise InputError(
             f"Batches with fewer than {fewest} {'images' if control is None else 'controls'}: {', '.join(few)}. "
@@ -166,14 +157,9 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
 
 
 def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:
-    """Return which of the images can be learned from; note the others, and saturated images.
+    """Return which of the images (C, H, W) can be learned from; note the others, and saturated images.
 
-    Args:
-        images: (C, H, W) each.
-        batch: the batch of each.
-        names: what errors call each.
-        fewest: the number of images that every batch needs.
-        note: called with a sentence.
+    `names` is what errors call each; every batch needs `fewest` images.
 
     Raises:
         InputError: if a value is not finite, or a batch is left with too few images.
@@ -182,7 +168,7 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
     flat: list[int] = []
     bright: list[int] = []
     for i, image in enumerate(images):
-        checks.check_image_finite(image, f"{names[i]} (batch {batch[i]})")
+        checks.check_finite(image, f"{names[i]} (batch {batch[i]})")
         (flat if checks.is_flat(image) else usable).append(i)
         if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:
             bright.append(i)

@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from sklearn import exceptions
 from sklearn.base import BaseEstimator
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
-from img2img.lab import checks, options as o, store
+from img2img.lab import options as o, store
 from img2img.lab.arrays import unpack
+from img2img.lab.checks import check_batch
 from img2img.lab.curves.correction import Origin
 from img2img.lab.design import Design, is_manifest
 from img2img.lab.evaluating import judge
 from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.judge import Evaluation
-from img2img.lab.learning import learn, learn_batch
-from img2img.lab.networks.models import MODELS
+from img2img.lab.learning import check_parameters, learn, learn_batch
 from img2img.lab.notes import LabWarning as LabWarning
 from img2img.lab.transforming import transform_arrays, transform_files
 from img2img.options.declared import arguments_of
@@ -36,8 +36,14 @@ class NotFittedError(ConfigError, exceptions.NotFittedError):  # type: ignore[mi
 
 
 def _learned(name: str) -> Any:
-    """Return a property that reads an attribute of the fitted state."""
     return property(lambda self: getattr(self.fitted_, name), doc=f"See `Fitted.{name}`.")
+
+
+class _Options(TypedDict, total=False):
+    """Options of `transform` for arrays."""
+
+    nan: str
+    origin: Sequence[Origin] | None
 
 
 class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
@@ -139,15 +145,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         for name, argument in arguments_of(BatchEqualizer.__init__).items():
             setattr(self, name, argument.convert(getattr(self, name)))
-        model = choose("model", self.model, MODELS)
-        choose("type of output", self.out_dtype, {"same": 0, "float32": 0})
-        if self.target == "mean" and model.network:
-            raise ConfigError(
-                f"The target 'mean' is for tone and tone+field; the mean of the results of {self.model} would be "
-                "blurred. Name a batch, or use 'medoid'."
-            )
-        if self.max_images < self.min_images:
-            raise ConfigError(f"max_images, {self.max_images}, is less than min_images, {self.min_images}.")
+        check_parameters(self._parameters)
 
     def fit(
         self,
@@ -186,29 +184,16 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
-        self,
-        X: Array,
-        *,
-        batch: Any,
-        return_quality: Literal[False] = False,
-        nan: str = "error",
-        origin: Sequence[Origin] | None = None,
+        self, X: Array, *, batch: Any, return_quality: Literal[False] = False, **options: Unpack[_Options]
     ) -> Array: ...
     @overload
     def transform(
-        self,
-        X: Kind,
-        *,
-        batch: Any,
-        return_quality: Literal[False] = False,
-        nan: str = "error",
-        origin: Sequence[Origin] | None = None,
+        self, X: Kind, *, batch: Any, return_quality: Literal[False] = False, **options: Unpack[_Options]
     ) -> Kind: ...
     @overload
     def transform(
-        self, X: Kind, *, batch: Any, return_quality: Literal[True], nan: str = "error",
-        origin: Sequence[Origin] | None = None,
-    ) -> "tuple[Kind, pd.DataFrame]": ...  # fmt: skip
+        self, X: Kind, *, batch: Any, return_quality: Literal[True], **options: Unpack[_Options]
+    ) -> "tuple[Kind, pd.DataFrame]": ...
     def transform(
         self,
         X: Any,
@@ -273,13 +258,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             InputError: if the batch is there already, or has too few images.
         """
         fitted, p = self.fitted_, self._parameters
-        if fitted.generator is not None:
-            raise ConfigError(f"{fitted.model} only knows the batches it was trained on; fit again with the new one.")
-        (name,) = checks.check_batch([name], 1, "name")
-        if name in fitted.batches:
-            raise InputError(f"There is a batch '{name}' already; give the new one a different name.")
+        (name,) = check_batch([name], 1, "name")
         design = Design.of(X, p, batch=None if is_manifest(X) else name, group=group)
-        fitted.check(design.images, [], p.unseen)
         self._fitted = learn_batch(p, fitted, name, design)
         return self
 
@@ -318,12 +298,11 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         fitted, p = self.fitted_, self._parameters
         design = Design.of(X, p, batch=batch, control=control, group=group, label=label)
-        if isinstance(masks, str):
-            if not is_manifest(X):
-                raise InputError("masks= names a column, but X is not a Manifest; give the label images.")
-            masks = X.masks(masks)
+        if isinstance(masks, str) and design.manifest is None:
+            raise InputError("masks= names a column, but X is not a Manifest; give the label images.")
+        labels = design.manifest.masks(masks) if isinstance(masks, str) else masks
         known = None if truth is None else list(unpack(truth, p.axes, p.channels, "truth"))
-        return judge(p, fitted, design, masks=masks, truth=known, nuclei=nuclei, dark=dark, progress=progress)
+        return judge(p, fitted, design, masks=labels, truth=known, nuclei=nuclei, dark=dark, progress=progress)
 
     # Shorthands for Manifest.open
 

@@ -46,7 +46,7 @@ def judge(
     before = [images[i] for i in chosen]
     for i, image in zip(chosen, before, strict=True):
         checks.check_range(image, images.called(i), fitted.dtype, fitted.highest)
-        checks.check_image_finite(image, images.called(i), fitted.channels)
+        checks.check_finite(image, images.called(i), fitted.channels)
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import InputError
+from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import design as rules
 from img2img.lab.curves.correction import Correction
-from img2img.lab.design import Design, Part, fingerprint
+from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
@@ -24,6 +24,19 @@ from img2img.lab.options import Parameters
 
 PROBED = 8  # images on which a network is checked for having any effect
 IDLE = 1e-4  # mean change, as a share of the range, below which it has none
+
+
+def check_parameters(p: Parameters) -> None:
+    """Raise ConfigError if parameters, each of its type, make no sense together."""
+    model = choose("model", p.model, MODELS)
+    choose("type of output", p.out_dtype, ("same", "float32"))
+    if p.target == "mean" and model.network:
+        raise ConfigError(
+            f"The target 'mean' is for tone and tone+field; the mean of the results of {p.model} would be blurred. "
+            "Name a batch, or use 'medoid'."
+        )
+    if p.max_images < p.min_images:
+        raise ConfigError(f"max_images, {p.max_images}, is less than min_images, {p.min_images}.")
 
 
 def learn(p: Parameters, design: Design) -> Fitted:
@@ -57,9 +70,10 @@ def learn(p: Parameters, design: Design) -> Fitted:
     target_number = None if target == "mean" else names.index(target)
     features = np.stack([image_features(image, scale) for image in kept])
     sham_groups = [groups[i] for i in members]
+    network = model.network
     spec = None
-    if model.network is not None:
-        spec = GeneratorSpec(model.network.name, training_options(p, model.network), len(kept[0]), len(names))
+    if network is not None:
+        spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -73,31 +87,30 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(Part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
         scale=scale,
         correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
         familiarity=Familiarity.of(features, number),
         statistics=statistics,
     )
-    if model.network is not None:
+    if network is not None:
         assert target_number is not None
-        fitted = _with_network(p, model.network, fitted, kept, number, target_number, notes)
+        fitted = _with_network(p, network, fitted, kept, number, target_number, notes)
     return replace(fitted, notes=list(notes))
 
 
 def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
     """Return the images to learn from, and their batches and groups."""
-    groups = [str(i) for i in range(len(design))] if design.group is None else design.group
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
-    kept = rules.part(design.images, chosen)
-    batches, groups = [design.batch[i] for i in chosen], [groups[i] for i in chosen]
+    kept = rules.in_memory(rules.part(design.images, chosen))
+    batches, groups = [design.batch[i] for i in chosen], [design.groups[i] for i in chosen]
     usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.note_single_groups(batches, groups, notes)
-    return Part(kept, usable), batches, groups
+    return rules.part(kept, usable), batches, groups
 
 
 def _check_target(target: str, batches: list[str]) -> None:
@@ -122,8 +135,7 @@ def _with_network(
         f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
         "Judge it by evaluate(), and keep the originals."
     )
-    mover = fitted.mover(p.device)
-    inputs = [mover.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
+    inputs = [fitted.network_input(image, int(b)) for image, b in zip(images, number, strict=True)]
     generator = train_generator(
         network.name,
         inputs,
@@ -135,27 +147,37 @@ def _with_network(
         seed=p.random_state,
         device=p.device,
     )
-    mover = replace(mover, generator=generator)
+    fitted = replace(fitted, generator=generator)
     moved = [(inputs[i], int(b)) for i, b in enumerate(number) if b != target][:PROBED]
-    changes = [float(np.abs(mover.run_network(x, b) - x).mean()) / 2 for x, b in moved]  # the range is 2 wide
+    changes = [
+        float(np.abs(fitted.run_network(x, b, p.device) - x).mean()) / 2 for x, b in moved
+    ]  # the range is 2 wide
     if max(changes) < IDLE:
         notes(
             f"The network of {p.model} changes the images by less than {IDLE:.2%} of the range. It was trained for too "
             "short a time; give more steps in training=, and a GPU if there is one."
         )
-    return replace(fitted, generator=generator)
+    return fitted
 
 
 def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fitted:
-    """Return the state with one more batch, learned from its images; everything else stays as it is."""
+    """Return the state with one more batch, learned from its images; everything else stays as it is.
+
+    Raises:
+        ConfigError: if the model has a network.
+        InputError: if the batch is there already, or has too few images, or they do not fit.
+    """
+    if fitted.generator is not None:
+        raise ConfigError(f"{fitted.model} only knows the batches it was trained on; fit again with the new one.")
+    if name in fitted.batches:
+        raise InputError(f"There is a batch '{name}' already; give the new one a different name.")
+    fitted.check(design.images, [], p.unseen)
     images, notes = design.images, Notes(fitted.notes)
-    groups = [f"{name} {i}" for i in range(len(images))] if design.group is None else design.group
     called = [images.called(i) for i in range(len(images))]
     usable = rules.inspect(images, [name] * len(images), called, p.min_images, notes)
-    kept, groups = [images[i] for i in usable], [groups[i] for i in usable]
-    mover = fitted.mover(p.device)
+    kept, groups = [images[i] for i in usable], [design.groups[i] for i in usable]
     for image in kept:
-        mover.place(image, None)
+        fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])
     return replace(
         fitted,

@@ -8,19 +8,50 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from annotated_types import Len
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes, save as to_bytes
 
-from img2img.data.images import atomic
+from img2img.data.images import Array, atomic
 from img2img.errors import Img2ImgError, ModelFileError
+from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.field import TERMS
 from img2img.lab.fitted import Fitted, Learned, Names
+from img2img.lab.judgement.baselines import LEVELS, Statistics
+from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.networks.applying import build_generator
 from img2img.lab.options import Parameters
 from img2img.runtime.device import environment
 from img2img.runtime.records import from_json, read_text
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+
+# The shape of each array: B batches, C channels, K levels, F features, S batches of the baselines; any other letter is
+# one number too. "points" and the like vary freely.
+SHAPES: dict[str, tuple[str | int, ...]] = {
+    "scale_": ("C", 2),
+    "correction_.signs": ("C",),
+    "correction_.levels": ("B", "C", "K"),
+    "correction_.curves": ("B", "C", 2, "points"),
+    "correction_.fields": ("B", "C", 2, TERMS),
+    "correction_.camera": (2,),
+    "correction_.target_level": ("C", "K"),
+    "correction_.target_covariance": ("C", "K", "K"),
+    "correction_.target_field": ("C", 2, TERMS),
+    "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
+    "familiarity_.centres": ("B", "F"),
+    "familiarity_.precision": ("F", "F"),
+    "familiarity_.spread": ("F",),
+    "familiarity_.limit": (),
+    "statistics_.example": ("C", "height", "width"),
+    "statistics_.mean": ("S", "C"),
+    "statistics_.sd": ("S", "C"),
+    "statistics_.quantiles": ("S", "C", len(LEVELS)),
+    "statistics_.colour": ("S", 2, 3),
+}
+OPTIONAL = {"statistics_.colour"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +71,10 @@ class _Format:
 
 @dataclass(frozen=True)
 class _Config:
-    """The content of config.json. In the file the names in `fitted` end with an underscore."""
+    """The content of config.json. In the file the names in `fitted` end with an underscore.
+
+    `statistics` names the batches of the baselines, the reference first.
+    """
 
     parameters: Parameters
     fitted: Learned
@@ -50,13 +84,12 @@ class _Config:
 
 def save(parameters: Parameters, fitted: Fitted, folder: Path) -> None:
     """Write both files; each appears whole or not at all."""
-    arrays, statistics = fitted.to_arrays()
-    content = to_bytes({name: np.array(x, order="C") for name, x in arrays.items()})
+    content = to_bytes({name: np.array(x, order="C") for name, x in _arrays_of(fitted).items()})
     config = {
         "format": FORMAT,
         "parameters": dict(sorted(asdict(parameters).items())),
         "fitted": {f"{name}_": value for name, value in fitted.learned().items()},
-        "statistics": statistics,
+        "statistics": [fitted.statistics.reference, *fitted.statistics.names],
         "environment": environment(),
         "checksum": hashlib.sha256(content).hexdigest(),
     }
@@ -84,7 +117,7 @@ def load(folder: Path) -> tuple[Parameters, Fitted]:
             content = (folder / WEIGHTS).read_bytes()
             if hashlib.sha256(content).hexdigest() != config.checksum:
                 raise ValueError("these are not the weights that the config was written with")
-            return config.parameters, Fitted.from_arrays(config.fitted, from_bytes(content), config.statistics)
+            return config.parameters, _fitted(config.fitted, from_bytes(content), config.statistics)
     except PermissionError as error:
         raise ModelFileError(f"{folder} cannot be read: {error.strerror}.") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, Img2ImgError) as error:
@@ -107,3 +140,53 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def _arrays_of(fitted: Fitted) -> dict[str, Array]:
+    """Return all arrays by their names in `SHAPES`, and the weights of the generator."""
+    arrays = {"scale_": fitted.scale}
+    for name in ("correction", "familiarity", "statistics"):
+        state = getattr(fitted, name)
+        values = {f.name: getattr(state, f.name) for f in fields(state)}
+        arrays |= {f"{name}_.{key}": x for key, x in values.items() if isinstance(x, np.ndarray)}
+    if fitted.generator is not None:
+        arrays |= {f"generator_.{key}": x.cpu().numpy() for key, x in fitted.generator.state_dict().items()}
+    return arrays
+
+
+def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) -> Fitted:
+    """Return the inverse of `Fitted.learned` and `_arrays_of`.
+
+    Raises:
+        KeyError, ValueError, RuntimeError: if an array is missing, or does not fit.
+    """
+    _check_shapes(arrays, {"B": len(learned.batches), "C": learned.n_channels, "S": len(statistics) - 1})
+    parts: dict[str, dict[str, Any]] = {}
+    for name, x in arrays.items():
+        part, _, key = name.partition("_.")
+        parts.setdefault(part, {})[key] = x
+    generator = None
+    if learned.network is not None:
+        generator = build_generator(**asdict(learned.network))
+        generator.load_state_dict({key: torch.from_numpy(x) for key, x in parts.get("generator", {}).items()})
+    return Fitted(
+        **{f.name: getattr(learned, f.name) for f in fields(Learned)},
+        scale=arrays["scale_"],
+        correction=Correction(**parts["correction"]),
+        familiarity=Familiarity(**parts["familiarity"]),
+        statistics=Statistics(names=tuple(statistics[1:]), reference=statistics[0], **parts["statistics"]),
+        generator=generator,
+    )
+
+
+def _check_shapes(arrays: Mapping[str, Array], sizes: dict[str, int]) -> None:
+    """Raise ValueError unless every array is present, finite, and of its shape in `SHAPES`."""
+    for name, shape in SHAPES.items():
+        if name in OPTIONAL and name not in arrays:
+            continue
+        array = arrays[name]
+        if array.ndim != len(shape) or not np.isfinite(array).all():
+            raise ValueError(f"{name} is no array of {len(shape)} axes")
+        for letter, n in zip(shape, array.shape, strict=True):
+            if n != (letter if isinstance(letter, int) else sizes.setdefault(letter, n)):
+                raise ValueError(f"{name} has the shape {array.shape}")

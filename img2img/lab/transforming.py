@@ -18,8 +18,8 @@ from img2img.lab.options import Parameters
 
 def equalized(p: Parameters, fitted: Fitted, image: Array, batch: str, origin: Origin | None = None) -> Array:
     """Return the equalized image, in the type of output that was asked for."""
-    mover = fitted.mover(p.device)
-    return mover.values(image, batch, origin) if p.out_dtype == "float32" else mover(image, batch, origin)
+    method = fitted.values if p.out_dtype == "float32" else fitted.equalized
+    return method(image, batch, origin, p.device)
 
 
 def transform_arrays(
@@ -37,28 +37,19 @@ def transform_arrays(
         raise InputError(f"origin has {len(origin)} places, but there are {len(stack)} images; give one for each.")
     places = [None] * len(stack) if origin is None else [(int(y), int(x)) for y, x in origin]
 
-    def one(i: int, image: Array) -> Array:
+    def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
         checks.check_range(image, stack.called(i), fitted.dtype, fitted.highest)
         filled, holes = _filled(image, stack.called(i), nan)
-        out = equalized(p, fitted, filled, batches[i], places[i])
+        place = batches[i], places[i]
+        out = equalized(p, fitted, filled, *place)
         if holes is not None:
             out[holes] = image[holes]
-        return out
+        return out, {"batch": batches[i]} | fitted.quality(filled, *place, p.device) if return_quality else {}
 
-    dtype = np.dtype(np.float32) if p.out_dtype == "float32" else stack.dtype
     if stack.lazy and not return_quality:
-        return stack.map(one, dtype)
-
-    def with_quality(i: int) -> tuple[Array, dict[str, Any]]:
-        image = stack[i]
-        out = one(i, image)
-        if not return_quality:
-            return out, {}
-        filled, _ = _filled(image, stack.called(i), nan)
-        return out, {"batch": batches[i]} | fitted.quality(filled, batches[i], places[i], p.device)
-
+        return stack.map(lambda i, image: one(i, image)[0], np.float32 if p.out_dtype == "float32" else stack.dtype)
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
-        images, rows = zip(*pool.map(with_quality, range(len(stack))), strict=True)
+        images, rows = zip(*pool.map(lambda i: one(i, stack[i]), range(len(stack))), strict=True)
     if not return_quality:
         return stack.pack(images)
     import pandas as pd
@@ -71,7 +62,7 @@ def _filled(image: Array, what: str, nan: str) -> tuple[Array, Array | None]:
     if image.dtype.kind != "f" or np.isfinite(image).all():
         return image, None
     if nan == "error":
-        checks.check_image_finite(image, what)
+        checks.check_finite(image, what)
     holes = ~np.isfinite(image)
     filled = image.copy()
     for plane, hole in zip(filled, holes, strict=True):
@@ -93,7 +84,7 @@ def transform_files(
 
     def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
         batch = manifest.batch[i]
-        checks.check_image_finite(image, f"Row {i}", fitted.channels)
+        checks.check_finite(image, f"Row {i}", fitted.channels)
         row = Stack((image[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
         return equalized(p, fitted, image, batch), fitted.quality(image, batch, None, p.device)

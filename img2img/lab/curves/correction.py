@@ -1,47 +1,23 @@
-"""`tone` and `tone+field`: the measurements of each batch, and the curves and fields that follow from them."""
+"""`tone` and `tone+field`: the curves and fields that follow from the measurements of each batch."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
 from img2img.data.picture import Array, as_type
-from img2img.lab.checks import threads
 from img2img.lab.curves import tone
-from img2img.lab.curves.effects import batch_levels, certain, freedom, widening
-from img2img.lab.curves.field import ORDERS, TERMS, equations, fit as fit_field, surface
+from img2img.lab.curves.effects import certain
+from img2img.lab.curves.field import ORDERS, TERMS, surface
+from img2img.lab.curves.measuring import Measured, Sample
 from img2img.lab.curves.tone import Curve
+from img2img.lab.lazy import LazyImages
 
 SIGN_IMAGES = 64  # images that vote on whether the foreground is bright
-FEWEST = 2  # images with foreground that a batch needs before its contrast is compared
 CACHED = 65536  # pixels mapped at once
 WINDOWS = 8  # evaluated fields that are kept
 Origin = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The measurements of B batches with C channels, and their uncertainty.
-
-    Attributes:
-        levels: (B, C, 1 + K), background and log contrasts, as `tone.measure` returns them.
-        covariances: of the levels, (C, 1 + K, B, B) between batches.
-        correlations: (C, 1 + K, 1 + K) between the columns of one batch.
-    """
-
-    levels: Array
-    covariances: Array
-    correlations: Array
-
-    def along(self, weights: Array) -> tuple[Array, Array]:
-        """Return the weighted sum of the batches (C, 1 + K), and its covariance (C, 1 + K, 1 + K)."""
-        deviation = np.sqrt(np.maximum(np.einsum("a,ckab,b->ck", weights, self.covariances, weights), 0))
-        return (
-            np.einsum("b,bck->ck", weights, self.levels),
-            deviation[:, :, None] * deviation[:, None] * self.correlations,
-        )
 
 
 @dataclass(frozen=True)
@@ -69,8 +45,8 @@ class Correction:
     target_covariance: Array
     target_field: Array
     target_field_covariance: Array
-    _tables: dict[Any, Array] = field(default_factory=dict, repr=False, compare=False)
-    _windows: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[Any, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _windows: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def fit(
@@ -96,52 +72,36 @@ class Correction:
         weights = np.full(count, 1 / count) if target is None else np.eye(count)[target]
         voters = np.linspace(0, len(images) - 1, min(SIGN_IMAGES, len(images))).astype(int)
         signs = tone.signs((images[i] for i in voters), channels)
-        measured = _measure(images, batch, group, count, signs, n_jobs)
-        fields = np.zeros((count, channels, 2, TERMS))
+        sample = Sample(images, batch, group, count, signs, n_jobs)
+        measured = sample.measured()
+        curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))
         target_field = np.zeros((channels, 2, TERMS)), np.zeros((channels, 2, TERMS, TERMS))
-        camera = np.zeros(2, int)
-        if with_field:
-            camera = np.array(images[0].shape[1:])
-            own, sure = _fields(images, batch, group, count, signs, n_jobs)
-            target_field = np.einsum("b,bcjt->cjt", weights, own), np.einsum("b,bcjst->cjst", weights**2, sure)
-            for b in range(count):
-                gain = np.exp((measured.levels[b] - weights @ measured.levels.swapaxes(0, 1))[:, 1:].mean(1))
-                fields[b] = _relative(own[b], sure[b], *target_field, gain)
-            if target is not None:
-                fields[target] = 0
         start = cls(
-            signs, measured.levels, np.zeros((count, channels, 2, 0)), fields, camera, *measured.along(weights),
-            *target_field,
+            signs, measured.levels, curves, fields, np.zeros(2, int), *measured.along(weights), *target_field
         )  # fmt: skip
         if with_field:
-            even = _Mapped(images, lambda i, image: start.evened(image, int(batch[i])))
-            measured = _measure(even, batch, group, count, signs, n_jobs)
+            own, sure = sample.fields()
+            start = replace(
+                start,
+                camera=np.array(images[0].shape[1:]),
+                target_field=np.einsum("b,bcjt->cjt", weights, own),
+                target_field_covariance=np.einsum("b,bcjst->cjst", weights**2, sure),
+            )
+            target_level = weights @ measured.levels.swapaxes(0, 1)
+            start, measured = start._with_fields(sample, measured, own, sure, target_level)
         curves = np.stack(
             [_curves(measured.levels[b], *measured.along(weights - np.eye(count)[b]), signs) for b in range(count)]
         )
         level, covariance = measured.along(weights)
-        return replace(
-            start,
-            levels=measured.levels,
-            curves=curves,
-            target_level=level,
-            target_covariance=covariance,
-            _tables={},
-            _windows={},
-        )
+        return replace(start, levels=measured.levels, curves=curves, target_level=level, target_covariance=covariance)
 
     def with_batch(self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1) -> Self:
         """Return the corrections with those of one more batch, measured on `images`."""
-        batch = np.zeros(len(images), int)
-        measured = _measure(images, batch, group, 1, self.signs, n_jobs)
-        fields = np.zeros((1, *self.fields.shape[1:]))
+        sample = Sample(images, np.zeros(len(images), int), group, 1, self.signs, n_jobs)
+        measured, fields = sample.measured(), np.zeros((1, *self.fields.shape[1:]))
         if self.camera.any():
-            own, sure = _fields(images, batch, group, 1, self.signs, n_jobs)
-            gain = np.exp((measured.levels[0] - self.target_level)[:, 1:].mean(1))
-            fields[0] = _relative(own[0], sure[0], self.target_field, self.target_field_covariance, gain)
-            start = replace(self, levels=measured.levels, fields=fields, _tables={}, _windows={})
-            even = _Mapped(images, lambda i, image: start.evened(image, 0))
-            measured = _measure(even, batch, group, 1, self.signs, n_jobs)
+            start, measured = self._with_fields(sample, measured, *sample.fields(), self.target_level)
+            fields = start.fields
         level, covariance = measured.along(np.ones(1))
         curves = _curves(level, self.target_level - level, self.target_covariance + covariance, self.signs)
         return replace(
@@ -149,9 +109,23 @@ class Correction:
             levels=np.concatenate([self.levels, measured.levels]),
             curves=np.concatenate([self.curves, curves[None]]),
             fields=np.concatenate([self.fields, fields]),
-            _tables={},
-            _windows={},
         )
+
+    def _with_fields(
+        self, sample: Sample, measured: Measured, own: Array, sure: Array, target_level: Array
+    ) -> tuple[Self, Measured]:
+        """Return the fields of the batches of `sample`, and its measurements under the target's illumination.
+
+        `own` is light and background of each batch, `sure` their covariances, as `Sample.fields` returns them;
+        `target_level` is the level that batches are moved to (C, 1 + K).
+        """
+        gains = np.exp((measured.levels - target_level)[:, :, 1:].mean(2))
+        target = self.target_field, self.target_field_covariance
+        fields = [_relative(a, b, *target, gain) for a, b, gain in zip(own, sure, gains, strict=True)]
+        start = replace(self, levels=measured.levels, fields=np.stack(fields))
+        images, batch = sample.images, sample.batch
+        even = LazyImages(len(images), lambda i: start.evened(images[i], int(batch[i])))
+        return start, replace(sample, images=even).measured()
 
     def curve(self, batch: int, channel: int) -> Curve:
         """Return the curve of one batch and channel."""
@@ -228,58 +202,6 @@ def _rows(plane: Array) -> list[slice]:
     return [slice(top, top + step) for top in range(0, plane.shape[0], step)]
 
 
-class _Mapped(Sequence[Array]):
-    """A sequence of images, each computed when it is asked for."""
-
-    def __init__(self, images: Sequence[Array], function: Callable[[int, Array], Array]) -> None:
-        self.images, self.function = images, function
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.function(i, self.images[i])
-
-
-def _each(images: Sequence[Array], function: Callable[[Array], Any], n_jobs: int) -> list[Any]:
-    """Apply `function` to every image; at most one per thread is in memory."""
-    with ThreadPoolExecutor(threads(n_jobs)) as pool:
-        return list(pool.map(lambda i: function(images[i]), range(len(images))))
-
-
-def _measure(
-    images: Sequence[Array], batch: Array, group: Sequence[str], count: int, signs: Array, n_jobs: int
-) -> Measured:
-    def sketch(image: Array) -> Array:
-        return np.stack([tone.measure(plane, int(sign)) for plane, sign in zip(image, signs, strict=True)])
-
-    y = np.stack(_each(images, sketch, n_jobs))  # (n, C, 1 + K)
-    _, channels, columns = y.shape
-    levels, covariances = np.zeros((count, channels, columns)), np.zeros((channels, columns, count, count))
-    correlations = np.tile(np.eye(columns), (channels, 1, 1))
-    names = np.asarray(group)
-    wider = widening(freedom(batch, group, count))
-    for c in range(channels):
-        levels[:, c, :1], covariances[c, :1] = batch_levels(y[:, c, :1], batch, group, count)
-        seen = ~np.isnan(y[:, c, 1])
-        enough = np.bincount(batch[seen], minlength=count) >= FEWEST
-        # A batch without visible foreground has no contrast to correct: it gets the mean of the others, in full doubt.
-        covariances[c, 1:][:, ~enough, ~enough] = 1e6
-        if not enough.any():
-            continue
-        seen &= enough[batch]
-        numbers = np.cumsum(enough) - 1
-        found, sure = batch_levels(y[seen, c, 1:], numbers[batch[seen]], names[seen].tolist(), int(enough.sum()))
-        levels[enough, c, 1:], levels[~enough, c, 1:] = found, found.mean(0)
-        for k, block in enumerate(sure, start=1):
-            covariances[c, k][np.ix_(enough, enough)] = block
-        rest = y[seen, c] - levels[batch[seen], c]
-        spread = rest.std(0)
-        if (spread > 0).all():
-            correlations[c] = np.corrcoef(rest.T)
-    return Measured(levels, covariances * wider, correlations)
-
-
 def _curves(level: Array, difference: Array, covariance: Array, signs: Array) -> Array:
     """Return the curves of one batch, (C, 2, points)."""
     each = zip(level, difference, covariance, signs, strict=True)
@@ -287,42 +209,16 @@ def _curves(level: Array, difference: Array, covariance: Array, signs: Array) ->
     return np.stack([np.stack([curve.x, curve.y]) for curve in curves])
 
 
-def _fields(
-    images: Sequence[Array], batch: Array, group: Sequence[str], count: int, signs: Array, n_jobs: int
-) -> tuple[Array, Array]:
-    """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
-
-    def sketch(image: Array) -> list[Any]:
-        return [equations(plane, int(sign)) for plane, sign in zip(image, signs, strict=True)]
-
-    systems = _each(images, sketch, n_jobs)
-    coefficients = np.zeros((count, len(signs), 2, TERMS))
-    covariances = np.zeros((count, len(signs), 2, TERMS, TERMS))
-    names = np.asarray(group)
-    for b in range(count):
-        members = np.flatnonzero(batch == b)
-        for c in range(len(signs)):
-            for j in range(2):
-                parts = [systems[i][c][j] for i in members]
-                coefficients[b, c, j], covariances[b, c, j] = fit_field(parts, names[members].tolist())
-    return coefficients, covariances
-
-
 def _relative(coefficients: Array, covariance: Array, target: Array, target_covariance: Array, gain: Array) -> Array:
     """Return a batch's field (C, 2, 5) relative to the target's, as far as it is certain.
 
-    Args:
-        coefficients: the batch's light and background (C, 2, 5).
-        covariance: their covariance (C, 2, 5, 5).
-        target: the target's coefficients.
-        target_covariance: their covariance.
-        gain: contrast of the batch over the target's (C,); the target's background is brighter in the batch by it.
+    `gain` is the contrast of the batch over the target's (C,); the target's background is brighter in the batch by it.
     """
     out = np.zeros_like(coefficients)
-    for c in range(len(coefficients)):
-        for j, times in enumerate((1.0, gain[c])):
-            difference = coefficients[c, j] - times * target[c, j]
-            doubt = covariance[c, j] + times**2 * target_covariance[c, j]
-            for order in ORDERS:
-                out[c, j, order] = certain(difference[order], doubt[order, order])
+    for c, j in np.ndindex(out.shape[:2]):
+        times = gain[c] if j else 1.0
+        difference = coefficients[c, j] - times * target[c, j]
+        doubt = covariance[c, j] + times**2 * target_covariance[c, j]
+        for order in ORDERS:
+            out[c, j, order] = certain(difference[order], doubt[order, order])
     return out

@@ -85,13 +85,10 @@ def fit(images: Sequence[Equations], group: Sequence[object]) -> tuple[Array, Ar
 
 
 def surface(coefficients: Array, shape: tuple[int, int], camera: tuple[int, int], origin: tuple[int, int]) -> Array:
-    """Return the polynomial with `coefficients` (5,) over a window of the camera, float32 (H, W).
+    """Return the sum of `basis` with weights `coefficients` (5,) over a window of the camera, float32 (H, W).
 
-    Args:
-        coefficients: the weights of `basis`.
-        shape: height and width of the window, in pixels.
-        camera: height and width of the whole image, in pixels.
-        origin: row and column of the window's first pixel in the whole image.
+    `shape` is that of the window and `camera` that of the whole image, both height and width in pixels; `origin` is
+    the row and column of the window's first pixel in the whole image.
     """
     y, x = (
         (2 * (o + np.arange(n, dtype=np.float32)) + 1) / whole - 1

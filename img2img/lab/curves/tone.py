@@ -34,9 +34,7 @@ def binned(plane: Array) -> Array:
 def foreground(plane: Array, sign: int) -> tuple[Array, Array]:
     """Return masks of foreground and background of a plane (H, W), by Otsu's threshold; pixels between are in neither.
 
-    Args:
-        plane: pixel values.
-        sign: 1 if the foreground is bright, -1 if it is dark.
+    `sign` is 1 if the foreground is bright, -1 if it is dark.
     """
     smooth = ndimage.uniform_filter(sign * plane, 3)
     smooth = smooth.clip(None, np.quantile(smooth, 0.999))
@@ -109,11 +107,8 @@ class Curve:
 def curve(level: Array, difference: Array, covariance: Array, sign: int) -> Curve:
     """Return the curve that moves a batch by `difference`, as far as that is certain.
 
-    Args:
-        level: the batch's level, as `measure` returns it, (1 + K,).
-        difference: target's level minus the batch's, (1 + K,).
-        covariance: of that difference, (1 + K, 1 + K).
-        sign: 1 for bright foreground, -1 for dark.
+    `level` is the batch's, as `measure` returns it, (1 + K,); `difference` the target's minus it, with its `covariance`
+    (1 + K, 1 + K); `sign` 1 for bright foreground, -1 for dark.
     """
     k = len(level) - 1
     mean = np.full(k, 1 / k)

@@ -6,7 +6,7 @@ treat it like any other.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -45,21 +45,13 @@ class Statistics:
 
     @classmethod
     def of(cls, images: Sequence[Array], batch: Sequence[str], *, reference: str, example: Array) -> Self:
-        """Read every image once; keep a histogram (integers) or a few samples (floats) of each."""
+        """Read every image once; keep a histogram (integers) or a few samples (floats)."""
         names = tuple(sorted(set(batch)))
         _known(reference, names)
-        colours = example.dtype == np.uint8 and len(example) == 3
-        moments: dict[str, list[Array]] = {name: [] for name in names}
-        lab: dict[str, list[Array]] = {name: [] for name in names}
-        values = {name: _Values(example.dtype, len(example)) for name in names}
-        for image, name in zip(images, batch, strict=True):
-            moments[name].append(_moments(image))
-            values[name].add(image)
-            if colours:
-                lab[name].append(_moments(_to_lab(image)))
-        mean, sd = np.stack([_pooled(moments[name]) for name in names], 1)
-        quantiles = np.stack([values[name].quantiles() for name in names])
-        colour = np.stack([_pooled(lab[name]) for name in names]) if colours else None
+        members = {name: [i for i, b in enumerate(batch) if b == name] for name in names}
+        parts = [_of_batch(images[i] for i in indices) for indices in members.values()]
+        mean, sd, quantiles = (np.stack(values) for values in list(zip(*parts, strict=True))[:3])
+        colour = np.stack([part[3] for part in parts if part[3] is not None]) if _is_rgb(example) else None
         return cls(names, reference, example, mean, sd, quantiles, colour)
 
     def index(self, name: str) -> int:
@@ -78,43 +70,33 @@ class Statistics:
             colour=None if self.colour is None else np.concatenate([self.colour, new.colour]),
         )
 
-    def to_arrays(self) -> tuple[dict[str, Array], list[str]]:
-        """Return all arrays by name, and the reference followed by the names of the batches."""
-        arrays = {"example": self.example, "mean": self.mean, "sd": self.sd, "quantiles": self.quantiles}
-        if self.colour is not None:
-            arrays["colour"] = self.colour
-        return arrays, [self.reference, *self.names]
 
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Array], names: Sequence[str]) -> Self:
-        """Return the inverse of `to_arrays`."""
-        return cls(names=tuple(names[1:]), reference=names[0], **arrays)
+def _is_rgb(image: Array) -> bool:
+    return image.dtype == np.uint8 and len(image) == 3
 
 
-class _Values:
-    """The pixels of one batch, reduced to what its quantiles need."""
-
-    def __init__(self, dtype: np.dtype[Any], channels: int) -> None:
-        whole = dtype.kind == "u" and dtype.itemsize <= 2
-        self.counts = np.zeros((channels, 2 ** (8 * dtype.itemsize)), np.int64) if whole else None
-        self.samples: list[Array] = []
-
-    def add(self, image: Array) -> None:
-        if self.counts is None:
-            flat = image.reshape(len(image), -1)
-            self.samples.append(flat[:, :: -(-flat.shape[1] // SAMPLES)])
+def _of_batch(images: Iterable[Array]) -> tuple[Array, Array, Array, Array | None]:
+    """Return mean, sd (C,), quantiles (C, 257) and, of RGB images, colour (2, 3) of the pixels of one batch."""
+    moments, lab, samples = [], [], []
+    counts: Any = 0
+    for image in images:
+        moments.append(_moments(image))
+        if _is_rgb(image):
+            lab.append(_moments(_to_lab(image)))
+        if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+            values = 2 ** (8 * image.dtype.itemsize)
+            counts = counts + np.stack([np.bincount(plane.ravel(), minlength=values) for plane in image])
         else:
-            for counts, plane in zip(self.counts, image, strict=True):
-                counts += np.bincount(plane.ravel(), minlength=len(counts))
-
-    def quantiles(self) -> Array:
-        """Return the quantiles (C, 257), interpolated between ranks."""
-        if self.counts is None:
-            return np.quantile(np.concatenate(self.samples, 1).astype(np.float64), LEVELS, axis=1).T
-        below = self.counts.cumsum(1)
-        rank = LEVELS * (below[0, -1] - 1)
+            flat = image.reshape(len(image), -1)
+            samples.append(flat[:, :: -(-flat.shape[1] // SAMPLES)])
+    if samples:
+        quantiles = np.quantile(np.concatenate(samples, 1).astype(np.float64), LEVELS, axis=1).T
+    else:
+        below = counts.cumsum(1)
+        rank = LEVELS * (below[0, -1] - 1)  # interpolated between ranks
         low, high = (np.stack([np.searchsorted(b, r(rank), "right") for b in below]) for r in (np.floor, np.ceil))
-        return np.asarray(low + (high - low) * (rank % 1))
+        quantiles = low + (high - low) * (rank % 1)
+    return *_pooled(moments), quantiles, _pooled(lab) if lab else None
 
 
 def _known(name: str, names: Sequence[str]) -> int:
@@ -254,16 +236,10 @@ def applicable(context: Statistics) -> dict[str, Baseline]:
 
 
 def zscore_features(features: Array, batch: Sequence[str], fit_features: Array, fit_batch: Sequence[str]) -> Array:
-    """Normalise features by a z-score per batch, as is done where features are enough and no images are needed.
+    """Normalise features (n, f) by a z-score per batch, as is done where features are enough and no images are needed.
 
-    Args:
-        features: (n, f), to be normalised.
-        batch: the batch of each.
-        fit_features: (m, f), whose mean and standard deviation per batch are used.
-        fit_batch: the batch of each; includes all of `batch`.
-
-    Returns:
-        (n, f); a feature that is constant in a batch is only centred there.
+    Mean and standard deviation are those of the same batch in `fit_features` (m, f); a feature that is constant there
+    is only centred.
     """
     result = np.empty_like(features, dtype=np.float64)
     known, here = np.asarray(fit_batch), np.asarray(batch)

@@ -64,17 +64,16 @@ class Case:
     problems: dict[str, None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("batch", "group", "control", "label", "masks", "truth"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.before):
+        names = ("batch", "group", "control", "label", "masks", "truth")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        for name, values in given.items():
+            if len(values) != len(self.before):
                 raise InputError(f"There are {len(self.before)} images, but {len(values)} values of `{name}`.")
+        sized = {name: given[name] for name in ("masks", "truth") if name in given}
         for i, image in enumerate(self.before):
-            for name in ("masks", "truth"):
-                values = getattr(self, name)
-                if values is not None and values[i].shape[-2:] != image.shape[1:]:
-                    raise InputError(
-                        f"Number {i} of `{name}` is {values[i].shape[-2:]}, but its image is {image.shape[1:]}."
-                    )
+            for name, values in sized.items():
+                if (size := values[i].shape[-2:]) != image.shape[1:]:
+                    raise InputError(f"Number {i} of `{name}` is {size}, but its image is {image.shape[1:]}.")
             if self.truth is not None and self.truth[i].dtype != image.dtype:
                 raise InputError(
                     f"`truth` holds {self.truth[i].dtype} values, but the images hold {image.dtype}; use one type."
@@ -139,10 +138,6 @@ def measure(case: Case, after: Sequence[Array]) -> Scores:
     Scores of the probes come with `_low`, `_high`, `_chance` and `_null`. Intensities and features inside objects are
     taken on the same pixels before and after. The others are compared with the reference batch, so scores of change
     are means over the images of the other batches.
-
-    Args:
-        case: the images before, and what is known of them.
-        after: the method's images, of the same shapes.
 
     Raises:
         InputError: if `after` differs from the input in number or shape.
@@ -220,21 +215,12 @@ def _intensity(case: Case, after: Sequence[Array]) -> Scores:
 def _distributions(case: Case, after: Sequence[Array]) -> Scores:
     """Measure Wasserstein-1 to the reference batch inside and outside objects, so that density does not count."""
     scores: Scores = {}
+    members = [np.flatnonzero((case.batch == name) & case.controls) for name in case.batches]
     for part, inside in (("background", False), ("foreground", True)):
         pixels = [_sample(in_range(a, case.scale), (o > 0) == inside) for a, o in zip(after, case.objects, strict=True)]
-        pools = [
-            np.concatenate(
-                [pixels[i] for i in np.flatnonzero((case.batch == name) & case.controls)] or [pixels[0][:, :0]], 1
-            )
-            for name in case.batches
-        ]
-        distances = [
-            wasserstein_distance(a, b)
-            for pool in pools[1:]
-            for a, b in zip(pool, pools[0], strict=True)
-            if a.size and b.size
-        ]
-        scores[f"w1_{part}"] = _mean(distances)
+        reference, *others = (np.concatenate([pixels[0][:, :0], *(pixels[i] for i in rows)], 1) for rows in members)
+        pairs = [pair for pool in others for pair in zip(pool, reference, strict=True)]
+        scores[f"w1_{part}"] = _mean([wasserstein_distance(*pair) for pair in pairs if pair[0].size and pair[1].size])
     return scores
 
 
@@ -250,11 +236,8 @@ def _fidelity(case: Case, after: Sequence[Array]) -> Scores:
         return {}
     pairs = [[in_range(image, case.scale) for image in (after[i], case.truth[i])] for i in case.moved]
     errors = [max(float(np.mean((a - b) ** 2)), 10 ** (-MOST_PSNR / 10)) for a, b in pairs]
-    similar = [
-        float(structural_similarity(a, b, data_range=1.0, channel_axis=0))  # type: ignore[no-untyped-call]
-        for a, b in pairs
-        if min(a.shape[1:]) >= 7
-    ]
+    large = [pair for pair in pairs if min(pair[0].shape[1:]) >= 7]
+    similar = [float(structural_similarity(*pair, data_range=1.0, channel_axis=0)) for pair in large]  # type: ignore[no-untyped-call]
     return {"psnr": float(np.mean(-10 * np.log10(errors))), "ssim": _mean(similar)}
 
 
@@ -283,11 +266,8 @@ def batch_left(scores: Scores, identity: Scores) -> Scores:
     """Return what is left of the linear probe's success: (accuracy - chance) over that of doing nothing."""
     left: Scores = {}
     for prefix in ("batch", "control_batch"):
-        now, was, chance = (
-            scores.get(f"{prefix}_linear"),
-            identity.get(f"{prefix}_linear"),
-            scores.get(f"{prefix}_chance"),
-        )
+        now, was = (row.get(f"{prefix}_linear") for row in (scores, identity))
+        chance = scores.get(f"{prefix}_chance")
         if now is not None and was is not None and chance is not None and was > chance:
             left[f"{prefix}_left"] = (now - chance) / (was - chance)
     return left

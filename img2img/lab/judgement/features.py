@@ -56,14 +56,8 @@ def feature_names(channels: int) -> list[str]:
 def image_features(image: Array, scale: Array) -> Array:
     """Return features of one image, finite whatever it holds, in units of the fitted range.
 
-    All pixels are used. Trends of the illumination and the coarse texture are taken from the image binned to 64×64.
-
-    Args:
-        image: (C, H, W).
-        scale: low and high value of each channel (C, 2).
-
-    Returns:
-        (n_features,), float64, named by `feature_names(C)`.
+    All pixels of the image (C, H, W) are used. Trends of the illumination and the coarse texture are taken from the
+    image binned to 64×64. The features (n,) are float64, and named by `feature_names(C)`.
     """
     planes = in_range(image, scale)
     details = [_detail(plane) for plane in planes]
@@ -75,7 +69,7 @@ def image_features(image: Array, scale: Array) -> Array:
 
 def _plane(x: Array, detail: Array) -> list[float]:
     quantiles = np.quantile(x, LEVELS)
-    grid = _binned(x)
+    grid = block_means(x, *(np.arange(GRID) * n // GRID for n in x.shape))  # of a small image some pixels fill several
     return [*quantiles, *_moments(x), *_noise(x, detail, quantiles), *_sharpness(x), *_trends(grid), *_texture(x, grid)]
 
 
@@ -115,12 +109,11 @@ def _sharpness(x: Array) -> list[float]:
     return [energies[0], *(fine - coarse for fine, coarse in pairwise(energies))]
 
 
-def _binned(x: Array) -> Array:
-    """Return means of GRID×GRID bins that cover all pixels; in a smaller image some pixels fill several bins."""
-    for axis in (0, 1):
-        starts = np.arange(GRID) * x.shape[axis] // GRID
+def block_means(x: Array, rows: Array, columns: Array) -> Array:
+    """Return the means of blocks of an image (..., H, W), which begin at these rows and columns."""
+    for axis, starts in ((-2, rows), (-1, columns)):
         counts = np.diff(starts, append=x.shape[axis]).clip(1)
-        x = np.add.reduceat(x, starts, axis) / (counts[:, None] if axis == 0 else counts)
+        x = np.add.reduceat(x, starts, axis) / (counts[:, None] if axis == -2 else counts)
     return x
 
 

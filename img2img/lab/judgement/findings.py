@@ -26,7 +26,7 @@ class Findings:
         cramers_v: association of batch and label.
         confounded: batch and label are associated, and the methods were fitted to more than controls.
         notes: remarks for the report.
-        settings: the settings of the measurement.
+        settings: of the measurement.
         histograms: for the judged method and for doing nothing, the share of pixels of each batch (C, `pictures.BINS`).
         pictures: thumbnails of a few images of each batch under all methods.
     """

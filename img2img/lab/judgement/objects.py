@@ -34,10 +34,6 @@ def segment(plane: Array, dark: bool = False) -> Array:
     The threshold ignores the extreme 0.1 % of the pixels. Objects are split by a watershed of the distance to their
     border. Only a constant image counts as empty: noise alone is cut into meaningless objects.
 
-    Args:
-        plane: (H, W).
-        dark: whether the objects are darker than their surroundings.
-
     Returns:
         Labels (H, W), int32; 0 is background.
     """
@@ -97,21 +93,16 @@ def structure(reference: Sequence[Array], before: Sequence[Array], after: Sequen
     pairs = [(r, b, a) for r, b, a in zip(reference, before, after, strict=True) if r.any()]
     if not pairs:
         return dict.fromkeys(("f1", "f1_drop", "dice", "count_error", "count_excess"), float("nan"))
-    was, now = ([compare(pair[0], pair[side]) for pair in pairs] for side in (1, 2))
-    error, error_before = (
-        sum(abs(a["objects"] - a["reference_objects"]) for a in side) / sum(a["reference_objects"] for a in side)
-        for side in (now, was)
-    )
-    f1, dice, f1_before = (
-        float(np.mean([a[n] for a in side])) for n, side in (("f1", now), ("dice", now), ("f1", was))
-    )
-    return {
-        "f1": f1,
-        "f1_drop": f1_before - f1,
-        "dice": dice,
-        "count_error": error,
-        "count_excess": error - error_before,
-    }
+
+    def scores(side: int) -> dict[str, float]:
+        found = [compare(pair[0], pair[side]) for pair in pairs]
+        wrong = sum(abs(a["objects"] - a["reference_objects"]) for a in found)
+        means = {name: float(np.mean([a[name] for a in found])) for name in ("f1", "dice")}
+        return means | {"count_error": wrong / sum(a["reference_objects"] for a in found)}
+
+    was, now = scores(1), scores(2)
+    losses = {"f1_drop": was["f1"] - now["f1"], "count_excess": now["count_error"] - was["count_error"]}
+    return now | losses
 
 
 def object_means(image: Array, labels: Array) -> Array:
@@ -134,13 +125,8 @@ def control_shift(
     intensity above background. Channels without signal in the input do not count; NaN if there is no other, or if one
     lost its signal.
 
-    Args:
-        was: `object_means` of the input, in units of the range, (n, C).
-        now: `object_means` of the output.
-        batch: the batch of each image.
-        reference: the batch that the others are compared with; it does not count itself.
-        control: the images that count.
-        truth: `object_means` of the images without batch effect.
+    `was`, `now` and `truth` are `object_means` of the input, the output and the images without batch effect, in units
+    of the range, (n, C); only images of the mask `control` count.
     """
     names = [reference, *(name for name in np.unique(batch) if name != reference)]
     before, after, true = (
@@ -256,14 +242,9 @@ def edge_agreement(before: Array, after: Array) -> float:
 def novel_structure(before: Array, after: Array, span: float = 1.0) -> float:
     """Return the root mean square, over `span`, of what no local linear fit of the input explains in the output.
 
-    In every 7×7 window the output is regressed on the input; the residual loses its own 7×7 mean. A tone curve or an
-    illumination leaves little, blurring or deblurring some, invented or erased objects much. Erasing everything leaves
-    nothing, so this score cannot stand alone.
-
-    Args:
-        before: (H, W).
-        after: (H, W).
-        span: the fitted range of the channel, in pixel values.
+    In every 7×7 window the output (H, W) is regressed on the input; the residual loses its own 7×7 mean. A tone curve
+    or an illumination leaves little, blurring or deblurring some, invented or erased objects much. Erasing everything
+    leaves nothing, so this score cannot stand alone. `span` is the fitted range of the channel, in pixel values.
     """
     x, y = (p.astype(np.float64) / span for p in (before, after))
     x, y = x - x.mean(), y - y.mean()

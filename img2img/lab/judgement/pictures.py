@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.lab.judgement.features import in_range
+from img2img.lab.judgement.features import block_means, in_range
 
 BINS, LOWEST, HIGHEST = 60, -0.1, 1.3  # of the histograms; bounds in units of the range
 SIDE, PER_BATCH = 160, 2  # pixels of a thumbnail, images of each batch
@@ -45,9 +45,6 @@ def _thumbnail(image: Array, scale: Array, channel: int) -> Array:
     colour = len(image) == 3 and image.dtype == np.uint8
     planes = image / np.float32(255) if colour else in_range(image, scale)[channel][None]
     factor = -(-max(image.shape[1:]) // SIDE)
-    starts = [np.arange(0, length, factor) for length in image.shape[1:]]
-    for axis, start in zip((1, 2), starts, strict=True):
-        counts = np.diff(start, append=planes.shape[axis])
-        planes = np.add.reduceat(planes, start, axis) / (counts[:, None] if axis == 1 else counts)
+    planes = block_means(planes, *(np.arange(0, n, factor) for n in image.shape[1:]))
     pixels = np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
     return np.asarray(pixels.transpose(1, 2, 0) if colour else pixels[0])

@@ -5,7 +5,7 @@ The probes belong to other families than any discriminator used in training: lin
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
@@ -41,7 +41,7 @@ def batch_predictability(
         features: (n, f).
         batch: the batch of each of the n images.
         group: the group of each image; images of a group are never in both training and test.
-        seed: of folds, trees, permutations and resampling.
+        seed: of everything random.
 
     Returns:
         Balanced accuracies: `linear` and `forest`, each with `_low` and `_high`; `null` and its 95 % quantile
@@ -54,9 +54,7 @@ def batch_predictability(
     fewest = _fewest_groups(truth, groups, "batch")
     rng = np.random.default_rng(seed)
     splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    folds = [
-        Fold(train, test, *_scaled(features, train, test)) for train, test in splitter.split(features, truth, groups)
-    ]
+    folds = [Fold.of(features, *rows) for rows in splitter.split(features, truth, groups)]
     linear = _predict(_linear(), truth, folds)
     forest = _predict(RandomForestClassifier(TREES, random_state=seed), truth, folds)
     null = []
@@ -91,7 +89,7 @@ def phenotype_accuracy(
         batch: the batch of each image.
         reference: the batch to train on.
         group: the group of each image.
-        seed: of folds and resampling.
+        seed: of everything random.
 
     Returns:
         Balanced accuracies on the images of the other batches: `knn`, `linear`, their mean `accuracy` with its 95 %
@@ -116,7 +114,7 @@ def phenotype_accuracy(
     for number, (train, test) in enumerate(splits):
         in_fold = np.isin(groups, groups[rows[test]]) | (~np.isin(groups, groups[rows]) & (spread == number))
         training, testing = rows[train], np.flatnonzero(tested & in_fold)
-        folds.append(Fold(training, testing, *_scaled(features, training, testing)))
+        folds.append(Fold.of(features, training, testing))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, *(len(fold.train) for fold in folds)))
     predictions = {"knn": _predict(neighbours, labels, folds), "linear": _predict(_linear(), labels, folds)}
     truth = labels[tested]
@@ -164,11 +162,11 @@ class Fold(NamedTuple):
     train_features: Array
     test_features: Array
 
-
-def _scaled(features: Array, train: Array, test: Array) -> tuple[Array, Array]:
-    mean, sd = features[train].mean(0), features[train].std(0)
-    sd = np.where(sd > 1e-9 * (1 + np.abs(mean)), sd, 1)  # a constant is left at 0
-    return (features[train] - mean) / sd, (features[test] - mean) / sd
+    @classmethod
+    def of(cls, features: Array, train: Array, test: Array) -> Self:
+        mean, sd = features[train].mean(0), features[train].std(0)
+        sd = np.where(sd > 1e-9 * (1 + np.abs(mean)), sd, 1)  # a constant is left at 0
+        return cls(train, test, (features[train] - mean) / sd, (features[test] - mean) / sd)
 
 
 def _linear() -> Any:

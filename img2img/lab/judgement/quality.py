@@ -68,12 +68,7 @@ class Familiarity:
 
 
 def change_map(before: Array, after: Array) -> Array:
-    """Return what no intensity curve explains: `after` minus the best function of `before` alone, float64 (H, W).
-
-    Args:
-        before: one channel (H, W).
-        after: the same channel after equalization.
-    """
+    """Return what no intensity curve explains: `after` minus the best function of `before` alone, float64 (H, W)."""
     edges = np.unique(np.quantile(before, np.linspace(0, 1, BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, before.ravel(), "right")
     count = np.bincount(bins)
@@ -97,7 +92,7 @@ def quality_of(
         before: the image (C, H, W).
         after: the equalized image, neither rounded nor clipped, in pixel values.
         scale: low and high value of each channel (C, 2).
-        familiarity: the features of the fitted images.
+        familiarity: of the fitted images.
         batch: the number of its batch; None if that was not fitted.
 
     Returns:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 500  # of the table of single images
-WORDS = {True: "pass", False: "fail", None: "not measured"}
+WORDS = {True: ("pass", "pass"), False: ("fail", "fail"), None: ("not measured", "faint")}  # of a gate, and their style
 
 STYLE = """
 figcaption, .faint { color: #666 } .wide { overflow-x: auto }
@@ -81,15 +81,15 @@ def _table(head: Iterable[Iterable[Any]], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _gates(findings: Findings) -> str:
-    names = list(findings.gate_texts)
-    head = "".join(f'<th title="{escape(findings.gate_texts[name])}">{escape(name)}</th>' for name in names)
+    texts = {escape(name): escape(words) for name, words in findings.gate_texts.items()}
+    head = "".join(f'<th title="{words}">{name}</th>' for name, words in texts.items())
     rows = []
     for method, values in findings.gates.items():
         kind = "judged" if method == findings.judged else ""
-        cells = "".join(_cell(WORDS[v], {True: "pass", False: "fail", None: "faint"}[v]) for v in values.values())
+        cells = "".join(_cell(*WORDS[value]) for value in values.values())
         rows.append(f'<tr class="{kind}"><th>{escape(method)}</th>{cells}</tr>')
-    texts = "".join(f"<li><b>{escape(name)}</b>: {escape(words)}</li>" for name, words in findings.gate_texts.items())
-    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><ul>{texts}</ul>'
+    meanings = "".join(f"<li><b>{name}</b>: {words}</li>" for name, words in texts.items())
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><ul>{meanings}</ul>'
 
 
 def _metrics(findings: Findings) -> str:
@@ -123,9 +123,7 @@ def _quality(frame: "pd.DataFrame") -> str:
 
 
 def draw_predictability(findings: Findings) -> bytes:
-    """Return a PNG of how well the probes predict the batch per method, beside the permutation null; empty if that was
-    not measured.
-    """
+    """Return a PNG of how well the probes predict the batch, beside the permutation null; empty if not measured."""
     from matplotlib.figure import Figure
 
     prefixes = {"batch": "all images", "control_batch": "controls only"}
@@ -163,16 +161,11 @@ def draw_histograms(findings: Findings) -> bytes:
     panels = figure.subplots(channels, len(methods), squeeze=False, sharex=True, sharey=True)
     for (c, m), axes in np.ndenumerate(panels):
         for name, share in findings.histograms[methods[m]].items():
-            is_reference = name == findings.reference
-            label = f"{name} (reference)" if is_reference else name
+            look: dict[str, Any] = {"linewidth": 1.1, "label": name}
+            if name == findings.reference:
+                look = {"linewidth": 1.8, "label": f"{name} (reference)", "color": "black"}
             filled = share[c] > 0  # images of few grey levels leave bins empty
-            axes.plot(
-                values[filled],
-                share[c][filled],
-                color="black" if is_reference else None,
-                linewidth=1.8 if is_reference else 1.1,
-                label=label,
-            )
+            axes.plot(values[filled], share[c][filled], **look)
         axes.set_yscale("log")
         axes.set_title(f"{methods[m]}, channel {c}", parse_math=False)
         if c == channels - 1:

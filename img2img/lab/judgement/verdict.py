@@ -8,40 +8,21 @@ from img2img.lab.judgement.scores import IDENTITY, SHORT, Scores, number
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
 # The methods that a model must beat, besides doing nothing.
-SIMPLE = (
-    "batch moments",
-    "batch quantiles",
-    "per-batch Reinhard",
-    "per-image z-score",
-    "per-image match_histograms",
-)
+SIMPLE = ("batch moments", "batch quantiles", "per-batch Reinhard", "per-image z-score", "per-image match_histograms")
 
 
 def _half(row: Scores, name: str) -> float:
     return ((row.get(f"{name}_high") or 0) - (row.get(f"{name}_low") or 0)) / 2
 
 
-def _predictability(row: Scores) -> float | None:
-    """Return the linear probe's accuracy, but at least chance: what lies below chance is luck."""
-    accuracy = row.get("batch_linear")
-    return accuracy if accuracy is None else max(accuracy, row.get("batch_chance") or 0)
-
-
-def _plain(name: str) -> Callable[[Scores], float | None]:
-    return lambda row: row.get(name)
-
-
-# The comparisons of the judged method: score, its value, 1 if more is better or -1, and the margin that counts.
-COMPARED: dict[str, tuple[str, Callable[[Scores], float | None], int, Callable[[Scores], float]]] = {
-    "phenotype accuracy": (
-        "phenotype_accuracy", _plain("phenotype_accuracy"), 1, lambda row: _half(row, "phenotype")
-    ),
-    "batch predictability": ("batch_linear", _predictability, -1, lambda row: _half(row, "batch_linear")),
-    "control shift": ("shift_control", _plain("shift_control"), -1, lambda row: 0.02),
-}  # fmt: skip
+# The comparisons of the judged method: score, 1 if more is better or -1, and the margin that counts.
+COMPARED: dict[str, tuple[str, int, Callable[[Scores], float]]] = {
+    "phenotype accuracy": ("phenotype_accuracy", 1, lambda row: _half(row, "phenotype")),
+    "batch predictability": ("batch_linear", -1, lambda row: _half(row, "batch_linear")),
+    "control shift": ("shift_control", -1, lambda row: 0.02),
+}
 
 Outcome = Literal["pass", "warn", "fail"]
-PASS: Outcome = "pass"
 
 
 def judgement(findings: Findings) -> tuple[Outcome, str]:
@@ -53,9 +34,8 @@ def judgement(findings: Findings) -> tuple[Outcome, str]:
     name, gates = findings.judged, findings.gates[findings.judged]
     row, nothing = findings.rows[name], findings.rows[IDENTITY]
     failed, missing = ([gate for gate, value in gates.items() if value is wanted] for wanted in (False, None))
-    warning, outcome = "", PASS
+    warning = ""
     if findings.confounded:
-        outcome = "warn"
         warning = (
             f"CONFOUNDED: batch and label are associated (Cramér's V {findings.cramers_v:.2f}) and the fit was not on "
             "controls alone, so what was removed may be biology; "
@@ -71,31 +51,25 @@ def judgement(findings: Findings) -> tuple[Outcome, str]:
     unmeasured = f" ({_list(missing)} not measured)" if missing else ""
     passes = f"“{name}” passes every gate that could be measured{unmeasured}"
     compared = []
-    if name == IDENTITY:
-        pass
-    elif sides["worse"]:
-        outcome = "warn"
+    is_better = name == IDENTITY or bool(sides["better"] and not sides["worse"])
+    if not is_better and sides["worse"]:
         passes = (
             f"Use “{name}” only for what it improves: compared with doing nothing it is better in "
             f"{_list(sides['better'])}, but worse in {_list(sides['worse'])}"
         )
-    elif sides["even"] and not sides["better"]:
-        outcome = "warn"
-        passes = (
-            f"Leave the images as they are: “{name}” is no better than doing nothing in {_list(sides['even'], 'or')}"
-        )
-        passes += _no_effect(nothing)
-    elif not sides["better"]:
-        outcome = "warn"
+    elif not is_better and sides["even"]:
+        no_better = f"“{name}” is no better than doing nothing in {_list(sides['even'], 'or')}"
+        passes = f"Leave the images as they are: {no_better}{_no_effect(nothing)}"
+    elif not is_better:
         compared.append("whether it is better than doing nothing could not be measured")
     others = [m for m in SIMPLE if m in findings.rows and m != name and _is_choice(findings, m)]
     comparisons = [_comparison(row, findings.rows[other], other) for other in others]
-    if any("prefer" in words for words in comparisons):
-        outcome = "warn"
+    is_preferred = is_better and not any("prefer" in words for words in comparisons)
     compared += comparisons or ["no simpler method passes, so there is none to compare it with"]
     touched = row.get("reference_change") or 0
     if touched:
         compared.append(f"it also changes the reference batch, by {touched:.2%} of the range")
+    outcome: Outcome = "pass" if is_preferred and not warning else "warn"
     return outcome, f"{warning}{passes}; {'; '.join(compared)}."
 
 
@@ -116,9 +90,11 @@ def _no_effect(nothing: Scores) -> str:
 def _sides(row: Scores, other: Scores) -> dict[str, list[str]]:
     """Return the comparisons that a method wins, loses and draws, with the numbers."""
     sides: dict[str, list[str]] = {"better": [], "worse": [], "even": []}
-    for title, (metric, value, sign, margin) in COMPARED.items():
-        mine, theirs = value(row), value(other)
+    for title, (metric, sign, margin) in COMPARED.items():
+        mine, theirs = row.get(metric), other.get(metric)
         if mine is not None and theirs is not None:
+            if metric == "batch_linear":  # what lies below chance is luck
+                mine, theirs = (max(s, r.get("batch_chance") or 0) for s, r in ((mine, row), (theirs, other)))
             gain, least = sign * (mine - theirs), max(margin(row), margin(other))
             side = "better" if gain > least else "worse" if gain < -least else "even"
             sides[side].append(f"{title} ({row[metric]:.2f} vs. {other[metric]:.2f})")

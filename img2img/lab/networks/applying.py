@@ -1,15 +1,10 @@
-"""A trained network on whole images: bound to a source and a target batch, padded, and run in tiles.
-
-Images here are float32 (C, H, W), scaled so that the range the equalizer was fitted to fills [-1, 1]; nothing is
-clipped.
-"""
+"""A trained network on whole images: bound to a source and a target batch, padded, and run in tiles."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.data.images import Array
@@ -19,13 +14,11 @@ from img2img.model.tiling import Memory, Span, in_tiles
 from img2img.runtime.device import pick_device
 
 
-def build_generator(
-    model: str, options: Mapping[str, Any] | None, channels: int, batches: int, target: int = 0
-) -> nn.Module:
+def build_generator(model: str, options: Mapping[str, Any] | None, channels: int, batches: int) -> nn.Module:
     """Return the generator that `train_generator` returns for the same options, before its weights are loaded."""
     network = models.network(model)
     names = [str(batch) for batch in range(batches)]
-    config = network.config(network.with_defaults(options), names[target])
+    config = network.config(network.with_defaults(options), names[0])
     use, *_ = network.method.build(config, network.facts(channels, names)).values()
     return use.network.eval()
 
@@ -47,35 +40,25 @@ def bind(model: str, generator: nn.Module, source: int, target: int) -> nn.Modul
 
 
 @torch.no_grad()
-def apply(network: nn.Module, image: Array | Tensor, tile: int = 1024, device: str | torch.device = "cpu") -> Any:
-    """Run a bound network on an image (C, H, W) of any size, in tiles if it is larger than `tile` pixels.
+def apply(network: nn.Module, image: Array, tile: int = 1024, device: str = "cpu") -> Array:
+    """Run a bound network on a float32 image (C, H, W) of any size, in tiles if it is larger than `tile` pixels.
 
-    Tiles agree with the whole image up to rounding. Borders are mirrored up to the network's `multiple`.
-
-    Returns:
-        An array for an array, a tensor on the CPU for a tensor; float32 (C, H, W).
+    The range that the equalizer was fitted to fills [-1, 1]; nothing is clipped. Tiles agree with the whole image up to
+    rounding. Borders are mirrored up to the network's `multiple`.
     """
-    as_tensor = isinstance(image, Tensor)
-    x: Tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image, np.float32))
-    place = pick_device(device) if isinstance(device, str) else device
-    unchanged = isinstance(network, nn.Identity)
-    out = x.float().clone() if unchanged else _run(network.to(place), x.float(), tile, place).cpu().contiguous()
-    return out if as_tensor else out.numpy()
-
-
-def _run(network: nn.Module, image: Tensor, tile: int, device: torch.device) -> Tensor:
-    _, height, width = image.shape
+    if isinstance(network, nn.Identity):
+        return image.copy()
+    place = pick_device(device)
+    network.to(place)
+    height, width = image.shape[1:]
     multiple: Any = network.multiple
-    bottom, right = -height % multiple, -width % multiple
-    if bottom or right:
-        mode = "reflect" if bottom < height and right < width else "replicate"
-        image = F.pad(image[None], (0, right, 0, bottom), mode=mode)[0]
-    if max(image.shape[1:]) <= tile:
-        out: Tensor = network(image[None].to(device))[0]
-    else:
+    padded = np.pad(image, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
+    x = torch.from_numpy(padded)[None]
 
-        def read(rows: Span, columns: Span) -> Tensor:
-            return image[None, :, slice(*rows), slice(*columns)].to(device)
+    def read(rows: Span, columns: Span) -> Tensor:
+        return x[:, :, slice(*rows), slice(*columns)].to(place)
 
-        out = in_tiles(network, (1, *image.shape), read, Memory(tile, int(2e9), device))[0]
-    return out[:, :height, :width]
+    whole = max(x.shape[2:]) <= tile
+    out = network(x.to(place)) if whole else in_tiles(network, tuple(x.shape), read, Memory(tile, int(2e9), place))
+    moved: Array = out[0, :, :height, :width].cpu().contiguous().numpy()
+    return moved

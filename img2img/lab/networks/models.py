@@ -57,16 +57,12 @@ class Network:
 
     def with_defaults(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the defaults with `options` in their place, checked; a `batch_size` of 0 keeps the default."""
-        known = self.options()
-        checked = {
-            name: choose(f"option of {self.name}", name, known).convert(value)
-            for name, value in (options or {}).items()
-        }
-        return {
-            **COMMON,
-            **self.defaults,
-            **{name: value for name, value in checked.items() if (name, value) != ("batch_size", 0)},
-        }
+        known, chosen = self.options(), {**COMMON, **self.defaults}
+        for name, value in (options or {}).items():
+            checked = choose(f"option of {self.name}", name, known).convert(value)
+            if (name, checked) != ("batch_size", 0):
+                chosen[name] = checked
+        return chosen
 
     def config(self, options: Mapping[str, Any], target: str) -> Any:
         """Return the method's config, for moving to the batch called `target`."""

@@ -1,8 +1,4 @@
-"""The training of a network on the scaled images of all batches.
-
-Images here are float32 (C, H, W), scaled so that the range the equalizer was fitted to fills [-1, 1]; nothing is
-clipped.
-"""
+"""The training of a network on the scaled images of all batches."""
 
 import contextlib
 import tempfile
@@ -44,14 +40,13 @@ def train_generator(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    quiet: bool = True,
 ) -> nn.Module:
     """Train the generator of an adversarial model; the global random state is left as it was.
 
     Args:
-        model: "local", "stargan" or "cyclegan".
-        images: float32 (C, H, W), scaled to about [-1, 1] and, if the model starts there, mapped by their tone curves;
-            of any size that holds a patch.
+        model: one of `models.NETWORKS`.
+        images: float32 (C, H, W), scaled so that the range the equalizer was fitted to fills [-1, 1], not clipped, and
+            mapped by their tone curves if the model starts there; of any size that holds a patch.
         batch_index: the batch of each image, as an index into `names`.
         names: the batches.
         target: the batch that the others are moved to; "stargan" learns all targets at once.
@@ -60,7 +55,6 @@ def train_generator(
         options: any option of the model's config and of `TrainConfig`, and `patch`; they override the defaults.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        quiet: do not show progress on the screen.
 
     Returns:
         The generator, in evaluation mode on the CPU; for `bind`.
@@ -94,18 +88,13 @@ def train_generator(
         if runtime.is_main:
             stack.enter_context(files.held(partial(_entry, files, record)))
         scales = dict.fromkeys(method.facts.channels, Scale(-1, 1, "float32"))
-        notes = {
-            "batches": ", ".join(names),
-            "target": names[target],
-            "patches": str(record["images"]),
-            "seed": str(seed),
-        }
-        notes |= {"foreground in common": f"{patches.overlap:.0%}"}
+        notes = {"batches": ", ".join(names), "target": names[target], "patches": str(record["images"])}
+        notes |= {"seed": str(seed), "foreground in common": f"{patches.overlap:.0%}"}
         facts = RunFacts(method=model, kinds=method.all_kinds, equalizer=True, notes=notes)
         hint = f"fit again with the same data and the folder {files.path}"
         run = Run(files, card_of(model, method, scales), facts, hint, spelling="--train {name}={value}")
         try:
-            train(method, data, None, training, run, runtime, quiet)
+            train(method, data, None, training, run, runtime, quiet=True)
         except Interrupted as stop:
             if kept:
                 raise

@@ -1,8 +1,9 @@
-"""The columns of a table: files, wells, controls."""
+"""The columns of a table: files and their channels, wells, controls, and the rows that are selected."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -71,3 +72,39 @@ def control_of(frame: Any, control: Any) -> Array | None:
     if not mask.any():
         raise ConfigError(f"No row of the table is a control; {control!r} is true for none of them.")
     return mask
+
+
+def selected(frame: Any, where: str, control: Any) -> tuple[Any, Any]:
+    """Return the rows for which the comparison is true, and their part of a mask of controls."""
+    rows = select(frame, where)
+    if not rows.any():
+        raise ConfigError(f"No row of the table is selected; {where!r} is true for none of them.")
+    if control is not None and not isinstance(control, str):
+        control = check_mask(control, len(frame))[rows]
+    return frame[rows].reset_index(drop=True), control
+
+
+def names_of(columns: list[str], counts: list[int], path: Path) -> list[str]:
+    """Return the names of the channels: those of the columns, numbered if a file has several.
+
+    The channels of a single column Image are named by the OME metadata of the file, or numbered.
+    """
+    if columns == ["Image"] and counts[0] > 1:
+        return _ome_names(path, counts[0]) or [str(c) for c in range(counts[0])]
+    each = zip(columns, counts, strict=True)
+    return [column if count == 1 else f"{column}_{c}" for column, count in each for c in range(count)]
+
+
+def _ome_names(path: Path, count: int) -> list[str] | None:
+    """Return the names of the channels in a file's OME metadata, if all are there."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            text = file.ome_metadata
+        root = ElementTree.fromstring(text) if text else None
+    except (tifffile.TiffFileError, ElementTree.ParseError):
+        return None
+    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None) if root is not None else None
+    names = [str(e.get("Name") or "") for e in pixels if e.tag.endswith("}Channel")] if pixels is not None else []
+    return names if len(names) == count == len(set(names)) and all(names) else None

@@ -75,18 +75,12 @@ class Destination:
         for folder in {path.parent for row in self.targets for path in row} | {self.folder}:
             remove_stale(folder)
 
-    def write(self, i: int, image: Array, pictures: list[Picture] | None = None) -> None:
-        """Write image `i` (C, H, W) as the files it came from, with their metadata.
-
-        Args:
-            i: the row.
-            image: its result.
-            pictures: the contents of the row's files, if they have been read.
+    def write(self, i: int, image: Array, pictures: list[Picture]) -> None:
+        """Write image `i` (C, H, W) as the files it came from, whose contents are `pictures`, with their metadata.
 
         Raises:
             DataError: if the shape differs, or a format cannot hold the result.
         """
-        pictures = self.manifest.pictures(i) if pictures is None else pictures
         counts = [picture.array.shape[2] for picture in pictures]
         shape = (sum(counts), *pictures[0].array.shape[:2])
         if image.shape != shape:

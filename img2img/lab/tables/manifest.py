@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,19 @@ import pandas as pd
 from img2img.data.images import Picture, read_header, read_image
 from img2img.data.picture import Array, quote
 from img2img.errors import ConfigError, DataError, choose
-from img2img.lab.checks import check_batch, check_group, check_mask, check_type
-from img2img.lab.tables.columns import control_of, file_columns, files_of, paths_of, slashed, wells_of
-from img2img.lab.tables.expressions import missing_entries, select
+from img2img.lab.checks import check_batch, check_type
+from img2img.lab.lazy import LazyImages
+from img2img.lab.tables.columns import (
+    control_of,
+    file_columns,
+    files_of,
+    names_of,
+    paths_of,
+    selected,
+    slashed,
+    wells_of,
+)
+from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import BATCHES, METADATA, first_of, read_table, table_of_folder, tidy
 
 
@@ -102,7 +111,7 @@ class Manifest:
         columns = file_columns(frame, channels)
         originals = [paths_of(frame, column, root) for column in file_columns(frame, None)]
         if where is not None:
-            frame, control = _selected(frame, where, control)
+            frame, control = selected(frame, where, control)
         files = files_of(frame, columns, root)
         known = {name: name for name in frame.columns}
         batch = choose("column", batch, known) if batch else next((name for name in BATCHES if name in known), None)
@@ -121,7 +130,7 @@ class Manifest:
             originals=[path for column in originals for path in column],
             batch=batches,
             control=control_of(frame, control),
-            group=check_group(frame[group].tolist(), len(frame)) if group else wells_of(frame, batches, files),
+            group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
             kept=[name for name in known if name.startswith(METADATA) or name in used],
             table=path,
@@ -165,18 +174,8 @@ class Manifest:
 
     @cached_property
     def channels(self) -> list[str]:
-        """The names of the channels: those of the columns, numbered if a file has several.
-
-        The channels of a single column Image are named by its OME metadata, or numbered.
-        """
-        counts = self._first.channels
-        if self.columns == ["Image"] and counts[0] > 1:
-            return _ome_names(self._first.files[0], counts[0]) or [str(c) for c in range(counts[0])]
-        return [
-            column if count == 1 else f"{column}_{c}"
-            for column, count in zip(self.columns, counts, strict=True)
-            for c in range(count)
-        ]
+        """The names of the channels; see `columns.names_of`."""
+        return names_of(self.columns, self._first.channels, self._first.files[0])
 
     def pictures(self, i: int) -> list[Picture]:
         """Read the files of row `i`.
@@ -227,7 +226,8 @@ class Manifest:
             raise DataError(
                 f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=."
             )
-        return _Masks(self, [self.root / slashed(name) for name in names])
+        paths = [self.root / slashed(name) for name in names]
+        return LazyImages(len(paths), lambda i: _read_mask(paths[i], self.files[i][0]))
 
 
 @dataclass(frozen=True)
@@ -239,17 +239,14 @@ class _Contents:
     dtype: str
 
 
-class _Images(Sequence[Array]):
+class _Images(LazyImages):
     """The images of a manifest; errors name their files."""
 
+    what = "The table"
+
     def __init__(self, manifest: Manifest) -> None:
-        self.manifest, self.what = manifest, "The table"
-
-    def __len__(self) -> int:
-        return len(self.manifest)
-
-    def __getitem__(self, i: Any) -> Any:
-        return [self[k] for k in range(*i.indices(len(self)))] if isinstance(i, slice) else self.manifest.read(i)
+        super().__init__(len(manifest), manifest.read)
+        self.manifest = manifest
 
     @property
     def names(self) -> list[str]:
@@ -274,53 +271,17 @@ def joined(pictures: list[Picture]) -> Array:
     return np.ascontiguousarray(stacked.transpose(2, 0, 1))
 
 
-class _Masks(Sequence[Array]):
-    """The label images of a manifest, each read when it is asked for."""
-
-    def __init__(self, manifest: Manifest, files: list[Path]) -> None:
-        self.manifest, self.files = manifest, files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        path, image = self.files[i], self.manifest.files[i][0]
-        array = read_image(path, pages="channels").array
-        height, width, channels = array.shape
-        if channels != 1 or array.dtype.kind not in "ui":
-            fault = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
-            raise DataError(f"{quote(path)} {fault}; a label image has one channel of integers, 0 for background.")
-        header = read_header(image, pages="channels")
-        if (height, width) != (header.height, header.width):
-            raise DataError(
-                f"{quote(path)} is {width}x{height}, but its image {quote(image)} is {header.width}x{header.height}; "
-                "give labels of the image's size."
-            )
-        return array[..., 0]
-
-
-def _selected(frame: Any, where: str, control: Any) -> tuple[Any, Any]:
-    """Return the rows for which the comparison is true, and their part of a mask of controls."""
-    rows = select(frame, where)
-    if not rows.any():
-        raise ConfigError(f"No row of the table is selected; {where!r} is true for none of them.")
-    if control is not None and not isinstance(control, str):
-        control = check_mask(control, len(frame))[rows]
-    return frame[rows].reset_index(drop=True), control
-
-
-def _ome_names(path: Path, count: int) -> list[str] | None:
-    """Return the names of the channels in a file's OME metadata, if all are there."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as file:
-            text = file.ome_metadata
-        root = ElementTree.fromstring(text) if text else None
-    except (tifffile.TiffFileError, ElementTree.ParseError):
-        return None
-    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None) if root is not None else None
-    names = [str(e.get("Name") or "") for e in pixels if e.tag.endswith("}Channel")] if pixels is not None else []
-    return names if len(names) == count == len(set(names)) and all(names) else None
+def _read_mask(path: Path, image: Path) -> Array:
+    """Read the labels (H, W) of an image."""
+    array = read_image(path, pages="channels").array
+    height, width, channels = array.shape
+    if channels != 1 or array.dtype.kind not in "ui":
+        fault = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
+        raise DataError(f"{quote(path)} {fault}; a label image has one channel of integers, 0 for background.")
+    header = read_header(image, pages="channels")
+    if (height, width) != (header.height, header.width):
+        raise DataError(
+            f"{quote(path)} is {width}x{height}, but its image {quote(image)} is {header.width}x{header.height}; "
+            "give labels of the image's size."
+        )
+    return array[..., 0]

@@ -2,9 +2,8 @@
 
 import errno
 import time
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,8 @@ def transform(
 
     Args:
         manifest: the table.
-        function: called with the number of a row and its image (C, H, W); returns the result, of the same shape, and
-            the notes on it. With `n_jobs` above 1 it is called from several threads.
+        function: called with the number of a row and its image (C, H, W), from each of the `n_jobs` threads; returns
+            the result, of the same shape, and the notes on it.
         out_dir: the folder of results.
         overwrite: replace existing results; if that fails, the earlier result is kept.
         progress: called with the number of rows done and the total.
@@ -74,17 +73,17 @@ def transform(
             pictures = manifest.pictures(i)
             image, note = function(i, joined(pictures))
             destination.write(i, image, pictures)
+            record.notes[i] = note | {"status": "done", "error": ""}
+            return
         except (ConfigError, DataError, TrainingError) as error:
-            record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], str(error))}
+            reason = str(error)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise TrainingError(
                     f"The disk of {quote(out_dir)} is full; free some space and run the same command again."
                 ) from error
             reason = f"its result cannot be written: {error.strerror or error}."
-            record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
-        else:
-            record.notes[i] = note | {"status": "done", "error": ""}
+        record.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
 
     try:
         with closing(_each(one, len(manifest), workers)) as steps:
@@ -99,22 +98,10 @@ def transform(
 
 def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[int, None, None]:
     """Work on 0 to count - 1; yield the number that are done."""
-    if threads == 1:
-        for i in range(count):
-            work(i)
-            yield i + 1
-        return
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[None]] = deque()
     try:
-        for i in range(count):
-            waiting.append(pool.submit(work, i))
-            if len(waiting) > 2 * threads:
-                waiting.popleft().result()
-                yield i + 1 - len(waiting)
-        while waiting:
-            waiting.popleft().result()
-            yield count - len(waiting)
+        steps = pool.map(work, range(count)) if threads > 1 else map(work, range(count))
+        yield from (done for done, _ in enumerate(steps, 1))
     finally:
         pool.shutdown(cancel_futures=True)
 
