@@ -17,8 +17,8 @@ import torch
 from img2img.core.method import Image, Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
-from img2img.data.images import Array
-from img2img.data.opening import Opened, arrays_for, open_samples
+from img2img.data.picture import Array
+from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose, install_hint
 from img2img.evaluation.evaluate import PICTURE, RESULT, keep

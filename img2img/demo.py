@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from img2img.data.images import Array, Picture, is_run, read_image, write_image
+from img2img.data.folders import is_run
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError
 
 SIZE = 64

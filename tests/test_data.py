@@ -12,10 +12,10 @@ from PIL import Image
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.finding import find_domains
-from img2img.data.images import Picture, write_image
-from img2img.data.opening import open_samples
+from img2img.data.images import write_image
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, UnpairedConfig, data_options
-from img2img.data.picture import DTYPES
+from img2img.data.picture import DTYPES, Picture
+from img2img.data.samples import open_samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError
 

@@ -12,11 +12,10 @@ from PIL import Image
 
 import img2img
 from img2img.core.needs import Needs
+from img2img.data.domain import Domain
 from img2img.data.finding import find_domains
-from img2img.data.folders import Domain
-from img2img.data.opening import open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
-from img2img.data.samples import Samples
+from img2img.data.samples import Samples, open_samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError, Img2ImgError
 

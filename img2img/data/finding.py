@@ -10,25 +10,14 @@ import numpy as np
 
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS
-from img2img.data.folders import (
-    HELD_OUT,
-    Domain,
-    Domains,
-    Scanned,
-    alike,
-    find,
-    from_arrays,
-    pair_up,
-    passed_beside,
-    refuse_small,
-    scan,
-)
+from img2img.data.domain import Domain, alike, from_arrays, passed_beside, refuse_small
+from img2img.data.folders import Found, find_images, scan
 from img2img.data.idx import is_idx, read_idx
-from img2img.data.images import Array, find_images
 from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted
+from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
+from img2img.data.picture import Array, Header
+from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted, quote
 
 Notes = tuple[str, ...]
 WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
@@ -104,7 +93,7 @@ def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
-        train, heldout = find(places, paired)
+        train, heldout = find_pair(places, paired)
     if config.direction == "b2a":
         if not paired:
             raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
@@ -213,7 +202,7 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
     return [root / "train", held], ()
 
 
-def _scan(folder: Path) -> Scanned:
+def _scan(folder: Path) -> Found[Header]:
     try:
         return scan(folder)
     except DataError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError, quote as quote
+from img2img.errors import DataError, quote
 
 Array = NDArray[Any]
 
@@ -72,11 +72,6 @@ class Picture:
     array: Array
     alpha: Array | None = None
     source: Any = None
-
-
-def is_text(path: Path) -> bool:
-    """Return whether the name is valid UTF-8, as libraries not written in Python require."""
-    return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
 
 
 def known_dtype(path: Path, dtype: Any) -> str:

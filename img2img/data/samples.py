@@ -1,6 +1,9 @@
-"""Training samples and held-out samples of any number of domains, paired or not, with or without labels."""
+"""Training samples and held-out samples of any number of domains, paired or not, with or without labels; and how
+they are opened from what a method needs and the options of a run, or arrays.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain
-from img2img.data.images import Array, resize
+from img2img.data.domain import Domain
+from img2img.data.finding import Notes, find_domains
+from img2img.data.images import resize
 from img2img.data.options import DataConfig, ImagesConfig
-from img2img.data.patience import read_with_retries
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
-from img2img.data.store import Store, read_all, shared_budget
+from img2img.data.store import Store, read_all, read_with_retries, shared_budget
 
 LABEL = "label"
 
@@ -177,3 +182,58 @@ def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:
         return resize(image, n, n)
     top, left = (image.shape[0] - n) // 2, (image.shape[1] - n) // 2
     return image[top : top + n, left : left + n]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run trains on.
+
+    Attributes:
+        train: the training samples, with their domains, channels, scales and classes.
+        heldout: held-out samples, if there are any.
+        counts: the number of training images, in words.
+        held: the number of held-out images, in words.
+        notes: what the user should know.
+    """
+
+    train: Samples
+    heldout: HeldOut | None
+    counts: str
+    held: str = ""
+    notes: Notes = ()
+
+
+def open_samples(
+    needs: Needs,
+    config: Any,
+    seed: int = 0,
+    shared: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    **arrays: Any,
+) -> Opened:
+    """Find, check and read the images that `config` names, or `arrays`, as the samples that a method needs.
+
+    Args:
+        needs: domains ("a", "b"), or the one domain "image"; whether they are paired; whether images have labels.
+        config: an instance of `data_options(needs)`.
+        seed: of the order of samples and their augmentation.
+        shared: whether worker processes read from the cache.
+        say: receives lines about the progress of reading.
+        **arrays: "a" and "b"; or "data", and "labels", one per image.
+
+    Raises:
+        ConfigError: if the options do not say where the images or their labels are.
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    split = find_domains(needs, config, **arrays)
+    heldout = split.heldout or {}
+    train = Samples(
+        split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
+    )
+    held = " and ".join(str(len(domain)) for domain in heldout.values())
+    return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
+
+
+def arrays_for(needs: Needs) -> tuple[str, ...]:
+    """Return the names of the arrays that `open_samples` takes."""
+    return needs.domains if needs.domains == ("a", "b") else ("data", "labels") if needs.labels else ("data",)

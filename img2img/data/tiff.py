@@ -24,12 +24,11 @@ from img2img.data.picture import (
     as_type,
     full_scale,
     known_dtype,
-    quote,
     unpremultiply,
     upright,
 )
-from img2img.data.tiff_write import Details, write as write
-from img2img.errors import DataError
+from img2img.data.tiff_write import Details
+from img2img.errors import DataError, quote
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 PHOTOMETRICS = (MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR)

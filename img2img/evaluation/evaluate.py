@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from img2img.data.images import atomic
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import (
@@ -31,6 +30,7 @@ from img2img.options.docstrings import documented
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
 from img2img.runs.results import MODEL
+from img2img.runtime.files import atomic
 
 RESULT, PICTURE = RunFolder(Path()).evaluation.name, RunFolder(Path()).evaluation_picture.name  # for api.py
 

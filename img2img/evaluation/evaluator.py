@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.folders import Domain, passed_beside
+from img2img.data.domain import Domain, passed_beside
 from img2img.data.grid import draw_grid
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError
 from img2img.evaluation.baselines import HistogramMatching

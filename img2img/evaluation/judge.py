@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.folders import Domain, scan
-from img2img.data.images import Array, resize
+from img2img.data.domain import Domain
+from img2img.data.folders import scan
+from img2img.data.images import resize
+from img2img.data.picture import Array
 from img2img.errors import DataError
 from img2img.evaluation.classes import Classifier
 from img2img.evaluation.sides import Side

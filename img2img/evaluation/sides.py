@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from img2img.data.axes import arrays_of
+from img2img.data.domain import Domain, from_arrays
 from img2img.data.finding import find_domains
-from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
-from img2img.data.images import Array, Header, resize
+from img2img.data.folders import scan
+from img2img.data.images import resize
 from img2img.data.options import DataConfig
-from img2img.data.picture import quote
+from img2img.data.pairs import Domains, pair_up, side_by_side, two_folders
+from img2img.data.picture import Array, Header
 from img2img.data.samples import cut
-from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.errors import ConfigError, DataError, ModelFileError, quote
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
 from img2img.options.declared import split
@@ -121,10 +123,7 @@ class Sides:
             raise ConfigError(f"Name the held-out images: {WHERE}.")
         paired = paired or options.paired or named == {"ab"}
         places = {name: _folder(getattr(options, name)) for name in named}
-        if paired:
-            a, b = pairs_in(**places)
-        else:
-            a, b = Domain.of("A", scan(places["a"])), Domain.of("B", scan(places["b"]))
+        a, b = side_by_side(places["ab"]) if named == {"ab"} else two_folders(places["a"], places["b"], paired)
         return cls({"a": Side.of(a, options), "b": Side.of(b, options)}, paired, size_in_words(options))
 
     @classmethod
@@ -248,7 +247,7 @@ def open_two(options: EvaluateOptions, arrays: Mapping[str, Any] | None = None) 
 
 def _folders(real: Path, fake: Path, paired: bool) -> Domains:
     if paired:
-        return pairs_in(a=real, b=fake)
+        return two_folders(real, fake, True)
     return Domain.of("real", scan(real)), Domain.of("fake", scan(fake))
 
 

@@ -12,11 +12,11 @@ from annotated_types import Len
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes, save as to_bytes
 
-from img2img.data.images import atomic
 from img2img.errors import Img2ImgError, ModelFileError
 from img2img.lab.fitted import Fitted, Learned, Names
 from img2img.lab.options import Parameters
 from img2img.runtime.device import environment
+from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
 FORMAT = 1

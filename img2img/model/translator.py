@@ -11,7 +11,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
 from img2img.model.backends import Forward, Way, prepare

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from img2img.errors import first_line
+
 LIMITS = ("recompile_limit", "cache_size_limit")  # what PyTorch calls it, and called it until 2.6
 ACCUMULATED = tuple(f"accumulated_{name}" for name in LIMITS)
 
@@ -36,5 +38,4 @@ def compiled(
 
 def reason(error: BaseException) -> str:
     """Return why compiling failed, in one line."""
-    error = getattr(error, "inner_exception", error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(getattr(error, "inner_exception", error))

@@ -118,6 +118,11 @@ def remove_stale(folder: Path) -> None:
                 path.unlink()
 
 
+def is_text(path: Path) -> bool:
+    """Return whether the name is valid UTF-8, as libraries not written in Python require."""
+    return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
+
+
 def _is_special(path: Path) -> bool:
     """Return whether `path` exists and is a device, a pipe or a socket."""
     try:

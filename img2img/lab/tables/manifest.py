@@ -17,9 +17,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from img2img.data.images import Picture, read_header, read_image
-from img2img.data.picture import Array, quote
-from img2img.errors import ConfigError, DataError, choose
+from img2img.data.images import read_header, read_image
+from img2img.data.picture import Array, Picture
+from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.checks import check_batch, check_group, check_mask, check_type
 from img2img.lab.tables.columns import control_of, file_columns, files_of, paths_of, slashed, wells_of
 from img2img.lab.tables.expressions import missing_entries, select
