@@ -176,13 +176,11 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     img2img.api.translate(trained, data / "testA", results, direction="a2b", overwrite=True)
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
-    scores = {
-        "the unchanged input": _mean(score(animal, animal.plain) for animal in animals),
-        "the model": _mean(score(animal, out) for animal, out in zip(animals, outputs, strict=True)),
-        "the ground truth": _mean(score(animal, animal.striped) for animal in animals),
-    }
+    plain, striped = [animal.plain for animal in animals], [animal.striped for animal in animals]
+    judged = {"the unchanged input": plain, "the model": outputs, "the ground truth": striped}
+    scores = {name: float(np.mean(list(map(score, animals, images)))) for name, images in judged.items()}
     picture = folder / "before_after.png"
-    write_image(picture, Picture(_sheet(animals[:8], outputs[:8])))
+    write_image(picture, Picture(_sheet({"input": plain[:8], "img2img": outputs[:8], "truth": striped[:8]})))
     return Result(picture, trained / "report.html", scores)
 
 
@@ -206,15 +204,11 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _mean(values: object) -> float:
-    return float(np.mean(list(values)))  # type: ignore[call-overload]
-
-
-def _sheet(animals: list[Animal], outputs: list[Array], zoom: int = 2, gap: int = 4, margin: int = 76) -> Array:
-    """Draw three labelled rows: the inputs, the translations, and the true twins."""
-    rows = {"input": [a.plain for a in animals], "img2img": outputs, "truth": [a.striped for a in animals]}
-    cell = SIZE * zoom + gap
-    sheet = Image.new("RGB", (margin + len(animals) * cell + gap, len(rows) * cell + gap), "white")
+def _sheet(rows: dict[str, list[Array]]) -> Array:
+    """Draw rows of images, each with its name."""
+    zoom, gap, margin = 2, 4, 76
+    cell, columns = SIZE * zoom + gap, max(map(len, rows.values()))
+    sheet = Image.new("RGB", (margin + columns * cell + gap, len(rows) * cell + gap), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for r, (name, row) in enumerate(rows.items()):
         pen.text((margin - gap, gap + r * cell + SIZE * zoom / 2), name, fill="black", font=font, anchor="rm")

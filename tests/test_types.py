@@ -54,16 +54,37 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("equali
 DRAWS = {name: not takes_images(method) for name, method in METHODS.items()}
 
 
-def calls():
-    """Name of a dict of keywords -> the call's own keywords, and dataclasses of options."""
+def keywords_of(groups, own=()):
+    """The keywords that the fields of dataclasses, and a call's `own` parameters, are: name -> type."""
+    types = {p.name: {in_code(p.annotation): None} for p in own}
+    for group in groups:
+        hints = get_type_hints(group)
+        for field in fields(group):
+            kind = WIDER.get(field.name) or in_code(hints[field.name])
+            types.setdefault(field.name, {})[kind] = None
+    return {name: " | ".join(kinds) for name, kinds in types.items()}
+
+
+def classes():
+    """Name of a dict of keywords -> its bases, and the keywords that it adds to them."""
     own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    users = img2img.train.users
-    for name, wanted in (("TranslationTraining", {False}), ("SamplingTraining", {True}), ("Training", {True, False})):
-        yield name, own, [group for method, groups in users.items() if DRAWS[method] in wanted for group in groups]
-    yield "Translating", [], img2img.translate.users[""]
-    yield "Calling", [], (TranslateOptions,)
-    yield "Sampling", [], img2img.sample.users[""]
-    yield "Evaluating", [], img2img.evaluate.users[""]
+    translating, sampling = (
+        keywords_of([g for name, groups in img2img.train.users.items() if DRAWS[name] is draws for g in groups], own)
+        for draws in (False, True)
+    )
+    assert all(translating[name] == sampling[name] for name in translating.keys() & sampling.keys())
+    yield "AnyTraining", (), {name: kind for name, kind in translating.items() if name in sampling}
+    yield "OnlyTranslation", (), {name: kind for name, kind in translating.items() if name not in sampling}
+    yield "OnlySampling", (), {name: kind for name, kind in sampling.items() if name not in translating}
+    yield "TranslationTraining", ("AnyTraining", "OnlyTranslation"), {}
+    yield "SamplingTraining", ("AnyTraining", "OnlySampling"), {}
+    yield "Training", ("AnyTraining", "OnlyTranslation", "OnlySampling"), {}
+    calling, translate = keywords_of([TranslateOptions]), keywords_of(img2img.translate.users[""])
+    assert calling.items() <= translate.items()
+    yield "Calling", (), calling
+    yield "Translating", ("Calling",), {name: kind for name, kind in translate.items() if name not in calling}
+    yield "Sampling", (), keywords_of(img2img.sample.users[""])
+    yield "Evaluating", (), keywords_of(img2img.evaluate.users[""])
 
 
 def written():
@@ -72,15 +93,10 @@ def written():
     for title, draws in (("TranslationMethod", False), ("SamplingMethod", True)):
         names = ", ".join(f'"{name}"' for name in METHODS if DRAWS[name] is draws)
         parts.append(f"{title} = Literal[{names}]\n")
-    for title, own, groups in calls():
-        types = {p.name: {in_code(p.annotation): None} for p in own}
-        for group in groups:
-            hints = get_type_hints(group)
-            for field in fields(group):
-                kind = WIDER.get(field.name) or in_code(hints[field.name])
-                types.setdefault(field.name, {})[kind] = None
-        lines = [f"    {name}: {' | '.join(kinds)}\n" for name, kinds in types.items()]
-        parts.append(f"\n\nclass {title}(TypedDict, total=False):\n{''.join(lines)}")
+    for title, bases, added in classes():
+        head = f"\n\nclass {title}({', '.join(bases or ['TypedDict'])}"
+        lines = [f"    {name}: {kind}\n" for name, kind in added.items()]
+        parts.append(f"{head}, total=False):\n{''.join(lines)}" if added else f"{head}): ...\n")
     return parts[0] + "".join(parts[1:])
 
 

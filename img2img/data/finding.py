@@ -98,11 +98,11 @@ def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         if not paired:
             raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
         train, heldout = train[::-1], heldout and heldout[::-1]
-    return Split(_by_key(train), heldout and _by_key(heldout))
+    return _split("ab", train, heldout)
 
 
-def _by_key(domains: Domains) -> dict[str, Domain]:
-    return dict(zip("ab", domains, strict=True))
+def _split(keys: Sequence[str], train: Sequence[Domain], heldout: Sequence[Domain] | None) -> Split:
+    return Split(dict(zip(keys, train, strict=True)), dict(zip(keys, heldout, strict=True)) if heldout else None)
 
 
 def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, labels: Any = None) -> Split:
@@ -127,12 +127,12 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
         domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
         if needs_labels:
             names = [_listed(labels, file, path if data is None else None)]
-    if not needs_labels:
-        return replace(_images(domains), notes=notes)
-    what = "data" if data is not None else quote(path)
-    classes = classes_of(names[0], what)
-    domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
-    return replace(_images(domains), classes=classes, notes=notes)
+    classes: tuple[str, ...] = ()
+    if needs_labels:
+        what = "data" if data is not None else quote(path)
+        classes = classes_of(names[0], what)
+        domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
+    return replace(_split(["image"], domains[:1], domains[1:]), classes=classes, notes=notes)
 
 
 def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple[list[Domain], list[list[str]], Notes]:
@@ -152,11 +152,6 @@ def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple
     elif needs_labels:
         names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
     return [Domain.of("data", headers) for headers in scans], names, notes
-
-
-def _images(domains: Sequence[Domain]) -> Split:
-    train, *heldout = domains
-    return Split({"image": train}, {"image": heldout[0]} if heldout else None)
 
 
 def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:

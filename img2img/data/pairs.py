@@ -72,10 +72,10 @@ def _beside(folder: Path) -> Path | None:
 
 def _halves_and_heldout(folder: Path) -> tuple[Domains, Domains | None]:
     heldout = _beside(folder)
-    return side_by_side(folder), side_by_side(heldout) if heldout else None
+    return halves_of(folder), halves_of(heldout) if heldout else None
 
 
-def side_by_side(folder: Path) -> Domains:
+def halves_of(folder: Path) -> Domains:
     """Open a folder of side-by-side pairs: the left halves are domain A, the right halves B.
 
     Raises:

@@ -17,68 +17,39 @@ PREDICTED = (5, DEFLATE, 32946, 50000)
 DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
 IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_KEPT = ("unit", "yunit", "zunit", "spacing", "finterval", "fps", "loop")
+Tag = tuple[int, int, int, bytes]  # code, type, count, bytes
 CLASSIC_BYTES = 2**32 - 2**25  # a TIFF with 32-bit offsets, less space for its directories
 
 
 @dataclass(frozen=True)
 class Details:
-    """The layout of a TIFF; the defaults are those of a new file.
+    """The layout of a TIFF; the defaults are those of a new file."""
 
-    Attributes:
-        axes: names of the axes of one series.
-        shape: lengths of these axes.
-        order: indices of the axes in the order of reading: pages, Y, X, C, S.
-        leading: number of entries of `order` that are pages.
-        series: number of series in the file.
-        c: length of C.
-        samples: length of S, including alpha.
-        channels: number of channels of the array.
-        dtype: type of the array.
-        page_axes: axes of one page.
-        page_order: the directory of each page if the file can be written like the original, otherwise empty.
-        photometric: the meaning of the samples.
-        extras: the meaning of the extra samples.
-        alpha: index of the sample that is the opacity.
-        tags: the preserved tags of each directory: code, type, count, bytes.
-        structure: "ome", "imagej" or "".
-        described: whether the description states how the pages are arranged.
-        resolution: horizontal and vertical pixels per unit, as fractions.
-        unit: 1 none, 2 inch, 3 centimetre.
-        icc: the colour profile.
-        compression: the TIFF number of the compression scheme.
-        predictor: whether differences between pixels were compressed.
-        tile: height and width of the tiles.
-        rows: rows per strip.
-        byteorder: "<" or ">".
-        big: whether offsets have 64 bits.
-    """
-
-    axes: str = ""
-    shape: tuple[int, ...] = ()
-    order: tuple[int, ...] = ()
-    leading: int = 0
-    series: int = 1
-    c: int = 1
-    samples: int = 1
-    channels: int = 0
-    dtype: str = ""
-    page_axes: str = ""
-    page_order: tuple[int, ...] = ()
-    photometric: int = 1
-    extras: tuple[int, ...] = ()
-    alpha: int | None = None
-    tags: dict[int, list[tuple[int, int, int, bytes]]] = field(default_factory=dict)
-    structure: str = ""
-    described: bool = False
-    resolution: Any = None
-    unit: int | None = None
-    icc: bytes | None = None
-    compression: int = 1
-    predictor: bool = False
-    tile: tuple[int, int] | None = None
-    rows: int | None = None
-    byteorder: Any = None
-    big: bool = False
+    axes: str = ""  # names of the axes of one series
+    shape: tuple[int, ...] = ()  # lengths of these axes
+    order: tuple[int, ...] = ()  # indices of the axes in the order of reading: pages, Y, X, C, S
+    leading: int = 0  # number of entries of `order` that are pages
+    series: int = 1  # number of series in the file
+    c: int = 1  # length of C
+    samples: int = 1  # length of S, including alpha
+    channels: int = 0  # number of channels of the array
+    dtype: str = ""  # type of the array
+    page_axes: str = ""  # axes of one page
+    page_order: tuple[int, ...] = ()  # directory of each page; empty if the file cannot be written like the original
+    photometric: int = 1  # the meaning of the samples
+    extras: tuple[int, ...] = ()  # the meaning of the extra samples
+    alpha: int | None = None  # index of the sample that is the opacity
+    tags: dict[int, list[Tag]] = field(default_factory=dict)  # the preserved ones of each directory
+    structure: str = ""  # "ome", "imagej" or ""
+    described: bool = False  # whether the description states how the pages are arranged
+    resolution: Any = None  # horizontal and vertical pixels per unit, as fractions
+    unit: int | None = None  # 1 none, 2 inch, 3 centimetre
+    compression: int = 1  # the TIFF number of the compression scheme
+    predictor: bool = False  # whether differences between pixels were compressed
+    tile: tuple[int, int] | None = None  # height and width of the tiles
+    rows: int | None = None  # rows per strip
+    byteorder: Any = None  # "<" or ">"
+    big: bool = False  # whether offsets have 64 bits
 
     @property
     def pages(self) -> tuple[int, ...]:
@@ -150,7 +121,7 @@ def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, 
         "extrasamples": details.extras or None,
         "resolution": details.resolution,
         "resolutionunit": details.unit,
-        "iccprofile": details.icc,
+        "iccprofile": picture.source.icc,
         "metadata": None,
     }
     pages = pages[np.argsort(details.page_order)]

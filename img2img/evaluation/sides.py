@@ -15,7 +15,7 @@ from img2img.data.finding import find_domains
 from img2img.data.folders import scan
 from img2img.data.images import resize
 from img2img.data.options import DataConfig
-from img2img.data.pairs import Domains, pair_up, side_by_side, two_folders
+from img2img.data.pairs import Domains, halves_of, pair_up, two_folders
 from img2img.data.picture import Array, Header
 from img2img.data.samples import cut
 from img2img.errors import ConfigError, DataError, ModelFileError, quote
@@ -123,7 +123,7 @@ class Sides:
             raise ConfigError(f"Name the held-out images: {WHERE}.")
         paired = paired or options.paired or named == {"ab"}
         places = {name: _folder(getattr(options, name)) for name in named}
-        a, b = side_by_side(places["ab"]) if named == {"ab"} else two_folders(places["a"], places["b"], paired)
+        a, b = halves_of(places["ab"]) if named == {"ab"} else two_folders(places["a"], places["b"], paired)
         return cls({"a": Side.of(a, options), "b": Side.of(b, options)}, paired, size_in_words(options))
 
     @classmethod

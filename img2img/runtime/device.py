@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, choose
+from img2img.version import __version__
 
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -174,12 +175,8 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    return device.type == "cpu" and (has_amx() or _cpu_has("_is_avx512_bf16_supported", "BF16"))
-
-
-def has_amx() -> bool:
-    """Return whether the CPU has matrix units for bf16 (Intel AMX)."""
-    return _cpu_has("_is_amx_tile_supported", "AMX")
+    probes = (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "BF16"))
+    return device.type == "cpu" and any(_cpu_has(probe, name) for probe, name in probes)
 
 
 def _cpu_has(probe: str, name: str) -> bool:
@@ -285,8 +282,6 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def environment() -> dict[str, str]:
     """Return versions and hardware, for the record of a run."""
-    from img2img.version import __version__
-
     return {
         "img2img": __version__,
         "torch": torch.__version__,
