@@ -445,12 +445,13 @@ def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFac
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
     say = partial(stderr_console().print, markup=False, soft_wrap=True)
-    for line in (*opened.notes, *filter(None, [note])):
+    images = opened.images
+    for line in (*images.notes, *filter(None, [note])):
         say(line)
     held = (
-        f", held out {opened.held}" if opened.held else ", none held out" if built.needs.domains == ("a", "b") else ""
+        f", held out {images.held}" if images.held else ", none held out" if built.needs.domains == ("a", "b") else ""
     )
-    say(f"{method}: {opened.counts}{held}; run folder {folder}")
+    say(f"{method}: {images.counts}{held}; run folder {folder}")
     if not opened.train.cached:
         say("The decoded images do not fit into --cache-mb and are read from disk every time.")
     millions = ", ".join(

@@ -447,7 +447,7 @@ def test_held_out_images_have_the_training_size_and_no_augmentation(augment):
         Needs(("a", "b"), paired=True), config(augment=augment, val_fraction=0.25), a=images, b=images
     )
     heldout = opened.heldout
-    assert (len(heldout), opened.held, heldout.labels) == (1, "1 and 1", ())
+    assert (len(heldout), opened.images.held, heldout.labels) == (1, "1 and 1", ())
     first = heldout[0]
     assert first["a"].shape == (3, 32, 32) and torch.equal(first["a"], first["b"])
     assert same(first, heldout[0])

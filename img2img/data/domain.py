@@ -21,25 +21,15 @@ TAIL_BYTES = 4096  # at the end of a file, by which it is distinguished from oth
 
 @dataclass(frozen=True)
 class Domain:
-    """The images of one domain, and the properties that they share.
+    """The images of one domain, and the properties that they share."""
 
-    Attributes:
-        title: "A" or "B", for error messages.
-        sources: headers of files, or arrays (H, W, C).
-        half: "whole", or the "left" or "right" half of each image.
-        channels: number of channels of every image; grey images of a colour domain are read as colour.
-        dtype: type of every image.
-        passed: suffixes of the other files that were skipped in their folder, with their counts.
-        labels: class index of every image; empty if the images have no labels.
-    """
-
-    title: str
-    sources: tuple[Header | Array, ...]
-    half: str
-    channels: int
-    dtype: str
-    passed: Counter[str] = field(default_factory=Counter)
-    labels: tuple[int, ...] = ()
+    title: str  # "A" or "B", for error messages
+    sources: tuple[Header | Array, ...]  # headers of files, or arrays (H, W, C)
+    half: str  # "whole", or the "left" or "right" half of each image
+    channels: int  # number of channels of every image; grey images of a colour domain are read as colour
+    dtype: str  # type of every image
+    passed: Counter[str] = field(default_factory=Counter)  # the files that were skipped in their folder, by suffix
+    labels: tuple[int, ...] = ()  # class index of every image; empty if the images have no labels
 
     @classmethod
     def of(cls, title: str, sources: Sequence[Header | Array], half: str = "whole") -> "Domain":

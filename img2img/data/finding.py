@@ -25,19 +25,12 @@ WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of a run, checked but not read.
+    """The images of a run, checked but not read."""
 
-    Attributes:
-        train: the training images of each domain.
-        heldout: the held-out images of each domain, if there are any.
-        classes: names of the labels that the domains carry.
-        notes: what the user should know.
-    """
-
-    train: dict[str, Domain]
-    heldout: dict[str, Domain] | None = None
-    classes: tuple[str, ...] = ()
-    notes: Notes = ()
+    train: dict[str, Domain]  # the training images of each domain
+    heldout: dict[str, Domain] | None = None  # the held-out images of each domain, if there are any
+    classes: tuple[str, ...] = ()  # names of the labels that the domains carry
+    notes: Notes = ()  # what the user should know
 
     @property
     def counts(self) -> str:
@@ -46,6 +39,11 @@ class Split:
         if others:
             return ", ".join([f"{len(first)} images of {first.title}", *(f"{len(d)} of {d.title}" for d in others)])
         return f"{len(first)} images" + (f" of {len(self.classes)} classes" if self.classes else "")
+
+    @property
+    def held(self) -> str:
+        """The number of held-out images, in words."""
+        return " and ".join(str(len(domain)) for domain in (self.heldout or {}).values())
 
 
 def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:

@@ -28,17 +28,13 @@ logging.getLogger("imagecodecs").addHandler(logging.NullHandler())  # or libpng'
 class Chunks:
     """What the chunks of a PNG hold; one with a wrong checksum is ignored unless the pixels depend on it.
 
-    Attributes:
-        parts: the parts, (offset, length), that hold the pixels and what they depend on; Pillow sees no others.
-        deep: the number of channels of a PNG with 16 bits, 0 for any other.
-        info: the metadata, under Pillow's names.
-        colour: the chunks that define the colour space.
+    `parts` are those, (offset, length), that hold the pixels and what they depend on; Pillow sees no others.
     """
 
     parts: list[tuple[int, int]] = field(default_factory=list)
-    deep: int = 0
-    info: dict[Any, Any] = field(default_factory=dict)
-    colour: bytes = b""
+    deep: int = 0  # the number of channels of a PNG with 16 bits, 0 for any other
+    info: dict[Any, Any] = field(default_factory=dict)  # the metadata, under Pillow's names
+    colour: bytes = b""  # the chunks that define the colour space
 
     def take(self, offset: int, length: int) -> None:
         last, taken = self.parts[-1]

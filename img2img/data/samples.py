@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.domain import Domain
-from img2img.data.finding import Notes, find_domains
+from img2img.data.finding import Split, find_domains
 from img2img.data.images import resize
 from img2img.data.options import DataConfig, ImagesConfig
 from img2img.data.picture import Array
@@ -186,21 +186,11 @@ def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a run trains on.
-
-    Attributes:
-        train: the training samples, with their domains, channels, scales and classes.
-        heldout: held-out samples, if there are any.
-        counts: the number of training images, in words.
-        held: the number of held-out images, in words.
-        notes: what the user should know.
-    """
+    """What a run trains on: training samples, held-out ones if there are any, and the images they were made of."""
 
     train: Samples
     heldout: HeldOut | None
-    counts: str
-    held: str = ""
-    notes: Notes = ()
+    images: Split
 
 
 def open_samples(
@@ -230,8 +220,7 @@ def open_samples(
     train = Samples(
         split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
     )
-    held = " and ".join(str(len(domain)) for domain in heldout.values())
-    return Opened(train, HeldOut(heldout, train) if heldout else None, split.counts, held, split.notes)
+    return Opened(train, HeldOut(heldout, train) if heldout else None, split)
 
 
 def arrays_for(needs: Needs) -> tuple[str, ...]:
