@@ -215,7 +215,7 @@ def our_step(method, batch, device, kind):
         torch.use_deterministic_algorithms(True)
     networks = method.networks().values()
     for network in networks:
-        runtime.prepare(network)
+        runtime.place(network)
     if kind == "ours compiled":
         compile_parts(networks, lambda error: sys.exit(f"compiling failed: {error}"))
     if kind == "ours checkpointed":

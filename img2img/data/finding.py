@@ -198,9 +198,9 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
 def _scan(folder: Path) -> Found[Header]:
     try:
         return scan(folder)
-    except DataError as error:
+    except NoImagesError as error:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
-        if not found or not isinstance(error, NoImagesError):
+        if not found:
             raise
         raise DataError(
             f"{quote(folder)} contains no images except idx files; use one of them: --data {quote(found[0])}."

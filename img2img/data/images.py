@@ -17,9 +17,9 @@ profile only if it suits the number of channels. A picture that the format canno
 
 import re
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,8 @@ def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS)
     Raises:
         DataError: if the file is not a readable image, or too large.
     """
-    header, _ = _read(path, pages, max_pixels, decode=False)
-    return header
+    with _opened(path, pages, max_pixels) as (header, _):
+        return header
 
 
 def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -138,21 +138,24 @@ def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) 
     Raises:
         DataError: if the file is damaged, not a readable image, or too large.
     """
-    _, picture = _read(path, pages, max_pixels, decode=True)
-    assert picture is not None
-    return picture
+    with _opened(path, pages, max_pixels) as (_, load):
+        picture = load()
+    return merge(picture, path) if pages == "channels" else picture
 
 
-def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header, Picture | None]:
+@contextmanager
+def _opened(path: Path, pages: str, max_pixels: int) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open a file of any format; within the block, whatever a decoder raises becomes a DataError."""
     choose("--pages", pages, PAGES)
-    as_channels = pages == "channels"
     kind, part = "image", "header"
     try:
         kind, opener = _opener(path)
         with opener(path) as (header, load):
             check_size(header, max_pixels)
+            if pages == "channels":
+                header = replace(header, channels=header.channels * header.pages, pages=1)
             part = "pixels"
-            picture = load() if decode else None
+            yield header, load
     except DataError:
         raise
     except MemoryError as error:
@@ -163,10 +166,6 @@ def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header
         reasons = (reason for words, reason in DECODER_MESSAGES.items() if re.search(words, str(error), re.IGNORECASE))
         reason = next(reasons, "is damaged: its {part} cannot be decoded ({kind}).")
         raise DataError(f"{quote(path)} {reason.format(part=part, kind=kind)}") from error
-    if as_channels:
-        header = Header(path, header.width, header.height, header.channels * header.pages, header.dtype)
-        picture = picture and merge(picture, path)
-    return header, picture
 
 
 def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:

@@ -134,11 +134,7 @@ class Samples(Dataset[dict[str, Tensor]]):
             self._augment = Augment(self.config.augment, self.config.size)
         images = [store[int(i)] for store, i in zip(self.stores.values(), indices, strict=True)]
         seeds = np.random.default_rng((self.seed, 3, n)).integers(2**31, size=len(images)).tolist()
-        first, *others = images
-        if not self.paired or not others:
-            return [self._augment(seed, image)[0] for seed, image in zip(seeds, images, strict=True)]
-        pairs = [self._augment(seeds[0], first, other) for other in others]
-        return [pairs[0][0], *(other for _, other in pairs if other is not None)]
+        return [self._augment(seeds[0] if self.paired else seed, x) for seed, x in zip(seeds, images, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_augment": None}

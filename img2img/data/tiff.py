@@ -27,7 +27,7 @@ from img2img.data.picture import (
     unpremultiply,
     upright,
 )
-from img2img.data.tiff_write import Details, Tag
+from img2img.data.tiff_write import Details, Tag, storage_of
 from img2img.errors import DataError, quote
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -234,6 +234,8 @@ class _File:
         unchanged = self.photometric in (MINISBLACK, RGB) and self.bits >= 8 and not self.premultiplied
         verbatim = complete and pagewise and trailing and unchanged and page.axes in ("YX", "YXS", "SYX")
         resolution, unit = self._resolution()
+        extras = [2 if extra == 1 else extra for extra in self.extras]
+        plane = {"YXS": "contig", "SYX": "separate"}.get(page.axes)
         return Details(
             axes=self.axes,
             shape=self.shape,
@@ -246,18 +248,13 @@ class _File:
             dtype=str(array.dtype),
             page_axes=page.axes,
             page_order=tuple(indices) if verbatim else (),
-            photometric=self.photometric,
-            extras=tuple(2 if extra == 1 else extra for extra in self.extras),
             alpha=self.alpha,
             tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
             structure="ome" if self.first.kind == "ome" else "imagej" if self.tiff.is_imagej else "",
             described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
-            resolution=resolution,
-            unit=unit,
-            compression=int(page.compression),
-            predictor=int(page.predictor) > 1,
-            tile=(page.tilelength, page.tilewidth) if page.is_tiled else None,
-            rows=None if page.is_tiled else int(page.rowsperstrip),
+            colours={"photometric": self.photometric, "planarconfig": plane, "extrasamples": extras or None},
+            resolution={"resolution": resolution, "resolutionunit": unit},
+            storage=storage_of(page),
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
         )

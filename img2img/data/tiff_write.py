@@ -36,18 +36,13 @@ class Details:
     dtype: str = ""  # type of the array
     page_axes: str = ""  # axes of one page
     page_order: tuple[int, ...] = ()  # directory of each page; empty if the file cannot be written like the original
-    photometric: int = 1  # the meaning of the samples
-    extras: tuple[int, ...] = ()  # the meaning of the extra samples
     alpha: int | None = None  # index of the sample that is the opacity
     tags: dict[int, list[Tag]] = field(default_factory=dict)  # the preserved ones of each directory
     structure: str = ""  # "ome", "imagej" or ""
     described: bool = False  # whether the description states how the pages are arranged
-    resolution: Any = None  # horizontal and vertical pixels per unit, as fractions
-    unit: int | None = None  # 1 none, 2 inch, 3 centimetre
-    compression: int = 1  # the TIFF number of the compression scheme
-    predictor: bool = False  # whether differences between pixels were compressed
-    tile: tuple[int, int] | None = None  # height and width of the tiles
-    rows: int | None = None  # rows per strip
+    colours: dict[str, Any] = field(default_factory=dict)  # options of the writer for the meaning of the samples,
+    resolution: dict[str, Any] = field(default_factory=dict)  # for pixels per unit,
+    storage: dict[str, Any] = field(default_factory=dict)  # and for compression, tiles and strips
     byteorder: Any = None  # "<" or ">"
     big: bool = False  # whether offsets have 64 bits
 
@@ -81,7 +76,7 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     imagej = not same_kind and not big and _fits_imagej(picture, details)
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome, imagej=imagej) as writer:
         for data, options in writes:
-            writer.write(data, software=False, contiguous=False, **_storage(details, data.dtype), **options)
+            writer.write(data, software=False, contiguous=False, **details.storage, **options)
 
 
 def _fits_imagej(picture: Picture, details: Details) -> bool:
@@ -89,15 +84,16 @@ def _fits_imagej(picture: Picture, details: Details) -> bool:
     return details.structure == "imagej" and simple and str(picture.array.dtype) in IMAGEJ_DTYPES
 
 
-def _storage(details: Details, dtype: Any) -> dict[str, Any]:
+def storage_of(page: Any) -> dict[str, Any]:
+    """Return the options that store another page like this one, without loss."""
     import tifffile
 
-    number = details.compression if details.compression in LOSSLESS else DEFLATE
+    number = int(page.compression) if int(page.compression) in LOSSLESS else DEFLATE
     return {
         "compression": tifffile.COMPRESSION(number) if number != 1 else None,
-        "predictor": (details.predictor and number in PREDICTED) or None,
-        "tile": details.tile,
-        "rowsperstrip": details.rows,
+        "predictor": (int(page.predictor) > 1 and number in PREDICTED) or None,
+        "tile": (page.tilelength, page.tilewidth) if page.is_tiled else None,
+        "rowsperstrip": None if page.is_tiled else int(page.rowsperstrip),
     }
 
 
@@ -115,15 +111,7 @@ def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, 
         stack.size // (height * width * len(details.page_order)) if a == "S" else samples[a] for a in details.page_axes
     ]
     pages = stack.reshape(len(details.page_order), *page_shape)
-    options = {
-        "photometric": details.photometric,
-        "planarconfig": {"YXS": "contig", "SYX": "separate"}.get(details.page_axes),
-        "extrasamples": details.extras or None,
-        "resolution": details.resolution,
-        "resolutionunit": details.unit,
-        "iccprofile": picture.source.icc,
-        "metadata": None,
-    }
+    options = details.colours | details.resolution | {"iccprofile": picture.source.icc, "metadata": None}
     pages = pages[np.argsort(details.page_order)]
     starts = [i for i in range(len(pages)) if i == 0 or details.tags.get(i)]
     for start, end in zip(starts, [*starts[1:], len(pages)], strict=True):
@@ -160,9 +148,8 @@ def _plain(
         metadata = {"axes": letters + axes} | _physical(details, colours)
     elif imagej:
         metadata = {"axes": letters + axes} | _calibration(details)
+    options |= details.resolution or ({"resolution": dpi, "resolutionunit": 2} if dpi else {})
     options |= {
-        "resolution": details.resolution or dpi,
-        "resolutionunit": details.unit or (2 if dpi else None),
         "iccprofile": fitting_profile(picture),
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],

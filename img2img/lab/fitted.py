@@ -95,8 +95,8 @@ class Learned:
 
     def __post_init__(self) -> None:
         network = choose("model", self.model, MODELS).network
-        choose("type of image", self.dtype, dict.fromkeys(checks.DTYPES))
-        choose("target", self.target, dict.fromkeys([*self.batches, "mean"]))
+        choose("type of image", self.dtype, checks.DTYPES)
+        choose("target", self.target, [*self.batches, "mean"])
         built = self.network and (self.network.model, self.network.channels)
         if built != (network and (network.name, self.n_channels)):
             raise ValueError(f"{self.model} of {self.n_channels} channels has another network")

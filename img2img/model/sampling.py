@@ -43,7 +43,7 @@ class Sampler(Model):
         use = self.use()
         self._noise = next(x for x in use.inputs if isinstance(x, Noise))
         self.network = use.network
-        self.runtime.prepare(self.network)
+        self.runtime.place(self.network)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"network": None}

@@ -54,7 +54,7 @@ class Translator(Model):
                 f"{self.path} is a {self.card.method} model, which generates from noise; use img2img sample."
             )
         self._may_change = precision == "auto" and self._eight_bit  # by rounding
-        choose("backend", backend, dict.fromkeys(BACKENDS))
+        choose("backend", backend, BACKENDS)
         self.backend = backend
         self.asked = device, precision, backend
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number

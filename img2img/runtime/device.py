@@ -26,19 +26,12 @@ PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a run computes.
+    """Where and how a run computes."""
 
-    Attributes:
-        device: the device of this process.
-        dtype: type of the networks' products; parameters, losses and norm statistics stay in fp32.
-        rank: number of this process, from 0.
-        world_size: number of processes.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    rank: int = 0
-    world_size: int = 1
+    device: torch.device  # the device of this process
+    dtype: torch.dtype  # type of the networks' products; parameters, losses and norm statistics stay in fp32
+    rank: int = 0  # number of this process, from 0
+    world_size: int = 1  # number of processes
 
     @classmethod
     def start(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
@@ -68,7 +61,7 @@ class Runtime:
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {self.precision}{processes}"
 
-    def prepare(self, network: nn.Module) -> None:
+    def place(self, network: nn.Module) -> None:
         """Move `network` to the device and make its forward pass run in this precision, in place.
 
         The forward pass may have any inputs and outputs, also in tuples, lists and dicts. In bf16 it converts images
