@@ -156,12 +156,7 @@ def score(animal: Animal, image: Array) -> float:
 def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda text: None) -> Result:
     """Draw the data, train CycleGAN, translate the held-out folder, and draw the before/after picture.
 
-    Running it again on the same folder resumes where it stopped.
-
-    Args:
-        folder: the folder for all files.
-        steps: number of training steps.
-        say: receives a line about each stage.
+    Running it again on the same folder resumes where it stopped. `say` receives a line about each stage.
     """
     say("loading PyTorch")
     import img2img.api

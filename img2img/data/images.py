@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from img2img.data import npy, raster, tiff, tiff_write
-from img2img.data.defaults import JPEG_QUALITY, MAX_PIXELS, PAGES
+from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.data.picture import DTYPES, Array, Header, Picture, as_type, check_size, merge, unmerge
 from img2img.errors import ConfigError, DataError, choose, first_line, quote
 from img2img.runtime.files import atomic
@@ -121,7 +121,6 @@ def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS)
     """Read the size, channels, type and number of pages of a file, without decoding it.
 
     Args:
-        path: the file.
         pages: whether the pages of a file are separate "images" or the "channels" of one.
         max_pixels: the limit for all pages together.
 
@@ -133,7 +132,7 @@ def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS)
 
 
 def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a file; the arguments are those of `read_header`.
+    """Decode a file; `pages` and `max_pixels` are those of `read_header`.
 
     Raises:
         DataError: if the file is damaged, not a readable image, or too large.
@@ -186,12 +185,8 @@ def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
 def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> None:
     """Write `picture` in the format of `path`'s suffix; the file appears whole or not at all.
 
-    A picture that was read from a file has a source; whatever of it fits the format and the pixels is kept.
-
-    Args:
-        path: the file; its folder is created if necessary.
-        picture: the pixels, and the properties of the file they were read from.
-        quality: the quality of JPEG and lossy WebP, 1 to 100.
+    A picture that was read from a file has a source; whatever of it fits the format and the pixels is kept. The folder
+    is created if necessary. `quality` is that of JPEG and lossy WebP, 1 to 100.
 
     Raises:
         ConfigError: if the quality is out of range.

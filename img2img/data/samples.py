@@ -19,7 +19,8 @@ from img2img.data.images import resize
 from img2img.data.options import DataConfig, ImagesConfig
 from img2img.data.picture import Array
 from img2img.data.scale import Scale
-from img2img.data.store import Store, read_all, read_with_retries, shared_budget
+from img2img.data.store import Store, read_all, read_with_retries
+from img2img.data.workers import free_shared_memory
 
 LABEL = "label"
 
@@ -72,7 +73,9 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.channels = {key: domain.channels for key, domain in domains.items()}
         factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
-        budget = shared_budget(config.cache_mb, shared)
+        budget = config.cache_mb * 2**20
+        if shared and (free := free_shared_memory()) is not None:
+            budget = min(budget, free // 2)
         self.stores: dict[str, Store] = {}
         for key, domain in domains.items():
             self.stores[key] = store = Store(domain, side, budget, shared)

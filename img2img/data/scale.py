@@ -4,8 +4,7 @@ the model, and inverted on output.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,6 +56,3 @@ class Scale:
     def outside(self, array: Array) -> int:
         """Count the values of `array` outside `low` to `high`, which a network ending in tanh cannot reproduce."""
         return int(np.count_nonzero((array < self.low) | (array > self.high))) if self.dtype != "uint8" else 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)

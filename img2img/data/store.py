@@ -14,7 +14,6 @@ from torch import Tensor
 from img2img.data.domain import Domain, refuse_non_finite
 from img2img.data.images import resize
 from img2img.data.picture import Array
-from img2img.data.workers import free_shared_memory
 from img2img.errors import DataError, listed
 
 WAITS = (0.1, 0.5, 2.0)  # seconds before each further attempt to read what a drive, e.g. on a network, fails to serve
@@ -149,10 +148,3 @@ def read_all(
     if failed:
         reasons = dict.fromkeys(str(error).rstrip(".") for _, error in failed)  # both halves of a pair are one file
         raise DataError(f"{len(reasons)} of the images cannot be used: {listed(reasons)}.")
-
-
-def shared_budget(megabytes: int, shared: bool) -> int:
-    """Return the bytes that decoded images may take; memory shared by processes may be scarcer than the rest."""
-    budget = megabytes * 2**20
-    free = free_shared_memory() if shared else None
-    return budget if free is None else min(budget, free // 2)

@@ -235,15 +235,18 @@ class _File:
         verbatim = complete and pagewise and trailing and unchanged and page.axes in ("YX", "YXS", "SYX")
         resolution, unit = self._resolution()
         extras = [2 if extra == 1 else extra for extra in self.extras]
+        letters, lengths = "".join(self.axes[i] for i in self.leading), tuple(self.shape[i] for i in self.leading)
+        if len(self.series) > 1:
+            letters = next(x for x in "IQPRA" if x not in letters) + letters
+            lengths = (len(self.series), *lengths)
         plane = {"YXS": "contig", "SYX": "separate"}.get(page.axes)
         return Details(
             axes=self.axes,
-            shape=self.shape,
             order=tuple(self.order),
-            leading=len(self.leading),
             series=len(self.series),
-            c=self.c,
-            samples=self.s,
+            letters=letters,
+            pages=lengths,
+            c_and_s=tuple(n for axis, n in (("C", self.c), ("S", self.s)) if axis in self.axes),
             channels=array.shape[-1],
             dtype=str(array.dtype),
             page_axes=page.axes,

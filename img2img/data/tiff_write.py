@@ -26,12 +26,11 @@ class Details:
     """The layout of a TIFF; the defaults are those of a new file."""
 
     axes: str = ""  # names of the axes of one series
-    shape: tuple[int, ...] = ()  # lengths of these axes
     order: tuple[int, ...] = ()  # indices of the axes in the order of reading: pages, Y, X, C, S
-    leading: int = 0  # number of entries of `order` that are pages
     series: int = 1  # number of series in the file
-    c: int = 1  # length of C
-    samples: int = 1  # length of S, including alpha
+    letters: str = ""  # names of the page axes, including one for the series if there are several
+    pages: tuple[int, ...] = ()  # their lengths
+    c_and_s: tuple[int, ...] = ()  # lengths of those of the axes C and S that the file has, including alpha
     channels: int = 0  # number of channels of the array
     dtype: str = ""  # type of the array
     page_axes: str = ""  # axes of one page
@@ -45,18 +44,6 @@ class Details:
     storage: dict[str, Any] = field(default_factory=dict)  # and for compression, tiles and strips
     byteorder: Any = None  # "<" or ">"
     big: bool = False  # whether offsets have 64 bits
-
-    @property
-    def pages(self) -> tuple[int, ...]:
-        """Lengths of the page axes, including one for the series if there are several."""
-        lengths = tuple(self.shape[i] for i in self.order[: self.leading])
-        return (self.series, *lengths) if self.series > 1 else lengths
-
-    @property
-    def letters(self) -> str:
-        """Names of the page axes."""
-        letters = "".join(self.axes[i] for i in self.order[: self.leading])
-        return next(x for x in "IQPRA" if x not in letters) + letters if self.series > 1 else letters
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
@@ -103,14 +90,10 @@ def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, 
     if k is not None:
         array = np.concatenate([array[..., :k], array[..., -1:], array[..., k:-1]], axis=-1)
     height, width = array.shape[-3:-1]
-    channels = [n for axis, n in (("C", details.c), ("S", details.samples)) if axis in details.axes]
-    stack = array.reshape(details.series, *details.pages[details.series > 1 :], height, width, *channels)
+    stack = array.reshape(details.series, *details.pages[details.series > 1 :], height, width, *details.c_and_s)
     stack = stack.transpose(0, *(1 + i for i in np.argsort(details.order)))
-    samples = {"S": details.samples, "Y": height, "X": width}
-    page_shape = [
-        stack.size // (height * width * len(details.page_order)) if a == "S" else samples[a] for a in details.page_axes
-    ]
-    pages = stack.reshape(len(details.page_order), *page_shape)
+    lengths = {"S": -1, "Y": height, "X": width}
+    pages = stack.reshape(len(details.page_order), *(lengths[axis] for axis in details.page_axes))
     options = details.colours | details.resolution | {"iccprofile": picture.source.icc, "metadata": None}
     pages = pages[np.argsort(details.page_order)]
     starts = [i for i in range(len(pages)) if i == 0 or details.tags.get(i)]

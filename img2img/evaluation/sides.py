@@ -240,8 +240,7 @@ def open_two(options: EvaluateOptions, arrays: Mapping[str, Any] | None = None) 
     else:
         real, fake = _folders(_folder(options.real), _folder(options.fake), options.paired)
     if (real.channels, real.dtype) != (fake.channels, fake.dtype):
-        kinds = [f"{d.channels} channels of {d.dtype}" for d in (real, fake)]
-        raise DataError(f"The real images have {kinds[0]}, the generated ones {kinds[1]}; they cannot be compared.")
+        raise DataError(f"The real images have {real.kind}, the generated ones {fake.kind}; they cannot be compared.")
     return Side.of(real, options), Side.of(fake, options)
 
 

@@ -17,11 +17,7 @@ def compiled(
 ) -> Callable[..., Any]:
     """Return `function`, compiled as one graph for each kind of input separately.
 
-    Args:
-        function: what is compiled, at the first call with each kind of input.
-        backend: of PyTorch's compilers.
-        variants: kinds of input that are compiled at most; PyTorch's own limit is 8.
-        options: of the backend.
+    It is compiled at the first call with each kind of input, for at most `variants` kinds; PyTorch's own limit is 8.
     """
     program = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
     config: Any = torch._dynamo.config
