@@ -18,7 +18,8 @@ from img2img import api
 from img2img.core.needs import Facts
 from img2img.evaluation.compare import compare
 from img2img.methods import METHODS
-from img2img.model.options import TranslateOptions
+from img2img.metrics.options import MetricOptions
+from img2img.model.options import LoadOptions, TranslateOptions
 from img2img.options import keywords
 from img2img.options.docstrings import in_code
 
@@ -67,24 +68,32 @@ def keywords_of(groups, own=()):
 
 def classes():
     """Name of a dict of keywords -> its bases, and the keywords that it adds to them."""
+    known = {}
+
+    def declared(title, keywords, *bases):
+        inherited = {name: kind for base in bases for name, kind in known[base].items()}
+        assert inherited.items() <= keywords.items(), title
+        known[title] = keywords
+        return title, bases, {name: kind for name, kind in keywords.items() if name not in inherited}
+
     own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    translating, sampling = (
+    translation, sampling = (
         keywords_of([g for name, groups in img2img.train.users.items() if DRAWS[name] is draws for g in groups], own)
         for draws in (False, True)
     )
-    assert all(translating[name] == sampling[name] for name in translating.keys() & sampling.keys())
-    yield "AnyTraining", (), {name: kind for name, kind in translating.items() if name in sampling}
-    yield "OnlyTranslation", (), {name: kind for name, kind in translating.items() if name not in sampling}
-    yield "OnlySampling", (), {name: kind for name, kind in sampling.items() if name not in translating}
-    yield "TranslationTraining", ("AnyTraining", "OnlyTranslation"), {}
-    yield "SamplingTraining", ("AnyTraining", "OnlySampling"), {}
-    yield "Training", ("AnyTraining", "OnlyTranslation", "OnlySampling"), {}
-    calling, translate = keywords_of([TranslateOptions]), keywords_of(img2img.translate.users[""])
-    assert calling.items() <= translate.items()
-    yield "Calling", (), calling
-    yield "Translating", ("Calling",), {name: kind for name, kind in translate.items() if name not in calling}
-    yield "Sampling", (), keywords_of(img2img.sample.users[""])
-    yield "Evaluating", (), keywords_of(img2img.evaluate.users[""])
+    shared = translation.keys() & sampling.keys()
+    yield declared("Scoring", keywords_of([MetricOptions]))
+    yield declared("Loading", keywords_of([LoadOptions]))
+    yield declared("AnyTraining", {name: kind for name, kind in translation.items() if name in shared}, "Scoring")
+    yield declared("OnlyTranslation", {name: kind for name, kind in translation.items() if name not in shared})
+    yield declared("OnlySampling", {name: kind for name, kind in sampling.items() if name not in shared})
+    yield declared("TranslationTraining", translation, "AnyTraining", "OnlyTranslation")
+    yield declared("SamplingTraining", sampling, "AnyTraining", "OnlySampling")
+    yield declared("Training", translation | sampling, "AnyTraining", "OnlyTranslation", "OnlySampling")
+    yield declared("Calling", keywords_of([TranslateOptions]))
+    yield declared("Translating", keywords_of(img2img.translate.users[""]), "Calling", "Loading")
+    yield declared("Sampling", keywords_of(img2img.sample.users[""]))
+    yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")
 
 
 def written():

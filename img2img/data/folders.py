@@ -1,6 +1,5 @@
 """The images in a folder: which files they are, which others are beside them, and their headers."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import TypeVar
 from img2img.data.images import FORMATS, SUFFIXES, read_header
 from img2img.data.picture import Header
 from img2img.errors import DataError, NoImagesError, counted, listed, quote
+from img2img.runtime.files import json_object
 
 # In a folder with this file of `sample`, these pictures are overviews, not samples.
 SHEETS = {"samples.json": ("grid.png", "walk.png")}
@@ -95,13 +95,11 @@ def find_images(folder: Path) -> Found[Path]:
 def is_run(folder: Path) -> bool:
     """Return whether `folder` holds the config.json of a training run of img2img."""
     try:
-        record = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = json_object((folder / "config.json").read_bytes())
+    except OSError:
         return False
-    return (
-        isinstance(record, dict)
-        and all(isinstance(record.get(name), dict) for name in ("options", "environment"))
-        and "img2img" in record["environment"]
+    return all(isinstance(record.get(name), dict) for name in ("options", "environment")) and (
+        "img2img" in record["environment"]
     )
 
 

@@ -12,7 +12,26 @@ TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local
 SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
 
 
-class AnyTraining(TypedDict, total=False):
+class Scoring(TypedDict, total=False):
+    features: str
+    features_weights: str | None
+    lpips_net: str
+    lpips_weights: str | None
+    palette: str | None
+    subsets: int
+    subset_size: int
+    neighbours: int
+
+
+class Loading(TypedDict, total=False):
+    direction: str | None
+    device: str
+    precision: str
+    label: str | None
+    backend: str
+
+
+class AnyTraining(Scoring, total=False):
     out: str | Path | None
     resume: bool
     overwrite: bool
@@ -59,14 +78,6 @@ class AnyTraining(TypedDict, total=False):
     lr: float
     beta1: float
     decay: float
-    features: str
-    features_weights: str | None
-    lpips_net: str
-    lpips_weights: str | None
-    palette: str | None
-    subsets: int
-    subset_size: int
-    neighbours: int
     labels: str | None
     n_critic: int
 
@@ -124,12 +135,7 @@ class Calling(TypedDict, total=False):
     channels: str
 
 
-class Translating(Calling, total=False):
-    direction: str | None
-    device: str
-    precision: str
-    label: str | None
-    backend: str
+class Translating(Calling, Loading, total=False):
     format: str | None
     quality: int
     pages: str
@@ -150,7 +156,7 @@ class Sampling(TypedDict, total=False):
     overwrite: bool
 
 
-class Evaluating(TypedDict, total=False):
+class Evaluating(Scoring, Loading, total=False):
     a: Images | None
     b: Images | None
     ab: str | Path | None
@@ -161,16 +167,3 @@ class Evaluating(TypedDict, total=False):
     limit: int
     judge: str | Path | None
     labels: str | None
-    features: str
-    features_weights: str | None
-    lpips_net: str
-    lpips_weights: str | None
-    palette: str | None
-    subsets: int
-    subset_size: int
-    neighbours: int
-    direction: str | None
-    device: str
-    precision: str
-    label: str | None
-    backend: str

@@ -91,17 +91,18 @@ def refuse_unwritable(path: Path, ours: Callable[[bytes], bool]) -> None:
         )
 
 
+def json_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; an empty one if the content is anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def holds_keys(*names: str) -> Callable[[bytes], bool]:
     """Return a test that recognises our own JSON by some of its keys; for `refuse_unwritable`."""
-
-    def ours(content: bytes) -> bool:
-        try:
-            record = json.loads(content)
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(record, dict) and set(names) <= record.keys()
-
-    return ours
+    return lambda content: set(names) <= json_object(content).keys()
 
 
 def remove_stale(folder: Path) -> None:
