@@ -215,7 +215,7 @@ def our_step(method, batch, device, kind):
         torch.use_deterministic_algorithms(True)
     networks = method.networks().values()
     for network in networks:
-        runtime.prepare(network)
+        runtime.place(network)
     if kind == "ours compiled":
         compile_parts(networks, lambda error: sys.exit(f"compiling failed: {error}"))
     if kind == "ours checkpointed":
@@ -416,8 +416,8 @@ def load_only(method, size, batch, source, kept, device, seconds=5.0):
     """Take batches for some seconds as training does, without using them."""
     import torch
 
-    from img2img.data.opening import open_samples
     from img2img.data.options import data_options
+    from img2img.data.samples import open_samples
     from img2img.data.stream import auto_workers, stream
     from img2img.methods import METHODS
 

@@ -17,8 +17,8 @@ import torch
 from img2img.core.method import Image, Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
-from img2img.data.images import Array
-from img2img.data.opening import Opened, arrays_for, open_samples
+from img2img.data.picture import Array
+from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, TrainingError, choose, install_hint
 from img2img.evaluation.evaluate import keep
@@ -446,12 +446,13 @@ def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFac
 
 def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
     say = partial(stderr_console().print, markup=False, soft_wrap=True)
-    for line in (*opened.notes, *filter(None, [note])):
+    images = opened.images
+    for line in (*images.notes, *filter(None, [note])):
         say(line)
     held = (
-        f", held out {opened.held}" if opened.held else ", none held out" if built.needs.domains == ("a", "b") else ""
+        f", held out {images.held}" if images.held else ", none held out" if built.needs.domains == ("a", "b") else ""
     )
-    say(f"{method}: {opened.counts}{held}; run folder {folder}")
+    say(f"{method}: {images.counts}{held}; run folder {folder}")
     if not opened.train.cached:
         say("The decoded images do not fit into --cache-mb and are read from disk every time.")
     millions = ", ".join(

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from img2img.data.images import Array, Picture, is_run, read_image, write_image
+from img2img.data.folders import is_run
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError
 
 SIZE = 64
@@ -154,12 +156,7 @@ def score(animal: Animal, image: Array) -> float:
 def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda text: None) -> Result:
     """Draw the data, train CycleGAN, translate the held-out folder, and draw the before/after picture.
 
-    Running it again on the same folder resumes where it stopped.
-
-    Args:
-        folder: the folder for all files.
-        steps: number of training steps.
-        say: receives a line about each stage.
+    Running it again on the same folder resumes where it stopped. `say` receives a line about each stage.
     """
     say("loading PyTorch")
     import img2img.api
@@ -174,13 +171,11 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     img2img.api.translate(trained, data / "testA", results, direction="a2b", overwrite=True)
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
-    scores = {
-        "the unchanged input": _mean(score(animal, animal.plain) for animal in animals),
-        "the model": _mean(score(animal, out) for animal, out in zip(animals, outputs, strict=True)),
-        "the ground truth": _mean(score(animal, animal.striped) for animal in animals),
-    }
+    plain, striped = [animal.plain for animal in animals], [animal.striped for animal in animals]
+    judged = {"the unchanged input": plain, "the model": outputs, "the ground truth": striped}
+    scores = {name: float(np.mean(list(map(score, animals, images)))) for name, images in judged.items()}
     picture = folder / "before_after.png"
-    write_image(picture, Picture(_sheet(animals[:8], outputs[:8])))
+    write_image(picture, Picture(_sheet({"input": plain[:8], "img2img": outputs[:8], "truth": striped[:8]})))
     return Result(picture, trained / "report.html", scores)
 
 
@@ -204,15 +199,11 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _mean(values: object) -> float:
-    return float(np.mean(list(values)))  # type: ignore[call-overload]
-
-
-def _sheet(animals: list[Animal], outputs: list[Array], zoom: int = 2, gap: int = 4, margin: int = 76) -> Array:
-    """Draw three labelled rows: the inputs, the translations, and the true twins."""
-    rows = {"input": [a.plain for a in animals], "img2img": outputs, "truth": [a.striped for a in animals]}
-    cell = SIZE * zoom + gap
-    sheet = Image.new("RGB", (margin + len(animals) * cell + gap, len(rows) * cell + gap), "white")
+def _sheet(rows: dict[str, list[Array]]) -> Array:
+    """Draw rows of images, each with its name."""
+    zoom, gap, margin = 2, 4, 76
+    cell, columns = SIZE * zoom + gap, max(map(len, rows.values()))
+    sheet = Image.new("RGB", (margin + columns * cell + gap, len(rows) * cell + gap), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for r, (name, row) in enumerate(rows.items()):
         pen.text((margin - gap, gap + r * cell + SIZE * zoom / 2), name, fill="black", font=font, anchor="rm")

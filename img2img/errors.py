@@ -1,12 +1,13 @@
 """What can go wrong through no fault of the code: every error here is one sentence a user can act on."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
 
 Entry = TypeVar("Entry")
 
+MAX_LISTED = 5  # names that an error lists
 DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is another project
 
 
@@ -82,6 +83,18 @@ class Interrupted(Img2ImgError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of any exception; its type if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listed(items: Iterable[str]) -> str:
+    """Return at most five of the items in a list, and the number of the others."""
+    names = list(items)
+    more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def counted(n: int, one: str, several: str) -> str:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import img2img
 from img2img.data.axes import images_in
-from img2img.data.folders import from_arrays
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.domain import from_arrays
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, ModelFileError
 
 RNG = np.random.default_rng(0)

@@ -18,7 +18,8 @@ import img2img
 from img2img.core.method import Image, Label, Method, Noise, Use
 from img2img.core.needs import Facts, Needs
 from img2img.data.grid import draw_grid
-from img2img.data.images import Picture, write_image
+from img2img.data.images import write_image
+from img2img.data.picture import Picture
 from img2img.data.scale import Scale
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.interchange.export import export_model

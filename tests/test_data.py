@@ -13,10 +13,10 @@ from PIL import Image
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.finding import find_domains
-from img2img.data.images import Picture, write_image
-from img2img.data.opening import open_samples
+from img2img.data.images import write_image
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, UnpairedConfig, data_options
-from img2img.data.picture import DTYPES
+from img2img.data.picture import DTYPES, Picture
+from img2img.data.samples import open_samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError
 
@@ -447,7 +447,7 @@ def test_held_out_images_have_the_training_size_and_no_augmentation(augment):
         Needs(("a", "b"), paired=True), config(augment=augment, val_fraction=0.25), a=images, b=images
     )
     heldout = opened.heldout
-    assert (len(heldout), opened.held, heldout.labels) == (1, "1 and 1", ())
+    assert (len(heldout), opened.images.held, heldout.labels) == (1, "1 and 1", ())
     first = heldout[0]
     assert first["a"].shape == (3, 32, 32) and torch.equal(first["a"], first["b"])
     assert same(first, heldout[0])
@@ -463,7 +463,7 @@ def test_held_out_images_have_the_training_size_and_no_augmentation(augment):
 def test_one_draw_for_both_images_of_a_pair(preset):
     augment, image = Augment(preset, 32), picture(0, 40, 40)
     for seed in range(20):
-        a, b = augment(seed, image, image.copy())
+        a, b = augment(seed, image), augment(seed, image.copy())
         assert a.shape == (32, 32, 3) or preset in ("none", "flip")
         np.testing.assert_array_equal(a, b)
 
@@ -473,7 +473,8 @@ def test_augmentation_keeps_type_and_channels_of_both(preset):
     for dtype, channels in (("uint8", 1), ("uint16", 3), ("float32", 5)):
         image = picture(0, 40, 40, channels, dtype)
         partner = picture(1, 40, 40, 1, "uint8")
-        a, b = Augment(preset, 32)(3, image, partner)
+        augment = Augment(preset, 32)
+        a, b = augment(3, image), augment(3, partner)
         assert (a.dtype, a.shape[2], b.dtype, b.shape[2]) == (dtype, channels, "uint8", 1)
         assert a.shape[:2] == b.shape[:2]
 
@@ -485,14 +486,14 @@ def test_equal_seeds_give_equal_results_and_others_differ(preset):
     first, second = Augment(preset, 32), Augment(preset, 32)
     second(99, image)  # earlier draws do not matter
     for seed in (0, 1, 2**31 - 1):
-        np.testing.assert_array_equal(first(seed, image)[0], second(seed, image)[0])
+        np.testing.assert_array_equal(first(seed, image), second(seed, image))
     np.testing.assert_array_equal(image, before)
-    assert (len({first(seed, image)[0].tobytes() for seed in range(12)}) > 1) == (preset != "none")
+    assert (len({first(seed, image).tobytes() for seed in range(12)}) > 1) == (preset != "none")
 
 
 def test_dihedral_has_all_eight_positions():
     augment, image = Augment("dihedral", 16), picture(0, 16, 16)
-    seen = {augment(seed, image)[0].tobytes() for seed in range(100)}
+    seen = {augment(seed, image).tobytes() for seed in range(100)}
     turned = [np.rot90(image, k) for k in range(4)]
     expected = {x.tobytes() for t in turned for x in (t, t[:, ::-1])}
     assert seen == expected
@@ -503,7 +504,7 @@ def test_standard_crops_a_mirrored_or_plain_window():
     windows = {
         image[i : i + 32, j : j + 32][:, ::step].tobytes() for i in range(5) for j in range(5) for step in (1, -1)
     }
-    assert {augment(seed, image)[0].tobytes() for seed in range(40)} <= windows
+    assert {augment(seed, image).tobytes() for seed in range(40)} <= windows
 
 
 def test_augmenting_leaves_the_global_generators_alone():

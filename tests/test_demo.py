@@ -34,7 +34,8 @@ def test_no_image_is_on_both_sides(tmp_path):
 
 def test_the_picture_names_its_rows():
     animals = demo.held_out()[:2]
-    sheet = demo._sheet(animals, [a.striped for a in animals]).astype(int)
+    plain, striped = [a.plain for a in animals], [a.striped for a in animals]
+    sheet = demo._sheet({"input": plain, "img2img": striped, "truth": striped}).astype(int)
     margin = sheet[:, : sheet.shape[1] - 2 * (2 * demo.SIZE + 4) - 4]
     names = [part.min(axis=(0, 2)) < 128 for part in np.array_split(margin, 3)]  # columns with ink
     assert all(20 < name.sum() < margin.shape[1] for name in names) and len({name.tobytes() for name in names}) == 3

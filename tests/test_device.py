@@ -43,7 +43,7 @@ SHAPES = {
 
 
 def prepared(network):
-    Runtime(CPU, torch.bfloat16).prepare(network)
+    Runtime(CPU, torch.bfloat16).place(network)
     return network
 
 
@@ -103,6 +103,6 @@ def test_one_image_in_one_image_out_is_as_before(precision):
     network = nn.Conv2d(3, 4, 3)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
         expected = network(IMAGE.contiguous(memory_format=torch.channels_last)).float()
-    Runtime(CPU, precision).prepare(network)
+    Runtime(CPU, precision).place(network)
     out = network(IMAGE)
     torch.testing.assert_close(out, expected, atol=0 if precision is torch.bfloat16 else 1e-6, rtol=0)

@@ -11,7 +11,7 @@ from conftest import refused, write_images
 from PIL import Image
 
 import img2img
-from img2img.data.folders import Domain
+from img2img.data.domain import Domain
 from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError
 from img2img.evaluation.baselines import HistogramMatching
 from img2img.evaluation.compare import compare

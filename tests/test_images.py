@@ -24,18 +24,9 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
-from img2img.data.images import (
-    FORMATS,
-    SUFFIXES,
-    Picture,
-    find_images,
-    read_header,
-    read_image,
-    resize,
-    skipped_note,
-    write_image,
-)
-from img2img.data.picture import DTYPES
+from img2img.data.folders import find_images, skipped_note
+from img2img.data.images import FORMATS, SUFFIXES, read_header, read_image, resize, write_image
+from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
 
 ORIENTATION = 0x0112

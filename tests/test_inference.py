@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import img2img
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model import backends, folder as engine
 from img2img.model.options import TranslateOptions

@@ -13,7 +13,8 @@ from conftest import refused
 from helpers import over
 from PIL import Image
 
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, Img2ImgError, InputError, InputTypeError, TrainingError
 from img2img.lab.checks import check_channels, check_dtype, check_finite
 from img2img.lab.tables import destination, results

@@ -13,11 +13,10 @@ from PIL import Image
 
 import img2img
 from img2img.core.needs import Needs
+from img2img.data.domain import Domain
 from img2img.data.finding import find_domains
-from img2img.data.folders import Domain
-from img2img.data.opening import open_samples
 from img2img.data.options import ImagesConfig, LabelledConfig
-from img2img.data.samples import Samples
+from img2img.data.samples import Samples, open_samples
 from img2img.data.stream import stream
 from img2img.errors import ConfigError, DataError, Img2ImgError
 
@@ -82,9 +81,9 @@ def test_grey_images_among_colour_ones_are_read_as_colour(tmp_path):
     folder = write_images(tmp_path / "images", 3, (4, 4), seed=0)
     Image.fromarray(grey()[0]).save(folder / "grey.png")
     opened = open_samples(PLAIN, ImagesConfig(data=str(folder), size=4))
-    assert opened.notes == ("1 grey image is read as colour.",)
-    assert opened.train.channels == {"image": 3} and opened.counts == "4 images"
-    assert opened.heldout is None and opened.held == "" and opened.train.classes == ()
+    assert opened.images.notes == ("1 grey image is read as colour.",)
+    assert opened.train.channels == {"image": 3} and opened.images.counts == "4 images"
+    assert opened.heldout is None and opened.images.held == "" and opened.train.classes == ()
 
 
 @over(
@@ -312,7 +311,7 @@ def test_val_fraction_holds_images_and_their_labels_out():
     config = LabelledConfig(size=4, val_fraction=0.3)
     opened = open_samples(LABELLED, config, data=grey(10), labels=labels)
     train, heldout = opened.train.domains["image"], opened.heldout.domains["image"]
-    assert (len(train), len(heldout), opened.counts, opened.held) == (7, 3, "7 images of 2 classes", "3")
+    assert (len(train), len(heldout), opened.images.counts, opened.images.held) == (7, 3, "7 images of 2 classes", "3")
     known = {x.tobytes(): label for x, label in zip(grey(10), labels, strict=True)}
     for domain in (train, heldout):
         assert [known[domain.load(i).tobytes()] for i in range(len(domain))] == list(domain.labels)

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 import img2img
 from img2img.api import sample
 from img2img.cli import main as cli
-from img2img.data.images import find_images, read_image
+from img2img.data.folders import find_images
+from img2img.data.images import read_image
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.interchange.export import export_model
 from img2img.model.file import read_card

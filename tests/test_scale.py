@@ -1,6 +1,7 @@
 """Pixel values to [-1, 1] and back: nothing is lost."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -104,4 +105,4 @@ def test_low_precision_output_is_decoded_in_fp32():
 
 def test_json_and_back():
     scale = Scale(3, 4095, "uint16")
-    assert Scale(**json.loads(json.dumps(scale.to_json()))) == scale
+    assert Scale(**json.loads(json.dumps(asdict(scale)))) == scale

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import img2img
-from img2img.data import images, patience, store, workers
+from img2img.data import images, store, workers
 from img2img.data.stream import stream
 from img2img.errors import DataError, Interrupted, TrainingError
 from img2img.methods import METHODS
@@ -259,7 +259,7 @@ def uncached(unpaired, quick):
 
 @pytest.fixture
 def no_waits(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(store, "WAITS", (0.0, 0.0))
 
 
 def damage(path):

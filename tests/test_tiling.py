@@ -288,7 +288,7 @@ def test_conditions_pass_unchanged():
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_prepared_network_in_tiles(precision):
     network, x = build("unet"), picture(96, 96)
-    Runtime(CPU, precision).prepare(network)
+    Runtime(CPU, precision).place(network)
     out, expected = in_tiles(network, x, Memory(16, 2**30, CPU)), whole(network, x)
     assert out.dtype == expected.dtype == torch.float32
     assert float((out - expected).abs().mean()) < (0.01 if precision is torch.bfloat16 else 1e-5)

@@ -18,7 +18,8 @@ from img2img import api
 from img2img.core.needs import Facts
 from img2img.evaluation.compare import compare
 from img2img.methods import METHODS
-from img2img.model.options import TranslateOptions
+from img2img.metrics.options import MetricOptions
+from img2img.model.options import LoadOptions, TranslateOptions
 from img2img.options import keywords
 from img2img.options.docstrings import in_code
 
@@ -54,16 +55,45 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("equali
 DRAWS = {name: not takes_images(method) for name, method in METHODS.items()}
 
 
-def calls():
-    """Name of a dict of keywords -> the call's own keywords, and dataclasses of options."""
+def keywords_of(groups, own=()):
+    """The keywords that the fields of dataclasses, and a call's `own` parameters, are: name -> type."""
+    types = {p.name: {in_code(p.annotation): None} for p in own}
+    for group in groups:
+        hints = get_type_hints(group)
+        for field in fields(group):
+            kind = WIDER.get(field.name) or in_code(hints[field.name])
+            types.setdefault(field.name, {})[kind] = None
+    return {name: " | ".join(kinds) for name, kinds in types.items()}
+
+
+def classes():
+    """Name of a dict of keywords -> its bases, and the keywords that it adds to them."""
+    known = {}
+
+    def declared(title, keywords, *bases):
+        inherited = {name: kind for base in bases for name, kind in known[base].items()}
+        assert inherited.items() <= keywords.items(), title
+        known[title] = keywords
+        return title, bases, {name: kind for name, kind in keywords.items() if name not in inherited}
+
     own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    users = img2img.train.users
-    for name, wanted in (("TranslationTraining", {False}), ("SamplingTraining", {True}), ("Training", {True, False})):
-        yield name, own, [group for method, groups in users.items() if DRAWS[method] in wanted for group in groups]
-    yield "Translating", [], img2img.translate.users[""]
-    yield "Calling", [], (TranslateOptions,)
-    yield "Sampling", [], img2img.sample.users[""]
-    yield "Evaluating", [], img2img.evaluate.users[""]
+    translation, sampling = (
+        keywords_of([g for name, groups in img2img.train.users.items() if DRAWS[name] is draws for g in groups], own)
+        for draws in (False, True)
+    )
+    shared = translation.keys() & sampling.keys()
+    yield declared("Scoring", keywords_of([MetricOptions]))
+    yield declared("Loading", keywords_of([LoadOptions]))
+    yield declared("AnyTraining", {name: kind for name, kind in translation.items() if name in shared}, "Scoring")
+    yield declared("OnlyTranslation", {name: kind for name, kind in translation.items() if name not in shared})
+    yield declared("OnlySampling", {name: kind for name, kind in sampling.items() if name not in shared})
+    yield declared("TranslationTraining", translation, "AnyTraining", "OnlyTranslation")
+    yield declared("SamplingTraining", sampling, "AnyTraining", "OnlySampling")
+    yield declared("Training", translation | sampling, "AnyTraining", "OnlyTranslation", "OnlySampling")
+    yield declared("Calling", keywords_of([TranslateOptions]))
+    yield declared("Translating", keywords_of(img2img.translate.users[""]), "Calling", "Loading")
+    yield declared("Sampling", keywords_of(img2img.sample.users[""]))
+    yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")
 
 
 def written():
@@ -72,15 +102,10 @@ def written():
     for title, draws in (("TranslationMethod", False), ("SamplingMethod", True)):
         names = ", ".join(f'"{name}"' for name in METHODS if DRAWS[name] is draws)
         parts.append(f"{title} = Literal[{names}]\n")
-    for title, own, groups in calls():
-        types = {p.name: {in_code(p.annotation): None} for p in own}
-        for group in groups:
-            hints = get_type_hints(group)
-            for field in fields(group):
-                kind = WIDER.get(field.name) or in_code(hints[field.name])
-                types.setdefault(field.name, {})[kind] = None
-        lines = [f"    {name}: {' | '.join(kinds)}\n" for name, kinds in types.items()]
-        parts.append(f"\n\nclass {title}(TypedDict, total=False):\n{''.join(lines)}")
+    for title, bases, added in classes():
+        head = f"\n\nclass {title}({', '.join(bases or ['TypedDict'])}"
+        lines = [f"    {name}: {kind}\n" for name, kind in added.items()]
+        parts.append(f"{head}, total=False):\n{''.join(lines)}" if added else f"{head}): ...\n")
     return parts[0] + "".join(parts[1:])
 
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import refused, write_images
 from helpers import over
 
-from img2img.data.images import Picture, read_image, write_image
+from img2img.data.images import read_image, write_image
+from img2img.data.picture import Picture
 from img2img.errors import ConfigError
 from img2img.report import page
 from img2img.runtime.files import atomic, holds_keys, refuse_unwritable, write_text

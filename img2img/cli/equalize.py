@@ -215,9 +215,9 @@ def _report(
     **options: Any,
 ) -> None:
     """Judge an equalizer on images it was not fitted to, beside what a lab would use instead."""
-    from img2img.data.images import holds_keys, refuse_unwritable
     from img2img.lab import BatchEqualizer, LabWarning, Manifest
     from img2img.report.page import is_page
+    from img2img.runtime.files import holds_keys, refuse_unwritable
 
     refuse_unwritable(out, is_page)
     if json:

@@ -162,14 +162,14 @@ def _list_metrics() -> None:
 
 
 def _check(path: Path | None) -> None:
-    from img2img.data.images import holds_keys, refuse_unwritable
+    from img2img.runtime.files import holds_keys, refuse_unwritable
 
     if path is not None:
         refuse_unwritable(path, holds_keys("protocol", "rows"))
 
 
 def _write(path: Path, content: Any) -> None:
-    from img2img.data.images import write_text
+    from img2img.runtime.files import write_text
 
     try:
         write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

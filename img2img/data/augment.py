@@ -1,4 +1,4 @@
-"""Augmentation presets, by albumentations; both images of a pair get the same random transforms."""
+"""Augmentation presets, by albumentations."""
 
 import os
 from collections.abc import Callable
@@ -13,17 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """One augmentation.
+    """One augmentation."""
 
-    Attributes:
-        resize: side of the image before the crop, in units of the crop; None keeps the image's own pixels.
-        transforms: builds the list of random transforms from the albumentations module and the size of the crop.
-        text: its description.
-    """
-
-    resize: float | None
-    transforms: Callable[[Any, int], list[Any]]
-    text: str
+    resize: float | None  # side of the image before the crop, in units of the crop; None keeps the image's own pixels
+    transforms: Callable[[Any, int], list[Any]]  # builds them from the albumentations module and the size of the crop
+    text: str  # its description
 
 
 PRESETS = {
@@ -52,19 +46,17 @@ PRESETS = {
 
 
 class Augment:
-    """Random transforms of one image, or of a pair in step. Each worker builds its own."""
+    """Random transforms of images. Each worker builds its own."""
 
     def __init__(self, preset: str, size: int) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import checks for updates online
         import albumentations
 
         transforms = choose("--augment", preset, PRESETS).transforms(albumentations, size)
-        self.pipeline = albumentations.Compose(transforms, additional_targets={"partner": "image"})
+        self.pipeline = albumentations.Compose(transforms)
 
-    def __call__(self, seed: int, image: "Array", partner: "Array | None" = None) -> "tuple[Array, Array | None]":
-        """Transform `image` (H, W, C), and `partner` in the same way; equal seeds give equal results."""
+    def __call__(self, seed: int, image: "Array") -> "Array":
+        """Transform `image` (H, W, C); equal seeds do the same to all images of one size."""
         self.pipeline.set_random_seed(seed)
-        if partner is None:
-            return self.pipeline(image=image)["image"], None
-        out = self.pipeline(image=image, partner=partner)
-        return out["image"], out["partner"]
+        transformed: Array = self.pipeline(image=image)["image"]
+        return transformed

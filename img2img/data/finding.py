@@ -10,25 +10,14 @@ import numpy as np
 
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS
-from img2img.data.folders import (
-    HELD_OUT,
-    Domain,
-    Domains,
-    Scanned,
-    alike,
-    find,
-    from_arrays,
-    pair_up,
-    passed_beside,
-    refuse_small,
-    scan,
-)
+from img2img.data.domain import Domain, alike, from_arrays, passed_beside, refuse_small
+from img2img.data.folders import Found, find_images, scan
 from img2img.data.idx import is_idx, read_idx
-from img2img.data.images import Array, find_images
 from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted
+from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
+from img2img.data.picture import Array, Header
+from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted, quote
 
 Notes = tuple[str, ...]
 WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that OpenCV interpolates
@@ -36,19 +25,12 @@ WARPABLE = ("uint8", "uint16", "int16", "float32", "float64")  # the types that 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of a run, checked but not read.
+    """The images of a run, checked but not read."""
 
-    Attributes:
-        train: the training images of each domain.
-        heldout: the held-out images of each domain, if there are any.
-        classes: names of the labels that the domains carry.
-        notes: what the user should know.
-    """
-
-    train: dict[str, Domain]
-    heldout: dict[str, Domain] | None = None
-    classes: tuple[str, ...] = ()
-    notes: Notes = ()
+    train: dict[str, Domain]  # the training images of each domain
+    heldout: dict[str, Domain] | None = None  # the held-out images of each domain, if there are any
+    classes: tuple[str, ...] = ()  # names of the labels that the domains carry
+    notes: Notes = ()  # what the user should know
 
     @property
     def counts(self) -> str:
@@ -57,6 +39,11 @@ class Split:
         if others:
             return ", ".join([f"{len(first)} images of {first.title}", *(f"{len(d)} of {d.title}" for d in others)])
         return f"{len(first)} images" + (f" of {len(self.classes)} classes" if self.classes else "")
+
+    @property
+    def held(self) -> str:
+        """The number of held-out images, in words."""
+        return " and ".join(str(len(domain)) for domain in (self.heldout or {}).values())
 
 
 def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
@@ -104,16 +91,16 @@ def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
-        train, heldout = find(places, paired)
+        train, heldout = find_pair(places, paired)
     if config.direction == "b2a":
         if not paired:
             raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
         train, heldout = train[::-1], heldout and heldout[::-1]
-    return Split(_by_key(train), heldout and _by_key(heldout))
+    return _split("ab", train, heldout)
 
 
-def _by_key(domains: Domains) -> dict[str, Domain]:
-    return dict(zip("ab", domains, strict=True))
+def _split(keys: Sequence[str], train: Sequence[Domain], heldout: Sequence[Domain] | None) -> Split:
+    return Split(dict(zip(keys, train, strict=True)), dict(zip(keys, heldout, strict=True)) if heldout else None)
 
 
 def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, labels: Any = None) -> Split:
@@ -138,12 +125,12 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
         domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
         if needs_labels:
             names = [_listed(labels, file, path if data is None else None)]
-    if not needs_labels:
-        return replace(_images(domains), notes=notes)
-    what = "data" if data is not None else quote(path)
-    classes = classes_of(names[0], what)
-    domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
-    return replace(_images(domains), classes=classes, notes=notes)
+    classes: tuple[str, ...] = ()
+    if needs_labels:
+        what = "data" if data is not None else quote(path)
+        classes = classes_of(names[0], what)
+        domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
+    return replace(_split(["image"], domains[:1], domains[1:]), classes=classes, notes=notes)
 
 
 def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple[list[Domain], list[list[str]], Notes]:
@@ -163,11 +150,6 @@ def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple
     elif needs_labels:
         names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
     return [Domain.of("data", headers) for headers in scans], names, notes
-
-
-def _images(domains: Sequence[Domain]) -> Split:
-    train, *heldout = domains
-    return Split({"image": train}, {"image": heldout[0]} if heldout else None)
 
 
 def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:
@@ -213,12 +195,12 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
     return [root / "train", held], ()
 
 
-def _scan(folder: Path) -> Scanned:
+def _scan(folder: Path) -> Found[Header]:
     try:
         return scan(folder)
-    except DataError as error:
+    except NoImagesError as error:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
-        if not found or not isinstance(error, NoImagesError):
+        if not found:
             raise
         raise DataError(
             f"{quote(folder)} contains no images except idx files; use one of them: --data {quote(found[0])}."

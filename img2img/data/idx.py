@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.picture import Array, quote
-from img2img.errors import DataError
+from img2img.data.picture import Array
+from img2img.errors import DataError, quote
 
 TYPES = {0x08: "u1", 0x0D: ">f4", 0x0E: ">f8"}  # the idx types that images and labels are stored in
 UNPACKED = 2**28  # bytes that a packed file may always unpack to

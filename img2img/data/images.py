@@ -15,14 +15,11 @@ EXIF data (among PNG, JPEG and WebP), resolution and the colour profile are kept
 profile only if it suits the number of channels. A picture that the format cannot hold is refused.
 """
 
-import json
-import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,27 +27,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from img2img.data import npy, raster, tiff
-from img2img.data.defaults import JPEG_QUALITY as JPEG_QUALITY, MAX_PIXELS as MAX_PIXELS, PAGES
-from img2img.data.picture import (
-    DTYPES,
-    Array as Array,
-    Header as Header,
-    Picture as Picture,
-    as_type,
-    check_size,
-    merge,
-    quote,
-    unmerge,
-)
-from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted
-from img2img.runtime.files import (
-    atomic as atomic,
-    holds_keys as holds_keys,
-    refuse_unwritable as refuse_unwritable,
-    remove_stale as remove_stale,
-    write_text as write_text,
-)
+from img2img.data import npy, raster, tiff, tiff_write
+from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
+from img2img.data.picture import DTYPES, Array, Header, Picture, as_type, check_size, merge, unmerge
+from img2img.errors import ConfigError, DataError, choose, first_line, quote
+from img2img.runtime.files import atomic
 
 OpenFile = AbstractContextManager[tuple[Header, Callable[[], Picture]]]  # its header, and the function that decodes it
 
@@ -119,7 +100,7 @@ class Format:
 
 
 _JPEG = Format("jpeg", raster.write, side=65500)
-_TIFF = Format("tiff", tiff.write, DTYPES, None, alpha=True, pages=True)
+_TIFF = Format("tiff", tiff_write.write, DTYPES, None, alpha=True, pages=True)
 FORMATS = {
     ".png": Format("png", raster.write, ("uint8", "uint16"), alpha=True),
     ".jpg": _JPEG,
@@ -134,140 +115,46 @@ FORMATS = {
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
 }
 SUFFIXES = tuple(FORMATS)
-# In a folder with this file of `sample`, these pictures are overviews, not samples.
-SHEETS = {"samples.json": ("grid.png", "walk.png")}
-
-MAX_SUFFIXES = 8  # of skipped files that a note names
-MAX_VISITS = 100  # of one folder, through different links
-
-
-class FoundImages(list[Path]):
-    """Image files, and the suffixes of the other files that were found beside them, with their counts."""
-
-    passed: Counter[str]
-
-
-def find_images(folder: Path) -> FoundImages:
-    """List every image below `folder`, at any depth, sorted by name.
-
-    Hidden files and folders are skipped, as are run folders, whose pictures are results, and the overview sheets that
-    `sample` writes beside its images. Symlinked folders are followed, except into a folder that contains the link.
-    Everything else with the suffix of an image is listed, broken links included: reading one reports what is wrong.
-
-    Raises:
-        DataError: if the folder is missing or cannot be listed.
-        NoImagesError: if it contains no images.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"{quote(folder)} is not a folder." if folder.exists() else f"There is no folder {quote(folder)}."
-        )
-    found, visits = FoundImages(), Counter[tuple[int, int]]()
-    found.passed = Counter()
-    queue: list[tuple[Path, frozenset[tuple[int, int]] | None]] = [(folder, frozenset())]
-    try:
-        while queue:
-            path, parents = queue.pop()
-            if parents is None:
-                found.append(path)
-                continue
-            status = path.stat()
-            identity = status.st_dev, status.st_ino
-            if identity in parents:
-                continue
-            visits[identity] += 1
-            if visits[identity] > MAX_VISITS:
-                raise DataError(
-                    f"Links below {quote(folder)} lead to {quote(path)} in over {MAX_VISITS} ways; remove some."
-                )
-            with os.scandir(path) as listing:
-                entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name, reverse=True)
-            if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(path):
-                if path == folder:
-                    raise DataError(f"{quote(folder)} is a run folder; give a folder of images.")
-                continue
-            sheets = [name for entry in entries for name in SHEETS.get(entry.name, ())]
-            for entry in entries:
-                if entry.name in sheets or entry.name in SHEETS:
-                    continue
-                suffix = entry.name[entry.name.rfind(".") :].lower() if "." in entry.name else ""
-                if entry.is_dir():
-                    queue.append((path / entry.name, parents | {identity}))
-                elif suffix in FORMATS:
-                    queue.append((path / entry.name, None))
-                else:
-                    found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
-    except OSError as error:
-        raise DataError(f"{quote(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
-    if not found:
-        beside = "".join(f" {sentence}" for sentence in skipped_note(found.passed))
-        raise NoImagesError(
-            f"{quote(folder)} contains no images. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}"
-        )
-    return found
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether `folder` holds the config.json of a training run of img2img."""
-    try:
-        record = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return (
-        isinstance(record, dict)
-        and all(isinstance(record.get(name), dict) for name in ("options", "environment"))
-        and "img2img" in record["environment"]
-    )
-
-
-def skipped_note(suffixes: Counter[str]) -> tuple[str, ...]:
-    """Return a note that counts the skipped files by kind, as a tuple of one sentence; empty if there were none."""
-    count = suffixes.total()
-    if not count:
-        return ()
-    ranked = sorted(suffixes.items(), key=lambda entry: (-entry[1], not entry[0], entry[0]))
-    kinds = [f"{n} {suffix or 'with other names'}" for suffix, n in ranked]
-    more = f", and {len(kinds) - MAX_SUFFIXES} other kinds" if len(kinds) > MAX_SUFFIXES else ""
-    files = counted(count, "file was", "files were")
-    return (f"{files} skipped: {', '.join(kinds[:MAX_SUFFIXES])}{more}.",)
 
 
 def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Header:
     """Read the size, channels, type and number of pages of a file, without decoding it.
 
     Args:
-        path: the file.
         pages: whether the pages of a file are separate "images" or the "channels" of one.
         max_pixels: the limit for all pages together.
 
     Raises:
         DataError: if the file is not a readable image, or too large.
     """
-    header, _ = _read(path, pages, max_pixels, decode=False)
-    return header
+    with _opened(path, pages, max_pixels) as (header, _):
+        return header
 
 
 def read_image(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a file; the arguments are those of `read_header`.
+    """Decode a file; `pages` and `max_pixels` are those of `read_header`.
 
     Raises:
         DataError: if the file is damaged, not a readable image, or too large.
     """
-    _, picture = _read(path, pages, max_pixels, decode=True)
-    assert picture is not None
-    return picture
+    with _opened(path, pages, max_pixels) as (_, load):
+        picture = load()
+    return merge(picture, path) if pages == "channels" else picture
 
 
-def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header, Picture | None]:
+@contextmanager
+def _opened(path: Path, pages: str, max_pixels: int) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open a file of any format; within the block, whatever a decoder raises becomes a DataError."""
     choose("--pages", pages, PAGES)
-    as_channels = pages == "channels"
     kind, part = "image", "header"
     try:
         kind, opener = _opener(path)
         with opener(path) as (header, load):
             check_size(header, max_pixels)
+            if pages == "channels":
+                header = replace(header, channels=header.channels * header.pages, pages=1)
             part = "pixels"
-            picture = load() if decode else None
+            yield header, load
     except DataError:
         raise
     except MemoryError as error:
@@ -278,10 +165,6 @@ def _read(path: Path, pages: str, max_pixels: int, decode: bool) -> tuple[Header
         reasons = (reason for words, reason in DECODER_MESSAGES.items() if re.search(words, str(error), re.IGNORECASE))
         reason = next(reasons, "is damaged: its {part} cannot be decoded ({kind}).")
         raise DataError(f"{quote(path)} {reason.format(part=part, kind=kind)}") from error
-    if as_channels:
-        header = Header(path, header.width, header.height, header.channels * header.pages, header.dtype)
-        picture = picture and merge(picture, path)
-    return header, picture
 
 
 def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
@@ -299,19 +182,11 @@ def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
     raise DataError(f"{quote(path)} is not in a format img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> None:
     """Write `picture` in the format of `path`'s suffix; the file appears whole or not at all.
 
-    A picture that was read from a file has a source; whatever of it fits the format and the pixels is kept.
-
-    Args:
-        path: the file; its folder is created if necessary.
-        picture: the pixels, and the properties of the file they were read from.
-        quality: the quality of JPEG and lossy WebP, 1 to 100.
+    A picture that was read from a file has a source; whatever of it fits the format and the pixels is kept. The folder
+    is created if necessary. `quality` is that of JPEG and lossy WebP, 1 to 100.
 
     Raises:
         ConfigError: if the quality is out of range.
@@ -341,7 +216,7 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
             raise
         raise DataError(
             f"{quote(path)} cannot be written as {known.kind.upper()}: the metadata of its original does not fit "
-            f"({_first_line(error)}); write another format."
+            f"({first_line(error)}); write another format."
         ) from error
 
 

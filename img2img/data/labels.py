@@ -10,11 +10,11 @@ from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from img2img.data.folders import Domain, _list
+from img2img.data.domain import Domain
+from img2img.data.folders import is_run
 from img2img.data.idx import read_idx
-from img2img.data.images import Header, is_run
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError, counted
+from img2img.data.picture import Header
+from img2img.errors import ConfigError, DataError, counted, listed, quote
 
 COLUMNS = ("file", "label")
 WAYS = "one sub-folder per class in --data, or --labels FILE.csv with the columns file and label"
@@ -30,12 +30,12 @@ def from_folders(folder: Path, headers: Iterable[Header]) -> list[str]:
     names = [path.parts[0] for path in paths]
     if loose := [quote(folder / path) for path in paths if len(path.parts) == 1]:
         raise DataError(
-            f"{counted(len(loose), 'image lies', 'images lie')} in no class folder: {_list(loose)}. Use {WAYS}."
+            f"{counted(len(loose), 'image lies', 'images lie')} in no class folder: {listed(loose)}. Use {WAYS}."
         )
     folders = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "." and not is_run(entry))
     if empty := sorted(quote(entry) for entry in folders if entry.name not in set(names)):
         raise DataError(
-            f"{counted(len(empty), 'class folder holds', 'class folders hold')} no image: {_list(empty)}. "
+            f"{counted(len(empty), 'class folder holds', 'class folders hold')} no image: {listed(empty)}. "
             "Add images or remove it."
         )
     return names
@@ -114,7 +114,7 @@ class Table:
         files = [_normal(header.path.relative_to(root).as_posix()) for header in headers]
         if missing := [quote(file) for file in files if file not in self.labels]:
             raise DataError(
-                f"{counted(len(missing), 'image has', 'images have')} no row in {quote(self.path)}: {_list(missing)}. "
+                f"{counted(len(missing), 'image has', 'images have')} no row in {quote(self.path)}: {listed(missing)}. "
                 f"Files are named relative to {quote(root)}."
             )
         return [self.labels[file] for file in files]
@@ -178,7 +178,7 @@ def labelled(domain: Domain, labels: Sequence[str], classes: Sequence[str], what
     if unknown := sorted(set(labels) - index.keys(), key=_natural):
         raise DataError(
             f"Held-out images have {'classes' if len(unknown) > 1 else 'a class'} that no training image has: "
-            f"{_list(unknown)}."
+            f"{listed(unknown)}."
         )
     return replace(domain, labels=tuple(index[label] for label in labels))
 
@@ -188,5 +188,5 @@ def refuse_missing(domain: Domain, classes: Sequence[str], fraction: float) -> N
     counts = Counter(domain.labels)
     if missing := [name for i, name in enumerate(classes) if not counts[i]]:
         raise ConfigError(
-            f"--val-fraction {fraction} leaves no image of {_list(missing)} to train on; use a smaller share."
+            f"--val-fraction {fraction} leaves no image of {listed(missing)} to train on; use a smaller share."
         )

@@ -13,8 +13,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from img2img.data.picture import Array, Header, Picture, Source, known_dtype, quote
-from img2img.errors import DataError
+from img2img.data.picture import Array, Header, Picture, Source, known_dtype
+from img2img.errors import DataError, quote
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 

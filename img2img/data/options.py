@@ -1,4 +1,4 @@
-"""The options of a run's data, each declared once; imports nothing heavy, so that help is quick."""
+"""The options of a run's data, each declared once, and defaults of files; imports nothing heavy, so help is quick."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -7,8 +7,13 @@ from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS
 from img2img.options.declared import Choice, Options, Within
 
+MAX_PIXELS = 2**28  # of a file, all pages together: 16384x16384
+JPEG_QUALITY = 95  # of JPEG and lossy WebP
+PAGES = {
+    "images": "each page of a stack is an image",
+    "channels": "pages without a stated meaning are the channels of one image",
+}
 DIRECTIONS = Choice(("a2b", "b2a"))
-
 SIDES = Within(1, 2**16)
 Size = Annotated[int, "Side of the training images, in pixels.", SIDES]
 Augmentation = Annotated[

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError, quote as quote
+from img2img.errors import DataError, quote
 
 Array = NDArray[Any]
 
@@ -17,46 +17,27 @@ PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the 
 
 @dataclass(frozen=True)
 class Header:
-    """The properties of a file that are known before its pixels are read.
-
-    Attributes:
-        path: the file.
-        width: number of columns once the image is upright.
-        height: number of rows once the image is upright.
-        channels: number of channels of each page, without alpha.
-        dtype: type of the pixels as read.
-        pages: number of images in the file.
-    """
+    """The properties of a file that are known before its pixels are read."""
 
     path: Path
-    width: int
-    height: int
-    channels: int
-    dtype: str
-    pages: int = 1
+    width: int  # number of columns once the image is upright
+    height: int  # number of rows once the image is upright
+    channels: int  # number of channels of each page, without alpha
+    dtype: str  # type of the pixels as read
+    pages: int = 1  # number of images in the file
 
 
 @dataclass(frozen=True)
 class Source:
-    """The properties of the file that a picture was read from, for writing another of the same kind.
+    """The properties of the file that a picture was read from, for writing another of the same kind."""
 
-    Attributes:
-        kind: "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz".
-        icc: the colour profile.
-        dpi: horizontal and vertical pixels per inch.
-        exif: the EXIF data, with the orientation set to upright.
-        options: options for the writer of the same kind.
-        details: data that only that writer understands.
-        merged: number of pages that were read as channels; 0 if none were.
-    """
-
-    kind: str
-    icc: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    exif: bytes | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    details: Any = None
-    merged: int = 0
+    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz"
+    icc: bytes | None = None  # the colour profile
+    dpi: tuple[float, float] | None = None  # horizontal and vertical pixels per inch
+    exif: bytes | None = None  # the EXIF data, with the orientation set to upright
+    options: dict[str, Any] = field(default_factory=dict)  # options for the writer of the same kind
+    details: Any = None  # data that only that writer understands
+    merged: int = 0  # number of pages that were read as channels; 0 if none were
 
 
 @dataclass(frozen=True)
@@ -72,11 +53,6 @@ class Picture:
     array: Array
     alpha: Array | None = None
     source: Any = None
-
-
-def is_text(path: Path) -> bool:
-    """Return whether the name is valid UTF-8, as libraries not written in Python require."""
-    return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
 
 
 def known_dtype(path: Path, dtype: Any) -> str:

@@ -1,6 +1,9 @@
-"""Training samples and held-out samples of any number of domains, paired or not, with or without labels."""
+"""Training samples and held-out samples of any number of domains, paired or not, with or without labels; and how
+they are opened from what a method needs and the options of a run, or arrays.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS, Augment
-from img2img.data.folders import Domain
-from img2img.data.images import Array, resize
+from img2img.data.domain import Domain
+from img2img.data.finding import Split, find_domains
+from img2img.data.images import resize
 from img2img.data.options import DataConfig, ImagesConfig
-from img2img.data.patience import read_with_retries
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
-from img2img.data.store import Store, read_all, shared_budget
+from img2img.data.store import Store, read_all, read_with_retries
+from img2img.data.workers import free_shared_memory
 
 LABEL = "label"
 
@@ -67,7 +73,9 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.channels = {key: domain.channels for key, domain in domains.items()}
         factor = PRESETS[config.augment].resize
         side = None if factor is None else round(config.size * factor)
-        budget = shared_budget(config.cache_mb, shared)
+        budget = config.cache_mb * 2**20
+        if shared and (free := free_shared_memory()) is not None:
+            budget = min(budget, free // 2)
         self.stores: dict[str, Store] = {}
         for key, domain in domains.items():
             self.stores[key] = store = Store(domain, side, budget, shared)
@@ -129,11 +137,7 @@ class Samples(Dataset[dict[str, Tensor]]):
             self._augment = Augment(self.config.augment, self.config.size)
         images = [store[int(i)] for store, i in zip(self.stores.values(), indices, strict=True)]
         seeds = np.random.default_rng((self.seed, 3, n)).integers(2**31, size=len(images)).tolist()
-        first, *others = images
-        if not self.paired or not others:
-            return [self._augment(seed, image)[0] for seed, image in zip(seeds, images, strict=True)]
-        pairs = [self._augment(seeds[0], first, other) for other in others]
-        return [pairs[0][0], *(other for _, other in pairs if other is not None)]
+        return [self._augment(seeds[0] if self.paired else seed, x) for seed, x in zip(seeds, images, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_augment": None}
@@ -177,3 +181,47 @@ def cut(image: Array, config: DataConfig | ImagesConfig) -> Array:
         return resize(image, n, n)
     top, left = (image.shape[0] - n) // 2, (image.shape[1] - n) // 2
     return image[top : top + n, left : left + n]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run trains on: training samples, held-out ones if there are any, and the images they were made of."""
+
+    train: Samples
+    heldout: HeldOut | None
+    images: Split
+
+
+def open_samples(
+    needs: Needs,
+    config: Any,
+    seed: int = 0,
+    shared: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    **arrays: Any,
+) -> Opened:
+    """Find, check and read the images that `config` names, or `arrays`, as the samples that a method needs.
+
+    Args:
+        needs: domains ("a", "b"), or the one domain "image"; whether they are paired; whether images have labels.
+        config: an instance of `data_options(needs)`.
+        seed: of the order of samples and their augmentation.
+        shared: whether worker processes read from the cache.
+        say: receives lines about the progress of reading.
+        **arrays: "a" and "b"; or "data", and "labels", one per image.
+
+    Raises:
+        ConfigError: if the options do not say where the images or their labels are.
+        DataError: if images are missing, unreadable, or do not fit together.
+    """
+    split = find_domains(needs, config, **arrays)
+    heldout = split.heldout or {}
+    train = Samples(
+        split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
+    )
+    return Opened(train, HeldOut(heldout, train) if heldout else None, split)
+
+
+def arrays_for(needs: Needs) -> tuple[str, ...]:
+    """Return the names of the arrays that `open_samples` takes."""
+    return needs.domains if needs.domains == ("a", "b") else ("data", "labels") if needs.labels else ("data",)

@@ -4,15 +4,13 @@ the model, and inverted on output.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.data.images import Array
-from img2img.data.picture import DTYPES
+from img2img.data.picture import DTYPES, Array, as_type
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,8 @@ class Scale:
     def decode(self, x: Tensor) -> Array:
         """Map (C, H, W) in [-1, 1] to pixel values (H, W, C), rounded and clipped to the range of an integer type."""
         signal: Array = x.float().cpu().numpy().astype(self._exact, copy=False).transpose(1, 2, 0)
-        pixels: Array = (signal + 1) * ((self.high - self.low) / 2) + self.low
-        if np.dtype(self.dtype).kind in "ui":
-            limits = np.iinfo(self.dtype)
-            pixels = np.clip(np.rint(pixels), limits.min, limits.max)
-        return np.ascontiguousarray(pixels.astype(self.dtype))
+        return np.ascontiguousarray(as_type((signal + 1) * ((self.high - self.low) / 2) + self.low, self.dtype))
 
     def outside(self, array: Array) -> int:
         """Count the values of `array` outside `low` to `high`, which a network ending in tanh cannot reproduce."""
         return int(np.count_nonzero((array < self.low) | (array > self.high))) if self.dtype != "uint8" else 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)

@@ -1,23 +1,29 @@
 """The images of a domain at the size before the crop, decoded once where they fit into memory."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.data.folders import Domain, _list, refuse_non_finite
-from img2img.data.images import Array, resize
-from img2img.data.patience import is_transient, read_with_retries
-from img2img.data.workers import free_shared_memory
-from img2img.errors import DataError
+from img2img.data.domain import Domain, refuse_non_finite
+from img2img.data.images import resize
+from img2img.data.picture import Array
+from img2img.errors import DataError, listed
 
+WAITS = (0.1, 0.5, 2.0)  # seconds before each further attempt to read what a drive, e.g. on a network, fails to serve
+PERMANENT = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 CHUNK = 16  # images that a thread reads in one go
 REPORT_SECONDS = 10.0
 FEW = 20  # images worth retrying; if more cannot be read, the whole drive is away
+
+
+Result = TypeVar("Result")
 
 
 class Store:
@@ -80,6 +86,24 @@ class Store:
         return len(self.domain)
 
 
+def is_transient(error: DataError) -> bool:
+    """Return whether the system failed to deliver the bytes, as opposed to the bytes not being an image."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno is not None and cause.errno not in PERMANENT
+
+
+def read_with_retries(read: Callable[[int], Result], i: int) -> Result:
+    """Return `read(i)`, retried for a few seconds while the system fails to deliver the bytes."""
+    for wait in WAITS:
+        try:
+            return read(i)
+        except DataError as error:
+            if not is_transient(error):
+                raise
+        time.sleep(wait)
+    return read(i)
+
+
 def read_all(
     stores: Sequence[Store], others: Sequence[Domain] = (), say: Callable[[str], None] = lambda text: None
 ) -> None:
@@ -123,11 +147,4 @@ def read_all(
         pool.shutdown(cancel_futures=True)
     if failed:
         reasons = dict.fromkeys(str(error).rstrip(".") for _, error in failed)  # both halves of a pair are one file
-        raise DataError(f"{len(reasons)} of the images cannot be used: {_list(reasons)}.")
-
-
-def shared_budget(megabytes: int, shared: bool) -> int:
-    """Return the bytes that decoded images may take; memory shared by processes may be scarcer than the rest."""
-    budget = megabytes * 2**20
-    free = free_shared_memory() if shared else None
-    return budget if free is None else min(budget, free // 2)
+        raise DataError(f"{len(reasons)} of the images cannot be used: {listed(reasons)}.")

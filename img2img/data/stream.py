@@ -15,22 +15,6 @@ PREFETCH = 4  # fewest batches that each worker prepares ahead
 Batch = dict[str, Tensor]
 
 
-class _Positions:
-    """The sample numbers of each batch, as lists: process `rank` takes its slice of every global batch."""
-
-    def __init__(self, start: int, stop: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.batches = range(start, stop)
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for k in self.batches:
-            first = (k * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-
-
 class _Batches(Dataset[Any]):
     """Whole batches of a data set: from its `fetch(numbers)`, or, if it has none, collated from its samples.
 
@@ -87,10 +71,11 @@ def stream(
         DataError: if an image cannot be read.
         TrainingError: if a worker is killed.
     """
-    positions: Any = _Positions(start, stop, batch_size, rank, world_size)
+    firsts = ((k * world_size + rank) * batch_size for k in range(start, stop))
+    numbers: Any = (list(range(first, first + batch_size)) for first in firsts)
     loader = DataLoader(
         _Batches(dataset),
-        sampler=positions,
+        sampler=numbers,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=Context() if workers else None,

@@ -24,12 +24,11 @@ from img2img.data.picture import (
     as_type,
     full_scale,
     known_dtype,
-    quote,
     unpremultiply,
     upright,
 )
-from img2img.data.tiff_write import Details, write as write
-from img2img.errors import DataError
+from img2img.data.tiff_write import Details, Tag, storage_of
+from img2img.errors import DataError, quote
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 PHOTOMETRICS = (MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR)
@@ -76,7 +75,11 @@ def _refuse_inflated_counts(name: str, tiff: Any) -> None:
         elif "Along" in element.tag and "Start" in element.attrib:
             total += (float(get("End", 0)) - float(get("Start", 0))) / float(get("Step", 1))
     if not total <= 2 * tiff.filehandle.size:
-        raise DataError(f"{name} lacks some of the pages it declares; save it again completely.")
+        raise _lacks(name, "pages")
+
+
+def _lacks(name: str, parts: str) -> DataError:
+    return DataError(f"{name} lacks some of the {parts} it declares; save it again completely.")
 
 
 class _File:
@@ -124,11 +127,9 @@ class _File:
         for series in self.series:
             for page in series.pages:
                 if page is None:
-                    raise DataError(f"{self.name} lacks some of the pages it declares; save it again completely.")
+                    raise _lacks(self.name, "pages")
                 if math.prod(page.chunked) > len(page.dataoffsets):
-                    raise DataError(
-                        f"{self.name} lacks some of the tiles or strips it declares; save it again completely."
-                    )
+                    raise _lacks(self.name, "tiles or strips")
                 if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
                     raise DataError(f"{self.name} is truncated.")
 
@@ -143,12 +144,6 @@ class _File:
             raise DataError(
                 f"{self.name} uses the colour space {name}, which img2img does not read; save it as grey or RGB."
             )
-
-    @property
-    def converted(self) -> bool:
-        """True if the pixels as read differ from the numbers in the file."""
-        is_plain = self.photometric in (MINISBLACK, RGB)
-        return not is_plain or self.bits < 8 or self.premultiplied
 
     def header(self) -> Header:
         """Return the header of the file."""
@@ -219,7 +214,7 @@ class _File:
         x, y = (n / d * per_inch for n, d in resolution)
         return x, y
 
-    def _tags(self, page: Any) -> list[tuple[int, int, int, bytes]]:
+    def _tags(self, page: Any) -> list[Tag]:
         handle = self.tiff.filehandle
         tags = []
         for code in KEPT_TAGS:
@@ -236,33 +231,33 @@ class _File:
         trailing = tuple(n for n in page.shape if n > 1) == tuple(
             n for n in self.shape[len(self.shape) - len(page.shape) :] if n > 1
         )
-        verbatim = complete and pagewise and trailing and not self.converted and page.axes in ("YX", "YXS", "SYX")
+        unchanged = self.photometric in (MINISBLACK, RGB) and self.bits >= 8 and not self.premultiplied
+        verbatim = complete and pagewise and trailing and unchanged and page.axes in ("YX", "YXS", "SYX")
         resolution, unit = self._resolution()
+        extras = [2 if extra == 1 else extra for extra in self.extras]
+        letters, lengths = "".join(self.axes[i] for i in self.leading), tuple(self.shape[i] for i in self.leading)
+        if len(self.series) > 1:
+            letters = next(x for x in "IQPRA" if x not in letters) + letters
+            lengths = (len(self.series), *lengths)
+        plane = {"YXS": "contig", "SYX": "separate"}.get(page.axes)
         return Details(
             axes=self.axes,
-            shape=self.shape,
             order=tuple(self.order),
-            leading=len(self.leading),
             series=len(self.series),
-            c=self.c,
-            samples=self.s,
+            letters=letters,
+            pages=lengths,
+            c_and_s=tuple(n for axis, n in (("C", self.c), ("S", self.s)) if axis in self.axes),
             channels=array.shape[-1],
             dtype=str(array.dtype),
             page_axes=page.axes,
             page_order=tuple(indices) if verbatim else (),
-            photometric=self.photometric,
-            extras=tuple(2 if extra == 1 else extra for extra in self.extras),
             alpha=self.alpha,
             tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
             structure="ome" if self.first.kind == "ome" else "imagej" if self.tiff.is_imagej else "",
             described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
-            resolution=resolution,
-            unit=unit,
-            icc=page.tags.valueof(ICC),
-            compression=int(page.compression),
-            predictor=int(page.predictor) > 1,
-            tile=(page.tilelength, page.tilewidth) if page.is_tiled else None,
-            rows=None if page.is_tiled else int(page.rowsperstrip),
+            colours={"photometric": self.photometric, "planarconfig": plane, "extrasamples": extras or None},
+            resolution={"resolution": resolution, "resolutionunit": unit},
+            storage=storage_of(page),
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
         )

@@ -17,80 +17,33 @@ PREDICTED = (5, DEFLATE, 32946, 50000)
 DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
 IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_KEPT = ("unit", "yunit", "zunit", "spacing", "finterval", "fps", "loop")
+Tag = tuple[int, int, int, bytes]  # code, type, count, bytes
 CLASSIC_BYTES = 2**32 - 2**25  # a TIFF with 32-bit offsets, less space for its directories
 
 
 @dataclass(frozen=True)
 class Details:
-    """The layout of a TIFF; the defaults are those of a new file.
+    """The layout of a TIFF; the defaults are those of a new file."""
 
-    Attributes:
-        axes: names of the axes of one series.
-        shape: lengths of these axes.
-        order: indices of the axes in the order of reading: pages, Y, X, C, S.
-        leading: number of entries of `order` that are pages.
-        series: number of series in the file.
-        c: length of C.
-        samples: length of S, including alpha.
-        channels: number of channels of the array.
-        dtype: type of the array.
-        page_axes: axes of one page.
-        page_order: the directory of each page if the file can be written like the original, otherwise empty.
-        photometric: the meaning of the samples.
-        extras: the meaning of the extra samples.
-        alpha: index of the sample that is the opacity.
-        tags: the preserved tags of each directory: code, type, count, bytes.
-        structure: "ome", "imagej" or "".
-        described: whether the description states how the pages are arranged.
-        resolution: horizontal and vertical pixels per unit, as fractions.
-        unit: 1 none, 2 inch, 3 centimetre.
-        icc: the colour profile.
-        compression: the TIFF number of the compression scheme.
-        predictor: whether differences between pixels were compressed.
-        tile: height and width of the tiles.
-        rows: rows per strip.
-        byteorder: "<" or ">".
-        big: whether offsets have 64 bits.
-    """
-
-    axes: str = ""
-    shape: tuple[int, ...] = ()
-    order: tuple[int, ...] = ()
-    leading: int = 0
-    series: int = 1
-    c: int = 1
-    samples: int = 1
-    channels: int = 0
-    dtype: str = ""
-    page_axes: str = ""
-    page_order: tuple[int, ...] = ()
-    photometric: int = 1
-    extras: tuple[int, ...] = ()
-    alpha: int | None = None
-    tags: dict[int, list[tuple[int, int, int, bytes]]] = field(default_factory=dict)
-    structure: str = ""
-    described: bool = False
-    resolution: Any = None
-    unit: int | None = None
-    icc: bytes | None = None
-    compression: int = 1
-    predictor: bool = False
-    tile: tuple[int, int] | None = None
-    rows: int | None = None
-    byteorder: Any = None
-    big: bool = False
-
-    @property
-    def pages(self) -> tuple[int, ...]:
-        """Lengths of the page axes, including one for the series if there are several."""
-        lengths = tuple(self.shape[i] for i in self.order[: self.leading])
-        return (self.series, *lengths) if self.series > 1 else lengths
-
-    @property
-    def letters(self) -> str:
-        """Names of the page axes."""
-        letters = "".join(self.axes[i] for i in self.order[: self.leading])
-        return next(x for x in "IQPRA" if x not in letters) + letters if self.series > 1 else letters
+    axes: str = ""  # names of the axes of one series
+    order: tuple[int, ...] = ()  # indices of the axes in the order of reading: pages, Y, X, C, S
+    series: int = 1  # number of series in the file
+    letters: str = ""  # names of the page axes, including one for the series if there are several
+    pages: tuple[int, ...] = ()  # their lengths
+    c_and_s: tuple[int, ...] = ()  # lengths of those of the axes C and S that the file has, including alpha
+    channels: int = 0  # number of channels of the array
+    dtype: str = ""  # type of the array
+    page_axes: str = ""  # axes of one page
+    page_order: tuple[int, ...] = ()  # directory of each page; empty if the file cannot be written like the original
+    alpha: int | None = None  # index of the sample that is the opacity
+    tags: dict[int, list[Tag]] = field(default_factory=dict)  # the preserved ones of each directory
+    structure: str = ""  # "ome", "imagej" or ""
+    described: bool = False  # whether the description states how the pages are arranged
+    colours: dict[str, Any] = field(default_factory=dict)  # options of the writer for the meaning of the samples,
+    resolution: dict[str, Any] = field(default_factory=dict)  # for pixels per unit,
+    storage: dict[str, Any] = field(default_factory=dict)  # and for compression, tiles and strips
+    byteorder: Any = None  # "<" or ">"
+    big: bool = False  # whether offsets have 64 bits
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
@@ -110,7 +63,7 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     imagej = not same_kind and not big and _fits_imagej(picture, details)
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome, imagej=imagej) as writer:
         for data, options in writes:
-            writer.write(data, software=False, contiguous=False, **_storage(details, data.dtype), **options)
+            writer.write(data, software=False, contiguous=False, **details.storage, **options)
 
 
 def _fits_imagej(picture: Picture, details: Details) -> bool:
@@ -118,15 +71,16 @@ def _fits_imagej(picture: Picture, details: Details) -> bool:
     return details.structure == "imagej" and simple and str(picture.array.dtype) in IMAGEJ_DTYPES
 
 
-def _storage(details: Details, dtype: Any) -> dict[str, Any]:
+def storage_of(page: Any) -> dict[str, Any]:
+    """Return the options that store another page like this one, without loss."""
     import tifffile
 
-    number = details.compression if details.compression in LOSSLESS else DEFLATE
+    number = int(page.compression) if int(page.compression) in LOSSLESS else DEFLATE
     return {
         "compression": tifffile.COMPRESSION(number) if number != 1 else None,
-        "predictor": (details.predictor and number in PREDICTED) or None,
-        "tile": details.tile,
-        "rowsperstrip": details.rows,
+        "predictor": (int(page.predictor) > 1 and number in PREDICTED) or None,
+        "tile": (page.tilelength, page.tilewidth) if page.is_tiled else None,
+        "rowsperstrip": None if page.is_tiled else int(page.rowsperstrip),
     }
 
 
@@ -136,23 +90,11 @@ def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, 
     if k is not None:
         array = np.concatenate([array[..., :k], array[..., -1:], array[..., k:-1]], axis=-1)
     height, width = array.shape[-3:-1]
-    channels = [n for axis, n in (("C", details.c), ("S", details.samples)) if axis in details.axes]
-    stack = array.reshape(details.series, *details.pages[details.series > 1 :], height, width, *channels)
+    stack = array.reshape(details.series, *details.pages[details.series > 1 :], height, width, *details.c_and_s)
     stack = stack.transpose(0, *(1 + i for i in np.argsort(details.order)))
-    samples = {"S": details.samples, "Y": height, "X": width}
-    page_shape = [
-        stack.size // (height * width * len(details.page_order)) if a == "S" else samples[a] for a in details.page_axes
-    ]
-    pages = stack.reshape(len(details.page_order), *page_shape)
-    options = {
-        "photometric": details.photometric,
-        "planarconfig": {"YXS": "contig", "SYX": "separate"}.get(details.page_axes),
-        "extrasamples": details.extras or None,
-        "resolution": details.resolution,
-        "resolutionunit": details.unit,
-        "iccprofile": details.icc,
-        "metadata": None,
-    }
+    lengths = {"S": -1, "Y": height, "X": width}
+    pages = stack.reshape(len(details.page_order), *(lengths[axis] for axis in details.page_axes))
+    options = details.colours | details.resolution | {"iccprofile": picture.source.icc, "metadata": None}
     pages = pages[np.argsort(details.page_order)]
     starts = [i for i in range(len(pages)) if i == 0 or details.tags.get(i)]
     for start, end in zip(starts, [*starts[1:], len(pages)], strict=True):
@@ -189,9 +131,8 @@ def _plain(
         metadata = {"axes": letters + axes} | _physical(details, colours)
     elif imagej:
         metadata = {"axes": letters + axes} | _calibration(details)
+    options |= details.resolution or ({"resolution": dpi, "resolutionunit": 2} if dpi else {})
     options |= {
-        "resolution": details.resolution or dpi,
-        "resolutionunit": details.unit or (2 if dpi else None),
         "iccprofile": fitting_profile(picture),
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],

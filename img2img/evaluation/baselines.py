@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.evaluation.sides import Side
 
 PIXELS = 2**21  # drawn at random from all images of a side for its histogram

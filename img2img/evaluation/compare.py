@@ -11,7 +11,6 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from img2img.data.images import refuse_unwritable, write_text
 from img2img.errors import ConfigError, ModelFileError
 from img2img.evaluation.evaluate import Request
 from img2img.evaluation.evaluator import Progress
@@ -29,6 +28,7 @@ from img2img.report.page import captioned, is_page, lightened, page, table
 from img2img.report.result import BOLD, meanings, protocol, scores_table
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import OPERATIONAL, RunRecord
+from img2img.runtime.files import refuse_unwritable, write_text
 from img2img.runtime.records import from_json, read_text
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from img2img.data.axes import arrays_of
-from img2img.data.images import atomic, write_text
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import Evaluator, Progress
@@ -29,6 +28,7 @@ from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
+from img2img.runtime.files import atomic, write_text
 
 ARRAYS = ("a", "b", "real", "fake")  # options that may be arrays in Python
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.data.folders import passed_beside
-from img2img.data.images import Array
+from img2img.data.domain import passed_beside
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, DataError
 from img2img.evaluation.baselines import HistogramMatching

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.data.folders import Domain, scan
-from img2img.data.images import Array, resize
+from img2img.data.domain import Domain
+from img2img.data.folders import scan
+from img2img.data.images import resize
 from img2img.data.labels import Table
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
 from img2img.errors import DataError
 from img2img.evaluation.sides import Side

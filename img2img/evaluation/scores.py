@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img2img.data.images import write_text
 from img2img.errors import ConfigError, install_hint
 from img2img.metrics.network import ENCODER
 from img2img.metrics.score import Score
 from img2img.metrics.table import METRICS, base_name
 from img2img.report.result import scores_table
 from img2img.runs.results import JudgeRecord, MetricText, Protocol, Result, SavedScore
+from img2img.runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from img2img.data.domain import Domain, from_arrays
 from img2img.data.finding import find_domains
-from img2img.data.folders import Domain, Domains, from_arrays, pair_up, pairs_in, scan
-from img2img.data.images import Array, Header, resize
+from img2img.data.folders import scan
+from img2img.data.images import resize
 from img2img.data.options import DataConfig
-from img2img.data.picture import quote
+from img2img.data.pairs import Domains, halves_of, pair_up, two_folders
+from img2img.data.picture import Array, Header
 from img2img.data.samples import cut
-from img2img.errors import ConfigError, DataError, ModelFileError
+from img2img.errors import ConfigError, DataError, ModelFileError, quote
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
 from img2img.options.declared import split
@@ -230,8 +232,10 @@ def _open(
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}.")
+    if given == ["ab"]:
+        return halves_of(*folders)
     if paired:
-        return pairs_in(**dict(zip(("a", "b") if len(folders) == 2 else ("ab",), folders, strict=True)))
+        return two_folders(*folders, paired=True)
     a, b = (Domain.of(TITLES.get(name, name), scan(folder)) for name, folder in zip(given, folders, strict=True))
     return a, b
 

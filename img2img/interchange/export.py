@@ -91,7 +91,7 @@ def export_model(
             "export it as onnx or torchscript."
         )
     if label is not None:
-        choose("--label", label, dict.fromkeys(card.classes))
+        choose("--label", label, card.classes)
     use = load_use(path, card, direction)
     if label is not None:
         use = Use(of_images(use, card.classes, label), use.inputs[:1], use.output)

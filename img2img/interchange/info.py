@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from img2img.data.picture import quote
 from img2img.data.scale import Scale
+from img2img.errors import quote
 from img2img.model.file import read_card
 from img2img.model.model import model_file
 

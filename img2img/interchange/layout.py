@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from img2img.data.picture import quote
+from img2img.errors import quote
 from img2img.networks import GENERATORS
 from img2img.networks.resnet import ResidualBlock, ResNet
 from img2img.networks.unet import UNet

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.errors import ConfigError
 from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad, RunningBatchNorm
 from img2img.runtime.compiling import reason

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from img2img.core.needs import Facts
 from img2img.data.options import Size
-from img2img.data.picture import quote
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose, quote
 from img2img.interchange.layout import fit, infer, standard_names
 from img2img.interchange.target import new_file
 from img2img.methods import METHODS

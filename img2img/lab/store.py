@@ -13,7 +13,7 @@ from annotated_types import Len
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes, save as to_bytes
 
-from img2img.data.images import Array, atomic
+from img2img.data.picture import Array
 from img2img.errors import Img2ImgError, ModelFileError
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.field import TERMS
@@ -23,6 +23,7 @@ from img2img.lab.judgement.quality import Familiarity
 from img2img.lab.networks.applying import build_generator
 from img2img.lab.options import Parameters
 from img2img.runtime.device import environment
+from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
 FORMAT = 1

@@ -23,7 +23,7 @@ def open_network(options: MetricOptions, channels: int, device: torch.device) ->
     if Path(name).suffix in PROGRAMS:
         return Network(f"[{Path(name).stem}]", open_program(Path(name), device))
     names = classifier_names()
-    choose("network of features", name, dict.fromkeys([*NETWORKS, ENCODER, *names]))
+    choose("network of features", name, [*NETWORKS, ENCODER, *names])
     if name in NETWORKS:
         suffix, resize, note = NETWORKS[name]
         extract = open_inception(options.features_weights, channels, device, resize)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from img2img.data.axes import as_array, refuse_channels_first
-from img2img.data.images import Array, read_image
+from img2img.data.images import read_image
+from img2img.data.picture import Array
 from img2img.data.raster import from_pil, to_pil
 from img2img.errors import DataError, counted
 

@@ -33,7 +33,7 @@ def eager(network: nn.Module, runtime: Runtime) -> nn.Module:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.to(torch.bfloat16)  # once, instead of in every call
-    runtime.prepare(network)
+    runtime.place(network)
     return network
 
 

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from img2img.core.method import Noise, Use
 from img2img.core.needs import Facts
-from img2img.data.images import atomic
-from img2img.data.picture import is_text, quote
 from img2img.data.scale import Scale
-from img2img.errors import ConfigError, ModelFileError, choose
+from img2img.errors import ConfigError, ModelFileError, choose, quote
 from img2img.methods import METHODS
 from img2img.options.declared import checked
 from img2img.runs.record import RETIRED
+from img2img.runtime.files import atomic, is_text
 from img2img.runtime.records import from_json
 
 FORMAT = 2

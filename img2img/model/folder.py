@@ -12,17 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from img2img.data.images import (
-    Array,
-    Picture,
-    read_header,
-    read_image,
-    remove_stale,
-    skipped_note,
-    write_image,
-)
-from img2img.data.picture import quote
-from img2img.errors import DataError, TrainingError
+from img2img.data.folders import skipped_note
+from img2img.data.images import read_header, read_image, write_image
+from img2img.data.picture import Array, Picture
+from img2img.errors import DataError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
@@ -30,6 +23,7 @@ from img2img.model.record import mark_finished, resume_record
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
+from img2img.runtime.files import remove_stale
 
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large

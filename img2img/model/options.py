@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from img2img.data.defaults import JPEG_QUALITY, MAX_PIXELS, PAGES
+from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.errors import ConfigError
 from img2img.options.declared import SEEDS, Choice, Options, Within
 

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from img2img.data.images import SUFFIXES, find_images
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, choose
+from img2img.data.folders import find_images
+from img2img.data.images import SUFFIXES
+from img2img.errors import ConfigError, choose, quote
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from img2img.core.method import Noise
 from img2img.data.grid import draw_grid
-from img2img.data.images import FORMATS, Array, Picture, atomic, holds_keys, remove_stale, write_image
+from img2img.data.images import FORMATS, write_image
+from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.model.model import Model
 from img2img.model.options import SampleOptions
+from img2img.runtime.files import atomic, holds_keys, remove_stale
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8
@@ -41,7 +43,7 @@ class Sampler(Model):
         use = self.use()
         self._noise = next(x for x in use.inputs if isinstance(x, Noise))
         self.network = use.network
-        self.runtime.prepare(self.network)
+        self.runtime.place(self.network)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"network": None}

@@ -11,7 +11,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.errors import DataError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
 from img2img.model.backends import Forward, Way, prepare
@@ -54,7 +54,7 @@ class Translator(Model):
                 f"{self.path} is a {self.card.method} model, which generates from noise; use img2img sample."
             )
         self._may_change = precision == "auto" and self._eight_bit  # by rounding
-        choose("backend", backend, dict.fromkeys(BACKENDS))
+        choose("backend", backend, BACKENDS)
         self.backend = backend
         self.asked = device, precision, backend
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number

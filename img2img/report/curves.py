@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.runs.record import NOT_SCALARS, LogRow
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#7a4fb0")  # Okabe and Ito's

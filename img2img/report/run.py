@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from img2img.data.images import atomic
 from img2img.metrics.table import sign_of
 from img2img.report import remarks
 from img2img.report.contents import Contents
@@ -23,6 +22,7 @@ from img2img.runs.facts import Report, in_words, read_report_record
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, read_log, scalars_of
 from img2img.runs.results import RankingRecord
+from img2img.runtime.files import atomic
 
 SHOWN_SAMPLES = 12
 

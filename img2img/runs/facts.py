@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from img2img.data.images import atomic
 from img2img.errors import ModelFileError, counted
 from img2img.runs.folder import RunFolder
+from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
 FORMAT = 2  # 1: of version 0.1.0, sentences by title

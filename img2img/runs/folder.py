@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from safetensors import SafetensorError, safe_open
 
-from img2img.data.images import atomic, is_run, remove_stale
-from img2img.data.picture import is_text, quote
-from img2img.errors import ConfigError, ModelFileError, TrainingError
+from img2img.data.folders import is_run
+from img2img.errors import ConfigError, ModelFileError, TrainingError, quote
+from img2img.runtime.files import atomic, is_text, remove_stale
 from img2img.runtime.records import from_json
 
 NUMBERED = re.compile(r"[0-9]{8}\.(png|safetensors)")

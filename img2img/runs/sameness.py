@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from img2img.data.opening import Opened
+from img2img.data.samples import Opened
 from img2img.errors import ConfigError
 from img2img.runs.facts import in_words
 from img2img.runs.record import OPERATIONAL, RETIRED

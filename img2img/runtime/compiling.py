@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from img2img.errors import first_line
+
 LIMITS = ("recompile_limit", "cache_size_limit")  # what PyTorch calls it, and called it until 2.6
 ACCUMULATED = tuple(f"accumulated_{name}" for name in LIMITS)
 
@@ -15,11 +17,7 @@ def compiled(
 ) -> Callable[..., Any]:
     """Return `function`, compiled as one graph for each kind of input separately.
 
-    Args:
-        function: what is compiled, at the first call with each kind of input.
-        backend: of PyTorch's compilers.
-        variants: kinds of input that are compiled at most; PyTorch's own limit is 8.
-        options: of the backend.
+    It is compiled at the first call with each kind of input, for at most `variants` kinds; PyTorch's own limit is 8.
     """
     program = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
     config: Any = torch._dynamo.config
@@ -36,5 +34,4 @@ def compiled(
 
 def reason(error: BaseException) -> str:
     """Return why compiling failed, in one line."""
-    error = getattr(error, "inner_exception", error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(getattr(error, "inner_exception", error))

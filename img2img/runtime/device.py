@@ -19,25 +19,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, choose
+from img2img.version import __version__
 
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a run computes.
+    """Where and how a run computes."""
 
-    Attributes:
-        device: the device of this process.
-        dtype: type of the networks' products; parameters, losses and norm statistics stay in fp32.
-        rank: number of this process, from 0.
-        world_size: number of processes.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    rank: int = 0
-    world_size: int = 1
+    device: torch.device  # the device of this process
+    dtype: torch.dtype  # type of the networks' products; parameters, losses and norm statistics stay in fp32
+    rank: int = 0  # number of this process, from 0
+    world_size: int = 1  # number of processes
 
     @classmethod
     def start(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
@@ -67,7 +61,7 @@ class Runtime:
         processes = f", {self.world_size} processes" if self.world_size > 1 else ""
         return f"{name}, {self.precision}{processes}"
 
-    def prepare(self, network: nn.Module) -> None:
+    def place(self, network: nn.Module) -> None:
         """Move `network` to the device and make its forward pass run in this precision, in place.
 
         The forward pass may have any inputs and outputs, also in tuples, lists and dicts. In bf16 it converts images
@@ -174,12 +168,8 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    return device.type == "cpu" and (has_amx() or _cpu_has("_is_avx512_bf16_supported", "BF16"))
-
-
-def has_amx() -> bool:
-    """Return whether the CPU has matrix units for bf16 (Intel AMX)."""
-    return _cpu_has("_is_amx_tile_supported", "AMX")
+    probes = (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "BF16"))
+    return device.type == "cpu" and any(_cpu_has(probe, name) for probe, name in probes)
 
 
 def _cpu_has(probe: str, name: str) -> bool:
@@ -285,8 +275,6 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def environment() -> dict[str, str]:
     """Return versions and hardware, for the record of a run."""
-    from img2img.version import __version__
-
     return {
         "img2img": __version__,
         "torch": torch.__version__,

@@ -26,9 +26,8 @@ STALE = 3600  # seconds after which a temporary file counts as abandoned by a ki
 def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`: it becomes `path` if the block succeeds, and is removed if it fails.
 
-    Args:
-        path: the file to write.
-        durable: flush the content to the disk before renaming, so that a power cut leaves the old file or the new one.
+    If `durable`, the content is flushed to the disk before renaming, so that a power cut leaves the old file or the new
+    one.
 
     Raises:
         OSError: on failure to write, and if `path` is not a regular file: devices and pipes are never replaced.
@@ -66,12 +65,10 @@ def write_json(path: Path, content: Any, indent: int | None = 1, durable: bool =
         temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
-def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -> None:
+def refuse_unwritable(path: Path, ours: Callable[[bytes], bool]) -> None:
     """Refuse a file that cannot be written, before the work rather than after it.
 
-    Args:
-        path: the file.
-        ours: tells from its content whether an existing file was written by img2img, and so may be replaced.
+    An existing file may be replaced if `ours` tells from its content that img2img wrote it.
 
     Raises:
         ConfigError: if the file cannot be written, or belongs to somebody else.
@@ -85,26 +82,27 @@ def refuse_unwritable(path: Path, ours: Callable[[bytes], bool] | None = None) -
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"The folder {quote(path.parent)} is not writable; give another one.")
     try:
-        content = path.read_bytes() if ours and path.exists() else b""
+        content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise ConfigError(f"{quote(path)} exists and cannot be read: {error.strerror}; give another name.") from error
-    if ours and content and not ours(content):
+    if content and not ours(content):
         raise ConfigError(
             f"{quote(path)} exists and was not written by this command; give another name, or move the file away."
         )
 
 
+def json_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; an empty one if the content is anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def holds_keys(*names: str) -> Callable[[bytes], bool]:
     """Return a test that recognises our own JSON by some of its keys; for `refuse_unwritable`."""
-
-    def ours(content: bytes) -> bool:
-        try:
-            record = json.loads(content)
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(record, dict) and set(names) <= record.keys()
-
-    return ours
+    return lambda content: set(names) <= json_object(content).keys()
 
 
 def remove_stale(folder: Path) -> None:
@@ -116,6 +114,11 @@ def remove_stale(folder: Path) -> None:
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
             if is_dead or time.time() - path.stat().st_mtime > STALE:
                 path.unlink()
+
+
+def is_text(path: Path) -> bool:
+    """Return whether the name is valid UTF-8, as libraries not written in Python require."""
+    return str(path).encode(errors="surrogatepass").decode(errors="replace") == str(path)
 
 
 def _is_special(path: Path) -> bool:

@@ -57,10 +57,6 @@ class Pace:
         self, total: int, done: int = 0, unit: str = "img", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.total, self.done, self.work, self.unit, self.clock = total, done, 0.0, unit, clock
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the speed so far."""
         self.now, self.warm = self.clock(), False
         self.marks = deque([(self.now, self.done, self.work)])
 

@@ -17,7 +17,6 @@ def from_json(kind: type[Record], text: str | bytes, where: str) -> Record:
     """Parse JSON as a `kind`: a dataclass whose types, limits and own checks are all enforced.
 
     Args:
-        kind: the dataclass.
         text: JSON; keys that `kind` does not have are ignored.
         where: the source of the text, as the subject of an error sentence.
 

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from img2img.data.grid import draw_grid
-from img2img.data.images import atomic
 from img2img.errors import ConfigError, install_hint
 from img2img.report.diagnosis import Diagnosis
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts, read_report_record, write_report_record
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import NOT_SCALARS, Kind, LogRow, kinds_of_old, read_log, scalars_of
+from img2img.runtime.files import atomic
 from img2img.runtime.output import stderr_console
 from img2img.runtime.progress import Meter, rough_duration
 

@@ -82,7 +82,7 @@ class _Trainer:
         method.accumulate, method.clip = config.accumulate, config.clip
         networks = list(method.networks().values())
         for network in networks:
-            runtime.prepare(network)
+            runtime.place(network)
         if config.checkpoint_activations and not checkpoint_parts(networks):
             raise ConfigError(
                 "--checkpoint-activations is for the generators resnet and unet; this method has neither."

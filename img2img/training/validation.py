@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from img2img.core.method import Image, Method, Noise, Use
-from img2img.data.folders import Domain
-from img2img.data.images import Array
+from img2img.data.domain import Domain
+from img2img.data.picture import Array
 from img2img.data.samples import HeldOut, cut
 from img2img.errors import ConfigError, choose
 from img2img.metrics.options import MetricOptions

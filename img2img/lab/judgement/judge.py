@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from img2img.data.images import write_text
 from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.judgement import pictures, probes, report, verdict
@@ -20,6 +19,7 @@ from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
 from img2img.lab.judgement.scores import IDENTITY
 from img2img.lab.judgement.verdict import Outcome
+from img2img.runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

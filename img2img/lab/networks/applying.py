@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.errors import ConfigError
 from img2img.lab.networks import models
 from img2img.model.tiling import Memory, Span, in_tiles

@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.errors import ConfigError
 
 BINS = 8

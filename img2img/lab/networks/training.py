@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted
 from img2img.lab.networks import models

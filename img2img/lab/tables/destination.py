@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.images import FORMATS, Picture, remove_stale, write_image
-from img2img.data.picture import Array, quote
-from img2img.errors import ConfigError, DataError
+from img2img.data.images import FORMATS, write_image
+from img2img.data.picture import Array, Picture
+from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.folders import RESULTS
 from img2img.lab.tables.manifest import Manifest
+from img2img.runtime.files import remove_stale
 
 LOSSY = tuple(suffix for suffix, known in FORMATS.items() if known.kind in ("jpeg", "webp"))
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from img2img.data.images import find_images
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, DataError
+from img2img.data.folders import find_images
+from img2img.errors import ConfigError, DataError, quote
 
 FILE, FOLDER, METADATA = "FileName_", "PathName_", "Metadata_"
 BATCHES = ("Metadata_Batch", "Metadata_Plate")

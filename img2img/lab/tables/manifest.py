@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from img2img.data.images import Picture, read_header, read_image
-from img2img.data.picture import Array, quote
-from img2img.errors import ConfigError, DataError, choose
+from img2img.data.images import read_header, read_image
+from img2img.data.picture import Array, Picture
+from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.lazy import LazyImages
 from img2img.lab.tables.columns import (

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from img2img.data.images import atomic
-from img2img.data.picture import Array, quote
-from img2img.errors import ConfigError, DataError, TrainingError
+from img2img.data.picture import Array
+from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.lab.checks import threads
 from img2img.lab.tables.destination import Destination
 from img2img.lab.tables.folders import FILE, RESULTS
 from img2img.lab.tables.manifest import Manifest, joined
+from img2img.runtime.files import atomic
 
 SAVE_EVERY = 30  # seconds, so that a killed run loses few notes
 
