@@ -14,13 +14,13 @@ import torch
 from helpers import over
 
 import img2img
-from img2img import api
 from img2img.core.needs import Facts
 from img2img.evaluation.compare import compare
 from img2img.methods import METHODS
 from img2img.model.options import TranslateOptions
 from img2img.options import keywords
 from img2img.options.docstrings import in_code
+from img2img.training.config import groups_of
 
 ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
@@ -54,14 +54,20 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("equali
 DRAWS = {name: not takes_images(method) for name, method in METHODS.items()}
 
 
+def keywords_of(call):
+    """The keyword-only parameters of a call that its signature names."""
+    return [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
 def calls():
     """Name of a dict of keywords -> the call's own keywords, and dataclasses of options."""
-    own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = keywords_of(img2img.train)
     users = img2img.train.users
     for name, wanted in (("TranslationTraining", {False}), ("SamplingTraining", {True}), ("Training", {True, False})):
         yield name, own, [group for method, groups in users.items() if DRAWS[method] in wanted for group in groups]
+    yield "Loading", [], img2img.load.users[""]
     yield "Translating", [], img2img.translate.users[""]
-    yield "Calling", [], (TranslateOptions,)
+    yield "Calling", keywords_of(img2img.Translator.__call__), (TranslateOptions,)
     yield "Sampling", [], img2img.sample.users[""]
     yield "Evaluating", [], img2img.evaluate.users[""]
 
@@ -92,14 +98,14 @@ def test_calls_with_the_same_options_say_so():
     assert img2img.translate.users == img2img.translate_folder.users
     assert img2img.evaluate.users == img2img.rank.users == compare.users
     assert {name: set(groups) for name, groups in img2img.train.users.items()} == {
-        name: set(api.options_of(method)) for name, method in METHODS.items()
+        name: set(groups_of(method.Config)) for name, method in METHODS.items()
     }
 
 
 CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
 
 
-@over(call=[*CALLS, img2img.rank])
+@over(call=[*CALLS, img2img.load, img2img.rank])
 def test_help_shows_every_option_with_its_meaning(call):
     text = inspect.getdoc(call).partition("\nOptions:\n")[2]
     assert "Annotated" not in text and max(map(len, text.splitlines())) <= 100

@@ -32,8 +32,6 @@ from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
 from img2img.runs.results import MODEL
 
-RESULT, PICTURE = RunFolder(Path()).evaluation.name, RunFolder(Path()).evaluation_picture.name  # for api.py
-
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
 def evaluate(

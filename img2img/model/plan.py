@@ -5,26 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from img2img.data.images import SUFFIXES, find_images
-from img2img.data.picture import quote
-from img2img.errors import ConfigError, choose
+from img2img.errors import ConfigError, choose, quote
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The files to translate, and the paths of their results: the tree of a folder is kept.
+    """The files to translate, and the paths of their results: the tree of a folder is kept."""
 
-    Attributes:
-        sources: the files.
-        base: the folder that corresponds to `out`.
-        suffix: of the results, if they are to have another format.
-        passed: the number of files of other kinds, by suffix.
-    """
-
-    sources: list[Path]
-    base: Path
+    sources: list[Path]  # the files
+    base: Path  # the folder that corresponds to `out`
     out: Path
-    suffix: str | None
-    passed: Counter[str] = field(default_factory=Counter)
+    suffix: str | None  # of the results, if they are to have another format
+    passed: Counter[str] = field(default_factory=Counter)  # the number of files of other kinds, by suffix
 
     @classmethod
     def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":

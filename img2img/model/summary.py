@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.data.images import holds_keys, refuse_unwritable, write_text
 from img2img.errors import ConfigError
 from img2img.model.translator import Translator
+from img2img.runtime.files import holds_keys, refuse_unwritable, write_text
 
 SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 

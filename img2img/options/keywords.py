@@ -249,6 +249,14 @@ class Training(TypedDict, total=False):
     warm_up: bool
 
 
+class Loading(TypedDict, total=False):
+    direction: str | None
+    device: str
+    precision: str
+    label: str | None
+    backend: str
+
+
 class Translating(TypedDict, total=False):
     direction: str | None
     device: str
@@ -269,6 +277,8 @@ class Translating(TypedDict, total=False):
 
 
 class Calling(TypedDict, total=False):
+    label: str | None
+    channel_axis: int | None
     batch_size: int
     tile: str | int
     tile_memory: float

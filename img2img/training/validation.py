@@ -9,10 +9,11 @@ from torch import Tensor
 
 from img2img.core.method import Image, Method, Noise, Use
 from img2img.data.folders import Domain
-from img2img.data.images import Array
+from img2img.data.picture import Array
 from img2img.data.samples import HeldOut, cut
 from img2img.errors import ConfigError, choose
-from img2img.metrics.scorer import MetricOptions, Scorer
+from img2img.metrics.options import MetricOptions
+from img2img.metrics.scorer import Scorer
 from img2img.metrics.table import METRICS, base_name, is_better, names_of
 from img2img.runtime.device import Runtime
 from img2img.training.config import TrainConfig
