@@ -58,7 +58,7 @@ class Job:
     def __init__(
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
-        self.options, self.files, self.plan = options, files, Plan.make(source, out, files.format)
+        self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
         translator.notes += skipped_note(self.plan.passed)
         resumed = any(self.plan.target(path).exists() for path in self.plan.sources)
         self.translator = translator = resume_record(translator, out, options, files, resumed)

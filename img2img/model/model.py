@@ -45,8 +45,8 @@ class Model:
         self.label = None if label is None else self._known(label)
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_lock": None, "_uses": {}, "runtime": None}
-        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
+        content = self._content or content_of(self.path, self._loaded)
+        return self.__dict__ | {"_lock": None, "_uses": {}, "runtime": None, "_content": content}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         device, precision = state["asked"]

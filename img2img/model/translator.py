@@ -68,8 +68,7 @@ class Translator(Model):
         self.use()
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_networks": {}, "_ways": {}, "_batches": {}, "_fitted": {}}
-        return super().__getstate__() | fresh
+        return super().__getstate__() | {"_networks": {}, "_ways": {}, "_batches": {}, "_fitted": {}}
 
     def __repr__(self) -> str:
         spec, names = self.spec(), dict.fromkeys([self.direction, *self.directions])

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 from img2img.data.options import data_options
 from img2img.metrics.options import MetricOptions
+from img2img.model.options import DEVICES, PRECISIONS
 from img2img.options.declared import SEEDS, Choice, Options, Within
 
-PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
-DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 METRICS = "img2img.metrics.table.METRICS"
 STEPS = Within(1, 10**12)
 HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")
