@@ -58,11 +58,8 @@ class Command(_Plain, TyperCommand):
 def options_of(*groups: type, headings: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
     """Replace a command's `**options` by the fields of `groups`, so that each option is declared once, as a field.
 
-    Their values are checked before the command is called, which imports torch.
-
-    Args:
-        groups: the option dataclasses.
-        headings: the heading of each option in the help, in the order of the help.
+    Their values are checked before the command is called, which imports torch. `headings` are those of the options in
+    the help, in its order.
     """
     known = {name: option for group in groups for name, option in options_in(group).items()}
     offered = [known[name] for name in headings or known if name not in unused_in(*groups)]

@@ -246,11 +246,7 @@ def _tensors(path: Path, content: bytes) -> Iterator[Any]:
 
 
 def content_of(path: Path, loaded: os.stat_result) -> bytes:
-    """Return the bytes of the model file `path` that was loaded.
-
-    Args:
-        path: the file.
-        loaded: its state when the model was loaded.
+    """Return the bytes of a model file, whose state was `loaded` when the model was.
 
     Raises:
         ModelFileError: if it has changed since, or is gone: what is there is then not the model in memory.

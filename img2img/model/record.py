@@ -37,12 +37,7 @@ def resume_record(
 ) -> Translator:
     """Return the translator that computes the way the results in `out` were computed; write the record of a new folder.
 
-    Args:
-        translator: as it was loaded.
-        out: the folder of results.
-        options: of inference.
-        files: of reading and writing files.
-        resumed: whether `out` already holds results of this job.
+    A job is `resumed` if `out` already holds results of it.
 
     Raises:
         ConfigError: if the existing results come from another model, other options or another device and are not to

@@ -20,13 +20,7 @@ def evaluate_finished(
 ) -> None:
     """Evaluate the newest model of a run on some of its held-out images; `img2img evaluate` takes all of them.
 
-    Args:
-        files: the run.
-        model: its newest model.
-        heldout: its held-out images.
-        paired: whether they are pairs.
-        anew: evaluate it even if that has been done; otherwise the report is only drawn again.
-        options: of the metrics.
+    What has been evaluated is evaluated again only `anew`; otherwise the report alone is drawn again.
 
     Raises:
         TrainingError: if the results cannot be written.
