@@ -1,11 +1,9 @@
 """The public functions: `train`, `load`, `translate`, `sample`. The command line calls the same ones."""
 
-import json
-import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
@@ -14,21 +12,16 @@ from typing import Any, Unpack, overload
 
 import torch
 
-from img2img.core.method import Image, Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
 from img2img.data.picture import Array
-from img2img.data.samples import Opened, arrays_for, open_samples
+from img2img.data.samples import arrays_for, open_samples
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, TrainingError, choose, install_hint
-from img2img.evaluation.evaluate import keep
-from img2img.evaluation.evaluator import Evaluator
-from img2img.evaluation.options import EvaluateOptions
-from img2img.evaluation.sides import Sides
+from img2img.errors import ConfigError, choose, install_hint
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
-from img2img.model import folder as engine
 from img2img.model.file import read_card
+from img2img.model.folder import Job
 from img2img.model.model import model_file
 from img2img.model.options import (
     Count,
@@ -42,29 +35,31 @@ from img2img.model.sampling import Sampler, Written, write_samples
 from img2img.model.summary import Outcome, Summary, refuse_report, write_report
 from img2img.model.translator import Translator
 from img2img.options import keywords
-from img2img.options.declared import check_names, option, options_in, pick, refuse_idle, split
+from img2img.options.declared import check_names, checked, option, options_in, pick, refuse_idle, split
 from img2img.options.docstrings import documented
-from img2img.report.run import rewrite_report
-from img2img.runs.facts import RunFacts, UseRecord, read_report_record
+from img2img.runs.facts import read_report_record
 from img2img.runs.folder import RunFolder
-from img2img.runs.record import RETIRED, RunRecord
-from img2img.runs.sameness import PATHS, identities, refuse_other_config, refuse_other_data
+from img2img.runs.record import RETIRED
+from img2img.runs.sameness import (
+    PATHS,
+    absolute,
+    default_folder,
+    identities,
+    note_on_place,
+    read_config,
+    refuse_folder,
+    refuse_other_data,
+)
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console
-from img2img.runtime.records import read_record
-from img2img.training.config import flat
-from img2img.training.groups import groups_of
-from img2img.training.loop import train as run_training
+from img2img.training.config import flat, groups_of
+from img2img.training.finished import evaluate_finished
+from img2img.training.loop import Trainer
+from img2img.training.run import Run, card_of, facts_of, introduce
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
-from img2img.training.state import Run, card_of
-from img2img.training.validation import IMAGES as VALIDATION_IMAGES
 
+OF_TRANSLATORS = ("direction", "backend")  # options of loading that only translators have
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
-
-
-def options_of(method: type[Method]) -> tuple[type, ...]:
-    """Return the dataclasses that hold the options of training a method."""
-    return groups_of(method.Config)
 
 
 @overload
@@ -73,7 +68,7 @@ def train(method: keywords.TranslationMethod, **options: Unpack[keywords.Transla
 def train(method: keywords.SamplingMethod, **options: Unpack[keywords.SamplingTraining]) -> Sampler: ...
 @overload
 def train(method: str, **options: Unpack[keywords.Training]) -> Translator | Sampler: ...
-@documented(**{name: options_of(method) for name, method in METHODS.items()})
+@documented(**{name: groups_of(method.Config) for name, method in METHODS.items()})
 def train(
     method: str,
     *,
@@ -107,7 +102,7 @@ def train(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     method_class = choose("method", method, METHODS)
-    groups, needs = options_of(method_class), method_class.Config.needs
+    groups, needs = groups_of(method_class.Config), method_class.Config.needs
     check_names(method, options, *groups)
     asked = set(options)
     arrays = {k: options.pop(k) for k in PATHS if not isinstance(options.get(k, ""), str | Path | None)}
@@ -119,15 +114,15 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
-    files = RunFolder(Path(out) if out is not None else _default_folder(method, options))
+    files = RunFolder(Path(out) if out is not None else default_folder(method, options))
     folder = files.path
     files.refuse_foreign(overwrite)
-    saved = None if overwrite else _read_config(files)
+    saved = None if overwrite else read_config(files)
     if resume:
         if saved is None or not files.resumable:
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
-    options = {k: _absolute(v) if k in PATHS else v for k, v in options.items()}
+    options = absolute(options)
     data_config, train_config, method_config, *others = split(options, *groups)
     for config in (data_config, method_config):
         refuse_idle(method, asked, config)
@@ -140,7 +135,8 @@ def train(
         "options": flat(data_config, train_config, method_config, *others),
         "processes": runtime.world_size,
     }
-    _refuse_folder(files, record, overwrite)
+    defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
+    refuse_folder(files, record, defaults, overwrite)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
@@ -158,85 +154,49 @@ def train(
             f"classes, which {method} needs; use at least --batch-size {len(opened.train.classes)}."
         )
     torch.manual_seed(train_config.seed)
-    facts = Facts(data_config.size, opened.train.channels, opened.train.classes)
-    built = method_class(method_config, facts)
+    built = method_class(method_config, Facts(data_config.size, opened.train.channels, opened.train.classes))
     refuse_wrong_size(built, data_config.size)
 
-    known = _facts(method, built, opened, runtime.world_size)
+    facts = facts_of(method, built, opened, runtime.world_size)
 
     def entry() -> dict[str, Any]:
-        _refuse_folder(files, record, overwrite)
-        data = {"data": identities(opened)}
-        if not overwrite and files.has_results():
-            before, counts = read_report_record(files).facts.images, known.images
-            refuse_other_data(folder, (_read_config(files) or {}).get("data"), data["data"], counts, before)
-        return record | data | {"command": shlex.join(sys.argv), "environment": environment()}
+        saved = refuse_folder(files, record, defaults, overwrite)
+        data = identities(opened)
+        if saved is not None:
+            before = read_report_record(files).facts.images
+            refuse_other_data(folder, saved.get("data"), data, facts.images, before)
+        return record | {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
 
     with ExitStack() as held:
         if runtime.is_main:
             note = held.enter_context(files.held(entry, overwrite))
-            if not quiet:
-                _introduce(method, built, opened, folder, note or _inside_the_data(folder, options))
+            for line in filter(None, (*opened.images.notes, note or note_on_place(folder, options))):
+                say(line)
+            introduce(method, built, opened, folder, say)
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
         other_way = getattr(data_config, "direction", "a2b") == "b2a"
         card = card_of(method, built, opened.train.scales, other_way)
-        run = Run(files, card, known, hint, shorten)
-        trained = run_training(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+        run = Run(files, card, facts, hint, shorten)
+        trainer = Trainer(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+        trained = trainer.run_to_the_end()
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
         model = Translator(folder, train_config.device, train_config.precision)
         if opened.heldout is not None and runtime.is_main and needs.domains == ("a", "b"):
-            if trained or not _is_evaluated(folder, model):
-                _evaluate(model, folder, opened, needs.paired, *others)
-            else:  # it may lack the evaluation, if a kill came between
-                rewrite_report(folder)
+            evaluate_finished(files, model, opened.heldout, needs.paired, trained, *others)
         return model
 
 
-def _evaluate(model: Translator, folder: Path, opened: Opened, paired: bool, options: MetricOptions) -> None:
-    """Evaluate a finished run on some of its held-out images, for the report; `img2img evaluate` takes all of them."""
-    held = opened.heldout
-    assert held is not None
-    domains, chosen = (held.domains["a"], held.domains["b"]), EvaluateOptions(limit=VALIDATION_IMAGES)
-    sides = Sides.held_out(domains, held.config, paired, folder, chosen)
-    evaluator = Evaluator.for_model(model, sides, options=options)
-    try:
-        keep(folder, evaluator, model, evaluator.of_model(model))
-    except OSError as error:
-        raise TrainingError(f"Trained, but {folder} does not take the evaluation: {error.strerror}.") from error
-
-
-def _is_evaluated(folder: Path, model: Translator) -> bool:
-    """Tell whether the newest model has been evaluated; a kill may have come before that."""
-    files = RunFolder(folder)
-    try:
-        step = json.loads(files.evaluation.read_text())["protocol"]["step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return step == model.card.step and files.evaluation_picture.is_file()
-
-
-def load(
-    path: str | Path,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    direction: str | None = None,
-    backend: str = "auto",
-    label: str | None = None,
-) -> Translator | Any:
+@documented(LoadOptions)
+def load(path: str | Path, **options: Unpack[keywords.Loading]) -> Translator | Any:
     """Open a model file, the newest model of a run folder, or a saved equalizer; execute nothing in it.
 
     Args:
         path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto", "fp32" or "bf16"; auto is bf16 for 8-bit models if the hardware supports it natively and the
-            result for a fixed image is close enough to that in fp32.
-        direction: the direction of translation; by default the model's first.
-        backend: the engine that runs the network: "auto", "eager", "compile" or "openvino".
-        label: the class to translate to or to generate, for a model with classes.
+        **options: see Options below; a model that generates from noise has only `device`, `precision` and `label`, the
+            class to generate, and an equalizer only `device`.
 
     Returns:
         A `Translator`; a `Sampler` for a model that generates from noise; or a `BatchEqualizer`. Type checkers cannot
@@ -246,17 +206,14 @@ def load(
         ModelFileError: if there is no readable model.
         ConfigError: if the model has no such direction or class, or an option does not apply to it.
     """
-    chosen = LoadOptions(direction, device, precision, label, backend)
-    device, precision, direction, backend = chosen.device, chosen.precision, chosen.direction, chosen.backend
-    of_networks = {"direction": direction, "backend": None if backend == "auto" else backend}
+    chosen = checked(LoadOptions, {**options}, "loading")
     if _holds_equalizer(path):
-        rounding = {"precision": None if precision == "auto" else precision, "label": chosen.label}
-        _refuse_given(of_networks | rounding, f"{path} is an equalizer, which has none")
-        return _load_equalizer(Path(path), device)
+        _refuse_given(chosen, (*OF_TRANSLATORS, "precision", "label"), f"{path} is an equalizer, which has none")
+        return _load_equalizer(Path(path), chosen.device)
     if not any(spec.takes_images for spec in read_card(model_file(path)).directions.values()):
-        _refuse_given(of_networks, f"{path} generates from noise, and has none")
-        return Sampler(path, device, precision, chosen.label)
-    return Translator(path, device, precision, direction, backend, chosen.label)
+        _refuse_given(chosen, OF_TRANSLATORS, f"{path} generates from noise, and has none")
+        return Sampler(path, chosen.device, chosen.precision, chosen.label)
+    return Translator(path, chosen.device, chosen.precision, chosen.direction, chosen.backend, chosen.label)
 
 
 def _holds_equalizer(path: str | Path) -> bool:
@@ -275,8 +232,8 @@ def _load_equalizer(folder: Path, device: str) -> Any:
     return equalizer if device == "auto" else equalizer.set_params(device=device)
 
 
-def _refuse_given(options: dict[str, Any], why: str) -> None:
-    if stray := [name for name, value in options.items() if value is not None]:
+def _refuse_given(chosen: LoadOptions, names: Iterable[str], why: str) -> None:
+    if stray := [name for name in names if getattr(chosen, name) != getattr(LoadOptions(), name)]:
         raise ConfigError(f"{', '.join(stray)}: {why}; leave it out.")
 
 
@@ -358,7 +315,7 @@ def translate(
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
-    job = engine.Job.open(model, Path(source), Path(out), going, files)
+    job = Job(model, Path(source), Path(out), going, files)
     summary.computed = job.translator.describe()
     for outcome in job.run():
         summary.add(outcome)
@@ -376,7 +333,7 @@ def translate_folder(
     """Translate as `translate` does, as an iterator over the outcome of each file."""
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
-    return engine.translate_folder(model, Path(source), Path(out), going, files)
+    return Job(model, Path(source), Path(out), going, files).run()
 
 
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
@@ -389,73 +346,3 @@ def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Tr
     if loading:
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     return model.towards(**towards) if towards else model
-
-
-def _default_folder(method: str, options: dict[str, Any]) -> Path:
-    given = [Path(options[name]) for name in PATHS if options.get(name)]
-    names = [path.resolve().parent.name if path.name.startswith("train") else path.resolve().name for path in given]
-    return Path("checkpoints") / "_".join([method, *dict.fromkeys(names)])
-
-
-def _read_config(files: RunFolder) -> dict[str, Any] | None:
-    return read_record(RunRecord, files.config) if files.config.exists() else None
-
-
-def _refuse_folder(files: RunFolder, record: dict[str, Any], overwrite: bool) -> None:
-    """Refuse a folder that this run, new or resumed, must not write into."""
-    options, folder = record["options"], files.path
-    for name in PATHS:
-        if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
-    files.refuse_foreign(overwrite)
-    saved = None if overwrite else _read_config(files)
-    if saved is not None and files.has_results():
-        groups = options_of(METHODS[record["method"]])
-        defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
-        refuse_other_config(folder, saved, record, defaults)
-
-
-def _absolute(place: str | Path | None) -> str | None:
-    """Return an absolute path, so that a run does not depend on where it was started."""
-    return os.path.abspath(place) if place else None  # noqa: PTH100 - a link stays a link
-
-
-def _inside_the_data(folder: Path, options: dict[str, Any]) -> str:
-    around = [options[name] for name in PATHS if options.get(name)]
-    found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
-    return f"The run folder lies inside {found}; images in it are not used for training." if found else ""
-
-
-def _facts(method: str, built: Method, opened: Opened, processes: int) -> RunFacts:
-    made = environment()
-    held = opened.heldout.domains if opened.heldout is not None else {}
-    return RunFacts(
-        method=method,
-        images={domain.title: len(domain) for domain in opened.train.domains.values()},
-        held_out={domain.title: len(domain) for domain in held.values()},
-        uses=tuple(
-            UseRecord(name, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
-            for name, use in built.uses.items()
-        ),
-        kinds=built.all_kinds,
-        started=time.strftime("%Y-%m-%d %H:%M"),
-        system=f"{made['system']}, torch {made['torch']}",
-        processes=processes,
-    )
-
-
-def _introduce(method: str, built: Method, opened: Opened, folder: Path, note: str) -> None:
-    say = partial(stderr_console().print, markup=False, soft_wrap=True)
-    images = opened.images
-    for line in (*images.notes, *filter(None, [note])):
-        say(line)
-    held = (
-        f", held out {images.held}" if images.held else ", none held out" if built.needs.domains == ("a", "b") else ""
-    )
-    say(f"{method}: {images.counts}{held}; run folder {folder}")
-    if not opened.train.cached:
-        say("The decoded images do not fit into --cache-mb and are read from disk every time.")
-    millions = ", ".join(
-        f"{n} {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in built.networks().items()
-    )
-    say(f"parameters: {millions}")

@@ -1,6 +1,6 @@
 """Methods by name. To add one: its file, and one entry here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,13 @@ PLACES = {
 
 
 class _Lazy(Mapping[str, Any]):
-    """A table over `PLACES` whose values are looked up when asked for."""
+    """A table over `PLACES` whose values are found when asked for, by module and class."""
+
+    def __init__(self, find: Callable[[str, str], Any]) -> None:
+        self.find = find
+
+    def __getitem__(self, name: str) -> Any:
+        return self.find(*PLACES[name])
 
     def __contains__(self, name: object) -> bool:
         return name in PLACES
@@ -37,22 +43,6 @@ class _Lazy(Mapping[str, Any]):
         return len(PLACES)
 
 
-class _Methods(_Lazy):
-    """The classes; importing one takes seconds."""
-
-    def __getitem__(self, name: str) -> "type[Method]":
-        module, title = PLACES[name]
-        found: Any = getattr(import_module(module), title)
-        return found  # type: ignore[no-any-return]
-
-
-class _Configs(_Lazy):
-    """The dataclasses of their options, read without importing the networks."""
-
-    def __getitem__(self, name: str) -> Any:
-        module, title = PLACES[name]
-        return declared(module, f"{title}Config")
-
-
-METHODS: Mapping[str, "type[Method]"] = _Methods()
-CONFIGS: Mapping[str, Any] = _Configs()
+# The classes, of which importing one takes seconds; and the dataclasses of their options, read without the networks.
+METHODS: Mapping[str, "type[Method]"] = _Lazy(lambda module, title: getattr(import_module(module), title))
+CONFIGS: Mapping[str, Any] = _Lazy(lambda module, title: declared(module, f"{title}Config"))

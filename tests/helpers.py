@@ -21,7 +21,9 @@ from img2img.methods import METHODS
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts
 from img2img.runs.folder import RunFolder
-from img2img.runs.record import LogRow
+from img2img.runs.record import LogRow, kinds_of_old
+from img2img.training.journal import Journal
+from img2img.training.run import Run
 
 # Grids
 
@@ -193,6 +195,13 @@ def noise_rows():
     """Records of a DCGAN."""
     values = {"g_gan": 0.7, "d": 0.6, "d_real": 0.7, "d_fake": 0.7, "diversity": 0.9, "seconds_per_step": 0.1}
     return [LogRow(step, 1, "train", values | {"grad_G": 0.0}) for step in range(1, 20)]
+
+
+def journal_in(folder, total, start=0, shorten="", **options):
+    """The journal of a run whose scalars have the kinds that their names tell."""
+    names = ("d_real", "d_fake", "d_a_real", "d_a_fake", "d_b_real", "d_b_fake", "diversity", "grad_G", "grad_D")
+    facts = RunFacts(method="gan", kinds=kinds_of_old(names))
+    return Journal(Run(RunFolder(folder), None, facts, "", shorten), total, start, **options)
 
 
 # Metrics

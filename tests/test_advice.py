@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from img2img.api import options_of
+from img2img.cli.terminal import options_of
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError
 from img2img.methods import METHODS

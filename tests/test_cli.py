@@ -28,7 +28,7 @@ from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
 from img2img.options.declared import unused_in
 from img2img.runs.record import OPERATIONAL
-from img2img.training.groups import groups_of
+from img2img.training.config import groups_of
 
 ROOT = Path(cli.__file__).parents[2]
 FIELDS = [

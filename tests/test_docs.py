@@ -42,8 +42,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
-from img2img.training.config import TrainConfig
-from img2img.training.groups import groups_of
+from img2img.training.config import TrainConfig, groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -25,6 +25,7 @@ from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import RunRecord, read_log
 from img2img.runtime.records import from_json
+from img2img.training.finished import is_evaluated
 
 BAD = (None, True, -1, 0, 10**30, 1.5, float("nan"), "x", "", [], [1], {}, {"a": 1}, "\x1b[2J", "\ud800")
 
@@ -248,7 +249,7 @@ class TestRunFolders:
         for name in ("log.jsonl", "evaluation.json"):
             (copied / name).write_text("[" * 50_000)
         assert RunFolder(copied).logged_steps() == []
-        assert img2img.api._is_evaluated(copied, img2img.load(copied)) is False
+        assert is_evaluated(RunFolder(copied), img2img.load(copied)) is False
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
     @pytest.mark.parametrize("name", ["config.json", "log.jsonl"])

@@ -29,8 +29,7 @@ from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions,
 from img2img.networks import layers
 from img2img.options.declared import Choice, Options, Within, arguments_of, options_in, split
 from img2img.options.outline import keys, outline
-from img2img.training.config import TrainConfig
-from img2img.training.groups import HEADINGS, groups_of, headings_of
+from img2img.training.config import HEADINGS, TrainConfig, groups_of, headings_of
 from img2img.translation import options as o
 
 GROUPS = {

@@ -7,11 +7,11 @@ import sys
 import types
 
 import pytest
+from helpers import journal_in
 from rich.console import Console
 from rich.text import Text
 
 from img2img.runtime.progress import Meter, Pace, duration, rate, rough_duration
-from img2img.training.journal import Journal
 
 LOSSES = {
     "g_gan": 0.763, "cycle": 0.667, "identity": 0.649, "d_a": 0.193, "d_b": 0.183, "d_a_real": 0.59, "d_a_fake": 0.6,
@@ -70,7 +70,7 @@ def test_a_pace_forgets_how_fast_it_was_long_ago():
 def test_a_terminal_shows_bar_percent_rate_and_time_left_and_cuts_the_losses(width, tmp_path, monkeypatch, clock):
     console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False)
     monkeypatch.setattr("img2img.training.journal.stderr_console", lambda **_: console)
-    journal = Journal(tmp_path, 301_000, 0)
+    journal = journal_in(tmp_path, 301_000)
     screens = []
     for step in range(1, 12):
         clock.now += 0.9
@@ -89,7 +89,7 @@ def test_a_terminal_shows_bar_percent_rate_and_time_left_and_cuts_the_losses(wid
 
 
 def test_piped_output_has_lines_at_a_sensible_rhythm(tmp_path, monkeypatch, clock, capfd):
-    journal = Journal(tmp_path, 1000, 0)
+    journal = journal_in(tmp_path, 1000)
     for step in range(1, 1001):
         clock.now += 0.125
         if step % 10 == 0:
@@ -121,7 +121,7 @@ def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
     module = types.ModuleType("IPython.display")
     module.display = display
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    journal = Journal(tmp_path, 100, 0)
+    journal = journal_in(tmp_path, 100)
     for step in range(1, 51):
         clock.now += 1
         if step % 10 == 0:
@@ -134,7 +134,7 @@ def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
 
 def test_a_long_run_says_once_how_long_it_takes_and_how_to_shorten_it(tmp_path, clock, capfd):
     def told(seconds, start=0):
-        journal = Journal(tmp_path / str(clock.now), 1000, start, shorten="on this CPU; --size 128 is quicker.")
+        journal = journal_in(tmp_path / str(clock.now), 1000, start, shorten="on this CPU; --size 128 is quicker.")
         for step in range(start + 1, start + 30):
             clock.now += seconds
             journal.advance(step, 1)

@@ -19,7 +19,7 @@ from PIL import Image
 import img2img
 from img2img.errors import ConfigError, DataError, Interrupted, ModelFileError, TrainingError
 from img2img.model.file import load_resume
-from img2img.runs.folder import RunFolder
+from img2img.runs.folder import Entry, RunFolder
 from img2img.training import loop, state
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
@@ -378,7 +378,7 @@ def test_every_file_of_a_run_has_its_name_in_run_folder(pairs, quick, tmp_path):
     img2img.train("pix2pix", ab=pairs, out=out, generator="unet_32", val_fraction=0.34, keep=1, **quick)
     img2img.rank(out, metrics="l1")
     files = RunFolder(out)
-    named = {getattr(files, name) for name, x in vars(RunFolder).items() if isinstance(x, property) and name[0] != "_"}
+    named = {getattr(files, name) for name, x in vars(RunFolder).items() if isinstance(x, Entry)}
     inside = {*files.sample_grids(), *files.kept_models()}
     assert {path for path in out.rglob("*")} <= {*named, *inside}
     assert files.sample(4) in inside and files.checkpoint(2) in inside and files.resumable and files.has_results()

@@ -15,8 +15,9 @@ from img2img.errors import ConfigError, TrainingError
 from img2img.methods import METHODS
 from img2img.model import tiling, translator
 from img2img.model.file import ModelCard, save_model
+from img2img.model.lazy import Lazy, Memory
 from img2img.model.options import TranslateOptions
-from img2img.model.tiling import Lazy, Memory, NotInTilesError
+from img2img.model.tiling import NotInTilesError
 from img2img.networks import GENERATORS
 from img2img.networks.layers import init_weights
 from img2img.runtime.device import Runtime

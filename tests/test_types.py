@@ -14,7 +14,6 @@ import torch
 from helpers import over
 
 import img2img
-from img2img import api
 from img2img.core.needs import Facts
 from img2img.evaluation.compare import compare
 from img2img.methods import METHODS
@@ -22,6 +21,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.model.options import LoadOptions, TranslateOptions
 from img2img.options import keywords
 from img2img.options.docstrings import in_code
+from img2img.training.config import groups_of
 
 ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
@@ -117,14 +117,14 @@ def test_calls_with_the_same_options_say_so():
     assert img2img.translate.users == img2img.translate_folder.users
     assert img2img.evaluate.users == img2img.rank.users == compare.users
     assert {name: set(groups) for name, groups in img2img.train.users.items()} == {
-        name: set(api.options_of(method)) for name, method in METHODS.items()
+        name: set(groups_of(method.Config)) for name, method in METHODS.items()
     }
 
 
 CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
 
 
-@over(call=[*CALLS, img2img.rank])
+@over(call=[*CALLS, img2img.load, img2img.rank])
 def test_help_shows_every_option_with_its_meaning(call):
     text = inspect.getdoc(call).partition("\nOptions:\n")[2]
     assert "Annotated" not in text and max(map(len, text.splitlines())) <= 100

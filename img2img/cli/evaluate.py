@@ -1,7 +1,7 @@
 """The commands `evaluate` and `compare`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,23 +50,18 @@ def evaluate(
     options = {k: v for k, v in options.items() if v is not None}
     _check(json_file)
     with stoppable("Stopped."), progress_bar("evaluating", "models" if every else "img") as (advance, _):
-        if every:
-            if model is None:
-                raise ConfigError("--all scores the checkpoints of a run; name its folder.")
-            ranking = judging.rank(model, metrics=metric or (), progress=advance, **options)
-        else:
-            result = judging.evaluate(model, metrics=metric or (), progress=advance, **options)
+        if every and model is None:
+            raise ConfigError("--all scores the checkpoints of a run; name its folder.")
+        judge: Any = judging.rank if every else judging.evaluate
+        result = judge(model, metrics=metric or (), progress=advance, **options)
     if every:
-        _print_ranking(ranking)
-        if json_file:
-            _write(json_file, ranking.to_json())
-        return
-    print_rows(result.rows)
-    _print_protocol(result.protocol)
-    for remark in of_structure(result.record):
-        typer.echo(f"{remark.text} {remark.ways}")
-    if json_file:
-        _write(json_file, result.to_json())
+        _print_ranking(result)
+    else:
+        print_rows(result.rows)
+        _print_protocol(result.protocol)
+        for remark in of_structure(result.record):
+            typer.echo(f"{remark.text} {remark.ways}")
+    _write(json_file, result.to_json())
 
 
 @options_of(EvaluateOptions, MetricOptions, LoadOptions)
@@ -93,8 +88,7 @@ def compare(
         typer.echo(note)
     for name, values in comparison.settings.items():
         typer.echo(f"{name}: {', '.join(f'{run} {value}' for run, value in values.items())}")
-    if json_file:
-        _write(json_file, comparison.to_json())
+    _write(json_file, comparison.to_json())
     if comparison.unwritten:
         raise ConfigError(f"{comparison.unwritten}.")
     typer.echo(f"page: {out}")
@@ -142,10 +136,9 @@ def _print_protocol(protocol: Mapping[str, Any]) -> None:
 
 def _print_ranking(ranking: Any) -> None:
     rows = {f"{name} (step {step})": scores for name, (step, scores) in ranking.scores.items()}
-    baselines = {title: row for title, row in ranking.rows.items() if title != "model"}
-    for title, row in (rows | baselines).items():
-        values = ", ".join(f"{name} {score.value:.4g}" for name, score in row.items())
-        typer.echo(f"{title}: {values}")
+    for title, row in (rows | ranking.rows).items():
+        if title != "model":
+            typer.echo(f"{title}: {', '.join(f'{name} {score.value:.4g}' for name, score in row.items())}")
     typer.echo(f"best by {ranking.metric}: {ranking.best}")
 
 
@@ -168,9 +161,11 @@ def _check(path: Path | None) -> None:
         refuse_unwritable(path, holds_keys("protocol", "rows"))
 
 
-def _write(path: Path, content: Any) -> None:
+def _write(path: Path | None, content: Any) -> None:
     from img2img.runtime.files import write_text
 
+    if path is None:
+        return
     try:
         write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
@@ -178,7 +173,7 @@ def _write(path: Path, content: Any) -> None:
     typer.echo(f"json: {path}")
 
 
-def add_judging(app: typer.Typer, commands: Sequence[Any] = (evaluate, compare)) -> None:
+def add_judging(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in commands:
+    for command in (evaluate, compare):
         app.command(cls=Command)(command)

@@ -1,10 +1,10 @@
 """The command line: parse, call the function a notebook would call, print."""
 
-import dataclasses
 import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,14 +28,16 @@ from img2img.model.options import (
 from img2img.options.declared import option
 from img2img.options.outline import docstring
 from img2img.runtime.output import forgiving_output
-from img2img.training.config import STEPS
-from img2img.training.groups import groups_of, headings_of
+from img2img.training.config import STEPS, groups_of, headings_of
 from img2img.version import __version__
 
 if TYPE_CHECKING:
     from img2img.model.summary import Outcome
 
 OTHER = "Import, export and demo"
+ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
+DEMO = Path("checkpoints/demo")
+of_run = partial(typer.Option, rich_help_panel=RUN)
 
 app = typer.Typer(
     help="Image-to-image translation with GANs: train on two folders of images, translate a third.",
@@ -44,26 +46,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-train = typer.Typer(
-    help="Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults.",
-    cls=Group,
-    no_args_is_help=True,
-)
-app.add_typer(train, name="train")
-equalize = typer.Typer(
-    help="Map the images of several batches onto one of them, and judge the result.", cls=Group, no_args_is_help=True
-)
-app.add_typer(equalize, name="equalize")
 
 
-@train.callback()
-def _train_group() -> None:
-    """Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults."""
+def _group(name: str, text: str) -> typer.Typer:
+    group = typer.Typer(help=text, cls=Group, no_args_is_help=True)
+    app.add_typer(group, name=name)
+    return group
 
 
-@equalize.callback()
-def _equalize_group() -> None:
-    """Map the images of several batches onto one of them, and judge the result."""
+train = _group("train", "Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults.")
+equalize = _group("equalize", "Map the images of several batches onto one of them, and judge the result.")
 
 
 def _version(requested: bool) -> None:
@@ -84,7 +76,7 @@ def _root(
 @app.command(cls=Command)
 @options_of(LoadOptions, TranslateOptions, FolderOptions)
 def translate(
-    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    model: ModelPath,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, which have the same names and formats.")],
     **options: Any,
@@ -97,7 +89,7 @@ def translate(
     import img2img.api
     from img2img.model.translator import Translator
 
-    loading = {field.name: options.pop(field.name) for field in dataclasses.fields(LoadOptions)}
+    loading = {field.name: options.pop(field.name) for field in fields(LoadOptions)}
     loaded = Translator(model, **loading)
     with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
 
@@ -130,7 +122,7 @@ def translate(
 @app.command(cls=Command)
 @options_of(SampleLoadOptions, SampleOptions)
 def sample(
-    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    model: ModelPath,
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
     n: Annotated[Count, typer.Option("--n", help="Number of images.")] = 64,
     **options: Any,
@@ -182,16 +174,13 @@ def import_(
     from img2img.interchange.info import model_info, print_info
     from img2img.interchange.pth import import_model
 
-    print_info(
-        model_info(
-            import_model(file, out, b2a=b2a, direction=direction, size=size, padding=padding, overwrite=overwrite)
-        )
-    )
+    path = import_model(file, out, b2a=b2a, direction=direction, size=size, padding=padding, overwrite=overwrite)
+    print_info(model_info(path))
 
 
 @app.command(cls=Command, rich_help_panel=OTHER)
 def export(
-    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    model: ModelPath,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     file_format: Annotated[
         str,
@@ -217,7 +206,7 @@ def export(
 
 @app.command(cls=Command, rich_help_panel=OTHER)
 def info(
-    model: Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")],
+    model: ModelPath,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the contents of a model file."""
@@ -228,9 +217,7 @@ def info(
 
 @app.command(cls=Command, rich_help_panel=OTHER)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = Path(
-        "checkpoints/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = DEMO,
     steps: Annotated[
         int | None, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores."), STEPS
     ] = None,
@@ -253,30 +240,19 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
     @options_of(*groups_of(config), headings=headings_of(config))
     def command(
         ctx: typer.Context,
-        out: Annotated[
-            Path | None, typer.Option(help="Run folder; by default checkpoints/METHOD_DATA.", rich_help_panel=RUN)
-        ] = None,
+        out: Annotated[Path | None, of_run(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
         resume: Annotated[
-            bool,
-            typer.Option(
-                "--resume",
-                help="Resume the run in --out with its saved options; fail if there is none.",
-                rich_help_panel=RUN,
-            ),
+            bool, of_run("--resume", help="Resume the run in --out with its saved options; fail if there is none.")
         ] = False,
         overwrite: Annotated[
-            bool,
-            typer.Option(
-                "--overwrite",
-                help="Start a new run, whatever --out holds, and replace its files.",
-                rich_help_panel=RUN,
-            ),
+            bool, of_run("--overwrite", help="Start a new run, whatever --out holds, and replace its files.")
         ] = False,
         **options: Any,
     ) -> None:
         import img2img.api
 
-        chosen = {name: value for name, value in options.items() if _is_set(ctx, name)}
+        sources = {name: ctx.get_parameter_source(name) for name in options}
+        chosen = {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
         with stoppable("Stopped. Run the same command again to continue."):
             model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
         if model.runtime.is_main:
@@ -285,12 +261,6 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
 
     command.__doc__ = text
     return command
-
-
-def _is_set(ctx: typer.Context, name: str) -> bool:
-    """Return whether the user set an option, rather than leaving it at its default."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
 
 
 def add_methods() -> None:

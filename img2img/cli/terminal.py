@@ -13,6 +13,7 @@ from typer.models import OptionInfo
 
 from img2img.errors import Interrupted, printable
 from img2img.options.declared import Choice, Option, Within, options_in, unused_in
+from img2img.training.stops import SIGNALS
 
 Function = TypeVar("Function", bound=Callable[..., None])
 ORDER = ("train", "translate", "evaluate", "compare", "sample", "equalize", "export", "import", "info", "demo")
@@ -57,17 +58,12 @@ class Command(_Plain, TyperCommand):
 def options_of(*groups: type, headings: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
     """Replace a command's `**options` by the fields of `groups`, so that each option is declared once, as a field.
 
-    Their values are checked before the command is called, which imports torch.
-
-    Args:
-        groups: the option dataclasses.
-        headings: the heading of each option in the help, in the order of the help.
+    Their values are checked before the command is called, which imports torch. `headings` are those of the options in
+    the help, in its order.
     """
     known = {name: option for group in groups for name, option in options_in(group).items()}
     offered = [known[name] for name in headings or known if name not in unused_in(*groups)]
-    return with_options(
-        [(option, parameter_of(option, heading=(headings or {}).get(option.name))) for option in offered]
-    )
+    return with_options([(x, parameter_of(x, heading=(headings or {}).get(x.name))) for x in offered])
 
 
 def with_options(options: Iterable[tuple[Option, inspect.Parameter]]) -> Callable[[Function], Function]:
@@ -98,9 +94,7 @@ def _heading(parameter: inspect.Parameter) -> str | None:
     return next((x.rich_help_panel for x in get_args(parameter.annotation) if isinstance(x, OptionInfo)), None)
 
 
-def parameter_of(
-    option: Option, kind: Any = None, flag: str | None = None, heading: str | None = None
-) -> inspect.Parameter:
+def parameter_of(option: Option, flag: str | None = None, heading: str | None = None) -> inspect.Parameter:
     """Return an option as a parameter of a command, whose help states its default and its limit."""
     if flag is None:
         is_switch = option.kind is bool and not option.optional
@@ -109,25 +103,19 @@ def parameter_of(
     notes += [str(option.limit)] if isinstance(option.limit, Within) else []
     text = f"{option.text} [{'; '.join(notes)}]" if notes else option.text
     names = option.limit.names if isinstance(option.limit, Choice) else ()
+    completion = (lambda incomplete: [name for name in names if name.startswith(incomplete)]) if names else None
     info = typer.Option(
         flag,
         help=text.replace("[", "\\["),
         show_default=False,
         metavar="NAME" if names else None,
-        autocompletion=_completion(names) if names else None,
+        autocompletion=completion,
         rich_help_panel=heading,
     )
-    kind = kind or (option.kind | None if option.optional else option.kind)
+    kind = option.kind | None if option.optional else option.kind
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, info]
     )
-
-
-def _completion(names: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
-
-    return complete
 
 
 @contextmanager
@@ -158,8 +146,7 @@ def stoppable(sentence: str) -> Iterator[None]:
         received[0] = signal.Signals(number)
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous = {n: signal.signal(n, stop) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    previous = {n: signal.signal(n, stop) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     except KeyboardInterrupt:

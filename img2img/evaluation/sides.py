@@ -235,7 +235,7 @@ def _open(
     if given == ["ab"]:
         return halves_of(*folders)
     if paired:
-        return two_folders(*folders, paired=True)
+        return two_folders(folders[0], folders[1], True)
     a, b = (Domain.of(TITLES.get(name, name), scan(folder)) for name, folder in zip(given, folders, strict=True))
     return a, b
 

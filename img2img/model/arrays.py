@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from img2img.data.axes import as_array, refuse_channels_first
 from img2img.data.images import read_image
 from img2img.data.picture import Array
 from img2img.data.raster import from_pil, to_pil
+from img2img.data.scale import Scale
 from img2img.errors import DataError, counted
 
 Pages = list[Array]
@@ -39,8 +41,9 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
     if isinstance(image, str | Path):
         return unpack(read_image(Path(image)).array, -1)
     if isinstance(image, Image.Image):
-        return _unpack_pil(image)
-    if isinstance(image, torch.Tensor):
+        picture = from_pil(image)
+        return [picture.array], lambda results: to_pil(replace(picture, array=results[0]))
+    if isinstance(image, Tensor):
         device = image.device
         pages, pack = unpack(as_array(image), -3 if channel_axis is None else channel_axis)
         return pages, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
@@ -62,27 +65,40 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
     return list(last), lambda results: np.moveaxis(np.stack(results), -1, axis) if results else image.copy()
 
 
-def _unpack_pil(image: Image.Image) -> Unpacked:
-    picture = from_pil(image)
-    return [picture.array], lambda results: to_pil(replace(picture, array=results[0]))
+def fit(array: Array, scale: Scale, wanted: int, policy: str) -> Unpacked:
+    """Convert `array` (H, W, C) to images that a model takes.
 
-
-def fit_channels(array: Array, wanted: int, policy: str) -> Unpacked:
-    """Convert `array` (H, W, C) to images of `wanted` channels, by a policy of `model.options.CHANNELS`.
+    Args:
+        array: the image.
+        scale: of the model's input, with its type of values.
+        wanted: the number of its channels.
+        policy: what to do about other numbers of channels, one of `model.options.CHANNELS`.
 
     Raises:
-        DataError: if the policy does not allow it.
+        DataError: if the image is of another kind, and the policy gives no way.
     """
+    if 0 in array.shape:
+        raise DataError(f"This image has no pixels: {array.shape}.")
+    if str(array.dtype) != scale.dtype:
+        raise DataError(
+            f"It has {array.dtype} values, and this model was trained on {scale.dtype}; what they stand for differs. "
+            "Convert the images the way the training images were."
+        )
+    if array.dtype.kind == "f":
+        ends = scale.encode(np.array([[[array.min()], [array.max()]]]))
+        if not torch.isfinite(ends).all():
+            raise DataError("It holds values that are not numbers, or too large for the model: NaN or infinite.")
     channels = array.shape[2]
     if channels == wanted:
         return [array], lambda results: results[0]
-    if policy == "convert" and {channels, wanted} == {1, 3}:
+    convertible = {channels, wanted} == {1, 3}
+    if policy == "convert" and convertible:
         to_model, from_model = (_to_colour, _to_grey) if wanted == 3 else (_to_grey, _to_colour)
         return [to_model(array)], lambda results: from_model(results[0])
     if policy == "each" and wanted == 1:
         return list(np.split(array, channels, axis=2)), lambda results: np.concatenate(results, 2)
     hint = ""
-    if {channels, wanted} == {1, 3}:
+    if convertible:
         hint += f" Use --channels convert to make it {'colour' if wanted == 3 else 'grey'}."
     if wanted == 1:
         hint += " Use --channels each to translate each channel separately."
@@ -110,3 +126,16 @@ def by_page(pages: Sequence[Unpacked]) -> Unpacked:
         return [pack_one([next(remaining) for _ in inner]) for inner, pack_one in pages]
 
     return flat, pack
+
+
+def pad(array: Array, size: tuple[int, int]) -> Array:
+    """Mirror the right and lower border of `array`, which keeps it on the network's grid."""
+    if array.shape[:2] == size:
+        return array
+    down, right = size[0] - array.shape[0], size[1] - array.shape[1]
+    return np.pad(array, ((0, down), (0, right), (0, 0)), mode="reflect")
+
+
+def crop(padded: Tensor, array: Array) -> Tensor:
+    """Undo `pad` of `array`."""
+    return padded[:, : array.shape[0], : array.shape[1]]

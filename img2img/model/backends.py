@@ -87,19 +87,12 @@ BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
 
 
 class Way(NamedTuple):
-    """A network that is ready to run.
-
-    Attributes:
-        forward: the function.
-        precision: "fp32" or "bf16".
-        backend: a name of `BACKENDS`.
-        label: device, precision and backend, in words.
-    """
+    """A network that is ready to run."""
 
     forward: Forward
-    precision: str
-    backend: str
-    label: str
+    precision: str  # "fp32" or "bf16"
+    backend: str  # a name of `BACKENDS`
+    label: str  # device, precision and backend, in words
 
 
 def prepare(
@@ -119,8 +112,7 @@ def prepare(
     build = choose("backend", backend, BACKENDS)
     suffix = f", {backend}" if backend != "eager" else ""
     if not may_change or runtime.dtype is torch.float32:
-        forward = build(network, runtime)
-        return Way(forward, _precision(runtime), backend, f"{runtime.describe()}{suffix}")
+        return Way(build(network, runtime), runtime.precision, backend, f"{runtime.describe()}{suffix}")
     sample = probe(channels, int(network.multiple)).to(runtime.device)  # type: ignore[arg-type]
     with torch.no_grad():
         reference = network.to(runtime.device)(sample).cpu()
@@ -131,10 +123,6 @@ def prepare(
     fp32 = replace(runtime, dtype=torch.float32)
     label = f"{fp32.describe()}{suffix}, because bf16 was {error * 255 / 2:.2f}/255 away"
     return Way(build(reload(), fp32), "fp32", backend, label)
-
-
-def _precision(runtime: Runtime) -> str:
-    return "bf16" if runtime.dtype is torch.bfloat16 else "fp32"
 
 
 def probe(channels: int, multiple: int) -> Tensor:

@@ -28,7 +28,6 @@ from img2img.runtime.files import atomic, is_text
 from img2img.runtime.records import from_json
 
 FORMAT = 2
-DRAWS = "sample"  # the use of models that draw from noise
 NOISE = Scale(-1, 1, "float32")  # of noise, where an input is no image
 Channels = Annotated[int, Interval(ge=1, le=65536)]
 Value = str | bool | int | float | None  # of an option
@@ -74,20 +73,14 @@ def load_resume(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Direction:
-    """One use of a model: channels and pixel values of what goes in and what comes out.
+    """One use of a model: channels and pixel values of what goes in and what comes out."""
 
-    Attributes:
-        in_channels: of the images; the length of the noise, if it takes no image.
-        labelled: whether it takes a class.
-        takes_images: whether it takes an image; if not, it draws from noise.
-    """
-
-    in_channels: int
-    out_channels: int
+    in_channels: Channels  # of the images; the length of the noise, if it takes no image
+    out_channels: Channels
     scale_in: Scale
     scale_out: Scale
-    labelled: bool = False
-    takes_images: bool = True
+    labelled: bool = False  # whether it takes a class
+    takes_images: bool = True  # whether it takes an image; if not, it draws from noise
 
 
 @dataclass(frozen=True)
@@ -96,27 +89,23 @@ class ModelCard:
 
     Attributes:
         size: height and width of the training images; 0 if unknown, as in some imported models.
-        channels: of the images of each domain.
-        scales: how the pixel values of each domain map to [-1, 1].
         uses: the networks in the file: name -> the name that the method's `build` gives it. They differ for pairs that
             were learned the other way round, where the domain "a" of the method is the data's B.
-        classes: names of the labels.
         shared: tensors that are stored once although several uses have them: name -> name of the stored one.
-        source: where the weights are from, if not from training with `img2img`.
     """
 
     method: str
     config: dict[str, Value]
     size: Annotated[int, Interval(ge=0, le=2**24)]
-    channels: Annotated[dict[str, Channels], Len(1)]
-    scales: dict[str, Scale]
+    channels: Annotated[dict[str, Channels], Len(1)]  # of the images of each domain
+    scales: dict[str, Scale]  # how the pixel values of each domain map to [-1, 1]
     uses: Annotated[dict[str, str], Len(1)]
     step: Annotated[int, Ge(0)]
     version: str
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # names of the labels
     shared: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
-    source: str = ""
+    source: str = ""  # where the weights are from, if not from training with `img2img`
 
     @property
     def facts(self) -> Facts:
@@ -139,12 +128,12 @@ class ModelCard:
         return {name: self._direction(use) for name, use in self.build().items()}
 
     def _direction(self, use: Use) -> Direction:
-        length = next((x.length for x in use.inputs if isinstance(x, Noise)), 0)
-        channels = self.channels[use.source] if use.source else length
-        scale = self.scales[use.source] if use.source else NOISE
-        return Direction(
-            channels, self.channels[use.output], scale, self.scales[use.output], use.labelled, bool(use.source)
-        )
+        if use.source:
+            channels, scale = self.channels[use.source], self.scales[use.source]
+        else:
+            channels, scale = next((x.length for x in use.inputs if isinstance(x, Noise)), 0), NOISE
+        out = use.output
+        return Direction(channels, self.channels[out], scale, self.scales[out], use.labelled, bool(use.source))
 
 
 @dataclass(frozen=True)
@@ -156,20 +145,12 @@ class _Format:
 
 
 @dataclass(frozen=True)
-class _Direction1:
-    in_channels: Channels
-    out_channels: Channels
-    scale_in: Scale
-    scale_out: Scale
-
-
-@dataclass(frozen=True)
 class _Card1:
     """The header of format 1, which img2img 0.1 wrote."""
 
     method: str
     config: dict[str, Value]
-    directions: Annotated[dict[str, _Direction1], Len(1)]
+    directions: Annotated[dict[str, Direction], Len(1)]
     size: Annotated[int, Interval(ge=0, le=2**24)]
     step: Annotated[int, Ge(0)]
     version: str
@@ -183,7 +164,7 @@ class _Card1:
         uses = {name: "a2b" if self.method == "pix2pix" else name for name in self.directions}
         for name, spec in self.directions.items():
             source, _, target = uses[name].rpartition("2")
-            target = "image" if name == DRAWS else target
+            target = "image" if name == "sample" else target  # the use of models that draw from noise
             channels[target], scales[target] = spec.out_channels, spec.scale_out
             if source:
                 channels[source], scales[source] = spec.in_channels, spec.scale_in
@@ -264,11 +245,7 @@ def _tensors(path: Path, content: bytes) -> Iterator[Any]:
 
 
 def content_of(path: Path, loaded: os.stat_result) -> bytes:
-    """Return the bytes of the model file `path` that was loaded.
-
-    Args:
-        path: the file.
-        loaded: its state when the model was loaded.
+    """Return the bytes of a model file, whose state was `loaded` when the model was.
 
     Raises:
         ModelFileError: if it has changed since, or is gone: what is there is then not the model in memory.

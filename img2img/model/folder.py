@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,60 +41,47 @@ class _File:
     outside: float = 0.0
 
 
-def translate_folder(
-    translator: Translator,
-    source: Path,
-    out: Path,
-    options: TranslateOptions | None = None,
-    files: FolderOptions | None = None,
-) -> Iterator[Outcome]:
-    """Translate every image below `source`, or `source` itself if it is a file, into the folder `out`.
+class Job:
+    """The translation of every image below `source`, or of `source` itself if it is a file, into the folder `out`.
 
-    Yield the outcome of each file as soon as it is known. A file that cannot be translated does not stop the others.
-    Results appear whole or not at all, and existing ones are kept unless `overwrite` is given, so a stopped job can be
-    started again.
+    A file that cannot be translated does not stop the others. Results appear whole or not at all, and existing ones are
+    kept unless `overwrite` is given, so a stopped job can be started again.
+
+    Attributes:
+        translator: the model, set up to compute as the existing results were computed.
 
     Raises:
         ConfigError: if the options, or `source` and `out`, do not fit together; if `out` holds results that were
             computed in another way, or cannot be written.
         DataError: if there is nothing to translate.
-        TrainingError: if the disk is full.
-    """
-    return Job.open(translator, source, out, options or TranslateOptions(), files or FolderOptions()).run()
-
-
-class Job:
-    """The translation of a folder.
-
-    Attributes:
-        translator: the model, set up to compute as the existing results were computed.
     """
 
-    @classmethod
-    def open(
-        cls, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
-    ) -> "Job":
-        plan = Plan.make(source, out, files.format)
-        translator.notes += skipped_note(plan.passed)
-        resumed = any(plan.target(path).exists() for path in plan.sources)
-        return cls(resume_record(translator, out, options, files, resumed), options, files, plan)
-
-    def __init__(self, translator: Translator, options: TranslateOptions, files: FolderOptions, plan: Plan) -> None:
-        self.translator, self.options, self.files, self.plan = translator, options, files, plan
-        self.total, self.done = len(plan.sources), 0
+    def __init__(
+        self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
+    ) -> None:
+        self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
+        translator.notes += skipped_note(self.plan.passed)
+        resumed = any(self.plan.target(path).exists() for path in self.plan.sources)
+        self.translator = translator = resume_record(translator, out, options, files, resumed)
+        self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.on_cpu = translator.runtime.device.type == "cpu" and translator.backend in ("auto", "eager")
         self.computing: ThreadPoolExecutor | None = None
         self.writing: deque[tuple[_File, Future[None]]] = deque()
 
     def run(self) -> Iterator[Outcome]:
+        """Yield the outcome of each file as soon as it is known.
+
+        Raises:
+            TrainingError: if the disk is full.
+        """
         threads = min(8, os.cpu_count() or 1)
         readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         count = min(torch.get_num_threads(), LOOK_AHEAD)
+        todo: deque[Path] = deque()
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            todo: deque[Path] = deque()
             yield from self._sort_out(todo)
             yield from self._translate(readers, writers, todo)
             mark_finished(self.plan.out)
@@ -109,6 +95,12 @@ class Job:
         self.done += 1
         return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
 
+    def _failed(self, job: _File, reason: str) -> Outcome:
+        """Return the outcome of a failure, with a reason in one line that names the file once."""
+        name = quote(job.source)
+        text = reason if reason.startswith(name) else f"{name}: {reason}"
+        return self._outcome(job, "failed", text.replace("\n", "\\n"))
+
     def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
@@ -120,32 +112,34 @@ class Job:
                 remove_stale(job.target.parent)
             first = targets.setdefault(job.target, source) if self.plan.suffix else source
             if first != source:
-                reason = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
-                yield self._outcome(job, "failed", _with_name(source, reason))
+                clash = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
+                yield self._failed(job, clash)
             elif job.target.exists() and job.target.samefile(source):
-                yield self._outcome(job, "failed", _with_name(source, "its result would overwrite it, through a link."))
+                yield self._failed(job, "its result would overwrite it, through a link.")
             elif job.target.is_dir():
-                reason = f"its result would be {quote(job.target)}, which is a folder."
-                yield self._outcome(job, "failed", _with_name(source, reason))
+                yield self._failed(job, f"its result would be {quote(job.target)}, which is a folder.")
             elif job.target.is_file() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
-                yield self._outcome(job, "failed", _with_name(source, reason))
+                yield self._failed(job, reason)
             else:
                 todo.append(source)
 
     def _translate(
         self, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, todo: deque[Path]
     ) -> Iterator[Outcome]:
-        waiting: dict[Any, list[tuple[_File, int]]] = {}
+        key: tuple[int, int] | None
+        waiting: dict[tuple[int, int] | None, list[tuple[_File, int]]] = {}
         for job in self._read(readers, todo):
             if isinstance(job, Outcome):
                 yield job
                 continue
             for i, page in enumerate(job.unpacked[0]):
                 size = self.translator.padded_size(page)
-                small = self._is_small(size)
-                key, most = (None, self.options.batch_size or LOOK_AHEAD) if small else (size, self._most(size))
+                if self._is_small(size):
+                    key, most = None, self.options.batch_size or LOOK_AHEAD
+                else:
+                    key, most = size, self.translator.batch_size(size, self.options)
                 group = waiting.setdefault(key, [])
                 group.append((job, i))
                 if len(group) >= most:
@@ -173,7 +167,7 @@ class Job:
                 job.picture = future.result()
                 self._open(job)
             except DataError as error:
-                yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+                yield self._failed(job, str(error))
             else:
                 yield job
 
@@ -195,16 +189,13 @@ class Job:
             for job, _ in group:
                 if job.picture is not None:  # a job may have several pages here, and more to come
                     job.picture = None
-                    yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+                    yield self._failed(job, str(error))
             return
         for (job, i), result in zip(group, results, strict=True):
             job.results[i] = result
             if len(job.results) == len(job.unpacked[0]):
                 self.writing.append((job, writers.submit(self._write, job)))
         yield from self._written(self.depth)
-
-    def _most(self, size: tuple[int, int]) -> int:
-        return self.translator.batch_size(size, self.options)
 
     def _is_small(self, size: tuple[int, int]) -> bool:
         """Return whether images of a padded size are processed in parallel on a CPU, each on one thread.
@@ -243,10 +234,9 @@ class Job:
                         f"The disk is full; {quote(job.target)} was not written. "
                         "Make room and start the same command again."
                     ) from error
-                reason = f"{quote(job.target)} cannot be written: {error.strerror or error}."
-                yield self._outcome(job, "failed", _with_name(job.source, reason))
+                yield self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
             except DataError as error:
-                yield self._outcome(job, "failed", _with_name(job.source, str(error)))
+                yield self._failed(job, str(error))
             else:
                 yield self._outcome(job, "translated")
 
@@ -267,9 +257,3 @@ def _unwritable(folder: Path) -> str:
     if not folder.is_dir():
         return f"{quote(folder)} is not a folder."
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {quote(folder)} is write-protected."
-
-
-def _with_name(path: Path, reason: str) -> str:
-    """Return a reason in one line that names the file once."""
-    text = reason if reason.startswith(quote(path)) else f"{quote(path)}: {reason}"
-    return text.replace("\n", "\\n")

@@ -23,6 +23,7 @@ class Model:
 
     Attributes:
         card: the header of the model file.
+        asked: device and precision, as they were asked for.
         direction: the use that calls without one take.
         label: the class that calls without one take; None where none was chosen.
     """
@@ -37,18 +38,20 @@ class Model:
         spec = self.spec()
         # bf16 keeps 8 significant bits: enough for 8-bit pixels only
         self._eight_bit = spec.scale_out.dtype == "uint8" and (not spec.takes_images or spec.scale_in.dtype == "uint8")
-        self._wanted = device, "fp32" if precision == "auto" and not self._eight_bit else precision
-        self.runtime = _started(*self._wanted)
+        self.asked = device, precision
+        self.runtime = _started(device, precision, self._eight_bit)
         self._lock = threading.RLock()
         self._uses: dict[str, Use] = {}
         self.label = None if label is None else self._known(label)
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_lock": None, "_uses": {}, "runtime": None}
-        return self.__dict__ | fresh | {"_content": self._content or content_of(self.path, self._loaded)}
+        content = self._content or content_of(self.path, self._loaded)
+        return self.__dict__ | {"_lock": None, "_uses": {}, "runtime": None, "_content": content}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": _started(*state["_wanted"])})
+        device, precision = state["asked"]
+        runtime = _started(device, precision, state["_eight_bit"])  # first, as it may fail
+        self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": runtime})
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
@@ -57,7 +60,7 @@ class Model:
 
     def to(self, device: str | torch.device) -> Self:
         """Move this model to another device, for all calls to come, and return it; call it from one thread."""
-        self.__setstate__(self.__getstate__() | {"_wanted": (str(device), self._wanted[1])})
+        self.__setstate__(self.__getstate__() | {"asked": (str(device), self.asked[1])})
         return self
 
     @property
@@ -112,7 +115,7 @@ class Model:
     def _in_words(self, *facts: str) -> str:
         card = self.card
         classes = [f"{len(card.classes)} classes"] if self.spec().labelled else []
-        known = [card.method, *facts, *classes, f"{card.size} px", f"step {card.step}", str(self.runtime.device)]
+        known = card.method, *facts, *classes, f"{card.size} px", f"step {card.step}", str(self.runtime.device)
         return f"{type(self).__name__}({', '.join(known)})"
 
 
@@ -162,8 +165,8 @@ def of_images(use: Use, classes: tuple[str, ...], label: str | None) -> nn.Modul
     return Bound(use.network, *fixed).eval()
 
 
-def _started(device: str, precision: str) -> Runtime:
-    runtime = Runtime.start(device, precision)
+def _started(device: str, precision: str, eight_bit: bool) -> Runtime:
+    runtime = Runtime.start(device, "fp32" if precision == "auto" and not eight_bit else precision)
     if runtime.device.type == "cuda":  # equal results from equal images
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return runtime

@@ -1,7 +1,6 @@
 """Which files of a folder are translated, and where their results go."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from img2img.data.folders import find_images
@@ -9,50 +8,36 @@ from img2img.data.images import SUFFIXES
 from img2img.errors import ConfigError, choose, quote
 
 
-@dataclass(frozen=True)
 class Plan:
-    """The files to translate, and the paths of their results: the tree of a folder is kept.
+    """The files to translate, and the paths of their results in `out`: the tree of a folder is kept.
 
     Attributes:
         sources: the files.
-        base: the folder that corresponds to `out`.
-        suffix: of the results, if they are to have another format.
         passed: the number of files of other kinds, by suffix.
+
+    Raises:
+        ConfigError: if results would overwrite the originals, or the format is unknown.
+        DataError: if there is nothing to translate.
     """
 
-    sources: list[Path]
-    base: Path
-    out: Path
-    suffix: str | None
-    passed: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def make(cls, source: Path, out: Path, format: str | None = None) -> "Plan":
-        """Find the files.
-
-        Raises:
-            ConfigError: if results would overwrite the originals, or the format is unknown.
-            DataError: if there is nothing to translate.
-        """
+    def __init__(self, source: Path, out: Path, format: str | None) -> None:
         formats = {suffix[1:]: suffix for suffix in SUFFIXES}
-        suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
+        self.suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a broken link"
             raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
-        inside, root = out.resolve(), source.resolve()
-        sources, base, passed = [source], source.parent, Counter[str]()
+        self.out, self.base, self.sources, self.passed = out, source.parent, [source], Counter[str]()
         if not source.is_file():
-            sources, base = find_images(source), source
-            passed = sources.passed
+            found = find_images(source)
+            self.base, self.sources, self.passed = source, found, found.passed
+        inside, root = out.resolve(), source.resolve()
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
-            sources = [path for path in sources if not path.resolve().is_relative_to(inside)]
-        plan = cls(sources, base, out, suffix, passed)
-        if inside == base.resolve():
-            targets = ((path, plan.target(path)) for path in sources)
+            self.sources = [path for path in self.sources if not path.resolve().is_relative_to(inside)]
+        if inside == self.base.resolve():
+            targets = ((path, self.target(path)) for path in self.sources)
             clash = next((path for path, target in targets if target.exists() and target.samefile(path)), None)
             if clash:
                 raise ConfigError(f"The result would overwrite the original {quote(clash)}; choose another --out.")
-        return plan
 
     def target(self, source: Path) -> Path:
         path = self.out / source.relative_to(self.base)

@@ -37,12 +37,7 @@ def resume_record(
 ) -> Translator:
     """Return the translator that computes the way the results in `out` were computed; write the record of a new folder.
 
-    Args:
-        translator: the translator as it was loaded.
-        out: the folder of results.
-        options: the options of inference.
-        files: the options of reading and writing files.
-        resumed: whether `out` already holds results of this job.
+    A job is `resumed` if `out` already holds results of it.
 
     Raises:
         ConfigError: if the existing results come from another model, other options or another device and are not to
@@ -53,7 +48,9 @@ def resume_record(
         "model": translator.digest(),
         "direction": translator.direction,
         "options": {k: v for k, v in (asdict(options) | asdict(files)).items() if k not in NOT_SEEN},
-    } | ({"label": translator.label} if translator.label is not None else {})
+    }
+    if translator.label is not None:
+        current["label"] = translator.label
     if previous is not None and not files.overwrite and _holds_results(out):
         if previous.get("unfinished"):
             raise ConfigError(f"Overwriting the results in {quote(out)} was interrupted; use --overwrite again.")
@@ -83,12 +80,11 @@ def _continue(translator: Translator, out: Path, previous: dict[str, Any], curre
     Raises:
         ConfigError: if they were computed with another model, other options or another device.
     """
-    device, precision, backend = translator.asked
+    device, precision = translator.asked
     old, new = dict(previous.get("options", {})), dict(current["options"])
     for name in ("direction", "label"):
         old[name], new[name] = previous.get(name), current.get(name)
-    requested = {"precision": precision, "backend": backend}
-    for name, value in requested.items():
+    for name, value in {"precision": precision, "backend": translator.backend}.items():
         old[name], new[name] = previous.get(name), previous.get(name) if value == "auto" else value
     differences = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in new if k in old and old[k] != new[k]]
     if previous.get("model") != current["model"]:

@@ -18,7 +18,7 @@ from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.model.model import Model
 from img2img.model.options import SampleOptions
-from img2img.runtime.files import atomic, holds_keys, remove_stale
+from img2img.runtime.files import atomic, holds_keys, remove_stale, write_text
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS = 64, 8
@@ -156,19 +156,20 @@ def write_samples(
             f"{out} holds images of another model, seed or class; give another --out, or --overwrite them."
         )
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
-    wanted = [*paths, *(out / name for name in _names_of_sheets(options))]
+    sheets = {"grid.png": options.grid, "walk.png": options.interpolate}
+    wanted = [*paths, *(out / name for name, asked in sheets.items() if asked)]
     if not begun and not options.overwrite and (foreign := next((path for path in wanted if path.exists()), None)):
         raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
     missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         remove_stale(out)
-        for stale in out.glob("[0-9]*.*") if others and _is_ours(out / SOURCE) else ():
+        ours = others and holds_keys("model", "seed")((out / SOURCE).read_bytes())
+        for stale in out.glob("[0-9]*.*") if ours else ():
             if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
                 stale.unlink()
         if others or not begun:  # before the images, so that a stopped call knows whose they are
-            with atomic(out / SOURCE) as temporary:
-                temporary.write_text(source)
+            write_text(out / SOURCE, source)
         for done, image in enumerate(model._draw_in_place(missing, options.seed, options.batch_size), start=1):
             try:
                 write_image(paths[missing[done - 1]], Picture(image))
@@ -181,14 +182,6 @@ def write_samples(
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
     return Written(len(missing), n - len(missing), pictures)
-
-
-def _is_ours(source: Path) -> bool:
-    return holds_keys("model", "seed")(source.read_bytes())
-
-
-def _names_of_sheets(options: SampleOptions) -> list[str]:
-    return ["grid.png"] * bool(options.grid) + ["walk.png"] * bool(options.interpolate)
 
 
 def _suffix(model: Sampler, format: str) -> str:

@@ -12,15 +12,16 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from img2img.data.picture import Array
-from img2img.errors import DataError, ModelFileError, TrainingError, choose
-from img2img.model.arrays import Unpacked, by_page, fit_channels, unpack
+from img2img.errors import ModelFileError, TrainingError, choose
+from img2img.model.arrays import Unpacked, by_page, crop, fit, pad, unpack
 from img2img.model.backends import Forward, Way, prepare
 from img2img.model.file import load_use
+from img2img.model.lazy import Memory, Span
 from img2img.model.model import Model, of_images
 from img2img.model.options import BACKENDS, TranslateOptions
-from img2img.model.tiling import Memory, NotInTilesError, Span, in_tiles
-from img2img.options import keywords
+from img2img.model.tiling import NotInTilesError, in_tiles
 from img2img.options.declared import checked
+from img2img.options.keywords import Calling
 from img2img.runtime.device import PRECISIONS, is_out_of_memory
 
 VIEWS = 8  # turns and mirrors of an image that an ensemble averages over
@@ -29,6 +30,8 @@ AUTO_TILE = 512
 TILE_FROM = 2048 * 2048  # pixels
 BATCH_PIXELS = 32 * 256 * 256  # translated at once, where images do not go one by one
 Kind = TypeVar("Kind", Array, Tensor, Image)  # of images: what comes out is of the kind that went in
+Several = list[Kind] | tuple[Kind, ...]
+Paths = list[str] | list[Path] | tuple[str | Path, ...]
 
 
 class Translator(Model):
@@ -54,9 +57,7 @@ class Translator(Model):
                 f"{self.path} is a {self.card.method} model, which generates from noise; use img2img sample."
             )
         self._may_change = precision == "auto" and self._eight_bit  # by rounding
-        choose("backend", backend, BACKENDS)
-        self.backend = backend
-        self.asked = device, precision, backend
+        self.backend = choose("backend", backend, BACKENDS)
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number
         self.notes: list[str] = []  # changes that were necessary, for the user to know
         self._networks: dict[tuple[str, str | None], nn.Module] = {}
@@ -67,18 +68,12 @@ class Translator(Model):
         self.use()
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"_networks": {}, "_ways": {}, "_batches": {}, "_fitted": {}}
-        return super().__getstate__() | fresh
+        return super().__getstate__() | {"_networks": {}, "_ways": {}, "_batches": {}, "_fitted": {}}
 
     def __repr__(self) -> str:
         spec, names = self.spec(), dict.fromkeys([self.direction, *self.directions])
         kinds = f"{spec.scale_in.dtype} x{spec.in_channels}", f"{spec.scale_out.dtype} x{spec.out_channels}"
         return self._in_words("|".join(names), " -> ".join(dict.fromkeys(kinds)))
-
-    def to(self, device: str | torch.device) -> "Translator":
-        super().to(device)
-        self.asked = str(device), *self.asked[1:]
-        return self
 
     def by_way_of(self, precision: str, backend: str, threads: int | None) -> "Translator":
         """Return the same model, computed differently."""
@@ -108,61 +103,22 @@ class Translator(Model):
 
     def way(self) -> dict[str, Any]:
         """Return what a result depends on besides model, image and options, for the record."""
-        way = self._way(in_tiles=False)
-        threads = (self.threads or torch.get_num_threads()) if self.runtime.device.type == "cpu" else None
-        known = {"device": self.device_name(), "precision": way.precision, "backend": way.backend}
-        return known | {"threads": threads}
+        way, on_cpu = self._way(in_tiles=False), self.runtime.device.type == "cpu"
+        threads = (self.threads or torch.get_num_threads()) if on_cpu else None
+        return {"device": self.device_name(), "precision": way.precision, "backend": way.backend, "threads": threads}
 
     @overload
-    def __call__(
-        self,
-        images: Kind,
-        direction: str | None = None,
-        *,
-        label: str | None = None,
-        channel_axis: int | None = None,
-        **options: Unpack[keywords.Calling],
-    ) -> Kind: ...
+    def __call__(self, images: Kind, direction: str | None = None, **options: Unpack[Calling]) -> Kind: ...
     @overload
     def __call__(
-        self,
-        images: list[Kind] | tuple[Kind, ...],
-        direction: str | None = None,
-        *,
-        label: str | None = None,
-        channel_axis: int | None = None,
-        **options: Unpack[keywords.Calling],
+        self, images: Several[Kind], direction: str | None = None, **options: Unpack[Calling]
     ) -> list[Kind]: ...
     @overload
-    def __call__(
-        self,
-        images: str | Path,
-        direction: str | None = None,
-        *,
-        label: str | None = None,
-        channel_axis: int | None = None,
-        **options: Unpack[keywords.Calling],
-    ) -> Array: ...
+    def __call__(self, images: str | Path, direction: str | None = None, **options: Unpack[Calling]) -> Array: ...
     @overload
-    def __call__(
-        self,
-        images: list[str] | list[Path] | tuple[str | Path, ...],
-        direction: str | None = None,
-        *,
-        label: str | None = None,
-        channel_axis: int | None = None,
-        **options: Unpack[keywords.Calling],
-    ) -> list[Array]: ...
+    def __call__(self, images: Paths, direction: str | None = None, **options: Unpack[Calling]) -> list[Array]: ...
     @overload
-    def __call__(
-        self,
-        images: list[Any] | tuple[Any, ...],
-        direction: str | None = None,
-        *,
-        label: str | None = None,
-        channel_axis: int | None = None,
-        **options: Unpack[keywords.Calling],
-    ) -> list[Any]: ...
+    def __call__(self, images: Several[Any], direction: str | None = None, **options: Unpack[Calling]) -> list[Any]: ...
     def __call__(
         self,
         images: Any,
@@ -185,46 +141,26 @@ class Translator(Model):
             DataError: if an image has another type or number of channels than the model was trained on.
         """
         model = self.towards(direction, label)
-        if isinstance(images, list | tuple):
-            unpacked = [unpack(image, channel_axis) for image in images]
-            return model._translate(by_page(unpacked), options)
-        return model._translate(unpack(images, channel_axis), options)
-
-    def _translate(self, unpacked: Unpacked, options: dict[str, Any]) -> Any:
-        pages, pack = unpacked
+        several = isinstance(images, list | tuple)
+        pages, pack = by_page([unpack(x, channel_axis) for x in images]) if several else unpack(images, channel_axis)
         settings = checked(TranslateOptions, options, "translating")
-        fitted, restore = by_page([self.fit(page, settings) for page in pages])
+        fitted, restore = by_page([model.fit(page, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, page in enumerate(fitted):
-            groups.setdefault(self.padded_size(page), []).append(i)
+            groups.setdefault(model.padded_size(page), []).append(i)
         results: dict[int, Array] = {}
         for size, indices in groups.items():
-            count = self.batch_size(size, settings)
+            count = model.batch_size(size, settings)
             for k in range(0, len(indices), count):
                 chunk = indices[k : k + count]
-                translated = self.translate_batch([fitted[i] for i in chunk], settings)
+                translated = model.translate_batch([fitted[i] for i in chunk], settings)
                 results |= zip(chunk, translated, strict=True)
         return pack(restore([results[i] for i in range(len(fitted))]))
 
     def fit(self, array: Array, options: TranslateOptions) -> Unpacked:
-        """Return `array` (H, W, C) as images of the kind that the model takes, and the way back.
-
-        Raises:
-            DataError: if it is of another kind, and the options give no way.
-        """
+        """Return `array` (H, W, C) as images of the kind that the model takes, and the way back; see `arrays.fit`."""
         spec = self.spec()
-        if 0 in array.shape:
-            raise DataError(f"This image has no pixels: {array.shape}.")
-        if str(array.dtype) != spec.scale_in.dtype:
-            raise DataError(
-                f"It has {array.dtype} values, and this model was trained on {spec.scale_in.dtype}; what they stand "
-                "for differs. Convert the images the way the training images were."
-            )
-        if array.dtype.kind == "f":
-            ends = spec.scale_in.encode(np.array([[[array.min()], [array.max()]]]))
-            if not torch.isfinite(ends).all():
-                raise DataError("It holds values that are not numbers, or too large for the model: NaN or infinite.")
-        return fit_channels(array, spec.in_channels, options.channels)
+        return fit(array, spec.scale_in, spec.in_channels, options.channels)
 
     def padded_size(self, array: Array) -> tuple[int, int]:
         """Return height and width after padding to the next multiple that the network takes."""
@@ -306,12 +242,12 @@ class Translator(Model):
 
     def _whole(self, arrays: Sequence[Array], size: tuple[int, int], full: bool) -> list[Tensor]:
         scale, forward = self.spec().scale_in, self._way(in_tiles=False).forward
-        images = [scale.encode(_pad(array, size))[None].to(self.runtime.device) for array in arrays]
+        images = [scale.encode(pad(array, size))[None].to(self.runtime.device) for array in arrays]
         if full and self._may_batch(forward, len(images), images[0]):
             outputs = list(forward(torch.cat(images)).cpu())
         else:
             outputs = [forward(image).cpu()[0] for image in images]
-        return [_crop(out, array) for out, array in zip(outputs, arrays, strict=True)]
+        return [crop(out, array) for out, array in zip(outputs, arrays, strict=True)]
 
     def _may_batch(self, forward: Forward, count: int, image: Tensor) -> bool:
         """Find out whether a batch of `count` images gives each exactly what it gets alone; tried once per size.
@@ -331,14 +267,14 @@ class Translator(Model):
             return self._batches[self.direction, self.label, shape]
 
     def _in_tiles(self, array: Array, size: tuple[int, int], edge: int, options: TranslateOptions) -> Tensor:
-        padded, scale = _pad(array, size), self.spec().scale_in
+        padded, scale = pad(array, size), self.spec().scale_in
         memory = Memory(edge, int(options.tile_memory * 1e9), self.runtime.device)
 
         def read(rows: Span, columns: Span) -> Tensor:
             return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
 
         forward = self._way(in_tiles=True).forward
-        return _crop(in_tiles(forward, (1, padded.shape[2], *size), read, memory)[0], array)
+        return crop(in_tiles(forward, (1, padded.shape[2], *size), read, memory)[0], array)
 
     def _way(self, in_tiles: bool) -> Way:
         """Return what runs the network."""
@@ -347,30 +283,11 @@ class Translator(Model):
             if key not in self._ways:
                 other = (self.direction, self.label, not in_tiles) in self._ways
                 network = self._fresh() if other else self.network()
-                self._ways[key] = prepare(
-                    network,
-                    self.runtime,
-                    "eager" if in_tiles else self.backend,
-                    self._may_change,
-                    self.spec().in_channels,
-                    self._fresh,
-                )
+                backend, channels = "eager" if in_tiles else self.backend, self.spec().in_channels
+                self._ways[key] = prepare(network, self.runtime, backend, self._may_change, channels, self._fresh)
             return self._ways[key]
 
     def _fresh(self) -> nn.Module:
         """Return the network, loaded anew: `prepare` changes networks in place."""
         use = load_use(self.path, self.card, self.direction, self._content)
         return of_images(use, self.classes, self.label)
-
-
-def _pad(array: Array, size: tuple[int, int]) -> Array:
-    """Mirror the right and lower border of `array`, which keeps it on the network's grid."""
-    if array.shape[:2] == size:
-        return array
-    down, right = size[0] - array.shape[0], size[1] - array.shape[1]
-    return np.pad(array, ((0, down), (0, right), (0, 0)), mode="reflect")
-
-
-def _crop(padded: Tensor, array: Array) -> Tensor:
-    """Undo `_pad`."""
-    return padded[:, : array.shape[0], : array.shape[1]]

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from img2img.errors import ModelFileError, counted
 from img2img.runs.folder import RunFolder
-from img2img.runtime.files import atomic
+from img2img.runtime.files import write_json
 from img2img.runtime.records import from_json, read_text
 
 FORMAT = 2  # 1: of version 0.1.0, sentences by title
@@ -27,34 +27,21 @@ MEANINGS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of a run in its schedule.
+    """The position of a run in its schedule."""
 
-    Attributes:
-        step: the last step taken.
-        steps: the length of the run.
-        ended: why the run is over before its last step; "" if it is not.
-    """
-
-    step: Annotated[int, Ge(0)]
-    steps: Annotated[int, Ge(0)]
-    ended: str = ""
+    step: Annotated[int, Ge(0)]  # the last step taken
+    steps: Annotated[int, Ge(0)]  # the length of the run
+    ended: str = ""  # why the run is over before its last step; "" if it is not
 
 
 @dataclass(frozen=True)
 class UseRecord:
-    """A network that the run keeps.
+    """A network that the run keeps."""
 
-    Attributes:
-        name: the direction, e.g. "a2b".
-        images: the domains of the images that it takes; none if it draws from noise.
-        labels: whether it takes the index of a class.
-        output: the domain of the images that it gives.
-    """
-
-    name: str
-    images: tuple[str, ...] = ()
-    labels: bool = False
-    output: str = "image"
+    name: str  # the direction, e.g. "a2b"
+    images: tuple[str, ...] = ()  # the domains of the images that it takes; none if it draws from noise
+    labels: bool = False  # whether it takes the index of a class
+    output: str = "image"  # the domain of the images that it gives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,29 +49,20 @@ class RunFacts:
     """The facts of a run: what was trained, on what.
 
     Attributes:
-        method: the name of the method.
-        images: the number of training images of each domain.
-        held_out: the number of held-out images of each domain.
-        uses: the networks that are kept.
         kinds: scalar of the log -> "loss", "share" (of images judged right, in [0, 1]), "distance" (of the critic),
             "norm" (of a player's gradient) or "variety" (of the data's); a scalar without a kind is a loss.
-        equalizer: whether the run is part of a batch equalizer.
-        started: date and time.
-        system: what it ran on.
-        processes: the number of processes that train.
-        notes: other facts, title -> text.
     """
 
-    method: str = ""
-    images: dict[str, int] = field(default_factory=dict)
-    held_out: dict[str, int] = field(default_factory=dict)
-    uses: tuple[UseRecord, ...] = ()
+    method: str = ""  # the name of the method
+    images: dict[str, int] = field(default_factory=dict)  # the number of training images of each domain
+    held_out: dict[str, int] = field(default_factory=dict)  # the number of held-out images of each domain
+    uses: tuple[UseRecord, ...] = ()  # the networks that are kept
     kinds: dict[str, str] = field(default_factory=dict)
-    equalizer: bool = False
-    started: str = ""
-    system: str = ""
-    processes: int = 0
-    notes: dict[str, str] = field(default_factory=dict)
+    equalizer: bool = False  # whether the run is part of a batch equalizer
+    started: str = ""  # date and time
+    system: str = ""  # what it ran on
+    processes: int = 0  # the number of processes that train
+    notes: dict[str, str] = field(default_factory=dict)  # other facts, title -> text
 
     def titled(self) -> dict[str, str]:
         """Return the facts for display, title -> text."""
@@ -102,19 +80,12 @@ class RunFacts:
 
 @dataclass
 class Finding:
-    """A failure of the game that lasts, or is over.
+    """A failure of the game that lasts, or is over."""
 
-    Attributes:
-        kind: its name, a key of `MEANINGS`.
-        start: the step at which it was first seen.
-        end: the step from which it was no longer seen; None while it lasts.
-        ways: options that may help this run.
-    """
-
-    kind: Failure
-    start: int
-    end: int | None = None
-    ways: str = ""
+    kind: Failure  # its name, a key of `MEANINGS`
+    start: int  # the step at which it was first seen
+    end: int | None = None  # the step from which it was no longer seen; None while it lasts
+    ways: str = ""  # options that may help this run
 
     def __post_init__(self) -> None:
         if self.kind not in MEANINGS:
@@ -160,8 +131,7 @@ def in_words(images: Mapping[str, int]) -> str:
 
 def write_report_record(run: RunFolder, report: Report) -> None:
     """Write report.json."""
-    with atomic(run.report_record) as temporary:
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(report)}, indent=1) + "\n")
+    write_json(run.report_record, {"format": FORMAT, **asdict(report)})
 
 
 def read_report_record(run: RunFolder) -> Report:

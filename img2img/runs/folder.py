@@ -14,11 +14,21 @@ from safetensors import SafetensorError, safe_open
 
 from img2img.data.folders import is_run
 from img2img.errors import ConfigError, ModelFileError, TrainingError, quote
-from img2img.runtime.files import atomic, is_text, remove_stale
+from img2img.runtime.files import is_text, remove_stale, write_json
 from img2img.runtime.records import from_json
 
 NUMBERED = re.compile(r"[0-9]{8}\.(png|safetensors)")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+class Entry:
+    """A file or folder of a run: an attribute of `RunFolder` that is its path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
@@ -28,91 +38,31 @@ class RunFolder:
     path: Path
 
     # What is trained, and how to repeat it
+    config = Entry("config.json")  # the options, data, versions and command
+    last = Entry("last.pt")  # the state that the run is resumed from
+    model = Entry("model.safetensors")  # the newest generators
+    best = Entry("best.safetensors")  # the generators with the best held-out score
+    models = Entry("models")  # the folder of the models kept along the run
+    lock = Entry(".img2img-lock")  # of the process that trains here
 
-    @property
-    def config(self) -> Path:
-        """The options, data, versions and command of the run."""
-        return self.path / "config.json"
-
-    @property
-    def last(self) -> Path:
-        """The state that the run is resumed from."""
-        return self.path / "last.pt"
-
-    @property
-    def model(self) -> Path:
-        """The newest generators."""
-        return self.path / "model.safetensors"
-
-    @property
-    def best(self) -> Path:
-        """The generators with the best held-out score."""
-        return self.path / "best.safetensors"
-
-    @property
-    def models(self) -> Path:
-        """The folder of the models kept along the run."""
-        return self.path / "models"
+    # What the run reports
+    log = Entry("log.jsonl")  # a line of JSON per record
+    samples = Entry("samples")  # the folder of sample grids
+    tensorboard = Entry("tensorboard")  # the folder of TensorBoard's files
+    report = Entry("report.html")  # the page
+    report_record = Entry("report.json")  # the facts, progress and findings that the page is drawn from, beside the log
+    curves = Entry("curves.png")  # all curves in one picture
+    evaluation = Entry("evaluation.json")  # the scores on held-out images
+    evaluation_picture = Entry("evaluation_images.png")  # the best and worst held-out images
+    ranking = Entry("checkpoints.json")  # the scores of all kept models
 
     def checkpoint(self, step: int) -> Path:
         """Return the file of the model kept at `step`."""
         return self.models / f"{step:08d}.safetensors"
 
-    # What the run reports
-
-    @property
-    def log(self) -> Path:
-        """A line of JSON per record."""
-        return self.path / "log.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """The folder of sample grids."""
-        return self.path / "samples"
-
     def sample(self, step: int) -> Path:
         """Return the file of the sample grid of `step`."""
         return self.samples / f"{step:08d}.png"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard's files."""
-        return self.path / "tensorboard"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
-    @property
-    def report_record(self) -> Path:
-        """The facts, progress and findings that the page is drawn from, beside the log."""
-        return self.path / "report.json"
-
-    @property
-    def curves(self) -> Path:
-        """All curves in one picture."""
-        return self.path / "curves.png"
-
-    @property
-    def evaluation(self) -> Path:
-        """The scores on held-out images."""
-        return self.path / "evaluation.json"
-
-    @property
-    def evaluation_picture(self) -> Path:
-        """The best and worst held-out images."""
-        return self.path / "evaluation_images.png"
-
-    @property
-    def ranking(self) -> Path:
-        """The scores of all kept models."""
-        return self.path / "checkpoints.json"
-
-    @property
-    def lock(self) -> Path:
-        """The lock of the process that trains here."""
-        return self.path / ".img2img-lock"
 
     # What is there
 
@@ -201,8 +151,7 @@ class RunFolder:
                     remove_stale(folder)
                 if overwrite:
                     self._clear()
-                with atomic(self.config, durable=True) as temporary:
-                    temporary.write_text(json.dumps(record, indent=2) + "\n")
+                write_json(self.config, record, indent=2, durable=True)
             except OSError as error:
                 raise TrainingError(
                     f"Cannot write into {self.path}: {error.strerror}. Choose another --out."
@@ -244,7 +193,7 @@ class RunFolder:
         last = max(self.logged_steps(), default=0)
         self.remove_samples(0, last)
         for path in self.models.glob("*.safetensors"):
-            if NUMBERED.fullmatch(path.name) and _step_of(path) == int(path.stem) <= last:
+            if NUMBERED.fullmatch(path.name) and step_of(path) == int(path.stem) <= last:
                 path.unlink()
         for path in (
             *(self.config, self.last, *self._after_last, self.best, self.log, self.report, self.curves),
@@ -269,7 +218,7 @@ class _Header:
     step: Annotated[int, Ge(0)]
 
 
-def _step_of(model: Path) -> int | None:
+def step_of(model: Path) -> int | None:
     """Return the training step of a model file; None if img2img did not write it."""
     if not model.is_file():
         return None

@@ -30,8 +30,7 @@ OPERATIONAL = {
     "tensorboard",
     "cache_mb",
 }
-TIMES = ("seconds_per_step", "images_per_s")  # values of a row that are no scalars of the method
-NOT_SCALARS = ("lr", *TIMES)
+NOT_SCALARS = ("lr", "seconds_per_step", "images_per_s")  # values of a row that are no scalars of the method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,55 +38,37 @@ class Config:
     """The parts of a config.json that a report shows, also of a run inside an equalizer.
 
     Attributes:
-        options: every option with its value.
         data: what identifies the images, by domain; empty for runs of early versions.
-        command: the command line.
-        environment: the versions of what it ran on.
     """
 
-    options: dict[str, Value] = field(default_factory=dict)
+    options: dict[str, Value] = field(default_factory=dict)  # every option with its value
     data: dict[str, Any] = field(default_factory=dict)
-    command: str = "unknown"
-    environment: dict[str, str] = field(default_factory=dict)
+    command: str = "unknown"  # the command line
+    environment: dict[str, str] = field(default_factory=dict)  # the versions of what it ran on
 
     def training_images(self) -> dict[str, int]:
         """Return the number of training images of each domain; empty where the config does not hold it."""
         domains = {name: domain for name, domain in self.data.items() if not name.startswith("held-out ")}
-        return {
-            name: from_json(_Domain, json.dumps(domain), f"The domain {name}").images
-            for name, domain in domains.items()
-        }
+        return {name: from_json(_Domain, json.dumps(x), f"The domain {name}").images for name, x in domains.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Config):
-    """The content of the config.json of every run.
+    """The content of the config.json of every run."""
 
-    Attributes:
-        method: the name of the method.
-        processes: the number of processes that train.
-    """
-
-    method: str
+    method: str  # the name of the method
     options: dict[str, Value]
-    processes: int = 1
+    processes: int = 1  # the number of processes that train
 
 
 @dataclass(frozen=True)
 class LogRow:
-    """A record of the log.
+    """A record of the log."""
 
-    Attributes:
-        step: the training step that it was taken at, from 1.
-        epoch: the pass over the data that the step belongs to.
-        kind: "train" or "validation".
-        values: scalars of training (means since the record before), or held-out scores, by name.
-    """
-
-    step: int
-    epoch: int
-    kind: Kind
-    values: dict[str, float]
+    step: int  # the training step that it was taken at, from 1
+    epoch: int  # the pass over the data that the step belongs to
+    kind: Kind  # "train" or "validation"
+    values: dict[str, float]  # scalars of training (means since the record before), or held-out scores, by name
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "LogRow":
@@ -111,14 +92,13 @@ def read_log(path: Path) -> list[LogRow]:
     for number, line in enumerate(lines, 1):
         where = f"Line {number} of {path}"
         try:
-            head = from_json(_Head, line, where)
-            values = from_json(dict[str, int | float | Kind], line, where)
+            from_json(_Head, line, where)
+            record = from_json(dict[str, int | float | Kind], line, where)
         except ModelFileError:
             if number == len(lines):
                 break
             raise
-        known = {name: x for name, x in values.items() if name not in ("step", "epoch", "kind")}
-        rows.append(LogRow(head.step, head.epoch, head.kind, known))  # type: ignore[arg-type]
+        rows.append(LogRow.of(record))
     return rows
 
 

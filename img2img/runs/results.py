@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
-from img2img.errors import ModelFileError
 from img2img.runtime.records import from_json, read_text
 
 MODEL, NOTHING, MATCHED = "model", "do nothing", "histogram matching"  # rows of an evaluation
@@ -23,17 +24,11 @@ Scores = Mapping[str, SavedScore]  # by metric
 
 @dataclass(frozen=True)
 class MetricText:
-    """A metric in words.
+    """A metric in words."""
 
-    Attributes:
-        better: "higher", "lower", or "" where neither is better.
-        range: the range of its values.
-        text: its meaning.
-    """
-
-    better: str = ""
-    range: str = ""
-    text: str = ""
+    better: str = ""  # "higher", "lower", or "" where neither is better
+    range: str = ""  # the range of its values
+    text: str = ""  # its meaning
 
 
 @dataclass(frozen=True)
@@ -46,48 +41,28 @@ class JudgeRecord:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The parts of an evaluation's protocol that a report shows.
+    """The parts of an evaluation's protocol that a report shows."""
 
-    Attributes:
-        images: the number of images that were judged.
-        direction: of the model.
-        model: the name of its file.
-        step: its training step.
-        paired: whether each image has a true answer.
-        size: how images were cut, in words.
-        features: the network of features.
-        judge: the judge, if there was one.
-        structure_by_chance: `structure` of inputs and unrelated images of the target side.
-        notes: sentences for the reader.
-    """
-
-    images: int | None = None
-    direction: str = ""
-    model: str = ""
-    step: int | None = None
-    paired: bool | None = None
-    size: str = "as they are"
-    features: str = ""
-    judge: JudgeRecord | None = None
-    structure_by_chance: float | None = None
-    notes: list[str] = field(default_factory=list)
+    images: int | None = None  # the number of images that were judged
+    direction: str = ""  # of the model
+    model: str = ""  # the name of its file
+    step: int | None = None  # its training step
+    paired: bool | None = None  # whether each image has a true answer
+    size: str = "as they are"  # how images were cut, in words
+    features: str = ""  # the network of features
+    judge: JudgeRecord | None = None  # the judge, if there was one
+    structure_by_chance: float | None = None  # `structure` of inputs and unrelated images of the target side
+    notes: list[str] = field(default_factory=list)  # sentences for the reader
 
 
 @dataclass(frozen=True)
 class Result:
-    """The content of evaluation.json.
+    """The content of evaluation.json."""
 
-    Attributes:
-        protocol: what was compared, and how.
-        metrics: metric -> its meaning.
-        rows: model or baseline -> metric -> score.
-        per_image: metric -> image -> value.
-    """
-
-    protocol: Protocol = field(default_factory=Protocol)
-    metrics: dict[str, MetricText] = field(default_factory=dict)
-    rows: dict[str, dict[str, SavedScore]] = field(default_factory=dict)
-    per_image: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)  # what was compared, and how
+    metrics: dict[str, MetricText] = field(default_factory=dict)  # metric -> its meaning
+    rows: dict[str, dict[str, SavedScore]] = field(default_factory=dict)  # model or baseline -> metric -> score
+    per_image: dict[str, dict[str, float | None]] = field(default_factory=dict)  # metric -> image -> value
 
 
 @dataclass(frozen=True)
@@ -100,17 +75,25 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RankingRecord:
-    """The content of checkpoints.json.
+    """The content of checkpoints.json."""
 
-    Attributes:
-        metric: the metric that ranks.
-        best: the file that is best by it.
-        checkpoints: file, relative to the run -> its scores.
-    """
+    metric: str = ""  # the metric that ranks
+    best: str = ""  # the file that is best by it
+    scores: dict[str, dict[str, int | SavedScore]] = field(default_factory=dict)  # file -> its "step" beside its scores
 
-    metric: str = ""
-    best: str = ""
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        for name, entry in self.scores.items():
+            if not isinstance(entry.get("step"), int):
+                raise ValueError(f"{name!a} has no step")
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """The models by their files, relative to the run."""
+        found = {}
+        for name, entry in self.scores.items():
+            scores = {metric: x for metric, x in entry.items() if isinstance(x, SavedScore)}
+            found[name] = Checkpoint(cast(int, entry["step"]), scores)
+        return found
 
 
 def read_result(path: Path) -> Result:
@@ -123,23 +106,5 @@ def read_result(path: Path) -> Result:
 
 
 def read_ranking(path: Path) -> RankingRecord:
-    """Return the content of checkpoints.json, whose entries hold the step beside the scores.
-
-    Raises:
-        ModelFileError: if it cannot be read, or is something else.
-    """
-    flat = from_json(_FlatRanking, read_text(path), str(path))
-    checkpoints = {}
-    for name, entry in flat.scores.items():
-        step = entry.get("step")
-        if not isinstance(step, int):
-            raise ModelFileError(f"{path} is damaged, or was not written by img2img: {name!a} has no step.")
-        checkpoints[name] = Checkpoint(step, {k: x for k, x in entry.items() if isinstance(x, SavedScore)})
-    return RankingRecord(flat.metric, flat.best, checkpoints)
-
-
-@dataclass(frozen=True)
-class _FlatRanking:
-    metric: str = ""
-    best: str = ""
-    scores: dict[str, dict[str, int | SavedScore]] = field(default_factory=dict)
+    """Return the content of checkpoints.json; the errors are those of `read_result`."""
+    return from_json(RankingRecord, read_text(path), str(path))

@@ -1,5 +1,6 @@
-"""The check that a resumed run has the options and the images that it began with."""
+"""Where a run may be written, and whether a resumed one has the options and the images that it began with."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,26 +8,70 @@ from typing import Any
 from img2img.data.samples import Opened
 from img2img.errors import ConfigError
 from img2img.runs.facts import in_words
-from img2img.runs.record import OPERATIONAL, RETIRED
+from img2img.runs.folder import RunFolder
+from img2img.runs.record import OPERATIONAL, RETIRED, RunRecord
+from img2img.runtime.records import read_record
 
 PATHS = ("a", "b", "ab", "data", "labels")  # options that name files or folders
 
 
-def refuse_other_config(
-    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], defaults: Mapping[str, Any]
-) -> None:
-    """Refuse to resume a run with other options than it began with.
+def default_folder(method: str, options: Mapping[str, Any]) -> Path:
+    """Return the folder of a run that was given none: named after its method and its data."""
+    given = [Path(options[name]) for name in PATHS if options.get(name)]
+    names = [path.resolve().parent.name if path.name.startswith("train") else path.resolve().name for path in given]
+    return Path("checkpoints") / "_".join([method, *dict.fromkeys(names)])
+
+
+def absolute(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with absolute paths, in which a link stays a link: a run must not depend on where it started."""
+    given = {name: options[name] for name in PATHS if name in options}
+    return {**options, **{name: os.path.abspath(x) if x else None for name, x in given.items()}}  # noqa: PTH100
+
+
+def note_on_place(folder: Path, options: Mapping[str, Any]) -> str:
+    """Return a note for the user if a run lies inside its data; otherwise ""."""
+    around = [options[name] for name in PATHS if options.get(name)]
+    found = next((place for place in around if folder.resolve().is_relative_to(Path(place).resolve())), None)
+    return f"The run folder lies inside {found}; images in it are not used for training." if found else ""
+
+
+def read_config(files: RunFolder) -> dict[str, Any] | None:
+    """Return the content of config.json; None if there is none."""
+    return read_record(RunRecord, files.config) if files.config.exists() else None
+
+
+def refuse_folder(
+    files: RunFolder, record: dict[str, Any], defaults: Mapping[str, Any], overwrite: bool
+) -> dict[str, Any] | None:
+    """Refuse a folder that a run, new or resumed, must not write into.
 
     Args:
-        folder: of the run.
-        saved: the content of its config.json.
-        wanted: the same of the run that is to be resumed.
+        files: the folder.
+        record: the content of config.json that the run would write.
         defaults: of the options; those that an older version did not have count as left out.
+        overwrite: whether an earlier run there is to be replaced.
+
+    Returns:
+        The content of config.json if the run is resumed; None if it is new.
 
     Raises:
-        ConfigError: naming the options that differ.
+        ConfigError: if the data lie in the folder, or it holds something else, or a run with other options.
     """
+    options, folder = record["options"], files.path
+    for name in PATHS:
+        if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
+    files.refuse_foreign(overwrite)
+    saved = None if overwrite else read_config(files)
+    if saved is None or not files.has_results():
+        return None
+    _refuse_other_options(folder, saved, record, defaults)
+    return saved
 
+
+def _refuse_other_options(
+    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], defaults: Mapping[str, Any]
+) -> None:
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         known = dict(defaults) | {k: v for k, v in record["options"].items() if k not in RETIRED}
         fixed = {k: v for k, v in known.items() if k not in OPERATIONAL}
@@ -59,7 +104,7 @@ def identities(opened: Opened) -> dict[str, dict[str, Any]]:
 def refuse_other_data(
     folder: Path, old: Any, data: dict[str, Any], counts: Mapping[str, int], before: Mapping[str, int]
 ) -> None:
-    """Refuse to resume a run with other images than it began with.
+    """Raise ConfigError if a run is to be resumed with other images than it began with, naming the domain.
 
     Args:
         folder: of the run.
@@ -67,9 +112,6 @@ def refuse_other_data(
         data: those of the images at hand.
         counts: the number of images of each domain at hand.
         before: their numbers at the start; empty if unknown.
-
-    Raises:
-        ConfigError: naming the domain that differs.
     """
     if old is None:
         changed = bool(before) and before != counts

@@ -1,15 +1,24 @@
-"""The options of training that all methods share, and the schedule that follows from them."""
+"""The options of training that all methods share, all options of one method, and the schedule that follows; imports
+nothing heavy, for fast help.
+"""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
+from img2img.data.options import data_options
+from img2img.metrics.options import MetricOptions
+from img2img.model.options import DEVICES, PRECISIONS
 from img2img.options.declared import SEEDS, Choice, Options, Within
 
-PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
-DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 METRICS = "img2img.metrics.table.METRICS"
 STEPS = Within(1, 10**12)
+HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")
+UNDER = {
+    "Length": "steps epochs batch_size accumulate lr d_lr beta1 beta2 decay clip ema",
+    "Networks": "generator discriminator network latent noise width d_width depth norm d_norm padding dropout upsample",
+    "Evaluation": "validate_every metrics select patience",
+}
 
 
 @dataclass(frozen=True)
@@ -103,3 +112,16 @@ class Schedule:
 def flat(*configs: Any) -> dict[str, Any]:
     """Return all options of several configs in one dict."""
     return {name: value for config in configs for name, value in asdict(config).items()}
+
+
+def groups_of(config: Any) -> tuple[type, ...]:
+    """Return the dataclasses of all options of training a method, given its own: data, training, own, metrics."""
+    return data_options(config.needs), TrainConfig, config, MetricOptions
+
+
+def headings_of(config: Any) -> dict[str, str]:
+    """Return the heading of each option of a method in its help, in the order of the help."""
+    own = {name: heading for heading, names in UNDER.items() for name in names.split()}
+    groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=True))
+    found = {field.name: own.get(field.name, heading) for heading, group in groups.items() for field in fields(group)}
+    return dict(sorted(found.items(), key=lambda entry: HEADINGS.index(entry[1])))

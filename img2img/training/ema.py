@@ -24,9 +24,7 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         self.steps += 1
-        decay = min(
-            self.decay, self.steps / (self.steps + 10)
-        )  # forgets the first weights, which are of no use, quickly
+        decay = min(self.decay, self.steps / (self.steps + 10))  # soon forgets the first weights, which are of no use
         if self.weights:
             torch._foreach_lerp_(self.average, self.weights, 1 - decay)
 

@@ -31,9 +31,7 @@ def saving(state: State, runtime: Runtime, stops: Stops, report: Callable[[], No
             raise
         state.save()
         report()
-        raise Interrupted(
-            f"Stopped and saved at step {state.step}. To resume: {state.run.resume_hint}", stops.received[0]
-        ) from None
+        raise stopped(state, stops.received[0]) from None
     except (DataError, TrainingError, OSError, MemoryError) as error:
         if alone and state.step > state.saved_step:
             state.save()
@@ -42,8 +40,12 @@ def saving(state: State, runtime: Runtime, stops: Stops, report: Callable[[], No
             raise
         kept = state.kept()
         kind = TrainingError if isinstance(error, TrainingError) else DataError
-        hint = f" To resume: {state.run.resume_hint}" if state.saved_step else ""
-        raise kind(f"{error} {kept[0].upper()}{kept[1:]}.{hint}") from error
+        raise kind(f"{error} {kept[0].upper()}{kept[1:]}.{state.hint}") from error
+
+
+def stopped(state: State, signal: int) -> Interrupted:
+    """Return the error that ends a run which has been saved after a signal."""
+    return Interrupted(f"Stopped and saved at step {state.step}. To resume: {state.run.resume_hint}", signal)
 
 
 def agreed_stop(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
@@ -61,8 +63,7 @@ def explained(state: State) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        hint = f" To resume: {state.run.resume_hint}" if state.saved_step else ""
-        raise Interrupted(f"Stopped at once; {state.kept()}.{hint}", signal.SIGINT) from None
+        raise Interrupted(f"Stopped at once; {state.kept()}.{state.hint}", signal.SIGINT) from None
     except OSError as error:
         file = Path(error.filename).absolute() if isinstance(error.filename, str) else None
         if error.errno not in DISK_ERRORS and not (file and file.is_relative_to(state.run.files.path.absolute())):

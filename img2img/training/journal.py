@@ -1,7 +1,6 @@
 """The output of a run: the live line, log.jsonl, curves, sample grids, and TensorBoard if asked for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ from img2img.data.grid import draw_grid
 from img2img.errors import ConfigError, install_hint
 from img2img.report.diagnosis import Diagnosis
 from img2img.report.run import write_report
-from img2img.runs.facts import Finding, Progress, Report, RunFacts, read_report_record, write_report_record
-from img2img.runs.folder import RunFolder
-from img2img.runs.record import NOT_SCALARS, Kind, LogRow, kinds_of_old, read_log, scalars_of
+from img2img.runs.facts import Finding, Progress, Report, read_report_record, write_report_record
+from img2img.runs.record import NOT_SCALARS, Kind, LogRow, read_log
 from img2img.runtime.files import atomic
 from img2img.runtime.output import stderr_console
 from img2img.runtime.progress import Meter, rough_duration
+from img2img.training.run import Run
 
 FIRST_SECONDS = 3.0  # before the first line if there is no terminal
 LONG = 3600.0  # seconds of a run above which advice on shortening it is shown
@@ -26,33 +25,28 @@ class Journal:
     """Writes the output of rank 0. A journal that is not `enabled` (on other ranks) writes nothing.
 
     Args:
-        folder: the run folder.
+        run: what it is about.
         total: the length of the run in steps.
         start: the step that training resumes from; later records of an earlier, killed process are dropped.
         advise: returns what may help against a kind of failure, in words.
-        shorten: how to shorten a long run, in words.
-        kinds: scalar -> kind, see `runs.facts.RunFacts`; None to derive them from the names.
     """
 
     def __init__(
         self,
-        folder: Path,
+        run: Run,
         total: int,
         start: int,
+        advise: Callable[[str], str] = lambda kind: "",
         enabled: bool = True,
         quiet: bool = False,
         tensorboard: bool = False,
-        advise: Callable[[str], str] = lambda kind: "",
-        shorten: str = "",
-        kinds: Mapping[str, str] | None = None,
     ) -> None:
-        self.files, self.total, self.start, self.enabled = RunFolder(folder), total, start, enabled
-        self.shorten, self.kinds = shorten, kinds
+        self.run, self.files, self.total, self.enabled = run, run.files, total, enabled
         self.console = stderr_console(quiet=quiet or not enabled)
         self.meter: Meter | None = None
         self.estimated = start > 0
         self.board: Any = None
-        self.diagnosis = Diagnosis(total, advise, kinds)
+        self.diagnosis = Diagnosis(total, advise, run.facts.kinds)
         if not enabled:
             return
         self.files.samples.mkdir(parents=True, exist_ok=True)
@@ -63,9 +57,9 @@ class Journal:
         for row in (row for row in kept if row.kind == "train"):
             self.diagnosis.see(row.step, row.values)
         if tensorboard:
-            self.board = _tensorboard(self.files)
+            self.board = _tensorboard(self.files.tensorboard)
         if not quiet:
-            self.meter = Meter(self.console, "train", total, start, lambda text: self.say(text), first=FIRST_SECONDS)
+            self.meter = Meter(self.console, "train", total, start, first=FIRST_SECONDS)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -97,14 +91,14 @@ class Journal:
         if pace.warm and not self.estimated:
             self.estimated = True
             seconds = self.total * (pace.seconds or 0.0)
-            if seconds > LONG and self.shorten:
-                self.say(f"The whole run takes about {rough_duration(seconds)} {self.shorten}")
+            if seconds > LONG and self.run.shorten:
+                self.say(f"The whole run takes about {rough_duration(seconds)} {self.run.shorten}")
 
     def _line(self, epoch: int, values: Mapping[str, float]) -> str:
-        kinds = self.kinds or kinds_of_old(values)
-        shown = {k: v for k, v in values.items() if k not in NOT_SCALARS and kinds.get(k) != "norm"}
-        losses = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if kinds.get(k) != "share")
-        shares = " ".join(f"{k} {v:.0%}" for k, v in shown.items() if kinds.get(k) == "share")
+        kinds = self.run.facts.kinds
+        shares = " ".join(f"{k} {v:.0%}" for k, v in values.items() if kinds.get(k) == "share")
+        others = {k: v for k, v in values.items() if k not in NOT_SCALARS and kinds.get(k) not in ("norm", "share")}
+        losses = " ".join(f"{k} {v:.3f}" for k, v in others.items())
         return f"epoch {epoch} {losses}" + (f" | right: {shares}" if shares else "")
 
     def samples(self, step: int, columns: Mapping[str, Tensor]) -> None:
@@ -113,31 +107,23 @@ class Journal:
             with atomic(self.files.sample(step)) as temporary:
                 draw_grid(columns).save(temporary)
 
-    def report(self, facts: RunFacts, progress: Progress) -> None:
-        """Write report.json, curves.png and report.html.
+    def report(self, progress: Progress) -> None:
+        """Write report.json, curves.png and report.html."""
+        if self.enabled:
+            report = Report(self.run.facts, progress, self.diagnosis.findings)
+            write_report_record(self.files, report)
+            write_report(self.files, read_log(self.files.log), report)
 
-        Args:
-            facts: what is trained, on what.
-            progress: how far the run is.
-        """
-        if not self.enabled:
-            return
-        rows = read_log(self.files.log)
-        kinds = dict(self.kinds or kinds_of_old(scalars_of(row for row in rows if row.kind == "train")))
-        report = Report(replace(facts, kinds=kinds), progress, self.diagnosis.findings)
-        write_report_record(self.files, report)
-        write_report(self.files, rows, report)
-
-    def complete(self, facts: RunFacts, progress: Progress) -> None:
+    def complete(self, progress: Progress) -> None:
         """Report a run that has nothing left to do, if a kill prevented that at its end."""
-        if read_report_record(self.files).progress != progress:
-            self.report(facts, progress)
+        if self.enabled and read_report_record(self.files).progress != progress:
+            self.report(progress)
 
-    def failed(self, facts: RunFacts, progress: Progress) -> None:
+    def failed(self, progress: Progress) -> None:
         """Note in the report that numbers are no longer finite."""
         finding = Finding("not finite", progress.step, ways=self.diagnosis.advise("not finite"))
         self.diagnosis.findings.append(finding)
-        self.report(facts, progress)
+        self.report(progress)
 
     def close(self) -> None:
         if self.meter is not None:
@@ -146,9 +132,9 @@ class Journal:
             self.board.close()
 
 
-def _tensorboard(files: RunFolder) -> Any:
+def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(install_hint("--tensorboard", "tensorboard", "tensorboard")) from None
-    return SummaryWriter(str(files.tensorboard))
+    return SummaryWriter(str(folder))

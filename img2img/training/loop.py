@@ -4,8 +4,8 @@ import contextlib
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import torch
@@ -16,7 +16,7 @@ from img2img.core.method import Batch, Method
 from img2img.data.samples import HeldOut
 from img2img.data.stream import PREFETCH, auto_workers, stream
 from img2img.data.workers import fitting
-from img2img.errors import ConfigError, DataError, Interrupted, TrainingError
+from img2img.errors import ConfigError, DataError, TrainingError
 from img2img.metrics.options import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runs.facts import Progress
@@ -24,9 +24,10 @@ from img2img.runtime.compiling import reason
 from img2img.runtime.device import Runtime, deterministic
 from img2img.training.config import Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
-from img2img.training.failures import agreed_stop, explained, saving
+from img2img.training.failures import agreed_stop, explained, saving, stopped
 from img2img.training.journal import Journal
-from img2img.training.state import Run, State
+from img2img.training.run import Run
+from img2img.training.state import State
 from img2img.training.stops import Stops
 from img2img.training.validation import Validation, kept_steps
 
@@ -39,45 +40,22 @@ class Samples(Protocol):
     def __getitem__(self, n: int, /) -> Batch: ...
 
 
-def train(
-    method: Method,
-    data: Samples,
-    heldout: HeldOut | None,
-    config: TrainConfig,
-    run: Run,
-    runtime: Runtime,
-    quiet: bool = False,
-    metric_options: MetricOptions | None = None,
-) -> bool:
-    """Train `method` to the end of its schedule, or until held-out scores stop improving; resume from last.pt.
-
-    Returns:
-        Whether there was anything left to do.
-
-    Raises:
-        Interrupted: after SIGINT, SIGTERM or SIGHUP, once everything is saved.
-        DataError: if an image can no longer be read; everything is saved.
-        TrainingError: if a loss is not finite, or the disk or the memory is full.
-    """
-    trainer = _Trainer(method, data, heldout, config, run, runtime, quiet, metric_options or MetricOptions())
-    return trainer.run_to_the_end()
-
-
-class _Trainer:
+@dataclass
+class Trainer:
     """A run from its first step, or the one it is resumed from, to its last."""
 
-    def __init__(
-        self,
-        method: Method,
-        data: Samples,
-        heldout: HeldOut | None,
-        config: TrainConfig,
-        run: Run,
-        runtime: Runtime,
-        quiet: bool,
-        metric_options: MetricOptions,
-    ) -> None:
-        self.method, self.config, self.run, self.runtime = method, config, run, runtime
+    method: Method
+    data: Samples
+    heldout: HeldOut | None
+    config: TrainConfig
+    run: Run
+    runtime: Runtime
+    quiet: bool = False
+    metric_options: MetricOptions = field(default_factory=MetricOptions)
+
+    def __post_init__(self) -> None:
+        method, data, heldout, config = self.method, self.data, self.heldout, self.config
+        run, runtime = self.run, self.runtime
         self.schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
         method.accumulate, method.clip = config.accumulate, config.clip
         networks = list(method.networks().values())
@@ -92,23 +70,14 @@ class _Trainer:
         self.state = State(method, self.ema, self.schedule, run, runtime, config.compile == "on")
         self.validation = None
         if heldout is not None:
-            self.validation = Validation(method, heldout, config, metric_options, runtime)
+            self.validation = Validation(method, heldout, config, self.metric_options, runtime)
         torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
         if run.files.last.exists():
             self.state.load()
         self.start = self.state.step
         self.state.options = flat(method.config, replace(config, precision=runtime.precision))
-        self.journal = Journal(
-            run.files.path,
-            self.schedule.steps,
-            self.start,
-            runtime.is_main,
-            quiet,
-            config.tensorboard,
-            self.state.ways,
-            run.shorten,
-            run.facts.kinds,
-        )
+        steps, ways = self.schedule.steps, self.state.ways
+        self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, config.tensorboard)
         self.journal.say(self._introduction())
         if self.state.compiled:
             compile_parts(networks, self._uncompiled)
@@ -116,14 +85,23 @@ class _Trainer:
             self.journal.say(note)
         source = heldout if heldout is not None else data
         self.shown = [source[i] for i in range(min(method.rows, len(source)))]
-        self.batches = self._stream(data)
+        self.batches = self._stream()
         self.ready: deque[Batch] = deque()
         self.taken = (runtime.to_device(self.ready.popleft()) for _ in iter(int, 1))
         self.per_batch = config.batch_size * config.accumulate * runtime.world_size
-        self.kept = kept_steps(self.schedule.steps, config.keep)
+        self.kept = kept_steps(steps, config.keep)
 
     def run_to_the_end(self) -> bool:
-        """Take all steps that are left; return whether there were any."""
+        """Take all steps of the schedule that are left, or those until held-out scores stop improving.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            Interrupted: after SIGINT, SIGTERM or SIGHUP, once everything is saved.
+            DataError: if an image can no longer be read; everything is saved.
+            TrainingError: if a loss is not finite, or the disk or the memory is full.
+        """
         method, config, state, schedule, start = self.method, self.config, self.state, self.schedule, self.start
         state.window.since = time.perf_counter()
         try:
@@ -161,9 +139,9 @@ class _Trainer:
                         state.save()
                         self._report()
                     if stop and not last:
-                        raise Interrupted(f"Stopped and saved at step {step}. To resume: {self.run.resume_hint}", stop)
-                if state.step == start > 0 and self.runtime.is_main:
-                    self.journal.complete(self.run.facts, self._progress())
+                        raise stopped(state, stop)
+                if state.step == start > 0:
+                    self.journal.complete(self._progress())
         finally:
             self.journal.close()
         return state.step > start
@@ -183,7 +161,7 @@ class _Trainer:
         drawn = self.method.draws_until(step) - self.method.draws_until(step - window.steps)
         values = window.close(self.per_batch * drawn)
         if broken := [name for name, x in values.items() if not math.isfinite(x)]:
-            self.journal.failed(self.run.facts, Progress(step, self.schedule.steps))
+            self.journal.failed(Progress(step, self.schedule.steps))
             raise TrainingError(self.state.not_finite(f"the loss '{broken[0]}'", step))
         values["lr"] = self.schedule.lr_factor(step)
         self.journal.record(step, self.schedule.epoch(step), values)
@@ -228,7 +206,7 @@ class _Trainer:
         return Progress(self.state.step, self.schedule.steps, ended)
 
     def _report(self) -> None:
-        self.journal.report(self.run.facts, self._progress())
+        self.journal.report(self._progress())
 
     def _introduction(self) -> str:
         parts = [self.runtime.describe()]
@@ -247,33 +225,31 @@ class _Trainer:
         self.state.compiled = False
         self.journal.say(f"Compiling failed, and the run continues without: {reason(error)}")
 
-    def _stream(self, data: Samples) -> Generator[Batch]:
+    def _stream(self) -> Generator[Batch]:
         method, config, steps = self.method, self.config, self.schedule.steps
         return stream(
-            cast(Dataset[Batch], data),
+            cast(Dataset[Batch], self.data),
             config.accumulate * method.draws_until(self.start),
             config.accumulate * method.draws_until(steps),
             config.batch_size,
             self.runtime.rank,
             self.runtime.world_size,
-            **_workers(method, steps, self.shown[0], config, self.runtime, self.journal.say),
+            **self._workers(),
             pin_memory=self.runtime.device.type == "cuda",
         )
 
-
-def _workers(
-    method: Method, steps: int, sample: Batch, config: TrainConfig, runtime: Runtime, say: Callable[[str], None]
-) -> dict[str, int]:
-    """Return the number of worker processes, and of batches that each prepares ahead: a step's in all, if shared memory
-    has room.
-    """
-    asked = auto_workers(runtime.device) if config.workers < 0 else config.workers
-    ahead = -(-config.accumulate * method.draws_until(steps) // (steps * max(asked, 1)))
-    batch_bytes = config.batch_size * sum(x.nbytes for x in sample.values())
-    workers, prefetch = fitting(asked, max(ahead, PREFETCH), batch_bytes)
-    if workers < asked:
-        say(
-            f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, so only these are "
-            "used. A container gets more by docker run --shm-size 2g."
-        )
-    return {"workers": workers, "prefetch": prefetch}
+    def _workers(self) -> dict[str, int]:
+        """Return the number of worker processes, and of batches that each prepares ahead: a step's in all, if shared
+        memory has room.
+        """
+        config, steps = self.config, self.schedule.steps
+        asked = auto_workers(self.runtime.device) if config.workers < 0 else config.workers
+        ahead = -(-config.accumulate * self.method.draws_until(steps) // (steps * max(asked, 1)))
+        batch_bytes = config.batch_size * sum(x.nbytes for x in self.shown[0].values())
+        workers, prefetch = fitting(asked, max(ahead, PREFETCH), batch_bytes)
+        if workers < asked:
+            self.journal.say(
+                f"Shared memory (/dev/shm) has room for the batches of {workers} of {asked} workers, so only these are "
+                "used. A container gets more by docker run --shm-size 2g."
+            )
+        return {"workers": workers, "prefetch": prefetch}

@@ -2,8 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,85 +9,33 @@ import torch
 from torch import Tensor
 
 from img2img.core.method import Method
-from img2img.data.scale import Scale
 from img2img.errors import ModelFileError, TrainingError
-from img2img.model.file import ModelCard, load_resume, read_card, save_model, save_resume
-from img2img.report.advice import SPELLING, remedies
-from img2img.runs.facts import RunFacts
-from img2img.runs.folder import RunFolder
-from img2img.runtime.device import Runtime, all_finite, environment, random_state, set_random_state
-from img2img.training.config import Schedule, flat
+from img2img.model.file import load_resume, save_model, save_resume
+from img2img.report.advice import remedies
+from img2img.runs.folder import step_of
+from img2img.runtime.device import Runtime, all_finite, random_state, set_random_state
+from img2img.training.config import Schedule
 from img2img.training.ema import Ema
+from img2img.training.run import Run
 
-Card = Callable[[int], ModelCard]
 SAVE_SECONDS = 600.0  # a checkpoint at least this often, whatever --save-every says
 
 
-@dataclass(frozen=True)
-class Run:
-    """Where a run lives and what it is.
-
-    Attributes:
-        files: its folder.
-        card: the header of its model file, at a step.
-        facts: for the report.
-        resume_hint: the command that resumes it.
-        shorten: how to shorten it if it is long, in words.
-        spelling: of an option, in advice.
-    """
-
-    files: RunFolder
-    card: Card
-    facts: RunFacts
-    resume_hint: str
-    shorten: str = ""
-    spelling: str = SPELLING
-
-
-def card_of(name: str, method: Method, scales: Mapping[str, Scale], other_way: bool = False) -> Card:
-    """Return the header of a run's model file, as a function of the step.
-
-    Args:
-        name: of the method, in `METHODS`.
-        method: what is trained.
-        scales: how the pixel values of each domain map to [-1, 1].
-        other_way: whether pairs are learned from B to A.
-    """
-    uses = {"b2a" if other_way and use == "a2b" else use: use for use in method.uses}
-    facts, options, version = method.facts, flat(method.config), environment()["img2img"]
-
-    def card(step: int) -> ModelCard:
-        return ModelCard(name, options, facts.size, facts.channels, dict(scales), uses, step, version, facts.classes)
-
-    return card
-
-
 class State:
-    """A run so far: its step, its best score, and everything that last.pt holds.
-
-    Attributes:
-        step: steps taken.
-        saved_step: the step that is on the disk.
-        best: the best held-out score; None before the first one.
-        stale: held-out scores since the best one.
-        compiled: whether networks are compiled.
-        window: the scalars since the last record of the log.
-        options: all options of the run, for advice.
-    """
+    """A run so far: its step, its best score, and everything that last.pt holds."""
 
     def __init__(
         self, method: Method, ema: Ema, schedule: Schedule, run: Run, runtime: Runtime, compiled: bool
     ) -> None:
         self.method, self.ema, self.schedule, self.run, self.runtime = method, ema, schedule, run, runtime
-        self.compiled = compiled
+        self.compiled = compiled  # whether networks are
         self.base_lr = {name: o.param_groups[0]["lr"] for name, o in method.optimizers.items()}
-        self.step = 0
-        self.saved_step = 0
-        self.best: float | None = None
-        self.stale = 0
-        self.saved_at = time.monotonic()
-        self.window = Window()
-        self.options: dict[str, Any] = {}
+        self.step = 0  # steps taken
+        self.saved_step, self.saved_at = 0, time.monotonic()  # the step that is on the disk, and since when
+        self.best: float | None = None  # held-out score; None before the first one
+        self.stale = 0  # held-out scores since the best one
+        self.window = Window()  # the scalars since the last record of the log
+        self.options: dict[str, Any] = {}  # of the whole run, for advice
 
     def ways(self, kind: str) -> str:
         """Return what may help against a kind of failure, in words."""
@@ -116,6 +62,11 @@ class State:
     def late(self, ask: bool) -> bool:
         """Tell whether the last checkpoint is too old for any process; all ask at the same steps."""
         return ask and bool(self.runtime.largest(int(time.monotonic() - self.saved_at > SAVE_SECONDS)))
+
+    @property
+    def hint(self) -> str:
+        """The way to resume, as a sentence behind another one; "" if nothing was saved."""
+        return f" To resume: {self.run.resume_hint}" if self.saved_step else ""
 
     def save(self) -> None:
         """Write last.pt, then model.safetensors; if a weight is not finite, keep the last good ones instead."""
@@ -156,7 +107,7 @@ class State:
                 "train into another folder."
             ) from error
         newest = self.run.files.model
-        if self.runtime.is_main and not _is_of_step(newest, self.step):
+        if self.runtime.is_main and step_of(newest) != self.step:
             self.write_model(newest)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -223,13 +174,6 @@ class Window:
         seconds, steps = now - self.since, self.steps
         self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
         return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
-
-
-def _is_of_step(path: Path, step: int) -> bool:
-    try:
-        return read_card(path).step == step
-    except ModelFileError:
-        return False
 
 
 def _extra_state(method: Method) -> dict[str, Any]:

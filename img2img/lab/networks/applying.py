@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from img2img.data.picture import Array
 from img2img.errors import ConfigError
 from img2img.lab.networks import models
-from img2img.model.tiling import Memory, Span, in_tiles
+from img2img.model.lazy import Memory, Span
+from img2img.model.tiling import in_tiles
 from img2img.runtime.device import pick_device
 
 

@@ -25,9 +25,9 @@ from img2img.runs.record import OPERATIONAL
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.records import read_record
 from img2img.training.config import TrainConfig
-from img2img.training.loop import Samples, train
+from img2img.training.loop import Samples, Trainer
+from img2img.training.run import Run, card_of
 from img2img.training.sizes import refuse_wrong_size
-from img2img.training.state import Run, card_of
 
 
 def train_generator(
@@ -94,7 +94,7 @@ def train_generator(
         hint = f"fit again with the same data and the folder {files.path}"
         run = Run(files, card_of(model, method, scales), facts, hint, spelling="--train {name}={value}")
         try:
-            train(method, data, None, training, run, runtime, quiet=True)
+            Trainer(method, data, None, training, run, runtime, quiet=True).run_to_the_end()
         except Interrupted as stop:
             if kept:
                 raise
