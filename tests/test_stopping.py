@@ -134,6 +134,34 @@ def test_a_signal_to_the_whole_group_saves_the_run(words, number, unpaired, tmp_
     assert said.splitlines()[-1].startswith(f"Stopped and saved at step {step}. To resume: img2img train {words[0]} ")
 
 
+# A worker hands batches over in a thread; its parent connects and is gone.
+HANG_UP = """
+import os, time
+from multiprocessing.connection import Client
+from multiprocessing.process import current_process
+from multiprocessing.resource_sharer import _resource_sharer, DupFd
+from img2img.data.workers import shield
+
+{shield}
+DupFd(os.open(os.devnull, os.O_RDONLY))
+address = _resource_sharer._address
+Client(address, authkey=current_process().authkey).close()
+time.sleep(0.5)
+"""
+
+
+@posix
+@pytest.mark.slow
+def test_a_worker_says_nothing_when_its_parent_hangs_up():
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", HANG_UP.format(shield=line)], env=ENV, capture_output=True, text=True
+        ).stderr
+        for line in ("", "shield()")
+    ]
+    assert "EOFError" in said[0] and said[1] == ""
+
+
 @posix
 @pytest.mark.parametrize(("presses", "apart"), [(1, 0.0), (2, 0.0), (2, 0.3)])
 def test_a_second_ctrl_c_does_not_wait_for_the_step(presses, apart, uncached, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from img2img.data.workers import Context, ignore_stop_signals, ignore_worker_deaths
+from img2img.data.workers import Context, shield, ignore_worker_deaths
 from img2img.errors import DataError, TrainingError
 
 PREFETCH = 4  # fewest batches that each worker prepares ahead
@@ -79,7 +79,7 @@ def stream(
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=Context() if workers else None,
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=shield,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # leaves the global one to training
         prefetch_factor=prefetch if workers else None,

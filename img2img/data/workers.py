@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -36,12 +37,20 @@ class Context(SpawnContext):
             getattr(resource_tracker, "ensure_running", lambda: None)()
 
 
-def ignore_stop_signals(_: int = 0) -> None:
-    """Make a worker ignore the signals that a terminal or a scheduler sends to the whole process group."""
+def shield(_: int = 0) -> None:
+    """Make a worker ignore the signals that a terminal or a scheduler sends to the whole process group, and a parent
+    that ends while a batch is handed over to it.
+    """
+    sys.excepthook = _except_hang_ups
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _except_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
