@@ -79,7 +79,7 @@ def train_one(kind, method, seed, data, out, device):
     options |= {"precision": "bf16" if kind == "bf16" else "fp32", "device": device}
     simulated = kind == "bf16" and not multiplies_bf16(torch.device(device))
     if kind == "plain":
-        Runtime.prepare = lambda self, network: make_plain(network.to(self.device), batch_norm=False)
+        Runtime.place = lambda self, network: make_plain(network.to(self.device), batch_norm=False)
     with SimulatedBf16() if simulated else contextlib.nullcontext():
         begin = time.perf_counter()
         place = next((data / folder).glob("train-images*")) if folder == "mnist" else data / folder

@@ -20,7 +20,7 @@ from img2img.errors import ConfigError, DataError
 SIZE = 64
 OVERSAMPLING = 4
 TRAINING, HELD_OUT = 200, 24
-STEPS = 1500
+STEPS = 1000
 RUN = "plain2striped"  # name of the run folder, and title of its report
 STRIPES = 7.0  # period of the stripes in pixels
 
@@ -31,12 +31,12 @@ OPTIONS: dict[str, Any] = {
     "width": 16,
     "d_width": 32,
     "upsample": "resize",  # no checkerboard
-    "lr": 4e-4,  # for a short run of small networks
+    "lr": 8e-4,  # for a short run of small networks
     "ema": 0.995,  # averages out the noise of batches of one
     "precision": "fp32",  # networks this narrow gain nothing from bf16
     "augment": "flip",
     "sample_every": 300,
-    "save_every": 1000,
+    "save_every": 500,
 }
 
 

@@ -9,14 +9,13 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from img2img.cli.terminal import options_of
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.report.advice import REMEDIES, remedies
 from img2img.runs.facts import MEANINGS
-from img2img.training.config import TrainConfig, flat
+from img2img.training.config import TrainConfig, flat, groups_of
 from img2img.training.sizes import refuse_wrong_size, shorten
 
 SIZE, SMALL = 32, {"width": 4, "d_width": 4}
@@ -47,7 +46,7 @@ def built(method_class, options, size=SIZE):
 def parsed(text, method_class):
     """`--name value ...` as the command line reads it."""
     hints = {}
-    for group in options_of(method_class):
+    for group in groups_of(method_class.Config):
         hints |= {name: get_args(hint)[0] for name, hint in get_type_hints(group, include_extras=True).items()}
     words, options = shlex.split(text), {}
     for word, value in zip(words, [*words[1:], "--"], strict=True):

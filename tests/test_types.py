@@ -66,6 +66,11 @@ def keywords_of(groups, own=()):
     return {name: " | ".join(kinds) for name, kinds in types.items()}
 
 
+def own_of(call):
+    """The keyword-only parameters that a call's signature names."""
+    return [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
 def classes():
     """Name of a dict of keywords -> its bases, and the keywords that it adds to them."""
     known = {}
@@ -76,7 +81,7 @@ def classes():
         known[title] = keywords
         return title, bases, {name: kind for name, kind in keywords.items() if name not in inherited}
 
-    own = [p for p in inspect.signature(img2img.train).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = own_of(img2img.train)
     translation, sampling = (
         keywords_of([g for name, groups in img2img.train.users.items() if DRAWS[name] is draws for g in groups], own)
         for draws in (False, True)
@@ -90,8 +95,9 @@ def classes():
     yield declared("TranslationTraining", translation, "AnyTraining", "OnlyTranslation")
     yield declared("SamplingTraining", sampling, "AnyTraining", "OnlySampling")
     yield declared("Training", translation | sampling, "AnyTraining", "OnlyTranslation", "OnlySampling")
-    yield declared("Calling", keywords_of([TranslateOptions]))
-    yield declared("Translating", keywords_of(img2img.translate.users[""]), "Calling", "Loading")
+    yield declared("AnyTranslating", keywords_of([TranslateOptions]))
+    yield declared("Calling", keywords_of([TranslateOptions], own_of(img2img.Translator.__call__)), "AnyTranslating")
+    yield declared("Translating", keywords_of(img2img.translate.users[""]), "AnyTranslating", "Loading")
     yield declared("Sampling", keywords_of(img2img.sample.users[""]))
     yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")
 

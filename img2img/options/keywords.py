@@ -127,7 +127,7 @@ class SamplingTraining(AnyTraining, OnlySampling): ...
 class Training(AnyTraining, OnlyTranslation, OnlySampling): ...
 
 
-class Calling(TypedDict, total=False):
+class AnyTranslating(TypedDict, total=False):
     batch_size: int
     tile: str | int
     tile_memory: float
@@ -135,7 +135,12 @@ class Calling(TypedDict, total=False):
     channels: str
 
 
-class Translating(Calling, Loading, total=False):
+class Calling(AnyTranslating, total=False):
+    label: str | None
+    channel_axis: int | None
+
+
+class Translating(AnyTranslating, Loading, total=False):
     format: str | None
     quality: int
     pages: str
