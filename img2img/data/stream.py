@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from img2img.data.workers import Context, shield, ignore_worker_deaths
+from img2img.data.workers import Context, ignore_worker_deaths, shield
 from img2img.errors import DataError, TrainingError
 
 PREFETCH = 4  # fewest batches that each worker prepares ahead
