@@ -87,6 +87,7 @@ TINY: dict[str, Any] = {
     "discriminator": "patch_16",
     "d_layers": 4,
     "log_every": 1,
+    "workers": 0,
 }
 
 
