@@ -479,6 +479,14 @@ def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path)
     assert set(transform(manifest, function, out, overwrite=True).status) == {"done"} and len(calls) == 13
 
 
+@over(count=[0, 1, 3, 4, 7], n_jobs=[1, 2], ahead=[1, 3, 100])
+def test_every_row_is_worked_on_once_and_counted(count, n_jobs, ahead, monkeypatch):
+    monkeypatch.setattr(results, "AHEAD", ahead)
+    worked = []
+    assert list(results._each(worked.append, count, n_jobs)) == list(range(1, count + 1))
+    assert sorted(worked) == list(range(count))
+
+
 @over(n_jobs=[1, 2])
 def test_an_interrupted_run_keeps_its_notes(plates, tmp_path, n_jobs):
     manifest, out = Manifest.open(plates), tmp_path / "out"

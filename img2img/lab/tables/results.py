@@ -18,6 +18,7 @@ from img2img.lab.tables.folders import FILE, RESULTS
 from img2img.lab.tables.manifest import Manifest, joined
 from img2img.runtime.files import atomic
 
+AHEAD = 1024  # rows handed to the threads at once, so that memory does not grow with the table
 SAVE_EVERY = 30  # seconds, so that a killed run loses few notes
 
 Function = Callable[[int, Array], tuple[Array, dict[str, Any]]]
@@ -100,8 +101,10 @@ def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[in
     """Work on 0 to count - 1; yield the number that are done."""
     pool = ThreadPoolExecutor(threads)
     try:
-        steps = pool.map(work, range(count)) if threads > 1 else map(work, range(count))
-        yield from (done for done, _ in enumerate(steps, 1))
+        for first in range(0, count, AHEAD):
+            rows = range(first, min(first + AHEAD, count))
+            steps = pool.map(work, rows) if threads > 1 else map(work, rows)
+            yield from (done for done, _ in enumerate(steps, first + 1))
     finally:
         pool.shutdown(cancel_futures=True)
 
