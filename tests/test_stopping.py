@@ -76,7 +76,7 @@ class Training:
                 env=ENV,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                **{"stdout": said, "stderr": said, "preexec_fn": heed_ctrl_c} | streams,
+                **{"stdout": said, "stderr": said, "preexec_fn": heed_signals} | streams,
             )
 
     def __enter__(self):
@@ -109,8 +109,9 @@ class Training:
         return code, said
 
 
-def heed_ctrl_c():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background is started without
+def heed_signals():
+    for number in (signal.SIGINT, signal.SIGHUP):  # a job in the background, or under nohup, is started without
+        signal.signal(number, signal.SIG_DFL)
 
 
 @posix
