@@ -185,15 +185,22 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
     return usable
 
 
-def note_single_groups(batch: Sequence[str], group: Sequence[str], note: Note) -> None:
-    """Note batches that have a single group of their own, whose peculiarities cannot be told from the batch effect."""
+def refuse_single_groups(batch: Sequence[str], group: Sequence[str], refused: bool, note: Note) -> None:
+    """Refuse, or note, batches with a single group of their own, whose difference cannot be told from the batch effect.
+
+    Raises:
+        ConfoundedDesignError: if it is `refused`.
+    """
     groups = {name: {g for g, b in zip(group, batch, strict=True) if b == name} for name in sorted(set(batch))}
     spread = {g for g in set(group) if sum(g in members for members in groups.values()) > 1}
     if alone := [name for name, members in groups.items() if len(members) == 1 and not members & spread]:
-        note(
+        message = (
             f"Only one group (well, donor) of {', '.join(alone)} was given, so its own difference passes for the batch "
-            "effect. Give several, or judge the result with care."
+            "effect"
         )
+        if refused:
+            raise ConfoundedDesignError(f"{message}. Give several, or use allow_single_group=True.")
+        note(f"{message}. Give several, or judge the result with care.")
 
 
 def refuse_sizes(images: Sequence[Array], model: str) -> None:
@@ -248,7 +255,7 @@ def sham(
     for _ in range(SHAM_SPLITS):
         side = {str(name): i % 2 for i, name in enumerate(rng.permutation(names))}
         number = np.array([side[g] for g in group])
-        correction = Correction.fit(images, number, group, 0, with_field, n_jobs)
+        correction, _ = Correction.fit(images, number, group, 0, with_field, n_jobs)
         moved = np.flatnonzero(number == 1)[:SHAM_IMAGES].tolist()
         changes.append(
             np.mean([np.abs((correction(images[i], 1) - images[i].astype(np.float32)) / span).mean() for i in moved])

@@ -1,6 +1,7 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -68,6 +69,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         min_images: minimum number of images of a batch, and of its controls if there are any.
         max_images: maximum number of images of a batch that are used, spread evenly.
         allow_confounded: fit although labels and batches determine each other; reports are stamped.
+        allow_single_group: fit although the controls of a batch come from a single group (well, donor), whose own
+            difference passes for the batch effect.
         training: options for training the network, such as {"steps": 2000}.
         run: folder of that training, which resumes there after a stop; None for a temporary one.
         random_state: seed of everything random.
@@ -80,6 +83,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         channels_: names of the channels, or None.
         scale_: low and high pixel value (C, 2) of the target batch, the unit of every share of the range.
         correction_: the curves and fields.
+        corrections_: what was found in each channel of each batch, how sure it is and how much of it is corrected: a
+            DataFrame with the columns of `lab.curves.found.Found`.
         generator_: the network, or None.
         statistics_: means and quantiles of the batches, for the baselines in `evaluate`.
         sham_: mean change, as a share of the range, when the target batch alone is split at random and equalized.
@@ -107,12 +112,14 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         random_state: o.Seed = 0,
         device: o.Device = "cpu",
         n_jobs: o.Jobs = 1,
+        allow_single_group: bool = False,
     ) -> None:
         self.model, self.target, self.axes, self.channels = model, target, axes, channels
         self.max_change, self.unseen, self.out_dtype = max_change, unseen, out_dtype
         self.min_images, self.max_images, self.allow_confounded = min_images, max_images, allow_confounded
         self.training, self.run = training, run
         self.random_state, self.device, self.n_jobs = random_state, device, n_jobs
+        self.allow_single_group = allow_single_group
 
     batches_, target_, channels_ = _learned("batches"), _learned("target"), _learned("channels")
     scale_, correction_, generator_ = _learned("scale"), _learned("correction"), _learned("generator")
@@ -129,6 +136,13 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if self._fitted is None:
             raise NotFittedError("This equalizer is not fitted yet; call fit, or load a fitted one.")
         return self._fitted
+
+    @property
+    def corrections_(self) -> "pd.DataFrame":
+        """See `lab.curves.found.Found`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(found) for found in self.fitted_.corrections])
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._fitted is not None

@@ -1,7 +1,7 @@
 """The state of a fitted equalizer, and an image of any batch moved to the target batch by it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError, choose
 from img2img.lab import checks
 from img2img.lab.curves.correction import Correction, Origin
+from img2img.lab.curves.found import Found
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, quality_of
 from img2img.lab.networks.applying import apply, bind
@@ -41,6 +42,8 @@ class Learned:
         on_controls: whether only controls were used.
         cramers_v: association of batch and label, if labels were given.
         fingerprints: checksums of the images that were used.
+        corrections: what was found in each batch and channel; empty in equalizers before 0.2.
+        dithered: whether the curves' results are dithered in 8 bits; not in equalizers before 0.2.
     """
 
     model: str
@@ -57,6 +60,8 @@ class Learned:
     fingerprints: list[int]
     sham: float | None
     notes: Names
+    corrections: list[Found] = field(default_factory=list)
+    dithered: bool = False
 
     def __post_init__(self) -> None:
         network = choose("model", self.model, MODELS).network
@@ -95,14 +100,16 @@ class Fitted(Learned):
     def learned(self) -> dict[str, Any]:
         """Return the fields of `Learned`, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(Learned)}
-        return plain | {"network": None if self.network is None else asdict(self.network)}
+        network = None if self.network is None else asdict(self.network)
+        return plain | {"network": network, "corrections": [asdict(found) for found in self.corrections]}
 
     def equalized(self, image: Array, batch: str, origin: Origin | None = None, device: str = "cpu") -> Array:
         """Return the image in its own type, rounded and clipped. `origin` is the place of a crop on the camera."""
         if self._stays(batch):
             return image.copy()
         if self.generator is None:
-            return self.correction.corrected(image, self.batches.index(batch), self.place(image, origin))
+            place = self.place(image, origin)
+            return self.correction.corrected(image, self.batches.index(batch), place, dither=self.dithered)
         return as_type(self.values(image, batch, origin, device), image.dtype)
 
     def values(self, image: Array, batch: str, origin: Origin | None = None, device: str = "cpu") -> Array:

@@ -11,6 +11,7 @@ from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import design as rules
 from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.found import Found
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
@@ -74,6 +75,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     spec = None
     if network is not None:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
+    correction, corrections = Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs)
+    corrections = _named(corrections, names, channels)
+    for found in corrections:
+        if found.gain_corrected == 0 or found.gain is None:
+            notes(str(found))
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -90,7 +96,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
         sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
         scale=scale,
-        correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
+        correction=correction,
+        corrections=corrections,
+        dithered=True,
         familiarity=Familiarity.of(features, number),
         statistics=statistics,
     )
@@ -109,8 +117,18 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
-        rules.note_single_groups(batches, groups, notes)
+        rules.refuse_single_groups(batches, groups, design.control is not None and not p.allow_single_group, notes)
     return rules.part(kept, usable), batches, groups
+
+
+def _named(corrections: list[Found], batches: list[str], channels: Sequence[str] | None) -> list[Found]:
+    """Return what was found, with names for the numbers of batches and channels."""
+    return [
+        replace(
+            found, batch=batches[int(found.batch)], channel=channels[int(found.channel)] if channels else found.channel
+        )
+        for found in corrections
+    ]
 
 
 def _check_target(target: str, batches: list[str]) -> None:
@@ -179,6 +197,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     for image in kept:
         fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])
+    correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
     return replace(
         fitted,
         batches=[*fitted.batches, name],
@@ -186,7 +205,8 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         fingerprints=[*fitted.fingerprints, *map(fingerprint, kept)],
         groups=fitted.groups if design.group is None else sorted({*fitted.groups, *groups}),
         notes=list(notes),
-        correction=fitted.correction.with_batch(kept, groups, p.n_jobs),
+        correction=correction,
+        corrections=[*fitted.corrections, *_named(corrections, [name], fitted.channels)],
         familiarity=fitted.familiarity.with_batch(features),
         statistics=fitted.statistics.with_batch(name, kept),
     )

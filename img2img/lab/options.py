@@ -38,3 +38,4 @@ class Parameters:
     random_state: int
     device: str
     n_jobs: int
+    allow_single_group: bool = False  # equalizers before 0.2 lack it

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+from zlib import crc32
 
 import numpy as np
 
 from img2img.data.picture import Array, as_type
 from img2img.lab.curves import tone
-from img2img.lab.curves.effects import certain
-from img2img.lab.curves.field import ORDERS, TERMS, surface
+from img2img.lab.curves.effects import Moves
+from img2img.lab.curves.field import ORDERS, TERMS, certain, surface
+from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Measured, Sample
 from img2img.lab.curves.tone import Curve
 from img2img.lab.lazy import LazyImages
@@ -57,8 +59,8 @@ class Correction:
         target: int | None,
         with_field: bool = False,
         n_jobs: int = 1,
-    ) -> Self:
-        """Measure every image, one at a time (three times with a field), and derive the corrections.
+    ) -> tuple[Self, list[Found]]:
+        """Measure every image, one at a time (three times with a field); return the corrections, and what was found.
 
         Args:
             images: (C, H, W) each; all of one size if there is a field.
@@ -76,9 +78,7 @@ class Correction:
         measured = sample.measured()
         curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))
         target_field = np.zeros((channels, 2, TERMS)), np.zeros((channels, 2, TERMS, TERMS))
-        start = cls(
-            signs, measured.levels, curves, fields, np.zeros(2, int), *measured.along(weights), *target_field
-        )  # fmt: skip
+        start = cls(signs, measured.levels, curves, fields, np.zeros(2, int), *measured.target(weights), *target_field)
         if with_field:
             own, sure = sample.fields()
             start = replace(
@@ -87,39 +87,35 @@ class Correction:
                 target_field=np.einsum("b,bcjt->cjt", weights, own),
                 target_field_covariance=np.einsum("b,bcjst->cjst", weights**2, sure),
             )
-            target_level = weights @ measured.levels.swapaxes(0, 1)
-            start, measured = start._with_fields(sample, measured, own, sure, target_level)
-        curves = np.stack(
-            [_curves(measured.levels[b], *measured.along(weights - np.eye(count)[b]), signs) for b in range(count)]
-        )
-        level, covariance = measured.along(weights)
-        return replace(start, levels=measured.levels, curves=curves, target_level=level, target_covariance=covariance)
+            start, measured = start._with_fields(sample, measured, own, sure)
+        moves = measured.moves(weights)
+        level, covariance = measured.target(weights)
+        curves = _curves(measured.levels, moves, signs)
+        fitted = replace(start, levels=measured.levels, curves=curves, target_level=level, target_covariance=covariance)
+        return fitted, Found.all(measured, moves)
 
-    def with_batch(self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1) -> Self:
-        """Return the corrections with those of one more batch, measured on `images`."""
+    def with_batch(self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1) -> tuple[Self, list[Found]]:
+        """Return the corrections with those of one more batch, measured on `images`, and what was found in it."""
         sample = Sample(images, np.zeros(len(images), int), group, 1, self.signs, n_jobs)
         measured, fields = sample.measured(), np.zeros((1, *self.fields.shape[1:]))
         if self.camera.any():
-            start, measured = self._with_fields(sample, measured, *sample.fields(), self.target_level)
+            start, measured = self._with_fields(sample, measured, *sample.fields())
             fields = start.fields
-        level, covariance = measured.along(np.ones(1))
-        curves = _curves(level, self.target_level - level, self.target_covariance + covariance, self.signs)
-        return replace(
+        moves = measured.beside(self.target_level, self.target_covariance).moves(np.array([1.0, 0.0])).of_batch(1)
+        fitted = replace(
             self,
             levels=np.concatenate([self.levels, measured.levels]),
-            curves=np.concatenate([self.curves, curves[None]]),
+            curves=np.concatenate([self.curves, _curves(measured.levels, moves, self.signs)]),
             fields=np.concatenate([self.fields, fields]),
         )
+        return fitted, Found.all(measured, moves)
 
-    def _with_fields(
-        self, sample: Sample, measured: Measured, own: Array, sure: Array, target_level: Array
-    ) -> tuple[Self, Measured]:
+    def _with_fields(self, sample: Sample, measured: Measured, own: Array, sure: Array) -> tuple[Self, Measured]:
         """Return the fields of the batches of `sample`, and its measurements under the target's illumination.
 
-        `own` is light and background of each batch, `sure` their covariances, as `Sample.fields` returns them;
-        `target_level` is the level that batches are moved to (C, 1 + K).
+        `own` is light and background of each batch, `sure` their covariances, as `Sample.fields` returns them.
         """
-        gains = np.exp((measured.levels - target_level)[:, :, 1:].mean(2))
+        gains = np.exp((measured.levels - self.target_level)[:, :, 1:].mean(2))
         target = self.target_field, self.target_field_covariance
         fields = [_relative(a, b, *target, gain) for a, b, gain in zip(own, sure, gains, strict=True)]
         start = replace(self, levels=measured.levels, fields=np.stack(fields))
@@ -154,12 +150,22 @@ class Correction:
         even = self.evened(image, batch, origin) if self.fields[batch].any() else image.astype(np.float64)
         return np.stack([self.curve(batch, c)(plane).astype(np.float32) for c, plane in enumerate(even)])
 
-    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
-        """Return the corrected image in the type of `image`; curves of integers are looked up in a table."""
+    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0), *, dither: bool = False) -> Array:
+        """Return the corrected image in the type of `image`; curves of integers are looked up in a table.
+
+        With `dither`, 8-bit values are rounded up or down at random, with the probabilities that keep their mean;
+        without, a curve leaves gaps in the histogram by which the batch can be told. The same image gets the same
+        rounding.
+        """
         if self.is_identity(batch):
             return image.copy()
         if image.dtype.kind == "f":
             return self(image, batch, origin).astype(image.dtype)
+        if dither and image.dtype == np.uint8:
+            values = self(image, batch, origin)
+            rng = np.random.default_rng(crc32(np.ascontiguousarray(image).tobytes()))
+            values += rng.random(values.shape, np.float32)
+            return np.clip(np.floor(values, out=values), 0, 255).astype(np.uint8)
         out = np.empty(image.shape, image.dtype)
         for c, plane in enumerate(image):
             if self.fields[batch, c].any():
@@ -202,11 +208,13 @@ def _rows(plane: Array) -> list[slice]:
     return [slice(top, top + step) for top in range(0, plane.shape[0], step)]
 
 
-def _curves(level: Array, difference: Array, covariance: Array, signs: Array) -> Array:
-    """Return the curves of one batch, (C, 2, points)."""
-    each = zip(level, difference, covariance, signs, strict=True)
-    curves = [tone.curve(start, shift, doubt, int(sign)) for start, shift, doubt, sign in each]
-    return np.stack([np.stack([curve.x, curve.y]) for curve in curves])
+def _curves(levels: Array, moves: Moves, signs: Array) -> Array:
+    """Return the curves of all batches, (B, C, 2, points)."""
+    out = np.zeros((*levels.shape[:2], 2, levels.shape[2] + 2))
+    for b, c in np.ndindex(levels.shape[:2]):
+        curve = tone.curve(levels[b, c], moves.applied[b, c], int(signs[c]))
+        out[b, c] = curve.x, curve.y
+    return out
 
 
 def _relative(coefficients: Array, covariance: Array, target: Array, target_covariance: Array, gain: Array) -> Array:

@@ -1,89 +1,158 @@
-"""The differences between batches and their uncertainty: a linear mixed model, and the shrinkage of what is in doubt.
+"""The differences between batches, how sure they are, and how much of each is corrected.
 
 Images of one group (a source, a well, a patient) resemble each other. A group with images in several batches shows
-their difference directly; if every group lies in one batch, only the means over groups do, and they are uncertain. The
-mixed model weighs both optimally (Laird and Ware 1982).
+their difference directly; if every group lies in one batch, only the means over groups do, and they are uncertain. A
+linear mixed model weighs both (Laird and Ware 1982). With few groups the spread between them is hardly known; its
+posterior, under a half-Cauchy prior of its ratio to the spread within (Gelman 2006), says how hardly.
+
+A difference is corrected by its posterior mean under the horseshoe prior (Carvalho, Polson and Scott 2010): one that
+could be chance is reduced, a clear one hardly. The scale that the batches share is learned from all of them, as in
+ComBat (Johnson, Li and Rabinovic 2007); a scale of its own lets one batch lie far from the others.
+`benchmarks/equalize_designs.py` compares the risk with doing nothing and with plain scaling.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import chi2
 
 from img2img.data.picture import Array
 
-RATIOS = np.concatenate([[0.0], np.logspace(-2, 3, 41)])  # variance between groups over variance within them
-DOUBT = 1.5  # standard errors up to which a difference is not corrected
-SURE = 3.0  # standard errors that should mean the same confidence, however few the degrees of freedom
+ROOTS = np.concatenate([[0.0], np.logspace(-2, 1.5, 29)])  # standard deviation between groups over that within them
+MIDDLES = (np.arange(9) + 0.5) / 9  # of nine equally probable intervals
+CAUCHY = np.tan((np.arange(24) + 0.5) / 24 * np.pi / 2)  # equally probable values of the half-Cauchy distribution
+EXPECTED = 2.0  # the difference between batches that is expected, over the standard deviation within a batch
+LEAST = 1e-6  # standard deviation below which measurements count as equal
 
 
-def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) -> tuple[Array, Array]:
-    """Estimate the levels of the batches in y = level[batch] + random effect of the group + residual, by REML.
+@dataclass(frozen=True)
+class Levels:
+    """The levels of B batches in k measurements.
+
+    Attributes:
+        values: (B, k).
+        covariance: of the values, (k, B, B); the geometric mean of what is possible.
+        spread: equally probable multiples of that covariance, (k, len(MIDDLES)).
+        within: standard deviation of the images of a batch, (k,).
+    """
+
+    values: Array
+    covariance: Array
+    spread: Array
+    within: Array
+
+
+@dataclass(frozen=True)
+class Moves:
+    """The way from B batches to the target in k measurements.
+
+    Attributes:
+        found: the target's level minus that of each batch, (B, k).
+        error: its standard error, (B, k).
+        applied: the part of it that is corrected, (B, k).
+        left: standard deviation of what may be left after the correction, (B, k).
+    """
+
+    found: Array
+    error: Array
+    applied: Array
+    left: Array
+
+    def of_batch(self, number: int) -> "Moves":
+        """Return the way of one batch, as the only one."""
+        return Moves(*(getattr(self, f.name)[number : number + 1] for f in fields(self)))
+
+
+def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) -> Levels:
+    """Estimate the levels of the batches in y = level[batch] + random effect of the group + residual.
 
     Args:
         y: measurements of n images, (n, k); every column is a separate model.
         batch: numbers of their batches, (n,).
         group: their groups, n.
         batches: the number of batches; each has an image.
-
-    Returns:
-        The levels (batches, k), and their covariances (k, batches, batches).
     """
-    n, columns = y.shape
+    n = len(y)
     x = np.eye(batches)[batch]
     members = np.unique(np.asarray([str(g) for g in group]), return_inverse=True)[1]
     sizes = np.bincount(members)
-    sum_x = np.zeros((len(sizes), batches))
-    sum_y = np.zeros((len(sizes), columns))
+    sum_x, sum_y = np.zeros((len(sizes), batches)), np.zeros((len(sizes), y.shape[1]))
     np.add.at(sum_x, members, x)
     np.add.at(sum_y, members, y)
 
-    best = np.full(columns, np.inf)
-    levels, covariances = np.zeros((batches, columns)), np.zeros((columns, batches, batches))
-    # With one group per image, or a single group, the two variances cannot be told apart.
-    for ratio in RATIOS if batches < len(sizes) < n else (0.0,):
-        weight = ratio / (1 + ratio * sizes)  # (I + ratio 11')^-1 = I - weight 11' for each group
+    freedom = max(n - batches, 1)
+    roots = ROOTS if len(sizes) < n else ROOTS[:1]  # with one image of each group there is one spread
+    inverses, means, squares, likelihoods = [], [], [], []
+    for root in roots:
+        weight = root**2 / (1 + root**2 * sizes)  # (I + r^2 11')^-1 = I - weight 11' for each group
         information = x.T @ x - (sum_x * weight[:, None]).T @ sum_x
         inverse = np.linalg.pinv(information)
-        beta = inverse @ (x.T @ y - (sum_x * weight[:, None]).T @ sum_y)
-        rest = y - x @ beta
-        sum_rest = sum_y - sum_x @ beta
-        freedom = max(n - batches, 1)
-        variance = ((rest**2).sum(0) - (weight[:, None] * sum_rest**2).sum(0)) / freedom
-        deviance = (
-            freedom * np.log(np.maximum(variance, 1e-300))
-            + np.log1p(ratio * sizes).sum()
-            + np.linalg.slogdet(information)[1]
-        )
-        better = deviance < best
-        best = np.where(better, deviance, best)
-        levels[:, better] = beta[:, better]
-        covariances[better] = inverse * np.maximum(variance, 1e-300)[better, None, None]
-    return levels, covariances
+        mean = inverse @ (x.T @ y - (sum_x * weight[:, None]).T @ sum_y)
+        square = ((y - x @ mean) ** 2).sum(0) - (weight[:, None] * (sum_y - sum_x @ mean) ** 2).sum(0)
+        square = np.maximum(square, freedom * LEAST**2)
+        penalty = np.log1p(root**2 * sizes).sum() + np.linalg.slogdet(information)[1]
+        likelihoods.append(-(penalty + freedom * np.log(square)) / 2)  # restricted; the variance is integrated out
+        inverses.append(inverse)
+        means.append(mean)
+        squares.append(square)
+    share = np.exp(np.array(likelihoods) - np.max(likelihoods, 0)) * _prior(roots)[:, None]
+    share /= share.sum(0)  # of each root in the posterior, (roots, k)
+
+    values = np.einsum("rk,rbk->bk", share, means)
+    within = np.sqrt(((y - values[batch]) ** 2).mean(0).clip(LEAST**2))
+    size = np.trace(np.array(inverses), axis1=1, axis2=2) / batches
+    variances = np.array(squares)[:, :, None] / chi2.ppf(1 - MIDDLES, freedom) * size[:, None, None]
+    possible = np.array([_quantiles(v, s) for v, s in zip(variances.swapaxes(0, 1), share.T, strict=True)])
+    typical = np.exp(np.log(possible).mean(1, keepdims=True))
+    shape = np.einsum("rk,rab->kab", share / size[:, None], np.array(inverses))
+    return Levels(values, shape * typical[:, :, None], possible / typical, within)
 
 
-def freedom(batch: Array, group: Sequence[object], batches: int) -> int:
-    """Return the degrees of freedom of the differences between batches; the arguments are those of `batch_levels`."""
-    groups = len({str(g) for g in group})
-    homes = len({(str(g), int(b)) for g, b in zip(group, batch, strict=True)})
-    between = groups - batches if groups > batches else len(batch) - batches
-    # Groups that span batches show differences within themselves; others contribute only by their number.
-    return max(between, len(batch) - groups - batches + 1 if homes > groups else 0)
+def _prior(roots: Array) -> Array:
+    """Return the half-Cauchy probabilities around values that rise by one factor from the second on."""
+    if len(roots) == 1:
+        return np.ones(1)
+    return np.concatenate([[roots[1]], roots[1:] / (1 + roots[1:] ** 2) * np.log(roots[2] / roots[1])])
 
 
-def widening(freedom: float) -> float:
-    """Return the factor on a variance estimated with few degrees of freedom, so that `SURE` standard errors mean the
-    same confidence as with many (Student's t).
-    """
-    return float((t.ppf(norm.cdf(SURE), max(freedom, 1)) / SURE) ** 2)
+def _quantiles(values: Array, share: Array) -> Array:
+    """Return the values at `MIDDLES` of a distribution: `share` (n,) of it in each row of `values` (n, m)."""
+    order = np.argsort(values, None)
+    weights = np.repeat(share / values.shape[1], values.shape[1])[order]
+    rising: Array = np.exp(np.interp(MIDDLES, weights.cumsum() - weights / 2, np.log(values.ravel()[order])))
+    return rising
 
 
-def certain(difference: Array, covariance: Array) -> Array:
-    """Shrink a difference (k,) as a whole: a doubtful one to zero, a clear one hardly.
+def moves(levels: Levels, target: Array) -> Moves:
+    """Return the way from each batch to the target, a weighted mean of the batches with the weights `target` (B,)."""
+    parts = zip(levels.values.T, levels.covariance, levels.spread, levels.within, strict=True)
+    each = [_moves(*part, target) for part in parts]
+    return Moves(*np.stack(each, 2))
 
-    The factor is the non-negative garrote (Breiman 1995), 1 - (DOUBT / distance)^2, of its distance from zero in
-    standard errors, which is about 1 by chance alone. Too strong a correction does more harm than too weak a one, above
-    all where a dark batch is made brighter.
-    """
-    squared = float(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference))
-    return difference * max(1 - DOUBT**2 / squared, 0.0) if squared else difference
+
+def _moves(level: Array, covariance: Array, spread: Array, within: float, target: Array) -> Array:
+    """Return `Moves` of one measurement, (4, B), from its part of `Levels`."""
+    count = len(level)
+    centre, towards = np.eye(count) - 1 / count, target - np.eye(count)
+    deviation, doubt = centre @ level, centre @ covariance @ centre.T
+    noise = np.diag(doubt).clip(LEAST**2)[:, None, None, None] * spread  # (B, 1, 1, middles)
+    scales = EXPECTED * within * np.outer(CAUCHY, CAUCHY)  # of a deviation: shared times its own
+    signal = (scales**2)[:, :, None]  # (shared, own, 1)
+    total = signal + noise  # (B, shared, own, middles)
+    squared = deviation[:, None, None, None] ** 2
+    logarithm = -(squared / total + np.log(total)) / 2
+    density = np.exp(logarithm - logarithm.max((1, 2, 3), keepdims=True))
+    evidence = density.mean((2, 3)).clip(1e-300)  # (B, shared)
+    mean = (density * signal / total).mean((2, 3)) / evidence * deviation[:, None]
+    square = (density * (signal / total) * (signal / total * squared + noise)).mean((2, 3)) / evidence
+    # The deviations from the mean are count - 1 independent ones.
+    shared = np.log(evidence).sum(0) * (count - 1) / count
+    posterior = np.exp(shared - shared.max())
+    posterior /= posterior.sum()
+    kept = mean @ posterior
+    sure = np.sqrt((square @ posterior - kept**2).clip(0))
+    correlation = doubt / np.sqrt(np.outer(np.diag(doubt), np.diag(doubt)).clip(LEAST**4))
+    left = correlation * np.outer(sure, sure)
+    error, rest = (np.sqrt(np.einsum("ba,ac,bc->b", towards, m, towards).clip(0)) for m in (covariance, left))
+    return np.stack([towards @ level, error, towards @ kept, rest])

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm, t
 
 from img2img.data.picture import Array
-from img2img.lab.curves.effects import widening
 from img2img.lab.curves.tone import binned, foreground
 
 GRID = 16  # cells along each side of the camera; their means are fitted
 # Legendre polynomials of the position up to second order, without the constant; each order is shrunk as a whole.
 ORDERS = (slice(0, 2), slice(2, 5))
+DOUBT = 1.5  # standard errors up to which a difference is not corrected
+SURE = 3.0  # standard errors that should mean the same confidence, however few the degrees of freedom
 
 
 def basis(y: Array, x: Array) -> Array:
@@ -98,3 +100,21 @@ def surface(coefficients: Array, shape: tuple[int, int], camera: tuple[int, int]
     down, across = a * y + c * (3 * y**2 - 1) / 2, b * x + d * (3 * x**2 - 1) / 2
     both: Array = down[:, None] + across[None] + e * y[:, None] * x[None]
     return both
+
+
+def widening(freedom: float) -> float:
+    """Return the factor on a variance estimated with few degrees of freedom, so that `SURE` standard errors mean the
+    same confidence as with many (Student's t).
+    """
+    return float((t.ppf(norm.cdf(SURE), max(freedom, 1)) / SURE) ** 2)
+
+
+def certain(difference: Array, covariance: Array) -> Array:
+    """Shrink a difference (k,) as a whole: a doubtful one to zero, a clear one hardly.
+
+    The factor is the non-negative garrote (Breiman 1995), 1 - (DOUBT / distance)^2, of its distance from zero in
+    standard errors, which is about 1 by chance alone. Too strong a correction does more harm than too weak a one, above
+    all where a dark batch is made brighter.
+    """
+    squared = float(abs(difference @ np.linalg.pinv(covariance) @ difference) / len(difference))
+    return difference * max(1 - DOUBT**2 / squared, 0.0) if squared else difference

@@ -1,41 +1,108 @@
-"""The measurements of images, from which those of their batches follow, and how certain these are."""
+"""The measurements of images, from which those of their batches follow, and the way from each batch to the target."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from img2img.data.picture import Array
 from img2img.lab.checks import threads
-from img2img.lab.curves import field, tone
-from img2img.lab.curves.effects import batch_levels, freedom, widening
+from img2img.lab.curves import effects, field, tone
+from img2img.lab.curves.effects import Levels, Moves
+from img2img.lab.curves.tone import CONTRASTS, MODES
 
 FEWEST = 2  # images with foreground that a batch needs before its contrast is compared
+FARTHEST = np.log(4)  # of a log gain; beyond it the stain has failed, or the channel is another
+UNKNOWN = 1e6  # variance of the contrast of a batch without foreground
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of B batches with C channels, and their uncertainty.
+    """The measurements of B batches with C channels.
 
     Attributes:
         levels: (B, C, 1 + K), background and log contrasts, as `tone.measure` returns them.
-        covariances: of the levels, (C, 1 + K, B, B) between batches.
-        correlations: (C, 1 + K, 1 + K) between the columns of one batch.
+        backgrounds: of each channel, with one measurement.
+        contrasts: of each channel, the weights of `tone.MODES` of the batches whose contrast can be compared.
+        seen: number of images with foreground, (B, C).
+        images: number of images of each batch, (B,).
+        groups: number of groups of each batch, (B,).
     """
 
     levels: Array
-    covariances: Array
-    correlations: Array
+    backgrounds: list[Levels]
+    contrasts: list[Levels | None]
+    seen: Array
+    images: Array
+    groups: Array
 
-    def along(self, weights: Array) -> tuple[Array, Array]:
-        """Return the weighted sum of the batches (C, 1 + K), and its covariance (C, 1 + K, 1 + K)."""
-        deviation = np.sqrt(np.maximum(np.einsum("a,ckab,b->ck", weights, self.covariances, weights), 0))
-        return (
-            np.einsum("b,bck->ck", weights, self.levels),
-            deviation[:, :, None] * deviation[:, None] * self.correlations,
+    @property
+    def comparable(self) -> Array:
+        """Whether a batch has foreground enough in a channel, (B, C)."""
+        return self.seen >= FEWEST
+
+    def moves(self, weights: Array) -> Moves:
+        """Return the way from each batch to the target, a weighted mean of the batches with these weights (B,).
+
+        Every array is (B, C, 1 + K): the background, and the weights of `tone.MODES`, whose first is the log gain; NaN
+        and not corrected where the batch or the target shows no foreground. A channel whose contrast is more than
+        `FARTHEST` away is not corrected at all.
+        """
+        out = np.full((4, *self.levels.shape), np.nan)
+        out[2] = 0
+        for c, (background, contrasts) in enumerate(zip(self.backgrounds, self.contrasts, strict=True)):
+            out[:, :, c, :1] = _stacked(effects.moves(background, weights))
+            enough = self.comparable[:, c]
+            if contrasts is not None and weights[enough].sum() > 0:
+                part = weights[enough] / weights[enough].sum()
+                out[:, enough, c, 1:] = _stacked(effects.moves(contrasts, part))
+        found, error, applied, left = out
+        applied[np.abs(found[..., 1]) > FARTHEST] = 0
+        return Moves(found, error, applied, left)
+
+    def target(self, weights: Array) -> tuple[Array, Array]:
+        """Return the level of the target (C, 1 + K), and its covariance (C, 1 + K, 1 + K)."""
+        level = np.einsum("b,bck->ck", weights, self.levels)
+        covariance = np.zeros((*level.shape, level.shape[1]))
+        for c, (background, contrasts) in enumerate(zip(self.backgrounds, self.contrasts, strict=True)):
+            covariance[c, :1, :1] = weights @ background.covariance @ weights
+            enough = self.comparable[:, c]
+            variance = np.full(len(MODES), UNKNOWN)
+            if contrasts is not None and weights[enough].sum() > 0:
+                part = weights[enough] / weights[enough].sum()
+                variance = np.einsum("a,kab,b->k", part, contrasts.covariance, part)
+            covariance[c, 1:, 1:] = (CONTRASTS * variance) @ CONTRASTS.T
+        return level, covariance
+
+    def beside(self, level: Array, covariance: Array) -> "Measured":
+        """Return the measurements of a target, as `target` returned it, and of this one batch."""
+        known = np.diagonal(covariance[:, 1:, 1:], 0, 1, 2).max(1) < UNKNOWN
+        modes = np.einsum("kj,cjl,kl->ck", MODES, covariance[:, 1:, 1:], MODES)
+        return replace(
+            self,
+            levels=np.concatenate([level[None], self.levels]),
+            backgrounds=[
+                _beside(own, level[c, :1], covariance[c, :1, :1].diagonal()) for c, own in enumerate(self.backgrounds)
+            ],
+            contrasts=[
+                None if own is None or not known[c] else _beside(own, MODES @ level[c, 1:], modes[c])
+                for c, own in enumerate(self.contrasts)
+            ],
+            seen=np.concatenate([np.where(known, FEWEST, 0)[None], self.seen]),
         )
+
+
+def _stacked(moves: Moves) -> Array:
+    return np.stack([moves.found, moves.error, moves.applied, moves.left])
+
+
+def _beside(own: Levels, level: Array, variance: Array) -> Levels:
+    """Return the levels of a target whose level and variances (k,) are known, and of the one batch of `own`."""
+    covariance = np.zeros((len(level), 2, 2))
+    covariance[:, 0, 0], covariance[:, 1, 1] = variance, own.covariance[:, 0, 0]
+    return replace(own, values=np.stack([level, own.values[0]]), covariance=covariance)
 
 
 @dataclass(frozen=True)
@@ -68,30 +135,8 @@ class Sample:
             return list(pool.map(one, range(len(self.images))))
 
     def measured(self) -> Measured:
-        """Return the levels of the batches."""
-        y, batch, count = np.array(self._each(tone.measure)), self.batch, self.count  # (n, C, 1 + K)
-        _, channels, columns = y.shape
-        levels, covariances = np.zeros((count, channels, columns)), np.zeros((channels, columns, count, count))
-        correlations = np.tile(np.eye(columns), (channels, 1, 1))
-        names = np.asarray(self.group)
-        for c in range(channels):
-            levels[:, c, :1], covariances[c, :1] = batch_levels(y[:, c, :1], batch, self.group, count)
-            seen = ~np.isnan(y[:, c, 1])
-            enough = np.bincount(batch[seen], minlength=count) >= FEWEST
-            # A batch without visible foreground has no contrast to correct: it gets the others' mean, in full doubt.
-            covariances[c, 1:][:, ~enough, ~enough] = 1e6
-            if not enough.any():
-                continue
-            seen &= enough[batch]
-            numbers = np.cumsum(enough) - 1
-            found, sure = batch_levels(y[seen, c, 1:], numbers[batch[seen]], names[seen].tolist(), int(enough.sum()))
-            levels[enough, c, 1:], levels[~enough, c, 1:] = found, found.mean(0)
-            for k, block in enumerate(sure, start=1):
-                covariances[c, k][np.ix_(enough, enough)] = block
-            rest = y[seen, c] - levels[batch[seen], c]
-            if (rest.std(0) > 0).all():
-                correlations[c] = np.corrcoef(rest.T)
-        return Measured(levels, covariances * widening(freedom(batch, self.group, count)), correlations)
+        """Return the measurements of the batches."""
+        return measured_of(np.array(self._each(tone.measure)), self.batch, self.group, self.count)
 
     def fields(self) -> tuple[Array, Array]:
         """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
@@ -104,3 +149,27 @@ class Sample:
             parts = [systems[i][c][j] for i in members]
             coefficients[b, c, j], covariances[b, c, j] = field.fit(parts, names[members].tolist())
         return coefficients, covariances
+
+
+def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Measured:
+    """Return the measurements of `count` batches from those of their images, `tone.measure` of each (n, C, 1 + K)."""
+    _, channels, columns = y.shape
+    levels, names = np.zeros((count, channels, columns)), np.asarray(group)
+    backgrounds: list[Levels] = []
+    contrasts: list[Levels | None] = []
+    visible = ~np.isnan(y[:, :, 1])
+    seen = np.stack([np.bincount(batch[v], minlength=count) for v in visible.T], 1)
+    for c in range(channels):
+        backgrounds.append(effects.batch_levels(y[:, c, :1], batch, group, count))
+        levels[:, c, :1] = backgrounds[-1].values
+        enough = seen[:, c] >= FEWEST
+        used = visible[:, c] & enough[batch]
+        found = None
+        if enough.any():
+            number = enough.cumsum()[batch[used]] - 1
+            found = effects.batch_levels(y[used, c, 1:] @ MODES.T, number, names[used].tolist(), int(enough.sum()))
+            levels[enough, c, 1:] = found.values @ CONTRASTS.T
+            levels[~enough, c, 1:] = levels[enough, c, 1:].mean(0)
+        contrasts.append(found)
+    groups = np.array([len(set(names[batch == b].tolist())) for b in range(count)])
+    return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups)

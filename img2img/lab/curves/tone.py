@@ -1,8 +1,8 @@
 """`tone`: one monotone curve per batch and channel, from a background anchor and the contrast of the foreground.
 
 The measurements do not depend on how much foreground an image has: the level of the background, and quantiles of the
-foreground's distance to it, image by image. A curve corrects only as much as the difference between batches is certain,
-in three steps: the background, the contrast as a whole, and the shape of the curve.
+foreground's distance to it, image by image. Differences between batches are estimated, and corrected, one by one: the
+background, the contrast as a whole (a gain), its trend along the quantiles (a gamma), and finer bends of the curve.
 """
 
 from collections.abc import Iterable
@@ -13,11 +13,17 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from img2img.data.picture import Array, as_type
-from img2img.lab.curves.effects import certain
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the foreground's contrast, in one image
 EDGE = 512  # pixels; larger images are averaged over blocks before measuring
 HALO = 4  # pixels around the foreground that count as neither foreground nor background
+CLEAR = 0.01  # share of the pixels that must be background without the halo, or the halo is background too
+
+# Log contrasts at QUANTILES, (K,), are a sum of K modes, polynomials of their position: MODES @ contrasts are the
+# weights, CONTRASTS @ weights the contrasts. The first weight is the mean, the log gain.
+_basis = np.linalg.qr(np.vander(np.linspace(-1, 1, len(QUANTILES)), increasing=True))[0]
+_basis *= np.sign(_basis[-1]) * np.sqrt(len(QUANTILES))
+MODES, CONTRASTS = _basis.T / len(QUANTILES), _basis
 
 
 def binned(plane: Array) -> Array:
@@ -42,7 +48,7 @@ def foreground(plane: Array, sign: int) -> tuple[Array, Array]:
         return np.zeros(plane.shape, bool), np.ones(plane.shape, bool)
     inside = smooth > threshold_otsu(smooth)  # type: ignore[no-untyped-call]
     outside = ~ndimage.binary_dilation(inside, iterations=HALO)
-    return inside, outside if outside.any() else ~inside
+    return inside, outside if outside.mean() > CLEAR else ~inside
 
 
 def signs(images: Iterable[Array], channels: int) -> Array:
@@ -104,22 +110,15 @@ class Curve:
         return values.astype(dtype) if self.is_identity else as_type(self(values), dtype)
 
 
-def curve(level: Array, difference: Array, covariance: Array, sign: int) -> Curve:
-    """Return the curve that moves a batch by `difference`, as far as that is certain.
+def curve(level: Array, move: Array, sign: int) -> Curve:
+    """Return the curve that moves a batch.
 
-    `level` is the batch's, as `measure` returns it, (1 + K,); `difference` the target's minus it, with its `covariance`
-    (1 + K, 1 + K); `sign` 1 for bright foreground, -1 for dark.
+    `level` is the batch's, as `measure` returns it, (1 + K,); `move` is added to it: to the background, and to the
+    weights of `MODES`, (1 + K,); `sign` is 1 for bright foreground, -1 for dark.
     """
-    k = len(level) - 1
-    mean = np.full(k, 1 / k)
-    gain = certain(np.array([mean @ difference[1:]]), np.atleast_2d(mean @ covariance[1:, 1:] @ mean))
-    centre = np.eye(k) - 1 / k
-    shape = certain(centre @ difference[1:], centre @ covariance[1:, 1:] @ centre)
-    offset = certain(difference[:1], covariance[:1, :1])
-
     contrast = np.exp(level[1:])
-    wanted = np.maximum.accumulate(contrast * np.exp(gain + shape))  # increasing
+    wanted = np.maximum.accumulate(contrast * np.exp(CONTRASTS @ move[1:]))  # increasing
     ends = contrast[-1] * 4, wanted[-1] * 4  # beyond the brightest knot the curve is straight, with its ratio
     x = level[0] + sign * np.array([-contrast[0], 0, *contrast, ends[0]])
-    y = level[0] + offset[0] + sign * np.array([-wanted[0], 0, *wanted, ends[1]])
+    y = level[0] + move[0] + sign * np.array([-wanted[0], 0, *wanted, ends[1]])
     return Curve(x[::sign], y[::sign])
