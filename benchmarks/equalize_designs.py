@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from img2img.lab import BatchEqualizer
 from img2img.lab.curves import effects, tone
+from img2img.lab.curves.measuring import EXPECTED
 from img2img.lab.synthetic import PEDESTAL, nuclei
 
 WELLS, SITES, SPREADS = (1, 2, 3, 4, 6, 9, 18, 32), (1, 2, 9, 18), (0.05, 0.1, 0.2)
@@ -62,7 +63,7 @@ def simulated(rng: np.random.Generator, batches: int, wells: int, sites: int, sp
 def compared(levels: effects.Levels, truth: Any, design: dict[str, Any]) -> Rows:
     """Return the squared errors towards the first batch, and whether the stated 90 % interval holds the truth."""
     shifted = effects.Levels(levels.values + truth[:, None], levels.covariance, levels.spread, levels.within)
-    moves = effects.moves(shifted, np.eye(len(truth))[0])
+    moves = effects.moves(shifted, np.eye(len(truth))[0], EXPECTED)
     wanted = truth[0] - truth[1:]
     found, applied, left = (x[1:, 0] for x in (moves.found, moves.applied, moves.left))
     squares = {"nothing": wanted**2, "plain": (found - wanted) ** 2, "tone": (applied - wanted) ** 2}

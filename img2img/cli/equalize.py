@@ -122,10 +122,13 @@ def _fit(
     fitted = equalizer.fitted_
     images = "controls" if fitted.on_controls else "all images"
     typer.echo(f"{fitted.model}, fitted to {images}; target: {fitted.target}")
-    for number, (name, count) in enumerate(fitted.n_images.items()):
-        unchanged = name != fitted.target and fitted.correction.is_identity(number)
-        reason = "; left unchanged, as no difference from the target is certain: more control wells would help"
-        typer.echo(f"batch {name}: {count} images{reason if unchanged else ''}")
+    for name, count in fitted.n_images.items():
+        typer.echo(
+            f"batch {name}: {counted(count, 'image', 'images')}{', the target' if name == fitted.target else ''}"
+        )
+    for found in fitted.corrections:
+        if found.batch != fitted.target:
+            typer.echo(found)
     for note in dict.fromkeys(fitted.notes):
         typer.echo(f"note: {note}")
     sham = "not measured, the target has too few groups" if fitted.sham is None else f"{fitted.sham:.2%} of the range"

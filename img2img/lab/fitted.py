@@ -43,7 +43,6 @@ class Learned:
         cramers_v: association of batch and label, if labels were given.
         fingerprints: checksums of the images that were used.
         corrections: what was found in each batch and channel; empty in equalizers before 0.2.
-        dithered: whether the curves' results are dithered in 8 bits; not in equalizers before 0.2.
     """
 
     model: str
@@ -61,7 +60,6 @@ class Learned:
     sham: float | None
     notes: Names
     corrections: list[Found] = field(default_factory=list)
-    dithered: bool = False
 
     def __post_init__(self) -> None:
         network = choose("model", self.model, MODELS).network
@@ -108,8 +106,7 @@ class Fitted(Learned):
         if self._stays(batch):
             return image.copy()
         if self.generator is None:
-            place = self.place(image, origin)
-            return self.correction.corrected(image, self.batches.index(batch), place, dither=self.dithered)
+            return self.correction.corrected(image, self.batches.index(batch), self.place(image, origin))
         return as_type(self.values(image, batch, origin, device), image.dtype)
 
     def values(self, image: Array, batch: str, origin: Origin | None = None, device: str = "cpu") -> Array:

@@ -77,9 +77,8 @@ def learn(p: Parameters, design: Design) -> Fitted:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     correction, corrections = Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs)
     corrections = _named(corrections, names, channels)
-    for found in corrections:
-        if found.gain_corrected == 0 or found.gain is None:
-            notes(str(found))
+    if left := [f"{found.batch} ({found.channel})" for found in corrections if found.is_left]:
+        notes(f"The contrast of {listed(left)} is not corrected; corrections_ says why.")
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -98,7 +97,6 @@ def learn(p: Parameters, design: Design) -> Fitted:
         scale=scale,
         correction=correction,
         corrections=corrections,
-        dithered=True,
         familiarity=Familiarity.of(features, number),
         statistics=statistics,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
-from zlib import crc32
 
 import numpy as np
 
@@ -150,22 +149,12 @@ class Correction:
         even = self.evened(image, batch, origin) if self.fields[batch].any() else image.astype(np.float64)
         return np.stack([self.curve(batch, c)(plane).astype(np.float32) for c, plane in enumerate(even)])
 
-    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0), *, dither: bool = False) -> Array:
-        """Return the corrected image in the type of `image`; curves of integers are looked up in a table.
-
-        With `dither`, 8-bit values are rounded up or down at random, with the probabilities that keep their mean;
-        without, a curve leaves gaps in the histogram by which the batch can be told. The same image gets the same
-        rounding.
-        """
+    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
+        """Return the corrected image in the type of `image`; curves of integers are looked up in a table."""
         if self.is_identity(batch):
             return image.copy()
         if image.dtype.kind == "f":
             return self(image, batch, origin).astype(image.dtype)
-        if dither and image.dtype == np.uint8:
-            values = self(image, batch, origin)
-            rng = np.random.default_rng(crc32(np.ascontiguousarray(image).tobytes()))
-            values += rng.random(values.shape, np.float32)
-            return np.clip(np.floor(values, out=values), 0, 255).astype(np.uint8)
         out = np.empty(image.shape, image.dtype)
         for c, plane in enumerate(image):
             if self.fields[batch, c].any():

@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 
 from img2img.data.picture import Array
 
 ROOTS = np.concatenate([[0.0], np.logspace(-2, 1.5, 29)])  # standard deviation between groups over that within them
 MIDDLES = (np.arange(9) + 0.5) / 9  # of nine equally probable intervals
 CAUCHY = np.tan((np.arange(24) + 0.5) / 24 * np.pi / 2)  # equally probable values of the half-Cauchy distribution
-EXPECTED = 2.0  # the difference between batches that is expected, over the standard deviation within a batch
+EXPECTED = 2.0  # deviation of a batch that is expected, over the standard deviation of the images within a batch
+MAD_TO_SD = 1.4826  # of a normal distribution
 LEAST = 1e-6  # standard deviation below which measurements count as equal
+OUTLYING = 3.5  # standard deviations from the median of its batch; an image beyond counts as one there
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Moves:
 
     Attributes:
         found: the target's level minus that of each batch, (B, k).
-        error: its standard error, (B, k).
+        error: its standard error, (B, k): 1.645 of it to both sides hold the truth with 90 % probability.
         applied: the part of it that is corrected, (B, k).
         left: standard deviation of what may be left after the correction, (B, k).
     """
@@ -74,6 +76,7 @@ def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) 
         batches: the number of batches; each has an image.
     """
     n = len(y)
+    y = _winsorized(y, batch, batches)
     x = np.eye(batches)[batch]
     members = np.unique(np.asarray([str(g) for g in group]), return_inverse=True)[1]
     sizes = np.bincount(members)
@@ -109,11 +112,24 @@ def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) 
     return Levels(values, shape * typical[:, :, None], possible / typical, within)
 
 
+def _winsorized(y: Array, batch: Array, batches: int) -> Array:
+    """Return the measurements with outliers moved to `OUTLYING`: of images that are empty, overgrown or full of debris."""
+    middle = np.stack([np.median(y[batch == b], 0) for b in range(batches)])[batch]
+    limit = OUTLYING * MAD_TO_SD * np.median(np.abs(y - middle), 0)
+    return np.where(limit > 0, np.clip(y, middle - limit, middle + limit), y)
+
+
 def _prior(roots: Array) -> Array:
     """Return the half-Cauchy probabilities around values that rise by one factor from the second on."""
     if len(roots) == 1:
         return np.ones(1)
     return np.concatenate([[roots[1]], roots[1:] / (1 + roots[1:] ** 2) * np.log(roots[2] / roots[1])])
+
+
+def _widest(spread: Array) -> float:
+    """Return the 95 % point of a normal distribution whose variance has equally probable values, over that of one."""
+    grid = np.linspace(0, 40, 4001)
+    return float(np.interp(0.95, norm.cdf(grid[:, None] / np.sqrt(spread)).mean(1), grid) / norm.ppf(0.95))
 
 
 def _quantiles(values: Array, share: Array) -> Array:
@@ -124,20 +140,24 @@ def _quantiles(values: Array, share: Array) -> Array:
     return rising
 
 
-def moves(levels: Levels, target: Array) -> Moves:
-    """Return the way from each batch to the target, a weighted mean of the batches with the weights `target` (B,)."""
-    parts = zip(levels.values.T, levels.covariance, levels.spread, levels.within, strict=True)
+def moves(levels: Levels, target: Array, most: float = np.inf) -> Moves:
+    """Return the way from each batch to the target, a weighted mean of the batches with the weights `target` (B,).
+
+    No deviation larger than `most` is expected beforehand.
+    """
+    expected = np.minimum(EXPECTED * levels.within, most)
+    parts = zip(levels.values.T, levels.covariance, levels.spread, expected, strict=True)
     each = [_moves(*part, target) for part in parts]
     return Moves(*np.stack(each, 2))
 
 
-def _moves(level: Array, covariance: Array, spread: Array, within: float, target: Array) -> Array:
+def _moves(level: Array, covariance: Array, spread: Array, expected: float, target: Array) -> Array:
     """Return `Moves` of one measurement, (4, B), from its part of `Levels`."""
     count = len(level)
     centre, towards = np.eye(count) - 1 / count, target - np.eye(count)
     deviation, doubt = centre @ level, centre @ covariance @ centre.T
     noise = np.diag(doubt).clip(LEAST**2)[:, None, None, None] * spread  # (B, 1, 1, middles)
-    scales = EXPECTED * within * np.outer(CAUCHY, CAUCHY)  # of a deviation: shared times its own
+    scales = expected * np.outer(CAUCHY, CAUCHY)  # of a deviation: shared times its own
     signal = (scales**2)[:, :, None]  # (shared, own, 1)
     total = signal + noise  # (B, shared, own, middles)
     squared = deviation[:, None, None, None] ** 2
@@ -155,4 +175,5 @@ def _moves(level: Array, covariance: Array, spread: Array, within: float, target
     correlation = doubt / np.sqrt(np.outer(np.diag(doubt), np.diag(doubt)).clip(LEAST**4))
     left = correlation * np.outer(sure, sure)
     error, rest = (np.sqrt(np.einsum("ba,ac,bc->b", towards, m, towards).clip(0)) for m in (covariance, left))
+    error *= _widest(spread)
     return np.stack([towards @ level, error, towards @ kept, rest])

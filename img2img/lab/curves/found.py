@@ -21,7 +21,7 @@ class Found:
         channel: name or number of the channel.
         background: the batch's background minus the target's, in pixel values.
         background_error: its standard error.
-        background_corrected: the share of it that is corrected.
+        background_corrected: the share of it that is corrected, from 0 to 1.
         gain: contrast of the foreground over the target's; None if that cannot be compared.
         gain_error: standard error of its logarithm, about its relative error.
         gain_corrected: the share of the log gain that is corrected.
@@ -50,7 +50,9 @@ class Found:
         rows = []
         for b, c in np.ndindex(measured.seen.shape):
             found, error, applied = moves.found[b, c], moves.error[b, c], moves.applied[b, c]
-            shares = [1.0 if x == 0 else float(a / x) for x, a in zip(found[:2], applied[:2], strict=True)]
+            shares = [
+                1.0 if x == 0 else float(np.clip(a / x, 0, 1)) for x, a in zip(found[:2], applied[:2], strict=True)
+            ]
             known = bool(np.isfinite(found[1]))
             seen, images = int(measured.seen[b, c]), int(measured.images[b])
             rows.append(
@@ -70,6 +72,11 @@ class Found:
                 )
             )
         return rows
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the contrast could not be corrected at all."""
+        return bool(self.remark) and not self.gain_corrected
 
     def __str__(self) -> str:
         """Say it in one line, such as "P2, DNA: 0.61 x, ± 0.08, corrected by 93 %; background +80 ± 3, ..."."""

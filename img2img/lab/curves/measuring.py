@@ -15,6 +15,7 @@ from img2img.lab.curves.tone import CONTRASTS, MODES
 
 FEWEST = 2  # images with foreground that a batch needs before its contrast is compared
 FARTHEST = np.log(4)  # of a log gain; beyond it the stain has failed, or the channel is another
+EXPECTED = 0.25  # log gain; plates differ by about as much, and hardly more because their wells do
 UNKNOWN = 1e6  # variance of the contrast of a batch without foreground
 
 
@@ -57,7 +58,7 @@ class Measured:
             enough = self.comparable[:, c]
             if contrasts is not None and weights[enough].sum() > 0:
                 part = weights[enough] / weights[enough].sum()
-                out[:, enough, c, 1:] = _stacked(effects.moves(contrasts, part))
+                out[:, enough, c, 1:] = _stacked(effects.moves(contrasts, part, EXPECTED))
         found, error, applied, left = out
         applied[np.abs(found[..., 1]) > FARTHEST] = 0
         return Moves(found, error, applied, left)

@@ -13,10 +13,12 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from img2img.data.picture import Array, as_type
+from img2img.lab.curves.effects import MAD_TO_SD
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the foreground's contrast, in one image
 EDGE = 512  # pixels; larger images are averaged over blocks before measuring
 HALO = 4  # pixels around the foreground that count as neither foreground nor background
+CLEARLY = 3.0  # times the noise that half of the foreground must stand out from the background
 CLEAR = 0.01  # share of the pixels that must be background without the halo, or the halo is background too
 
 # Log contrasts at QUANTILES, (K,), are a sum of K modes, polynomials of their position: MODES @ contrasts are the
@@ -69,9 +71,9 @@ def measure(plane: Array, sign: int) -> Array:
     plane = binned(plane)
     inside, outside = foreground(plane, sign)
     background = np.median(plane[outside])
-    noise = 1.4826 * np.median(np.abs(plane[outside] - background))
+    noise = MAD_TO_SD * np.median(np.abs(plane[outside] - background))
     contrast = np.quantile(sign * (plane[inside] - background), QUANTILES) if inside.any() else np.zeros(1)
-    if contrast[0] <= max(noise, 1e-9):
+    if contrast[0] <= max(noise, 1e-9) or contrast[2] <= CLEARLY * noise:
         return np.array([background, *np.full(len(QUANTILES), np.nan)])
     return np.array([background, *np.log(contrast)])
 
