@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, InputError, choose
+from img2img.errors import ConfigError, InputError, choose, listed
 from img2img.lab import design as rules
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
