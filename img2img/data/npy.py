@@ -1,7 +1,8 @@
 """NumPy files: (H, W), (H, W, C) or (P, H, W, C), decided by the number of axes.
 
-Their lengths decide nothing, but an array whose channels outnumber its rows or columns is refused: it is likely to have
-its channels first. An .npz holds exactly one array. Both are written back with the axes, the key and the compression they had.
+Their lengths decide nothing, but an array whose channels outnumber its rows or columns is refused: it probably has its
+channels first. An .npz holds exactly one array. Both are written back with the axes, the key and the compression they
+had.
 """
 
 import zipfile
@@ -69,8 +70,8 @@ def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
     pages, height, width, channels = {2: (1, *shape, 1), 3: (1, *shape)}.get(len(shape), shape)
     if channels > MAX_LAST and channels >= min(height, width) > 0:
         raise DataError(
-            f"{quote(path)} holds an array of shape {shape}, whose last axis, the channels, is not shorter than rows or "
-            f"columns; if its channels come first, save it as np.moveaxis(array, {len(shape) - 3}, -1)."
+            f"{quote(path)} holds an array of shape {shape}, in which the channels, the last axis, are as many as rows "
+            f"or columns; if they come first, save it as np.moveaxis(array, {len(shape) - 3}, -1)."
         )
     stated = Stated(axes=(("P", pages),) if pages > 1 else ())
     return Header(path, width, height, channels, known_dtype(path, dtype), pages, stated), len(shape)

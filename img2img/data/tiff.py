@@ -184,7 +184,7 @@ class _File:
 
     @cached_property
     def stated(self) -> Stated:
-        """What the file says of its pixels."""
+        """The statements of the file about its pixels."""
         axes = [(self.axes[i], self.shape[i]) for i in self.leading if self.shape[i] > 1]
         axes += [("series", len(self.series))] if len(self.series) > 1 else []
         names, size = ome_names(self.ome, self.channels), ome_pixel_size(self.ome)

@@ -76,15 +76,16 @@ def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
     )
 
 
-def check_type(name: str, what: str) -> None:
-    """Raise InputTypeError unless `name` is one of `DTYPES`."""
-    if name not in DTYPES:
-        hint = {
-            "object": "give images of unequal sizes as a list",
-            "bool": f"convert it: {what}.astype('uint8')",
-            "float16": f"convert it: {what}.astype('float32')",
-        }.get(name, f"convert it if no value is lost: {what}.astype('uint16')")
-        raise InputTypeError(f"{what} holds {name} values, but the supported types are {', '.join(DTYPES)}; {hint}.")
+def check_type(name: str, what: str, of_file: bool = False) -> None:
+    """Raise InputTypeError unless `name` is one of `DTYPES`; `what` is an expression, or the name of a file."""
+    if name in DTYPES:
+        return
+    lossless = "uint16 if all values are from 0 to 65535, or else float32"
+    hints = {"object": "give images of unequal sizes as a list", "bool": f"convert it: {what}.astype('uint8')"}
+    hint = hints.get(name, f"convert it to {lossless}: {what}.astype('float32')")
+    if of_file:
+        hint = f"save all images of the table as {lossless}"
+    raise InputTypeError(f"{what} holds {name} values, but the supported types are {', '.join(DTYPES)}; {hint}.")
 
 
 def check_names(names: list[str], count: int, what: str) -> None:

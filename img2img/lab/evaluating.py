@@ -33,6 +33,7 @@ def judge(
         ConfoundedDesignError: if labels and batches determine each other, and the fit was not on controls.
     """
     images = design.images
+    fitted.expect(design.manifest)
     fitted.check(images, design.batch, p.unseen)
     channel = fitted.channel(nuclei)
     # The wells of a manifest are groups only to a fit that knew groups.

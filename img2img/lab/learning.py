@@ -54,6 +54,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
     if not on_controls:
         notes("No controls were named: every difference between the batches is taken for the batch effect.")
     kept, batches, groups = _usable(p, design, notes)
+    agreement = None if design.manifest is None else design.manifest.agreement
+    for note in [] if agreement is None else agreement.notes:
+        notes(note)
     if model.with_field:
         rules.refuse_sizes(kept, p.model)
 
@@ -89,6 +92,8 @@ def learn(p: Parameters, design: Design) -> Fitted:
         fingerprints=[fingerprint(image) for image in kept],
         sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
+        stated=agreement and list(agreement.names(len(kept[0]))),
+        pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
         scale=scale,
         correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
         familiarity=Familiarity.of(features, number),
@@ -171,6 +176,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         raise ConfigError(f"{fitted.model} only knows the batches it was trained on; fit again with the new one.")
     if name in fitted.batches:
         raise InputError(f"There is a batch '{name}' already; give the new one a different name.")
+    fitted.expect(design.manifest)
     fitted.check(design.images, [], p.unseen)
     images, notes = design.images, Notes(fitted.notes)
     called = [images.called(i) for i in range(len(images))]

@@ -74,6 +74,8 @@ def transform(
             pictures = manifest.pictures(i)
             image, note = function(i, joined(pictures))
             destination.write(i, image, pictures)
+            lost = dict.fromkeys(what for picture in pictures for what in picture.source.stated.lost)
+            note |= {"not_kept": "; ".join(lost)} if lost else {}
             record.notes[i] = note | {"status": "done", "error": ""}
             return
         except (ConfigError, DataError, TrainingError) as error:
