@@ -233,7 +233,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
-            return transform_files(p, fitted, X, Path(out_dir), nan=nan, overwrite=overwrite, progress=progress)
+            makers = store.makers(fitted, p.out_dtype, X.batch)
+            return transform_files(
+                p, fitted, X, Path(out_dir), makers=makers, nan=nan, overwrite=overwrite, progress=progress
+            )
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
         design = Design.of(X, p, batch=batch)

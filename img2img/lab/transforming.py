@@ -71,9 +71,20 @@ def _filled(image: Array, what: str, nan: str, names: list[str] | None = None) -
 
 
 def transform_files(
-    p: Parameters, fitted: Fitted, manifest: Any, folder: Path, *, nan: str, overwrite: bool, progress: Any
+    p: Parameters,
+    fitted: Fitted,
+    manifest: Any,
+    folder: Path,
+    *,
+    makers: Sequence[str],
+    nan: str,
+    overwrite: bool,
+    progress: Any,
 ) -> Any:
-    """Write the equalized files of a manifest into `folder`, and return the table of results."""
+    """Write the equalized files of a manifest into `folder`, and return the table of results.
+
+    `makers` is the equalizer of each row; see `store.makers`.
+    """
     from img2img.lab.tables import results
 
     fitted.check_batches(manifest.batch, p.unseen)
@@ -93,4 +104,6 @@ def transform_files(
             out[holes] = image[holes]
         return out, fitted.quality(filled, batch, None, p.device)
 
-    return results.transform(manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs)
+    return results.transform(
+        manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs, makers=makers
+    )
