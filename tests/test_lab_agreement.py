@@ -1,5 +1,7 @@
 """What files say of their pixels: names of channels, axes and pixel size, and what is refused because of it."""
 
+from datetime import datetime
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ from helpers import over
 
 from img2img import BatchEqualizer
 from img2img.data.images import read_header, read_image
-from img2img.errors import DataError, InputTypeError
+from img2img.errors import ConfigError, DataError, InputError, InputTypeError
 from img2img.lab import LabWarning
+from img2img.lab.checks import check_batch
 from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.manifest import Manifest
 from img2img.lab.tables.results import transform
@@ -245,3 +248,58 @@ def test_the_first_to_say_it_sets_it():
     assert agreement.names(3) == ["", "", ""] and agreement.pixel_size is None
     agreement.expect(["a", "", "c"], None)
     assert agreement.names(3) == ["a", "", "c"] and agreement.names(2) == ["", ""]
+
+
+# Values and names
+
+
+@over(value=[np.nan, np.inf])
+def test_holes_are_refused_by_file_and_place_or_left_in_place(tmp_path, value):
+    images, rows = np.random.default_rng(0).normal(200, 5, (16, 24, 24)).astype("float32"), []
+    images[:, 4:12, 5:14] += 500
+    images[8:] *= 0.8
+    bad = images.copy()
+    bad[9, 7, 6] = value
+    for i, image in enumerate(bad):
+        tifffile.imwrite(tmp_path / f"{i}.tif", image)
+        tifffile.imwrite(tmp_path / f"good{i}.tif", images[i])
+        rows.append({"FileName_DNA": f"{i}.tif", "Metadata_Plate": f"P{i // 8 + 1}"})
+    frame = pd.DataFrame(rows)
+    place = f"has {'NaN' if np.isnan(value) else 'infinity'} in channel DNA, row 7, column 6"
+    says = refused(DataError, fit, frame, tmp_path)
+    assert f"{tmp_path / '9.tif'} (batch P2) {place.replace('DNA', '0')}" in says
+    equalizer = fit(frame.assign(FileName_DNA="good" + frame.FileName_DNA), tmp_path)
+    table = equalizer.transform_table(frame, tmp_path, tmp_path / "out")
+    assert table.status.tolist().count("failed") == 1 and f"9.tif: Row 9 {place}" in table.error[9]
+    masked = equalizer.transform_table(frame, tmp_path, tmp_path / "masked", nan="mask")
+    assert set(masked.status) == {"done"} and np.isfinite(masked.change).all()
+    out = tifffile.imread(tmp_path / "masked" / "9.tif")
+    assert np.array_equal(out[7, 6], value, equal_nan=True) and np.isfinite(out).sum() == out.size - 1
+    alone = equalizer.transform(bad[9][None, None], batch="P2", nan="mask")
+    assert np.array_equal(out[None, None], alone, equal_nan=True)
+    says = refused(ConfigError, equalizer.transform_table, frame, tmp_path, tmp_path / "x", nan="x")
+    assert "Unknown value of nan" in says
+    assert place in refused(DataError, equalizer.evaluate_table, frame.assign(Metadata_Well="B1"), tmp_path)
+    others = {"batch": ["P1"] * 8 + ["P2"] * 8, "truth": bad[:, None]}
+    assert "Image 9 of truth has" in refused(DataError, equalizer.evaluate, images[:, None] + 1, **others)
+
+
+def test_all_files_that_are_missing_are_named(tmp_path):
+    frame = plates(tmp_path, write_ome, {})
+    for name in ("P1/3", "P2/5"):
+        (tmp_path / f"{name}.ome.tif").unlink()
+    says = refused(DataError, fit, frame, tmp_path)
+    assert says.startswith(f"2 images cannot be used ({tmp_path}/P1/3.ome.tif, {tmp_path}/P2/5.ome.tif): ")
+    assert says.endswith("3.ome.tif cannot be read: No such file or directory.")
+
+
+def test_spaces_and_midnight_are_no_part_of_a_name():
+    days = pd.Series(pd.to_datetime(["2024-01-05", "2024-01-06"]))
+    for entries in (days, days.to_numpy(), days.tolist(), ["2024-01-05", "2024-01-06 "]):
+        assert check_batch(entries, 2) == ["2024-01-05", "2024-01-06"]
+    assert check_batch(["P1", " P1 ", 1.0, "1"], 4) == ["P1", "P1", "1", "1"]
+    assert check_batch([datetime(2024, 1, 5, 12, 30)], 1) == ["2024-01-05 12:30:00"]
+    assert "batch[1] is missing" in refused(InputError, check_batch, ["P1", " "], 2)
+    assert "batch[1] is missing" in refused(InputError, check_batch, pd.Series([days[0], pd.NaT]), 2)
+    frame = pd.DataFrame({"FileName_DNA": ["a.tif"] * 2, "Metadata_Plate": ["P1", "P1 "]})
+    assert Manifest.open(frame).batch == ["P1", "P1"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence, Set as AnySet
+from datetime import datetime, time
 from typing import Any, Protocol
 
 import numpy as np
@@ -184,7 +185,7 @@ def check_finite(image: Array, what: str, names: Sequence[str] | None = None) ->
 
 
 def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
-    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3".
+    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3", and spaces around do not count.
 
     They are a list, array, tensor or pandas Series of names or numbers, which errors call `what`.
 
@@ -195,7 +196,16 @@ def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
     for i, value in enumerate(values):
         if _missing(value):
             raise InputError(f"{what}[{i}] is missing ({value!r}); give every image one, or leave the image out.")
-    return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in values]
+    return [_text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    """Return a name as text: 3.0 is "3", a day is "2024-01-05", and spaces around a name do not count."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    return str(value).strip()
 
 
 def check_mask(mask: Any, n: int, what: str = "control") -> Array:
@@ -217,6 +227,8 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
         raise InputError(f"{what} is {entries!r}; {expected}.")
     if not hasattr(entries, "tolist") and hasattr(entries, "to_numpy"):
         entries = entries.to_numpy()
+    if getattr(getattr(entries, "dtype", None), "kind", "") == "M":  # whose nanoseconds would become integers
+        entries = entries.astype("datetime64[us]")
     listed = entries.tolist() if hasattr(entries, "tolist") else list(entries)
     values = [value.item() if hasattr(value, "item") else value for value in listed]
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
@@ -228,7 +240,9 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
 
 def _missing(value: Any) -> bool:
     """Return whether a value is None, NaN, NaT, pandas' NA or an empty string."""
-    return value is None or type(value).__name__ == "NAType" or value == "" or bool(value != value)
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return not value.strip() if isinstance(value, str) else bool(value != value)
 
 
 # Properties of an image

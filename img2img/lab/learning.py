@@ -109,9 +109,10 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     """Return the images to learn from, and their batches and groups."""
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
-    kept = rules.in_memory(rules.part(design.images, chosen))
+    names = [design.images.called(i) for i in chosen]
+    kept = rules.in_memory(rules.part(design.images, chosen), names)
     batches, groups = [design.batch[i] for i in chosen], [design.groups[i] for i in chosen]
-    usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
+    usable = rules.inspect(kept, batches, names, p.min_images, notes)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.note_single_groups(batches, groups, notes)

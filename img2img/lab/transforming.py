@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from img2img.data.holes import fill, holes_of
 from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import checks
@@ -59,15 +60,11 @@ def transform_arrays(
 
 def _filled(image: Array, what: str, nan: str, names: list[str] | None = None) -> tuple[Array, Array | None]:
     """Return the image with its holes filled by each channel's median, and the holes."""
-    if image.dtype.kind != "f" or np.isfinite(image).all():
+    if (holes := holes_of(image)) is None:
         return image, None
     if nan == "error":
         checks.check_finite(image, what, names)
-    holes = ~np.isfinite(image)
-    filled = image.copy()
-    for plane, hole in zip(filled, holes, strict=True):
-        plane[hole] = np.median(plane[~hole]) if not hole.all() else 0
-    return filled, holes
+    return np.moveaxis(fill(np.moveaxis(image, 0, -1), np.moveaxis(holes, 0, -1)), -1, 0), holes
 
 
 def transform_files(

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from img2img.data.picture import Stated
+from img2img.data.picture import UNKNOWN_AXES, Stated
 from img2img.errors import DataError, quote
 
 TOLERANCE = 0.01  # of the size of a pixel
-UNKNOWN = "IQ"  # axes of pages whose meaning a file does not state
 WORDS = {"Z": "planes of Z", "T": "time points", "series": "images (series)", "P": "pages"}
 
 
@@ -64,7 +63,9 @@ class Agreement:
     def _check_axes(self, path: Path, stated: Stated) -> None:
         if self.pages == "channels":
             return
-        known = [(n, WORDS.get(axis, f"places on the axis {axis}")) for axis, n in stated.axes if axis not in UNKNOWN]
+        known = [
+            (n, WORDS.get(axis, f"places on the axis {axis}")) for axis, n in stated.axes if axis not in UNKNOWN_AXES
+        ]
         if known:
             several = " and ".join(f"{n} {word}" for n, word in known)
             raise DataError(
