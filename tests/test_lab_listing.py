@@ -1,6 +1,7 @@
 """Results of a table that come in parts, from several processes, or from another equalizer."""
 
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_a_list_that_another_process_holds(plates, tmp_path, monkeypatch):
     with FileLock(tmp_path / listing.LOCK):
         says = refused(ConfigError, transform, manifest, lambda i, image: (image, {}), tmp_path)
     assert says == f"Another process holds {tmp_path / listing.LOCK}; end it, or wait for it."
+
+
+def test_a_result_whose_original_has_changed_is_made_anew(plates, to_p1, tmp_path):
+    root, frame = tmp_path / "root", pd.read_csv(plates, dtype=str)[:16]
+    shutil.copytree(plates.parent, root)
+    to_p1.transform_table(frame, root, tmp_path / "out")
+    tifffile.imwrite(root / "P2" / "3.tif", tifffile.imread(root / "P2" / "3.tif") + 7)
+    (root / "P1" / "2.tif").unlink()  # its result is still good
+    table = to_p1.transform_table(frame, root, tmp_path / "out")
+    assert table.status.tolist() == ["kept"] * 11 + ["done"] + ["kept"] * 4
+    assert to_p1.transform_table(frame, root, tmp_path / "out").status.eq("kept").all()
+    elsewhere = to_p1.transform_table(frame, plates.parent, tmp_path / "out")  # the same names below another root
+    assert elsewhere.status.tolist() == ["kept"] * 11 + ["done"] + ["kept"] * 4
 
 
 # Another equalizer

@@ -99,7 +99,7 @@ class Domain:
         for source in self.sources:
             if isinstance(source, Header):
                 names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
-                kind = source.width, source.height, source.channels, *_fingerprint(source.path)
+                kind = source.width, source.height, source.channels, *fingerprint(source.path)
             else:
                 kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
             contents.update(repr(kind).encode())
@@ -121,7 +121,7 @@ class Domain:
         return replace(self, sources=tuple(self.sources[i] for i in indices), labels=labels)
 
 
-def _fingerprint(path: Path) -> tuple[int, int]:
+def fingerprint(path: Path) -> tuple[int, int]:
     """Return the size of a file and a checksum of its last bytes, which are quick to read and differ if pixels do."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -18,7 +18,7 @@ LOCK = ".equalized.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a disk without locks
 PATIENCE = 120  # seconds to wait for another process that is writing the list
 SAVE_EVERY = 30  # seconds, so that a killed run loses few notes
-MAKER, STATUS, ERROR = "equalizer", "status", "error"
+MAKER, SOURCE, STATUS, ERROR = "equalizer", "source", "status", "error"
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Listing:
             files = self._files(row)
             if files in self.numbers and files not in self.replaced:
                 notes = {name: text for name, text in row.items() if name not in {*self.columns, MAKER} and text != ""}
-                states = {name: notes.pop(name, "") for name in (STATUS, ERROR)}
+                states = {name: notes.pop(name, "") for name in (SOURCE, STATUS, ERROR) if name in row}
                 self.notes[self.numbers[files]] = {name: _value(text) for name, text in notes.items()} | states
         self.save()
 

@@ -1,17 +1,19 @@
 """Tables in, folders out: the result of every row, and the table that lists them."""
 
 import errno
+import zlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from img2img.data.domain import fingerprint
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.lab.checks import threads
 from img2img.lab.tables.destination import Destination
-from img2img.lab.tables.listing import Listing
+from img2img.lab.tables.listing import ERROR, SOURCE, STATUS, Listing
 from img2img.lab.tables.manifest import Manifest, joined
 
 AHEAD = 1024  # rows handed to the threads at once, so that memory does not grow with the table
@@ -31,8 +33,9 @@ def transform(
     """Write the result of every row below `out_dir`, under the names of its files.
 
     A row that fails is noted, and the others are still processed. Rows whose results all exist, and are listed in an
-    earlier `equalized.csv`, are kept with that entry, so a stopped run can be resumed; a killed run may repeat what it
-    had not listed yet. Several processes may write parts of a table into one folder at the same time.
+    earlier `equalized.csv`, are kept with that entry unless their originals have changed, so a stopped run can be
+    resumed; a killed run may repeat what it had not listed yet. Several processes may write parts of a table into one
+    folder at the same time.
 
     Args:
         manifest: the table.
@@ -64,8 +67,11 @@ def transform(
     earlier = dict(listing.notes)
 
     def one(i: int) -> None:
-        if not overwrite and destination.holds(i) and earlier.get(i, {}).get("status") in ("done", "kept"):
-            listing.notes[i] = earlier[i] | {"status": "kept", "error": ""}
+        source = "" if makers is None else _source(manifest.files[i])
+        note = earlier.get(i, {})
+        finished = note.get(STATUS) in ("done", "kept") and destination.holds(i)
+        if finished and not overwrite and (not source or note.get(SOURCE) == source):
+            listing.notes[i] = note | {STATUS: "kept", ERROR: ""}
             return
         try:
             pictures = manifest.pictures(i)
@@ -73,7 +79,8 @@ def transform(
             destination.write(i, image, pictures)
             lost = dict.fromkeys(what for picture in pictures for what in picture.source.stated.lost)
             note |= {"not_kept": "; ".join(lost)} if lost else {}
-            listing.notes[i] = note | {"status": "done", "error": ""}
+            note |= {SOURCE: source} if source else {}
+            listing.notes[i] = note | {STATUS: "done", ERROR: ""}
             return
         except (ConfigError, DataError, TrainingError) as error:
             reason = str(error)
@@ -83,7 +90,7 @@ def transform(
                     f"The disk of {quote(out_dir)} is full; free some space and run the same command again."
                 ) from error
             reason = f"its result cannot be written: {error.strerror or error}."
-        listing.notes[i] = {"status": "failed", "error": _with_name(manifest.files[i], reason)}
+        listing.notes[i] = {STATUS: "failed", ERROR: _with_name(manifest.files[i], reason)}
 
     try:
         with closing(_each(one, len(manifest), workers)) as steps:
@@ -106,6 +113,14 @@ def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[in
             yield from (done for done, _ in enumerate(steps, first + 1))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _source(files: Sequence[Path]) -> str:
+    """Return a checksum of the files' sizes and last bytes; "" if one cannot be read."""
+    try:
+        return f"{zlib.crc32(repr([fingerprint(path) for path in files]).encode()):08x}"
+    except OSError:
+        return ""
 
 
 def _with_name(files: tuple[Path, ...], reason: str) -> str:
