@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from img2img.data.picture import UNKNOWN_AXES, Stated
-from img2img.errors import DataError, quote
+from img2img.errors import DataError, choose, quote
+from img2img.lab.checks import MAX_CHANNELS
 
 TOLERANCE = 0.01  # of the size of a pixel
 WORDS = {"Z": "planes of Z", "T": "time points", "series": "images (series)", "P": "pages"}
@@ -25,7 +26,8 @@ class Agreement:
     """
 
     def __init__(self, metadata: str = "error", pages: str = "error") -> None:
-        self.metadata, self.pages = metadata, pages
+        self.metadata = choose("value of metadata,", metadata, ("error", "ignore"))
+        self.pages = choose("value of pages,", pages, ("error", "channels"))
         self.pixel_size: tuple[tuple[float, float], str] | None = None
         self.notes: list[str] = []
         self._names: dict[int, tuple[tuple[str, ...], str]] = {}  # by the number of a file's first channel
@@ -50,8 +52,13 @@ class Agreement:
         """Check the files of one row, each with its statements and its number of channels.
 
         Raises:
-            DataError: if a file has pages that are no channels, or disagrees.
+            DataError: if a file has too many channels, pages that are no channels, or disagrees.
         """
+        if sum(counts) > MAX_CHANNELS:
+            raise DataError(
+                f"{quote(files[0])} makes {sum(counts)} channels, and an equalizer takes at most {MAX_CHANNELS}; give "
+                "fewer, each as a file of its own."
+            )
         start = 0
         for path, one, count in zip(files, stated, counts, strict=True):
             self._check_axes(path, one)

@@ -20,7 +20,7 @@ from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab import options as o
-from img2img.lab.checks import MAX_CHANNELS, check_batch, check_type
+from img2img.lab.checks import check_batch, check_type
 from img2img.lab.lazy import LazyImages
 from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.columns import (
@@ -95,10 +95,8 @@ class Manifest:
             label: column of what must be kept, such as a treatment.
             channels: the channels to read, in this order; by default every FileName_ column.
             where: a comparison, as for controls; only rows for which it is true are used, and counted from 0.
-            pages: files with several images, such as planes of Z, time points or series: "error", or "channels" to take
-                each for a channel.
-            metadata: files that state other names of channels or another size of pixels than the others: "error", or
-                "ignore" if what they state is wrong.
+            pages: files with several images, such as planes of Z or series: "error", or "channels" to make each one.
+            metadata: files that state other channels or another size of pixels: "error", or "ignore" what they state.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
@@ -143,10 +141,7 @@ class Manifest:
             group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
             kept=[name for name in known if name.startswith(METADATA) or name in used],
-            agreement=Agreement(
-                choose("value of metadata,", metadata, ("error", "ignore")),
-                choose("value of pages,", pages, ("error", "channels")),
-            ),
+            agreement=Agreement(metadata, pages),
             table=path,
         )
 
@@ -171,11 +166,6 @@ class Manifest:
                 failed = failed or error
             else:
                 check_type(headers[0].dtype, quote(row[0]), of_file=True)
-                if sum(counts) > MAX_CHANNELS:
-                    raise DataError(
-                        f"{quote(row[0])} makes {sum(counts)} channels, and an equalizer takes at most {MAX_CHANNELS}; "
-                        "give fewer, each as a file of its own."
-                    )
                 return _Contents(row, counts, headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first error: {failed}") from failed
