@@ -641,6 +641,13 @@ def test_pages_that_may_be_channels_and_what_is_not_kept_are_said(model, tmp_pat
     assert len(notes) == 1
 
 
+def test_a_folder_of_equalized_images_is_refused(model, source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".img2img.json").write_text('{"equalizer": "0123abcd"}')
+    says = refused(ConfigError, translate_folder, model, source, tmp_path / "out")
+    assert ".img2img.json is damaged, or the record of another command; choose another --out" in says
+
+
 def test_outcomes_one_by_one(model, source, tmp_path):
     (source / "broken.png").write_bytes(b"")
     (tmp_path / "out").mkdir()

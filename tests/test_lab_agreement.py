@@ -295,7 +295,7 @@ def test_all_files_that_are_missing_are_named(tmp_path):
 
 def test_spaces_and_midnight_are_no_part_of_a_name():
     days = pd.Series(pd.to_datetime(["2024-01-05", "2024-01-06"]))
-    for entries in (days, days.to_numpy(), days.tolist(), ["2024-01-05", "2024-01-06 "]):
+    for entries in (days, days.dt.tz_localize("CET"), days.to_numpy(), days.tolist(), ["2024-01-05", "2024-01-06 "]):
         assert check_batch(entries, 2) == ["2024-01-05", "2024-01-06"]
     assert check_batch(["P1", " P1 ", 1.0, "1"], 4) == ["P1", "P1", "1", "1"]
     assert check_batch([datetime(2024, 1, 5, 12, 30)], 1) == ["2024-01-05 12:30:00"]

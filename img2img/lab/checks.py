@@ -227,7 +227,7 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
         raise InputError(f"{what} is {entries!r}; {expected}.")
     if not hasattr(entries, "tolist") and hasattr(entries, "to_numpy"):
         entries = entries.to_numpy()
-    if getattr(getattr(entries, "dtype", None), "kind", "") == "M":  # whose nanoseconds would become integers
+    if isinstance(entries, np.ndarray) and entries.dtype.kind == "M":  # whose nanoseconds would become integers
         entries = entries.astype("datetime64[us]")
     listed = entries.tolist() if hasattr(entries, "tolist") else list(entries)
     values = [value.item() if hasattr(value, "item") else value for value in listed]
