@@ -64,10 +64,11 @@ class Listing:
             if self.maker is not None:
                 self._refuse_others(listed, overwrite)
                 write_json(self.folder / RECORD, {MAKER: self.maker})
+        fixed = {*self.columns, MAKER}
         for row in listed:
             files = self._files(row)
             if files in self.numbers and files not in self.replaced:
-                notes = {name: text for name, text in row.items() if name not in {*self.columns, MAKER} and text != ""}
+                notes = {name: text for name, text in row.items() if name not in fixed and text != ""}
                 states = {name: notes.pop(name, "") for name in (SOURCE, STATUS, ERROR) if name in row}
                 self.notes[self.numbers[files]] = {name: _value(text) for name, text in notes.items()} | states
         self.save()
@@ -130,7 +131,8 @@ class Listing:
                 raise ConfigError(
                     f"The results in {quote(self.folder)} are being replaced by another equalizer; give another folder."
                 )
-            others = [row for row in self._listed() if self._files(row) not in {*own, *self.replaced}]
+            known = own.keys() | self.replaced
+            others = [row for row in self._listed() if self._files(row) not in known]
             with atomic(self.path) as temporary:
                 self._frame([*others, *own.values()]).to_csv(temporary, index=False)
         self.saved = time.monotonic()
