@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import img2img
 from img2img.data.axes import images_in
 from img2img.data.domain import from_arrays
+from img2img.data.holes import fill, holes_of, put_back
 from img2img.data.images import read_image, write_image
 from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, ModelFileError
@@ -214,23 +215,61 @@ def test_an_image_with_a_pixel_that_is_no_number_is_refused_and_named(runs, tmp_
     good, model = (COLOUR / 255).astype(np.float32), img2img.load(runs / "float", device="cpu")
     bad = good.copy()
     bad[3, 5, 6, 1] = value
+    place = f"{'NaN' if np.isnan(value) else 'infinity'} in row 5, column 6, channel 1 (1 such value in all)"
     for i, image in enumerate(bad):
         write_image(tmp_path / "in" / f"{i}.tif", Picture(image))
     summary = img2img.translate(model, tmp_path / "in", tmp_path / "out")
     assert summary.translated == 5
     [(path, reason)] = summary.failed
-    assert path.name == "3.tif" and "3.tif: It holds values that are not numbers" in reason
-    assert "not numbers" in refused(DataError, model, bad[3])
-    assert "not numbers" in refused(DataError, model, list(bad))
+    assert path.name == "3.tif" and f"3.tif: It has {place}; repair it, or use --nan mask" in reason
+    assert f"It has {place}; repair it" in refused(DataError, model, bad[3])
+    assert f"It has {place}; repair it" in refused(DataError, model, list(bad))
     places = {"b": str(tmp_path / "in"), "out": tmp_path / "run"}
     write_image(tmp_path / "good" / "0.tif", Picture(good[0]))
     write_image(tmp_path / "good" / "1.tif", Picture(good[1]))
     text = refused(DataError, img2img.train, "cyclegan", a=str(tmp_path / "good"), **places, **SMALL)
-    assert "3.tif contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
+    assert f"3.tif has {place}; repair it or remove it" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "cyclegan", a=good, b=bad, out=tmp_path / "run", **SMALL)
-    assert "array 3 of domain B contains values that are NaN or infinite" in text and not (tmp_path / "run").exists()
+    assert f"array 3 of domain B has {place}; repair it or remove it" in text and not (tmp_path / "run").exists()
     text = refused(DataError, img2img.train, "dcgan", data=bad[:, :32, :32], out=tmp_path / "run", **DRAWN)
-    assert "array 3 of domain data contains values that are NaN or infinite" in text
+    assert f"array 3 of domain data has {place}; repair it or remove it" in text
+    text = refused(DataError, img2img.evaluate, real=str(tmp_path / "in"), fake=str(tmp_path / "in"), size=32)
+    assert f"3.tif has {place}; repair it or remove it" in text
+    text = refused(DataError, img2img.evaluate, real=list(bad), fake=list(good), size=32)
+    assert f"array 3 of domain A has {place}" in text
+
+
+@over(value=[np.nan, np.inf, -np.inf], channels=["exact", "convert"])
+def test_values_that_are_no_numbers_are_masked_on_demand(runs, tmp_path, value, channels):
+    model = img2img.load(runs / "float", device="cpu")
+    image = (COLOUR[0] / 255).astype(np.float32)
+    image = image[..., :1] if channels == "convert" else image
+    hole = np.zeros(image.shape, bool)
+    hole[5, 6, -1] = hole[7, 8, 0] = True
+    filled = image.copy()
+    for c in range(image.shape[2]):
+        filled[..., c][hole[..., c]] = np.median(image[..., c][~hole[..., c]])
+    bad = np.where(hole, np.float32(value), image)
+    before = bad.copy()
+    out = model(bad, nan="mask", channels=channels)
+    assert np.array_equal(bad, before, equal_nan=True)
+    assert np.array_equal(out, np.where(hole, bad, model(filled, channels=channels)), equal_nan=True)
+    write_image(tmp_path / "in" / "0.tif", Picture(bad))
+    summary = img2img.translate(model, tmp_path / "in", tmp_path / "out", nan="mask", channels=channels)
+    assert summary.translated == 1
+    assert np.array_equal(read_image(tmp_path / "out" / "0.tif").array, out, equal_nan=True)
+
+
+def test_holes_of_results_of_other_kinds():
+    array = np.ones((2, 3, 2), np.float32)
+    array[0, 1, 0] = np.inf
+    out = put_back(np.zeros((2, 3, 1), np.float32), array, holes_of(array))
+    assert np.isnan(out[0, 1, 0]) and np.isfinite(out).sum() == 5 and out.dtype == np.float32
+    assert "cannot be put back into uint8 results" in refused(
+        DataError, put_back, np.zeros((2, 3, 2), np.uint8), array, holes_of(array)
+    )
+    empty = np.full((2, 2, 1), np.nan)
+    assert not fill(empty, holes_of(empty)).any() and holes_of(np.ones((2, 2, 1))) is None
 
 
 def test_a_pixel_too_large_for_the_model_is_refused(runs, tmp_path):

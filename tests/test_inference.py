@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import refused
 from helpers import over
@@ -30,7 +31,7 @@ from img2img.data.images import read_image, write_image
 from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model import backends, folder as engine
-from img2img.model.options import TranslateOptions
+from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.report.page import page
 from img2img.runtime.files import _host
 
@@ -623,6 +624,28 @@ def test_stacks_go_page_by_page(model, tmp_path):
     out = read_image(tmp_path / "out" / "stack.npy").array
     assert out.shape == stack.shape and all(close(x, model(page)) for x, page in zip(out, stack, strict=True))
     assert read_image(tmp_path / "out" / "one.npy").array.shape == (24, 20, 3)
+
+
+def test_pages_that_may_be_channels_and_what_is_not_kept_are_said(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "x.tif", np.moveaxis(pixels(24, 20), -1, 0), photometric="minisblack")
+    translated = translate_folder(model, tmp_path / "in", tmp_path / "out")
+    [(_, reason)] = translated.failed
+    assert "Each of its 3 pages is taken for an image" in reason and "use --pages channels if" in reason
+    assert translate_folder(model, tmp_path / "in", tmp_path / "channels", pages="channels").translated == 1
+    for name in ("y", "z"):
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", pixels(24, 20), photometric="rgb", compression="jpeg2000")
+    job = engine.Job(model, tmp_path / "in", tmp_path / "kept", TranslateOptions(), FolderOptions())
+    list(job.run())
+    notes = [note for note in job.translator.notes if note.startswith("Results do not keep JPEG2000 compression")]
+    assert len(notes) == 1
+
+
+def test_a_folder_of_equalized_images_is_refused(model, source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".img2img.json").write_text('{"equalizer": "0123abcd"}')
+    says = refused(ConfigError, translate_folder, model, source, tmp_path / "out")
+    assert ".img2img.json is damaged, or the record of another command; choose another --out" in says
 
 
 def test_outcomes_one_by_one(model, source, tmp_path):

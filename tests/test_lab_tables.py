@@ -17,10 +17,11 @@ from img2img.data.images import read_image, write_image
 from img2img.data.picture import Picture
 from img2img.errors import ConfigError, DataError, Img2ImgError, InputError, InputTypeError, TrainingError
 from img2img.lab.checks import check_channels, check_dtype, check_finite
-from img2img.lab.tables import destination, results
+from img2img.lab.tables import destination, listing, results
 from img2img.lab.tables.destination import Destination
 from img2img.lab.tables.expressions import select
 from img2img.lab.tables.folders import read_table, table_of_folder, table_of_names
+from img2img.lab.tables.listing import LOCK
 from img2img.lab.tables.manifest import Manifest
 from img2img.lab.tables.results import transform
 
@@ -388,7 +389,7 @@ def test_results_have_the_names_of_their_files(plates, tmp_path):
     manifest, out, seen = Manifest.open(plates), tmp_path / "out", []
     table = transform(manifest, brighter, out, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == sorted(
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("[!.]*.*")) == sorted(
         ["equalized.csv", *(f"p{p}/{w}_{c}.tif" for p in (1, 2) for w in ("A01", "B02") for c in ("DNA", "ER"))]
     )
     back = Manifest.open(out / "equalized.csv")
@@ -416,7 +417,7 @@ def test_bad_files_are_collected(plates, tmp_path):
     assert "A01_DNA.tif" in table.error[2] and "B02_ER.tif is not in a format" in table.error[3]
     assert table.clipped.isna().tolist() == [True, False, True, True]
     assert not (out / "p1" / "A01_DNA.tif").exists() and len(list(out.rglob("*.tif"))) == 2
-    assert not [p for p in out.rglob(".*")]
+    assert [p.name for p in out.rglob(".*")] == [LOCK]
     write(root / "p1" / "A01_ER.tif")
     assert transform(manifest, brighter, out).status.tolist() == ["done", "kept", "failed", "failed"]
 
@@ -519,7 +520,7 @@ def test_several_threads_keep_the_order(plates, tmp_path):
 
 
 def test_notes_are_saved_now_and_then(plates, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "SAVE_EVERY", -1)
+    monkeypatch.setattr(listing, "SAVE_EVERY", -1)
     counts = []
 
     def function(i, image):
@@ -599,11 +600,9 @@ def test_the_table_is_not_overwritten(plates, tmp_path):
     assert "would overwrite the table" in refused(ConfigError, transform, manifest, brighter, tmp_path / "out")
 
 
-def test_another_table_gets_another_folder(plates, tmp_path):
+def test_a_list_that_is_none(plates, tmp_path):
     frame, root = pd.read_csv(plates, dtype=str), plates.parent
     transform(Manifest.open(frame[:2], root), brighter, tmp_path / "out")
-    says = refused(ConfigError, transform, Manifest.open(frame[2:], root), brighter, tmp_path / "out")
-    assert "lists results of another table, such as p1/A01_DNA.tif" in says
     grown = transform(Manifest.open(frame, root), brighter, tmp_path / "out")
     assert grown.status.tolist() == ["kept", "kept", "done", "done"]
     frame.to_csv(tmp_path / "out" / "equalized.csv", index=False)

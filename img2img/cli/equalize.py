@@ -33,7 +33,7 @@ TEXTS = {
     "nuclei": "The channel, by number or name, in which objects are segmented.",
     "overwrite": "Replace existing results.",
 }
-COLUMNS = ("root", "batch", "control", "group", "label", "where")
+COLUMNS = ("root", "batch", "control", "group", "label", "where", "pages", "metadata")
 TABLE = "A CSV file with FileName_<Channel> and Metadata_ columns, or a folder with one subfolder per batch."
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
@@ -55,7 +55,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
     scope = {"Any": Any, "Mapping": Mapping, "Sequence": Sequence, "Path": Path, "Array": Any, "o": types}
     BatchEqualizer = outline("img2img.lab.equalizer", "BatchEqualizer", scope)
     open_table = outline("img2img.lab.tables.manifest", "Manifest", scope).open
-    documented = (BatchEqualizer, BatchEqualizer.evaluate, open_table)
+    documented = (BatchEqualizer, BatchEqualizer.transform, BatchEqualizer.evaluate, open_table)
     texts = {name: text for function in documented for name, text in texts_of(function).items()} | TEXTS
 
     def like(function: Any, *names: str) -> Iterator[tuple[Option, inspect.Parameter]]:
@@ -73,8 +73,8 @@ def add_equalizing(equalize: typer.Typer) -> None:
     add(
         "transform",
         _transform,
-        like(open_table, "root", "batch", "where"),
-        like(BatchEqualizer.transform, "overwrite"),
+        like(open_table, "root", "batch", "where", "pages", "metadata"),
+        like(BatchEqualizer.transform, "nan", "overwrite"),
         like(new, "n_jobs"),
     )
     add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
@@ -194,10 +194,10 @@ def _transform(
     from img2img.lab.judgement.verdict import BANNER
 
     equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
-    overwrite = options.pop("overwrite")
+    overwrite, nan = options.pop("overwrite"), options.pop("nan")
     with stoppable("Stopped; the same command resumes."), progress_bar(equalizer.model) as (advance, say):
         manifest = Manifest.open(table, **options)
-        result = equalizer.transform(manifest, out_dir=out, overwrite=overwrite, progress=advance)
+        result = equalizer.transform(manifest, out_dir=out, nan=nan, overwrite=overwrite, progress=advance)
         for reason in result["error"][result["status"] == "failed"]:
             say(f"failed: {reason}")
     done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))

@@ -8,11 +8,9 @@ import torch
 from PIL import Image
 
 from img2img.data.folders import readable
-from img2img.data.picture import Array, Header
+from img2img.data.picture import MAX_LAST, Array, Header
 from img2img.data.raster import from_pil
 from img2img.errors import ConfigError, DataError
-
-MAX_FIRST, MAX_LAST = 8, 8  # looks like channels first: at most so many there, and more than this where channels belong
 
 
 def arrays_of(images: dict[str, Any], channel_axis: int | None) -> dict[str, list[Header | Array]]:
@@ -91,7 +89,7 @@ def as_array(image: Any) -> Array:
 
 def refuse_channels_first(array: Array, title: str) -> None:
     """Raise DataError if an array (H, W, C) or (N, H, W, C) appears to have its channels first."""
-    if array.shape[-1] > MAX_LAST and array.shape[-3] <= MAX_FIRST:
+    if array.shape[-1] > MAX_LAST and array.shape[-1] >= min(array.shape[-3:-1]) > 0:
         first = array.ndim - 3
         raise DataError(
             f"{title} has the shape {array.shape}, which looks like channels first; give channel_axis={first}, "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.folders import Found, skipped_note
+from img2img.data.holes import holes_of, in_words
 from img2img.data.images import read_image
 from img2img.data.picture import DTYPES, Array, Header
 from img2img.errors import ConfigError, DataError, counted, listed, quote
@@ -98,7 +99,7 @@ class Domain:
         for source in self.sources:
             if isinstance(source, Header):
                 names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
-                kind = source.width, source.height, source.channels, *_fingerprint(source.path)
+                kind = source.width, source.height, source.channels, *fingerprint(source.path)
             else:
                 kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
             contents.update(repr(kind).encode())
@@ -120,7 +121,7 @@ class Domain:
         return replace(self, sources=tuple(self.sources[i] for i in indices), labels=labels)
 
 
-def _fingerprint(path: Path) -> tuple[int, int]:
+def fingerprint(path: Path) -> tuple[int, int]:
     """Return the size of a file and a checksum of its last bytes, which are quick to read and differ if pixels do."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -139,8 +140,8 @@ def passed_beside(*domains: Domain) -> tuple[str, ...]:
 
 def refuse_non_finite(array: Array, name: str) -> None:
     """Raise DataError if an image contains NaN or infinity, which training would propagate into every weight."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{name} contains values that are NaN or infinite; repair it or remove it.")
+    if (holes := holes_of(array)) is not None:
+        raise DataError(f"{name} has {in_words(array, holes)}; repair it or remove it.")
 
 
 def from_arrays(title: str, images: Any) -> list[Header | Array]:

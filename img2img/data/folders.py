@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from img2img.data.images import FORMATS, SUFFIXES, read_header
-from img2img.data.picture import Header
+from img2img.data.picture import UNKNOWN_AXES, Header
 from img2img.errors import DataError, NoImagesError, counted, listed, quote
 from img2img.runtime.files import json_object
 
@@ -140,8 +140,10 @@ def readable(path: Path) -> Header:
     """
     header = read_header(path)
     if header.pages > 1:
+        channels = "if its pages are channels, save it with metadata={'axes': 'CYX'} of tifffile.imwrite, otherwise "
+        unknown = any(axis in UNKNOWN_AXES for axis, _ in header.stated.axes)
         raise DataError(
-            f"{quote(path)} has {header.pages} pages; training takes single images, so save each page as a "
-            "separate file"
+            f"{quote(path)} has {header.pages} pages; training takes single images, so {channels * unknown}save each "
+            "page as a separate file"
         )
     return header

@@ -1,6 +1,8 @@
-"""NumPy files: (H, W), (H, W, C) or (P, H, W, C), decided by the number of axes and never by their lengths.
+"""NumPy files: (H, W), (H, W, C) or (P, H, W, C), decided by the number of axes.
 
-An .npz holds exactly one array. Both are written back with the axes, the key and the compression they had.
+Their lengths decide nothing, but an array whose channels outnumber its rows or columns is refused: it probably has its
+channels first. An .npz holds exactly one array. Both are written back with the axes, the key and the compression they
+had.
 """
 
 import zipfile
@@ -13,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from img2img.data.picture import Array, Header, Picture, Source, known_dtype
+from img2img.data.picture import MAX_LAST, Array, Header, Picture, Source, Stated, known_dtype
 from img2img.errors import DataError, quote
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
@@ -33,7 +35,7 @@ def open_npy(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     """Open an .npy file; yield its header, and a function that reads the rest."""
     with path.open("rb") as file:
         header, ndim = _header(path, file)
-        yield header, lambda: _load(path, file, Source("npy", details=Details(ndim)))
+        yield header, lambda: _load(path, file, Source("npy", details=Details(ndim), stated=header.stated))
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def open_npz(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
 
         def load() -> Picture:
             with archive.open(entry) as file:
-                return _load(path, file, Source("npz", details=details))
+                return _load(path, file, Source("npz", details=details, stated=header.stated))
 
         yield header, load
 
@@ -66,7 +68,13 @@ def _header(path: Path, file: IO[bytes]) -> tuple[Header, int]:
             f"{quote(path)} holds an array of shape {shape}; img2img takes (H, W), (H, W, C) and (P, H, W, C)."
         )
     pages, height, width, channels = {2: (1, *shape, 1), 3: (1, *shape)}.get(len(shape), shape)
-    return Header(path, width, height, channels, known_dtype(path, dtype), pages), len(shape)
+    if channels > MAX_LAST and channels >= min(height, width) > 0:
+        raise DataError(
+            f"{quote(path)} holds an array of shape {shape}, in which the channels, the last axis, are as many as rows "
+            f"or columns; if they come first, save it as np.moveaxis(array, {len(shape) - 3}, -1)."
+        )
+    stated = Stated(axes=(("P", pages),) if pages > 1 else ())
+    return Header(path, width, height, channels, known_dtype(path, dtype), pages, stated), len(shape)
 
 
 def _load(path: Path, file: Any, source: Source) -> Picture:

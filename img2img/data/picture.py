@@ -12,7 +12,19 @@ from img2img.errors import DataError, quote
 Array = NDArray[Any]
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
+UNKNOWN_AXES = "IQ"  # of pages whose meaning a TIFF does not state
+MAX_LAST = 8  # channels that the last axis of an array holds without a doubt
 PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the number of channels it is for
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file says of its pixels, which their values do not show."""
+
+    channels: tuple[str, ...] = ()  # names of the channels of each page; empty unless it names them all
+    pixel_size: tuple[float, float] | None = None  # width and height of a pixel in micrometres
+    axes: tuple[tuple[str, int], ...] = ()  # of the pages: "Z", "T", "series", ... and its length, if more than 1
+    lost: tuple[str, ...] = ()  # what `write_image` does not keep of it
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Header:
     channels: int  # number of channels of each page, without alpha
     dtype: str  # type of the pixels as read
     pages: int = 1  # number of images in the file
+    stated: Stated = Stated()
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class Source:
     options: dict[str, Any] = field(default_factory=dict)  # options for the writer of the same kind
     details: Any = None  # data that only that writer understands
     merged: int = 0  # number of pages that were read as channels; 0 if none were
+    stated: Stated = Stated()
 
 
 @dataclass(frozen=True)

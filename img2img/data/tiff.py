@@ -7,27 +7,29 @@ page like the original, with the description verbatim; any other gets a plain de
 
 import logging
 import math
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from img2img.data.descriptions import claimed_pages, imagej_names, imagej_pixel_size, ome_names, ome_of, ome_pixel_size
 from img2img.data.picture import (
     Array,
     Header,
     Picture,
     Source,
+    Stated,
     as_type,
     full_scale,
     known_dtype,
     unpremultiply,
     upright,
 )
-from img2img.data.tiff_write import Details, Tag, storage_of
+from img2img.data.tiff_write import LOSSLESS, Details, Tag, storage_of
 from img2img.errors import DataError, quote
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -52,30 +54,12 @@ def open_tiff(path: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     import tifffile
 
     with tifffile.TiffFile(path, _multifile=False) as tiff:
-        _refuse_inflated_counts(quote(path), tiff)
-        file = _File(path, tiff)
+        root = ome_of(tiff.ome_metadata)
+        # tifffile would build a list of all pages that the file claims; none is smaller than a byte.
+        if root is not None and not claimed_pages(root) <= 2 * tiff.filehandle.size:
+            raise _lacks(quote(path), "pages")
+        file = _File(path, tiff, root)
         yield file.header(), file.picture
-
-
-def _refuse_inflated_counts(name: str, tiff: Any) -> None:
-    """Raise DataError if the file claims more pages than it has bytes: tifffile would build a list of them."""
-    if not tiff.is_ome:
-        return
-    try:
-        root = ElementTree.fromstring(tiff.ome_metadata)
-    except ElementTree.ParseError:  # tifffile then relies on the pages
-        return
-    total = 0.0
-    for element in root.iter():
-        get = element.attrib.get
-        if element.tag.endswith("Pixels"):
-            total += math.prod(max(1, int(get(f"Size{axis}", 1))) for axis in "CZT")
-        elif element.tag.endswith("TiffData"):
-            total += int(get("PlaneCount", get("NumPlanes", 1)))
-        elif "Along" in element.tag and "Start" in element.attrib:
-            total += (float(get("End", 0)) - float(get("Start", 0))) / float(get("Step", 1))
-    if not total <= 2 * tiff.filehandle.size:
-        raise _lacks(name, "pages")
 
 
 def _lacks(name: str, parts: str) -> DataError:
@@ -85,8 +69,8 @@ def _lacks(name: str, parts: str) -> DataError:
 class _File:
     """An open TIFF, whose series are arrays of (pages, H, W, C, S)."""
 
-    def __init__(self, path: Path, tiff: Any) -> None:
-        self.path, self.tiff, self.name = path, tiff, quote(path)
+    def __init__(self, path: Path, tiff: Any, ome: Any) -> None:
+        self.path, self.tiff, self.ome, self.name = path, tiff, ome, quote(path)
         self.series = [s for s in tiff.series if not s.keyframe.is_reduced] or tiff.series[:1]
         first = self.first = self.series[0]
         self.page = first.keyframe
@@ -107,6 +91,8 @@ class _File:
         opaque = [i for i, extra in enumerate(self.extras) if extra in (1, 2)]
         self.alpha = self.s - len(self.extras) + opaque[0] if opaque and self.c == 1 else None
         self.premultiplied = self.alpha is not None and self.extras[opaque[0]] == 1
+        colours = self.s - (self.alpha is not None)
+        self.channels = self.c * {PALETTE: 3, CMYK: colours - 1}.get(self.photometric, colours)
         orientation = self.page.tags.valueof(ORIENTATION, 1)
         self.orientation = orientation if orientation in range(1, 9) else 1
 
@@ -147,12 +133,10 @@ class _File:
 
     def header(self) -> Header:
         """Return the header of the file."""
-        colours = self.s - (self.alpha is not None)
-        colours = {PALETTE: 3, CMYK: colours - 1}.get(self.photometric, colours)
         is_uint8 = self.photometric == PALETTE or self.bits < 8
         dtype = "uint8" if is_uint8 else known_dtype(self.path, self.first.dtype)
         size = (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
-        return Header(self.path, *size, self.c * colours, dtype, self.pages)
+        return Header(self.path, *size, self.channels, dtype, self.pages, self.stated)
 
     def picture(self) -> Picture:
         """Decode the file."""
@@ -168,7 +152,8 @@ class _File:
         if alpha is not None and self.premultiplied:
             stack = unpremultiply(stack, alpha)
         array = self._finished(stack)
-        source = Source("tiff", self.page.tags.valueof(ICC), self._dpi(), details=self._details(array))
+        details = self._details(array)
+        source = Source("tiff", self.page.tags.valueof(ICC), self._dpi(), details=details, stated=self.stated)
         return Picture(array, None if alpha is None else self._finished(alpha), source)
 
     def _finished(self, stack: Array) -> Array:
@@ -196,6 +181,24 @@ class _File:
         return stack
 
     # Metadata
+
+    @cached_property
+    def stated(self) -> Stated:
+        """The statements of the file about its pixels."""
+        axes = [(self.axes[i], self.shape[i]) for i in self.leading if self.shape[i] > 1]
+        axes += [("series", len(self.series))] if len(self.series) > 1 else []
+        names, size = ome_names(self.ome, self.channels), ome_pixel_size(self.ome)
+        if imagej := self.tiff.imagej_metadata:
+            names = imagej_names(imagej, self.channels)
+            size = imagej_pixel_size(imagej, self._resolution()[0])
+        elif size and self.orientation >= 5:
+            size = size[::-1]
+        lost = []
+        if any(s.keyframe.is_reduced or len(s.levels) > 1 for s in self.tiff.series):
+            lost.append("smaller copies of the image, such as the levels of a pyramid")
+        if (compression := self.page.compression) not in LOSSLESS:
+            lost.append(f"{getattr(compression, 'name', compression)} compression, which becomes deflate")
+        return Stated(names, size, tuple(axes), tuple(lost))
 
     def _resolution(self) -> tuple[Any, int]:
         """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""

@@ -1,6 +1,5 @@
 """Writing TIFF: page by page like the original if the picture is of the same kind, otherwise with plain axes."""
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from img2img.data.descriptions import ome_of, pixels_of
 from img2img.data.picture import Array, Picture, fitting_profile, with_alpha
 
 DEFLATE = 8
@@ -153,11 +153,7 @@ def _calibration(details: Details) -> dict[str, str]:
 
 def _physical(details: Details, channels: int) -> dict[str, Any]:
     """Return the pixel size in an OME description, and the channel names if the number of channels is unchanged."""
-    try:
-        root = ElementTree.fromstring(_description(details))
-    except ElementTree.ParseError:
-        return {}
-    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+    pixels = pixels_of(ome_of(_description(details)))
     if pixels is None:
         return {}
     sizes: dict[str, Any] = {}

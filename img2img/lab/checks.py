@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence, Set as AnySet
+from datetime import datetime, time
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,15 +77,16 @@ def check_shape(shape: Sequence[int], axes: str, what: str) -> None:
     )
 
 
-def check_type(name: str, what: str) -> None:
-    """Raise InputTypeError unless `name` is one of `DTYPES`."""
-    if name not in DTYPES:
-        hint = {
-            "object": "give images of unequal sizes as a list",
-            "bool": f"convert it: {what}.astype('uint8')",
-            "float16": f"convert it: {what}.astype('float32')",
-        }.get(name, f"convert it if no value is lost: {what}.astype('uint16')")
-        raise InputTypeError(f"{what} holds {name} values, but the supported types are {', '.join(DTYPES)}; {hint}.")
+def check_type(name: str, what: str, of_file: bool = False) -> None:
+    """Raise InputTypeError unless `name` is one of `DTYPES`; `what` is an expression, or the name of a file."""
+    if name in DTYPES:
+        return
+    lossless = "uint16 if all values are from 0 to 65535, or else float32"
+    hints = {"object": "give images of unequal sizes as a list", "bool": f"convert it: {what}.astype('uint8')"}
+    hint = hints.get(name, f"convert it to {lossless}: {what}.astype('float32')")
+    if of_file:
+        hint = f"save all images of the table as {lossless}"
+    raise InputTypeError(f"{what} holds {name} values, but the supported types are {', '.join(DTYPES)}; {hint}.")
 
 
 def check_names(names: list[str], count: int, what: str) -> None:
@@ -183,7 +185,7 @@ def check_finite(image: Array, what: str, names: Sequence[str] | None = None) ->
 
 
 def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
-    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3".
+    """Return the names of the batches of n images as strings; 3 and 3.0 are both "3", and spaces around do not count.
 
     They are a list, array, tensor or pandas Series of names or numbers, which errors call `what`.
 
@@ -194,7 +196,16 @@ def check_batch(batch: Any, n: int, what: str = "batch") -> list[str]:
     for i, value in enumerate(values):
         if _missing(value):
             raise InputError(f"{what}[{i}] is missing ({value!r}); give every image one, or leave the image out.")
-    return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in values]
+    return [_text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    """Return a name as text: 3.0 is "3", a day is "2024-01-05", and spaces around a name do not count."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    return str(value).strip()
 
 
 def check_mask(mask: Any, n: int, what: str = "control") -> Array:
@@ -216,6 +227,8 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
         raise InputError(f"{what} is {entries!r}; {expected}.")
     if not hasattr(entries, "tolist") and hasattr(entries, "to_numpy"):
         entries = entries.to_numpy()
+    if isinstance(entries, np.ndarray) and entries.dtype.kind == "M":  # whose nanoseconds would become integers
+        entries = entries.astype("datetime64[us]")
     listed = entries.tolist() if hasattr(entries, "tolist") else list(entries)
     values = [value.item() if hasattr(value, "item") else value for value in listed]
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
@@ -227,7 +240,9 @@ def _values(entries: Any, n: int, what: str, entry: str) -> list[Any]:
 
 def _missing(value: Any) -> bool:
     """Return whether a value is None, NaN, NaT, pandas' NA or an empty string."""
-    return value is None or type(value).__name__ == "NAType" or value == "" or bool(value != value)
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return not value.strip() if isinstance(value, str) else bool(value != value)
 
 
 # Properties of an image

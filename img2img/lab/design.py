@@ -3,14 +3,14 @@ aims at, and what would make it worthless.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import ConfoundedDesignError, InputError, counted
+from img2img.errors import ConfoundedDesignError, DataError, InputError, counted, listed
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
 from img2img.lab.curves.correction import Correction
@@ -57,7 +57,7 @@ class Design:
         n = len(images)
         return cls(
             images,
-            [batch] * n if isinstance(batch, str) else checks.check_batch(batch, n),
+            [batch.strip()] * n if isinstance(batch, str) else checks.check_batch(batch, n),
             None if control is None else checks.check_mask(control, n),
             None if group is None else checks.check_batch(group, n, "group"),
             None if label is None else checks.check_batch(label, n, "label"),
@@ -79,9 +79,35 @@ def part(images: Sequence[Array], members: Sequence[int]) -> Sequence[Array]:
     return LazyImages(len(members), lambda i: images[members[i]])
 
 
-def in_memory(images: Sequence[Array]) -> Sequence[Array]:
-    """Return the images as a list if they fit into memory."""
-    return list(images) if images[0].nbytes * len(images) <= IN_MEMORY else images
+def readable(images: Sequence[Array], names: Sequence[str]) -> Iterator[Array]:
+    """Iterate over images, which errors call `names`.
+
+    Raises:
+        DataError: at the end, naming all images that cannot be read.
+    """
+    failed: dict[str, DataError] = {}
+    for i, name in enumerate(names):
+        try:
+            image = images[i]
+        except DataError as error:
+            failed[name] = error
+        else:
+            yield image
+    reasons = list(failed.values())
+    if len(failed) > 1:
+        raise DataError(f"{len(failed)} images cannot be used ({listed(failed)}): {reasons[0]}") from reasons[0]
+    if failed:
+        raise reasons[0]
+
+
+def in_memory(images: Sequence[Array], names: Sequence[str]) -> Sequence[Array]:
+    """Return the images, which errors call `names`, as a list if they fit into memory; raises as `readable`."""
+    kept = []
+    for image in readable(images, names):
+        if image.nbytes * len(images) > IN_MEMORY:
+            return images
+        kept.append(image)
+    return kept
 
 
 def fingerprint(image: Array) -> int:
@@ -167,7 +193,7 @@ def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str],
     usable: list[int] = []
     flat: list[int] = []
     bright: list[int] = []
-    for i, image in enumerate(images):
+    for i, image in enumerate(readable(images, names)):
         checks.check_finite(image, f"{names[i]} (batch {batch[i]})")
         (flat if checks.is_flat(image) else usable).append(i)
         if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:

@@ -194,7 +194,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     @overload
     def transform(
-        self, X: "Manifest", *, out_dir: str | Path, overwrite: bool = False, progress: Any = None
+        self, X: "Manifest", *, out_dir: str | Path, nan: o.Nan = "error", overwrite: bool = False, progress: Any = None
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
@@ -214,7 +214,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         *,
         batch: Any = None,
         return_quality: bool = False,
-        nan: str = "error",
+        nan: o.Nan = "error",
         origin: Sequence[Origin] | None = None,
         out_dir: str | Path | None = None,
         overwrite: bool = False,
@@ -226,7 +226,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             X: images as in `fit`; a dask array gives a dask array, computed when asked for.
             batch: the batch of each image, or one name for all. Not every fitted batch has to occur.
             return_quality: also return a table (pandas) with a row for each image; see `judgement.quality.quality_of`.
-            nan: "error"; or "mask", which leaves NaN and infinities in place.
+            nan: images with NaN or infinities: "error", or "mask" to leave those values in place.
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
             out_dir: for a `Manifest`: the folder of the results, which have the names, formats, types and metadata of
                 the originals. Existing results are kept, so the same call finishes a stopped run.
@@ -243,13 +243,16 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             InputError: if channels, values or sizes do not fit; InputTypeError: if types do not.
         """
         fitted, p = self.fitted_, self._parameters
+        choose("value of nan,", nan, ("error", "mask"))
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
-            return transform_files(p, fitted, X, Path(out_dir), overwrite=overwrite, progress=progress)
+            makers = store.makers(fitted, p.out_dtype, X.batch)
+            return transform_files(
+                p, fitted, X, Path(out_dir), makers=makers, nan=nan, overwrite=overwrite, progress=progress
+            )
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
-        choose("value of nan,", nan, ("error", "mask"))
         design = Design.of(X, p, batch=batch)
         fitted.check(design.images, design.batch, p.unseen)
         return transform_arrays(
@@ -326,12 +329,13 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def transform_table(
         self, table: Any, root: str | Path | None, out_dir: str | Path, *, batch: str | None = None,
-        where: str | None = None, overwrite: bool = False, progress: Any = None,
+        where: str | None = None, pages: o.Pages = "error", metadata: o.Metadata = "error", nan: o.Nan = "error",
+        overwrite: bool = False, progress: Any = None,
     ) -> "pd.DataFrame":  # fmt: skip
-        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where)`."""
+        """Call `transform` on `Manifest.open(table, root, ...)`, which takes batch, where, pages and metadata."""
         _ = self.fitted_
-        manifest = _opened(table, root, {"batch": batch, "where": where})
-        return self.transform(manifest, out_dir=out_dir, overwrite=overwrite, progress=progress)
+        manifest = _opened(table, root, {"batch": batch, "where": where, "pages": pages, "metadata": metadata})
+        return self.transform(manifest, out_dir=out_dir, nan=nan, overwrite=overwrite, progress=progress)
 
     def evaluate_table(
         self, table: Any, root: str | Path | None = None, *, masks: str | None = None, nuclei: int | str = 0,

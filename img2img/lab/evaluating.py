@@ -33,6 +33,7 @@ def judge(
         ConfoundedDesignError: if labels and batches determine each other, and the fit was not on controls.
     """
     images = design.images
+    fitted.expect(design.manifest)
     fitted.check(images, design.batch, p.unseen)
     channel = fitted.channel(nuclei)
     # The wells of a manifest are groups only to a fit that knew groups.
@@ -43,10 +44,12 @@ def judge(
     notes = list(fitted.notes)
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
     chosen = rules.judged(images, design.batch, p.max_images, notes.append)
-    before = [images[i] for i in chosen]
+    before = list(rules.readable(rules.part(images, chosen), [images.called(i) for i in chosen]))
     for i, image in zip(chosen, before, strict=True):
         checks.check_range(image, images.called(i), fitted.dtype, fitted.highest)
         checks.check_finite(image, images.called(i), fitted.channels)
+    for i, image in enumerate(truth or ()):
+        checks.check_finite(image, f"Image {i} of truth", fitted.channels)
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")

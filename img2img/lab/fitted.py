@@ -43,6 +43,8 @@ class Learned:
         cramers_v: association of batch and label, if labels were given.
         fingerprints: checksums of the images that were used.
         corrections: what was found in each batch and channel; empty in equalizers before 0.2.
+        stated: the names that files state for the channels, "" for one that they do not name; None without files.
+        pixel_size: the width and height of a pixel in micrometres that files state, or None.
     """
 
     model: str
@@ -60,6 +62,8 @@ class Learned:
     sham: float | None
     notes: Names
     corrections: list[Found] = field(default_factory=list)
+    stated: Names | None = None
+    pixel_size: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         network = choose("model", self.model, MODELS).network
@@ -70,6 +74,8 @@ class Learned:
             raise ValueError(f"{self.model} of {self.n_channels} channels has another network")
         if self.channels is not None and len(self.channels) != self.n_channels:
             raise ValueError(f"{len(self.channels)} names for {self.n_channels} channels")
+        if self.stated is not None and len(self.stated) != self.n_channels:
+            raise ValueError(f"{len(self.stated)} stated names for {self.n_channels} channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +167,15 @@ class Fitted(Learned):
         """Return the quality of an image's result; see `judgement.quality.quality_of`."""
         number = self.batches.index(batch) if batch in self.batches else None
         return quality_of(image, self.values(image, batch, origin, device), self.scale, self.familiarity, number)
+
+    def expect(self, manifest: Any) -> None:
+        """Let the files of a manifest, if there is one, be compared with those that were fitted."""
+        if manifest is not None:
+            names = self.stated or [""] * self.n_channels
+            if manifest.columns == ["Image"] and not all(names):
+                numbers = [str(c) for c in range(self.n_channels)]
+                names = [""] * self.n_channels if self.channels in (None, numbers) else self.channels
+            manifest.agreement.expect(names, self.pixel_size)
 
     def check(self, images: Any, batch: Sequence[str], unseen: str) -> None:
         """Raise an error unless batches, channels and type are those that were fitted."""

@@ -55,6 +55,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
     if not on_controls:
         notes("No controls were named: every difference between the batches is taken for the batch effect.")
     kept, batches, groups = _usable(p, design, notes)
+    agreement = None if design.manifest is None else design.manifest.agreement
+    for note in [] if agreement is None else agreement.notes:
+        notes(note)
     if model.with_field:
         rules.refuse_sizes(kept, p.model)
 
@@ -94,6 +97,8 @@ def learn(p: Parameters, design: Design) -> Fitted:
         fingerprints=[fingerprint(image) for image in kept],
         sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
+        stated=agreement and list(agreement.names(len(kept[0]))),
+        pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
         scale=scale,
         correction=correction,
         corrections=corrections,
@@ -110,9 +115,10 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     """Return the images to learn from, and their batches and groups."""
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
-    kept = rules.in_memory(rules.part(design.images, chosen))
+    names = [design.images.called(i) for i in chosen]
+    kept = rules.in_memory(rules.part(design.images, chosen), names)
     batches, groups = [design.batch[i] for i in chosen], [design.groups[i] for i in chosen]
-    usable = rules.inspect(kept, batches, [design.images.called(i) for i in chosen], p.min_images, notes)
+    usable = rules.inspect(kept, batches, names, p.min_images, notes)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.refuse_single_groups(batches, groups, design.control is not None and not p.allow_single_group, notes)
@@ -187,6 +193,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         raise ConfigError(f"{fitted.model} only knows the batches it was trained on; fit again with the new one.")
     if name in fitted.batches:
         raise InputError(f"There is a batch '{name}' already; give the new one a different name.")
+    fitted.expect(design.manifest)
     fitted.check(design.images, [], p.unseen)
     images, notes = design.images, Notes(fitted.notes)
     called = [images.called(i) for i in range(len(images))]

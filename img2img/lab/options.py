@@ -11,6 +11,9 @@ ORDER = "NCYX"
 
 Model = Annotated[str, Choice(table="img2img.lab.networks.models.MODELS")]
 Unseen = Annotated[str, Choice(("error", "passthrough"))]
+Pages = Annotated[str, Choice(("error", "channels"))]
+Metadata = Annotated[str, Choice(("error", "ignore"))]
+Nan = Annotated[str, Choice(("error", "mask"))]
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "mps"), complete=False)]
 MaxChange = Annotated[float, Within(0, 1, above=True)]
 MinImages = Annotated[int, Within(2, 10**6)]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,6 +99,28 @@ def save(parameters: Parameters, fitted: Fitted, folder: Path) -> None:
     with atomic(folder / WEIGHTS) as weights_file, atomic(folder / CONFIG) as config_file:
         weights_file.write_bytes(content)
         config_file.write_text(text + "\n", encoding="utf-8")
+
+
+def makers(fitted: Fitted, out_dtype: str, batch: Sequence[str]) -> list[str]:
+    """Return which equalizer makes the result of an image of each batch: two checksums, joined by "-".
+
+    The first is of what determines the results of all batches, the second of what determines those of this one. So they
+    stay the same when another batch is added.
+    """
+    arrays = {
+        name: x for name, x in _arrays_of(fitted).items() if name.startswith(("scale", "correction", "generator"))
+    }
+    own = {name for name in arrays if SHAPES.get(name, ("",))[0] == "B"}
+    shared = [fitted.model, fitted.target, fitted.dtype, out_dtype]
+
+    def checksum(parts: Mapping[str, Array], texts: Sequence[str]) -> str:
+        content = to_bytes({name: np.array(x, order="C") for name, x in parts.items()})
+        return hashlib.sha256(content + json.dumps(texts).encode()).hexdigest()[:8]
+
+    common = checksum({name: x for name, x in arrays.items() if name not in own}, shared)
+    numbers = {name: fitted.batches.index(name) for name in set(batch) & {*fitted.batches}}
+    each = {b: checksum({name: arrays[name][i] for name in own}, [b]) for b, i in numbers.items()}
+    return [f"{common}-{each.get(b, 'unknown')}" for b in batch]
 
 
 def load(folder: Path) -> tuple[Parameters, Fitted]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from img2img.data.holes import fill, holes_of
 from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import checks
@@ -57,26 +58,34 @@ def transform_arrays(
     return stack.pack(images), pd.DataFrame(list(rows))
 
 
-def _filled(image: Array, what: str, nan: str) -> tuple[Array, Array | None]:
+def _filled(image: Array, what: str, nan: str, names: list[str] | None = None) -> tuple[Array, Array | None]:
     """Return the image with its holes filled by each channel's median, and the holes."""
-    if image.dtype.kind != "f" or np.isfinite(image).all():
+    if (holes := holes_of(image)) is None:
         return image, None
     if nan == "error":
-        checks.check_finite(image, what)
-    holes = ~np.isfinite(image)
-    filled = image.copy()
-    for plane, hole in zip(filled, holes, strict=True):
-        plane[hole] = np.median(plane[~hole]) if not hole.all() else 0
-    return filled, holes
+        checks.check_finite(image, what, names)
+    return np.moveaxis(fill(np.moveaxis(image, 0, -1), np.moveaxis(holes, 0, -1)), -1, 0), holes
 
 
 def transform_files(
-    p: Parameters, fitted: Fitted, manifest: Any, folder: Path, *, overwrite: bool, progress: Any
+    p: Parameters,
+    fitted: Fitted,
+    manifest: Any,
+    folder: Path,
+    *,
+    makers: Sequence[str],
+    nan: str,
+    overwrite: bool,
+    progress: Any,
 ) -> Any:
-    """Write the equalized files of a manifest into `folder`, and return the table of results."""
+    """Write the equalized files of a manifest into `folder`, and return the table of results.
+
+    `makers` is the equalizer of each row; see `store.makers`.
+    """
     from img2img.lab.tables import results
 
     fitted.check_batches(manifest.batch, p.unseen)
+    fitted.expect(manifest)
     if manifest.readable:  # or every row is reported as failed
         checks.check_channels(manifest.images, fitted.n_channels, fitted.channels)
         if manifest.dtype.kind != "f":
@@ -84,9 +93,14 @@ def transform_files(
 
     def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
         batch = manifest.batch[i]
-        checks.check_finite(image, f"Row {i}", fitted.channels)
-        row = Stack((image[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
+        filled, holes = _filled(image, f"Row {i}", nan, fitted.channels)
+        row = Stack((filled[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
-        return equalized(p, fitted, image, batch), fitted.quality(image, batch, None, p.device)
+        out = equalized(p, fitted, filled, batch)
+        if holes is not None:
+            out[holes] = image[holes]
+        return out, fitted.quality(filled, batch, None, p.device)
 
-    return results.transform(manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs)
+    return results.transform(
+        manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs, makers=makers
+    )

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.axes import as_array, refuse_channels_first
+from img2img.data.holes import fill, holes_of, in_words, put_back
 from img2img.data.images import read_image
 from img2img.data.picture import Array
 from img2img.data.raster import from_pil, to_pil
@@ -65,7 +66,7 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
     return list(last), lambda results: np.moveaxis(np.stack(results), -1, axis) if results else image.copy()
 
 
-def fit(array: Array, scale: Scale, wanted: int, policy: str) -> Unpacked:
+def fit(array: Array, scale: Scale, wanted: int, policy: str, nan: str = "error") -> Unpacked:
     """Convert `array` (H, W, C) to images that a model takes.
 
     Args:
@@ -73,6 +74,7 @@ def fit(array: Array, scale: Scale, wanted: int, policy: str) -> Unpacked:
         scale: of the model's input, with its type of values.
         wanted: the number of its channels.
         policy: what to do about other numbers of channels, one of `model.options.CHANNELS`.
+        nan: what to do about NaN and infinities, one of `model.options.NAN`.
 
     Raises:
         DataError: if the image is of another kind, and the policy gives no way.
@@ -84,10 +86,17 @@ def fit(array: Array, scale: Scale, wanted: int, policy: str) -> Unpacked:
             f"It has {array.dtype} values, and this model was trained on {scale.dtype}; what they stand for differs. "
             "Convert the images the way the training images were."
         )
+    if (holes := holes_of(array)) is not None:
+        if nan == "error":
+            raise DataError(
+                f"It has {in_words(array, holes)}; repair it, or use --nan mask to translate the rest of it."
+            )
+        pages, pack = fit(fill(array, holes), scale, wanted, policy)
+        return pages, lambda results: put_back(pack(results), array, holes)
     if array.dtype.kind == "f":
         ends = scale.encode(np.array([[[array.min()], [array.max()]]]))
         if not torch.isfinite(ends).all():
-            raise DataError("It holds values that are not numbers, or too large for the model: NaN or infinite.")
+            raise DataError("It holds values that are too large for the model.")
     channels = array.shape[2]
     if channels == wanted:
         return [array], lambda results: results[0]

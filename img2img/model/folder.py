@@ -65,6 +65,7 @@ class Job:
         self.translator = translator = resume_record(translator, out, options, files, resumed)
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
+        self.lost: set[str] = set()  # what results do not keep of their originals
         self.on_cpu = translator.runtime.device.type == "cpu" and translator.backend in ("auto", "eager")
         self.computing: ThreadPoolExecutor | None = None
         self.writing: deque[tuple[_File, Future[None]]] = deque()
@@ -174,11 +175,21 @@ class Job:
     def _open(self, job: _File) -> None:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
-        array, scale = job.picture.array, self.translator.spec().scale_in
+        array, spec = job.picture.array, self.translator.spec()
+        for what in job.picture.source.stated.lost:
+            if what not in self.lost:
+                self.lost.add(what)
+                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(job.source)}.")
+        merged = array.shape[-1] * len(array) if array.ndim == 4 else 0
+        if self.options.channels == "exact" and merged == spec.in_channels != array.shape[-1]:
+            raise DataError(
+                f"Each of its {len(array)} pages is taken for an image, of other channels than the model's {merged}; "
+                "use --pages channels if the pages are the channels of one."
+            )
         self.depth = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // max(array.nbytes, 1)))
         pages = list(array) if array.ndim == 4 else [array]
         job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
-        job.outside = scale.outside(array) / array.size
+        job.outside = spec.scale_in.outside(array) / array.size
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
         group = [(job, i) for job, i in group if job.picture is not None]

@@ -13,6 +13,10 @@ CHANNELS = {
     "convert": "convert grey to colour or colour to grey (Rec. 601), and the result back",
     "each": "translate each channel separately, with a model of one channel",
 }
+NAN = {
+    "error": "refuse images with NaN or infinities",
+    "mask": "put the median of their channel in their place for the network, and put them back into the result",
+}
 BACKENDS = ("auto", "eager", "compile", "openvino")
 PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
@@ -58,6 +62,7 @@ class TranslateOptions(Options):
     channels: Annotated[
         str, f"{'; '.join(f'{name}: {text}' for name, text in CHANNELS.items())}.", Choice(tuple(CHANNELS))
     ] = "exact"
+    nan: Annotated[str, f"{'; '.join(f'{name}: {text}' for name, text in NAN.items())}.", Choice(tuple(NAN))] = "error"
 
     def __post_init__(self) -> None:
         super().__post_init__()

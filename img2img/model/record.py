@@ -116,7 +116,10 @@ def _read(out: Path) -> dict[str, Any] | None:
     try:
         return read_record(_Record, path)
     except ModelFileError as error:
-        raise ConfigError(f"{quote(path)} is damaged; delete it together with the results in its folder.") from error
+        raise ConfigError(
+            f"{quote(path)} is damaged, or the record of another command; choose another --out, or delete it together "
+            "with the results in its folder."
+        ) from error
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ class Translator(Model):
             direction: one of `directions`.
             label: one of `classes`, for a model that takes a class.
             channel_axis: where arrays and tensors have their channels; by default last and third from last.
-            **options: those of `TranslateOptions`: `batch_size`, `tile`, `ensemble`, `channels`, `tile_memory`.
+            **options: those of `TranslateOptions`: `batch_size`, `tile`, `ensemble`, `channels`, `nan`, `tile_memory`.
 
         Raises:
             DataError: if an image has another type or number of channels than the model was trained on.
@@ -160,7 +160,7 @@ class Translator(Model):
     def fit(self, array: Array, options: TranslateOptions) -> Unpacked:
         """Return `array` (H, W, C) as images of the kind that the model takes, and the way back; see `arrays.fit`."""
         spec = self.spec()
-        return fit(array, spec.scale_in, spec.in_channels, options.channels)
+        return fit(array, spec.scale_in, spec.in_channels, options.channels, options.nan)
 
     def padded_size(self, array: Array) -> tuple[int, int]:
         """Return height and width after padding to the next multiple that the network takes."""

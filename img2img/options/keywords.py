@@ -133,6 +133,7 @@ class AnyTranslating(TypedDict, total=False):
     tile_memory: float
     ensemble: bool
     channels: str
+    nan: str
 
 
 class Calling(AnyTranslating, total=False):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -84,27 +83,12 @@ def selected(frame: Any, where: str, control: Any) -> tuple[Any, Any]:
     return frame[rows].reset_index(drop=True), control
 
 
-def names_of(columns: list[str], counts: list[int], path: Path) -> list[str]:
+def names_of(columns: list[str], counts: list[int], stated: Sequence[str]) -> list[str]:
     """Return the names of the channels: those of the columns, numbered if a file has several.
 
-    The channels of a single column Image are named by the OME metadata of the file, or numbered.
+    The channels of a single column Image have the names that the files state, one for each or "", or are numbered.
     """
     if columns == ["Image"] and counts[0] > 1:
-        return _ome_names(path, counts[0]) or [str(c) for c in range(counts[0])]
+        return list(stated) if all(stated) else [str(c) for c in range(counts[0])]
     each = zip(columns, counts, strict=True)
     return [column if count == 1 else f"{column}_{c}" for column, count in each for c in range(count)]
-
-
-def _ome_names(path: Path, count: int) -> list[str] | None:
-    """Return the names of the channels in a file's OME metadata, if all are there."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as file:
-            text = file.ome_metadata
-        root = ElementTree.fromstring(text) if text else None
-    except (tifffile.TiffFileError, ElementTree.ParseError):
-        return None
-    pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None) if root is not None else None
-    names = [str(e.get("Name") or "") for e in pixels if e.tag.endswith("}Channel")] if pixels is not None else []
-    return names if len(names) == count == len(set(names)) and all(names) else None

@@ -19,8 +19,10 @@ import pandas as pd
 from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, choose, quote
+from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.lazy import LazyImages
+from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.columns import (
     control_of,
     file_columns,
@@ -50,6 +52,7 @@ class Manifest:
         group: what must not be split (wells), for every row.
         label: the label of every row, or None.
         kept: the columns that are repeated in the table of results.
+        agreement: what the files must have in common.
         table: the file of the table, or None.
     """
 
@@ -63,6 +66,7 @@ class Manifest:
     group: list[str]
     label: list[str] | None
     kept: list[str]
+    agreement: Agreement
     table: Path | None = None
 
     @classmethod
@@ -76,6 +80,8 @@ class Manifest:
         label: str | None = None,
         channels: Sequence[str] | None = None,
         where: str | None = None,
+        pages: o.Pages = "error",
+        metadata: o.Metadata = "error",
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
@@ -89,6 +95,8 @@ class Manifest:
             label: column of what must be kept, such as a treatment.
             channels: the channels to read, in this order; by default every FileName_ column.
             where: a comparison, as for controls; only rows for which it is true are used, and counted from 0.
+            pages: files with several images, such as planes of Z or series: "error", or "channels" to make each one.
+            metadata: files that state other channels or another size of pixels: "error", or "ignore" what they state.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
@@ -133,6 +141,7 @@ class Manifest:
             group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
             kept=[name for name in known if name.startswith(METADATA) or name in used],
+            agreement=Agreement(metadata, pages),
             table=path,
         )
 
@@ -151,11 +160,13 @@ class Manifest:
         for row in self.files:
             try:
                 headers = [read_header(path, pages="channels") for path in row]
+                counts = [header.channels for header in headers]
+                self.agreement.check(row, [header.stated for header in headers], counts)
             except DataError as error:
                 failed = failed or error
             else:
-                check_type(headers[0].dtype, quote(row[0]))
-                return _Contents(row, [header.channels for header in headers], headers[0].dtype)
+                check_type(headers[0].dtype, quote(row[0]), of_file=True)
+                return _Contents(row, counts, headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first error: {failed}") from failed
 
@@ -175,16 +186,19 @@ class Manifest:
     @cached_property
     def channels(self) -> list[str]:
         """The names of the channels; see `columns.names_of`."""
-        return names_of(self.columns, self._first.channels, self._first.files[0])
+        counts = self._first.channels
+        return names_of(self.columns, counts, self.agreement.names(sum(counts)))
 
     def pictures(self, i: int) -> list[Picture]:
         """Read the files of row `i`.
 
         Raises:
-            DataError: if one cannot be read, or its type, size or number of channels differs from the others.
+            DataError: if one cannot be read, or its type, size, channels or size of pixels differ from the others.
         """
         row = self.files[i]
         pictures = [read_image(path, pages="channels") for path in row]
+        counts = [picture.array.shape[2] for picture in pictures]
+        self.agreement.check(row, [picture.source.stated for picture in pictures], counts)
         first = self._first
         height, width = pictures[0].array.shape[:2]
         for path, picture, expected, other in zip(row, pictures, first.channels, first.files, strict=True):
