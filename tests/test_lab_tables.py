@@ -20,9 +20,10 @@ from img2img.lab.checks import check_channels, check_dtype, check_finite
 from img2img.lab.tables import destination, results
 from img2img.lab.tables.destination import Destination
 from img2img.lab.tables.expressions import select
-from img2img.lab.tables.folders import read_table, table_of_folder, table_of_names
+from img2img.lab.tables.folders import table_of_folder, table_of_names
 from img2img.lab.tables.manifest import Manifest
 from img2img.lab.tables.results import transform
+from img2img.lab.tables.sources import read_table
 
 
 def pixels(*shape, dtype="uint16", seed=0):

@@ -61,7 +61,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         target: the batch that the others are moved to; "medoid", the one nearest to the others; or, for "tone" and
             "tone+field", "mean" of all.
         axes: axes of the images, one letter each: N images, C channels, Y rows, X columns. Lists have no N.
-        channels: names of the channels, compared where `transform` is given names.
+        channels: names of the channels, compared where `transform` is given names; of a table, those that are read.
         max_change: largest change by "local", as a share of a channel's range.
         unseen: images of batches that were not fitted: "error", or "passthrough" to return them unchanged.
         out_dtype: "same", or "float32" for values that are neither rounded nor clipped.
@@ -232,7 +232,9 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
-            return transform_files(p, fitted, X, Path(out_dir), overwrite=overwrite, progress=progress)
+            return transform_files(
+                p, fitted, X.with_channels(p.channels), Path(out_dir), overwrite=overwrite, progress=progress
+            )
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
         choose("value of nan,", nan, ("error", "mask"))
@@ -253,12 +255,20 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def add_batch(self, name: str, X: "Manifest | Any", *, group: Any = None) -> Self:
         """Learn one more batch; use its controls if the fit was on controls. Everything else stays as it is.
 
+        Args:
+            name: the batch.
+            X: its images, as in `fit`; or a `Manifest`, of which only the rows of this batch are used, and only its
+                controls if it names any.
+            group: groups as in `fit`.
+
         Raises:
             ConfigError: if the model has a network, which only knows the batches it was trained on.
             InputError: if the batch is there already, or has too few images.
         """
         fitted, p = self.fitted_, self._parameters
         (name,) = check_batch([name], 1, "name")
+        if is_manifest(X):
+            X = X.of_batch(name)
         design = Design.of(X, p, batch=None if is_manifest(X) else name, group=group)
         self._fitted = learn_batch(p, fitted, name, design)
         return self
@@ -312,11 +322,11 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def transform_table(
         self, table: Any, root: str | Path | None, out_dir: str | Path, *, batch: str | None = None,
-        where: str | None = None, overwrite: bool = False, progress: Any = None,
+        where: str | None = None, overwrite: bool = False, progress: Any = None, **columns: Any,
     ) -> "pd.DataFrame":  # fmt: skip
-        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where)`."""
+        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where, **columns)`."""
         _ = self.fitted_
-        manifest = _opened(table, root, {"batch": batch, "where": where})
+        manifest = _opened(table, root, {"batch": batch, "where": where} | columns)
         return self.transform(manifest, out_dir=out_dir, overwrite=overwrite, progress=progress)
 
     def evaluate_table(

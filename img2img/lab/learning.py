@@ -49,6 +49,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
     model, notes = MODELS[p.model], Notes()
     if model.network is None and (p.training or p.run):
         notes(f"training= and run= are for models with a network; {p.model} does not use them.")
+    design.refuse_one_batch()
+    for note in design.notes:
+        notes(note)
     on_controls = design.control is not None
     rules.refuse_confounded(design.batch, design.label, on_controls, p.allow_confounded, notes)
     if not on_controls:
