@@ -12,6 +12,7 @@ import lzma
 import re
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
@@ -89,7 +90,7 @@ def _unpacked(path: Path, start: bytes) -> bytes:
     try:
         with unpack(path, "rb") as file:
             content: bytes = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{quote(path)} cannot be unpacked: {error}.") from error
     if len(content) > MAX_BYTES:
         raise DataError(f"{quote(path)} is larger than {MAX_BYTES // 2**30} GiB, too large for a table of images.")
@@ -125,7 +126,7 @@ def _separator(path: Path, text: str) -> str:
     """Return the character that separates the columns: the one that divides all rows alike, into most columns."""
     usual = "\t" if ".tsv" in path.suffixes or ".tab" in path.suffixes else ","
     columns: dict[str, int] = {}
-    even: set[str] = set()
+    even: list[str] = []
     for separator in SEPARATORS:
         try:
             rows = list(islice(csv.reader(io.StringIO(text), delimiter=separator), SAMPLE))
@@ -134,7 +135,7 @@ def _separator(path: Path, text: str) -> str:
         counts = [len(row) for row in rows if row]
         if counts and counts[0] > 1:
             columns[separator] = sum(bool(re.match(KNOWN, name.strip())) for name in rows[0]) * 1000 + counts[0]
-            even |= {separator} if len(set(counts)) == 1 else set()
+            even += [separator] if len(set(counts)) == 1 else []
     likely = {separator: columns[separator] for separator in even} or columns
     best = [separator for separator, n in likely.items() if n == max(likely.values())]
     if len(best) > 1:

@@ -5,10 +5,10 @@ lay in OLD lies in NEW here. If the root is given, and absolute folders of the t
 these paths are looked for below the root: the longest that leads to a file there says what the root stands for.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -123,15 +123,17 @@ def places_of(
         else:
             lost.append(text)
     if lost and len(strange) == len(folders) and len(found) == len(moves):
-        common = os.path.commonprefix([f"{folder}/".split("/") for folder in folders])
-        raise DataError(_elsewhere("/".join(common) if any(common) else lost[0].rpartition("/")[0]))
+        shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(f.split("/") for f in folders), strict=False))
+        common = "/".join(parts[0] for parts in shared)
+        raise DataError(_elsewhere(common if common.strip("/") else lost[0].rpartition("/")[0]))
     return Places(root, tuple(found)), notes
 
 
 def _elsewhere(folder: str) -> str:
     """Return the sentence on a folder of the table that does not exist on this machine."""
     fault = "is a web address; download its files and" if re.match(ADDRESS, folder) else "does not exist here;"
-    return f"The folder {quote(folder)} of the table {fault} say where it is: --map {quote(folder)}=FOLDER or --root FOLDER."
+    name = quote(folder)
+    return f"The folder {name} of the table {fault} say where it is: --map {name}=FOLDER or --root FOLDER."
 
 
 def _stands_for(text: str, root: Path) -> str | None:
