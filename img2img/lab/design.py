@@ -53,7 +53,6 @@ class Design:
         if is_manifest(X):
             if extra := [name for name, value in described.items() if value is not None]:
                 raise InputError(f"A Manifest names its own {', '.join(extra)}; give them to Manifest.open instead.")
-            X = X.with_channels(p.channels)
             return cls(X.images, X.batch, X.control, X.group, X.label, X)
         images = unpack(X, p.axes, p.channels)
         n = len(images)
@@ -67,7 +66,7 @@ class Design:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about how the table was read, if there is one."""
+        """Return what a user should know about how the table was read; empty for arrays."""
         return [] if self.manifest is None else list(self.manifest.notes)
 
     def refuse_one_batch(self) -> None:

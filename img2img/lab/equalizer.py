@@ -174,7 +174,9 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         self._fitted = None
         self.check_parameters()
-        design = Design.of(X, self._parameters, batch=batch, control=control, group=group, label=label)
+        design = Design.of(
+            _with_channels(X, self.channels), self._parameters, batch=batch, control=control, group=group, label=label
+        )
         self._fitted = learn(self._parameters, design)
         return self
 
@@ -232,9 +234,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
-            return transform_files(
-                p, fitted, X.with_channels(p.channels), Path(out_dir), overwrite=overwrite, progress=progress
-            )
+            return transform_files(p, fitted, self._as_fitted(X), Path(out_dir), overwrite=overwrite, progress=progress)
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
         choose("value of nan,", nan, ("error", "mask"))
@@ -267,8 +267,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         fitted, p = self.fitted_, self._parameters
         (name,) = check_batch([name], 1, "name")
-        if is_manifest(X):
-            X = X.of_batch(name)
+        X = self._as_fitted(X).of_batch(name) if is_manifest(X) else X
         design = Design.of(X, p, batch=None if is_manifest(X) else name, group=group)
         self._fitted = learn_batch(p, fitted, name, design)
         return self
@@ -307,12 +306,16 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             ConfoundedDesignError: if labels and batches determine each other, and the fit was not on controls.
         """
         fitted, p = self.fitted_, self._parameters
-        design = Design.of(X, p, batch=batch, control=control, group=group, label=label)
+        design = Design.of(self._as_fitted(X), p, batch=batch, control=control, group=group, label=label)
         if isinstance(masks, str) and design.manifest is None:
             raise InputError("masks= names a column, but X is not a Manifest; give the label images.")
         labels = design.manifest.masks(masks) if isinstance(masks, str) else masks
         known = None if truth is None else list(unpack(truth, p.axes, p.channels, "truth"))
         return judge(p, fitted, design, masks=labels, truth=known, nuclei=nuclei, dark=dark, progress=progress)
+
+    def _as_fitted(self, X: Any) -> Any:
+        """Return a manifest with the channels that were fitted, if `channels` chose them; other images as they are."""
+        return _with_channels(X, None if self.channels is None else self.fitted_.channels)
 
     # Shorthands for Manifest.open
 
@@ -357,6 +360,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         equalizer.check_parameters()
         equalizer._fitted = fitted
         return equalizer
+
+
+def _with_channels(X: Any, channels: Sequence[str] | None) -> Any:
+    return X.with_channels(channels) if is_manifest(X) else X
 
 
 def _opened(table: Any, root: str | Path | None, columns: Mapping[str, Any]) -> "Manifest":

@@ -176,9 +176,10 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         raise InputError(f"There is a batch '{name}' already; give the new one a different name.")
     fitted.check(design.images, [], p.unseen)
     images, notes = design.images, Notes(fitted.notes)
-    called = [images.called(i) for i in range(len(images))]
-    usable = rules.inspect(images, [name] * len(images), called, p.min_images, notes)
-    kept, groups = [images[i] for i in usable], [design.groups[i] for i in usable]
+    chosen = rules.choose_images([name] * len(images), None, 0, p.max_images)
+    called = [images.called(i) for i in chosen]
+    usable = rules.inspect(rules.part(images, chosen), [name] * len(chosen), called, p.min_images, notes)
+    kept, groups = [images[chosen[i]] for i in usable], [design.groups[chosen[i]] for i in usable]
     for image in kept:
         fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])

@@ -11,6 +11,7 @@ import io
 import lzma
 import re
 import sqlite3
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -81,8 +82,14 @@ def _text(path: Path, start: bytes) -> tuple[Any, list[str]]:
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         kind = SEPARATORS.get(separator, repr(separator))
         raise DataError(f"{quote(path)} is not a {kind}-separated table: {reason}.") from error
-    frame = raw[1:].set_axis(raw.iloc[0].fillna("").str.strip(), axis=1)
-    return frame.loc[:, frame.columns != ""].dropna(how="all"), notes
+    return _headed(raw), notes
+
+
+def _headed(raw: Any) -> Any:
+    """Return the frame whose first row holds the names, without columns that have none and rows that are empty."""
+    names = ["" if pd.isna(name) else str(name).strip() for name in raw.iloc[0]]
+    frame = raw[1:].set_axis(pd.Index(names, dtype=object), axis=1)
+    return frame.loc[:, [name != "" for name in names]].dropna(how="all")
 
 
 def _unpacked(path: Path, start: bytes) -> bytes:
@@ -170,25 +177,36 @@ def _parquet(path: Path, name: str | None) -> Any:
 
 
 def _excel(path: Path, name: str | None) -> Any:
-    """Read a sheet of an Excel workbook: the one called `name`, or the only one that is not empty."""
+    """Read the values in a sheet of an Excel workbook: the one called `name`, or the only one that is not empty."""
     try:
-        import openpyxl  # noqa: F401
+        import openpyxl
     except ImportError as error:
         raise ConfigError(install_hint("Reading Excel workbooks", "openpyxl", "lab")) from error
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES // 4:
-            raise DataError(f"{quote(path)} is too large for a table of images; save it as CSV.")
-        with path.open("rb") as file:
-            sheets = pd.read_excel(
-                file, sheet_name=None, dtype=object, engine="openpyxl", keep_default_na=False, na_values=[""]
-            )
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, AttributeError, OSError) as error:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES // 4:
+                raise DataError(f"{quote(path)} is too large for a table of images; save it as CSV.")
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of styles and the like
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            sheets = {sheet.title: _cells(path, sheet) for sheet in book.worksheets}
+    except (zipfile.BadZipFile, zlib.error, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{quote(path)} cannot be read as an Excel workbook (.xlsx); save it as CSV.") from error
-    filled = {sheet: frame for sheet, frame in sheets.items() if len(frame.columns)}
-    frame = _chosen(path, name, filled, "sheet")
-    return frame.loc[:, [not str(column).startswith("Unnamed: ") for column in frame.columns]].dropna(how="all")
+    rows = _chosen(path, name, {title: rows for title, rows in sheets.items() if rows}, "sheet")
+    return _headed(pd.DataFrame(rows, dtype=object).replace("", None))
+
+
+def _cells(path: Path, sheet: Any) -> list[Any]:
+    """Return the rows of a sheet that are not empty."""
+    sheet.reset_dimensions()  # what the file states may be wrong
+    rows: list[Any] = []
+    width = 0
+    for row in sheet.iter_rows(values_only=True):
+        if any(cell not in (None, "") for cell in row):
+            rows.append(row)
+            width = max(width, len(row))
+            _refuse_cells(path, len(rows), width)
+    return rows
 
 
 def _sqlite(path: Path, name: str | None) -> Any:

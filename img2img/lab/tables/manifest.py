@@ -17,7 +17,7 @@ import numpy as np
 
 from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Picture
-from img2img.errors import DataError, choose, listed, quote
+from img2img.errors import ConfigError, DataError, choose, listed, quote
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.lazy import LazyImages
 from img2img.lab.tables.columns import (
@@ -135,7 +135,7 @@ class Manifest:
             root=base,
             columns=columns,
             files=files,
-            originals=[base / places.text(name) for name in names],
+            originals=[places.path(name) for name in names],
             batch=batches,
             control=control_of(frame, control),
             group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
@@ -156,14 +156,19 @@ class Manifest:
         Raises:
             ConfigError: if one is unknown.
         """
-        if channels is None or (len(self.columns) == 1 and list(channels) == self.channels):
+        if channels is None:
             return self
+        if self.columns == ["Image"]:
+            if list(channels) == self.channels:
+                return self
+            raise ConfigError(
+                f"channels chooses among the columns {FILE}<Channel>, but the only one is {FILE}Image, whose files "
+                f"have the channels {', '.join(self.channels)}; leave channels out."
+            )
         columns = chosen_channels(_all_channels(self.frame), channels)
-        return (
-            self
-            if columns == self.columns
-            else replace(self, columns=columns, files=files_of(self.frame, columns, self.places))
-        )
+        if columns == self.columns:
+            return self
+        return replace(self, columns=columns, files=files_of(self.frame, columns, self.places))
 
     def of_batch(self, name: str) -> "Manifest":
         """Return the manifest with only the controls of one batch, or all its images if no controls are named.

@@ -7,7 +7,7 @@ these paths are looked for below the root: the longest that leads to a file ther
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ PROBED = 20  # folders that are looked for
 def slashed(name: Any) -> str:
     """Return a path with slashes, whether it was written with backslashes or as a file: URL."""
     text = str(name).replace("\\", "/")
-    if not re.match("(?i)file:", text):
+    if text[:5].lower() != "file:":
         return text
     text = re.sub(r"^(//(localhost)?(?=/))?", "", unquote(text[5:]), flags=re.IGNORECASE)
     return text[1:] if re.match(f"/{DRIVE}", text) else text
@@ -35,7 +35,7 @@ def joined_names(folder: str, name: str) -> str:
 
 def is_absolute(text: str) -> bool:
     """Return whether a slashed path is absolute, here or on Windows, or a web address."""
-    return text.startswith("/") or re.match(f"{DRIVE}|{ADDRESS}", text) is not None
+    return text.startswith("/") or (":/" in text and re.match(f"{DRIVE}|{ADDRESS}", text) is not None)
 
 
 def moves_of(given: Sequence[str] | Mapping[str, Any] | str | None) -> list[tuple[str, str]]:
@@ -51,8 +51,8 @@ def moves_of(given: Sequence[str] | Mapping[str, Any] | str | None) -> list[tupl
 
 def rest_of(text: str, old: str) -> str | None:
     """Return the part of a slashed path below the folder `old`; None if it lies elsewhere."""
-    windows = re.match(f"{DRIVE}|//", f"{old}/")
-    fits = text.lower().startswith(old.lower()) if windows else text.startswith(old)
+    on_windows = old[1:2] == ":" or old[:2] == "//"
+    fits = text.startswith(old) or (on_windows and text.lower().startswith(old.lower()))
     return text[len(old) + 1 :] if fits and text[len(old) : len(old) + 1] in ("", "/") else None
 
 
@@ -67,10 +67,10 @@ class Places:
 
     root: Path
     moves: tuple[tuple[str, str], ...] = ()
+    _paths: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
-    def text(self, name: Any) -> str:
-        """Return a path of the table as text, after the moves."""
-        text = slashed(name)
+    def text(self, text: str) -> str:
+        """Return a slashed path of the table after the moves."""
         for old, new in self.moves:
             if (rest := rest_of(text, old)) is not None:
                 return joined_names(new, rest) if rest else new
@@ -82,10 +82,19 @@ class Places:
         Raises:
             DataError: if it cannot be on this machine.
         """
-        text = self.text(name)
-        if re.match(ADDRESS, text) or (re.match(DRIVE, text) and not Path(text).is_absolute()):
-            raise DataError(_elsewhere(text.rpartition("/")[0]))
-        return self.root / text
+        name = slashed(name)
+        if ":/" in name:
+            text = self.text(name)
+            if re.match(ADDRESS, text) or (re.match(DRIVE, text) and not Path(text).is_absolute()):
+                raise DataError(_elsewhere(text.rpartition("/")[0]))
+        return self.path(name)
+
+    def path(self, name: str) -> Path:
+        """Return the file of a slashed name, even if it cannot be on this machine; each is made once."""
+        path = self._paths.get(name)
+        if path is None:
+            path = self._paths[name] = self.root / self.text(name)
+        return path
 
 
 def places_of(
