@@ -221,7 +221,8 @@ def test_illumination_functions_are_no_channels(lab):
     assert manifest.notes == [
         "FileName_IllumDNA, FileName_IllumER are taken for illumination functions and not for channels."
     ]
-    assert Manifest.open(frame, lab.root, channels="ER, IllumDNA").columns == ["ER", "IllumDNA"]
+    chosen = Manifest.open(frame, lab.root, channels="ER, IllumDNA")
+    assert chosen.columns == ["ER", "IllumDNA"] and chosen.notes == []
     only = frame[["FileName_IllumDNA", "Metadata_Plate"]]
     assert Manifest.open(only, lab.root).columns == ["IllumDNA"]
 
@@ -281,6 +282,9 @@ def test_a_row_per_file(lab, tmp_path):
     manifest = Manifest.open(long, lab.root, control=CONTROL, file_column="path", channel_column="stain")
     assert is_same(manifest, lab) and "exposure" not in manifest.frame and "Site" in manifest.frame
     assert set(transform(manifest, lambda i, image: (image, {}), tmp_path / "out").status) == {"done"}
+    gaps = long.assign(Metadata_Dose=[np.nan, 0.5, 1] * 4, Lot=[None, "a", "b"] * 4)
+    gaps = Manifest.open(gaps, lab.root, control=CONTROL, file_column="path", channel_column="stain")
+    assert is_same(gaps, lab) and {"Metadata_Dose", "Lot"} <= set(gaps.frame)
     folders = long.assign(PathName_x=long.Metadata_Plate, FileName_x=long.path.str[3:]).drop(columns="path")
     assert is_same(Manifest.open(folders, lab.root, control=CONTROL, channel_column="stain"), lab)
     for broken, says in (
@@ -336,7 +340,7 @@ def test_folders_of_another_machine(lab, tmp_path, folder, options):
             return {k: filled(v) for k, v in value.items()}
         return [filled(v) for v in value] if isinstance(value, list) else value.replace("{root}", str(lab.root))
 
-    frame = lab.frame.assign(PathName_DNA=folder, PathName_ER=folder)
+    frame = lab.frame.assign(PathName_DNA=folder, PathName_ER=folder).astype({"PathName_ER": "category"})
     options = {name: filled(value) for name, value in options.items()}
     manifest = Manifest.open(
         frame, **({"root": lab.root / "P1"} if "map" in options else {}) | options, control=CONTROL

@@ -30,9 +30,11 @@ def channels_of(frame: Any) -> tuple[list[str], list[str]]:
             f"A table of images needs a column {FILE}<Channel> for every channel, or the column of the files named by "
             f"file_column; it has {', '.join(frame.columns)}."
         )
-    lowered = [name.lower() for name in named]
-    if double := [name for name in named if lowered.count(name.lower()) > 1]:
-        raise ConfigError(f"{FILE}{double[0]} and {FILE}{double[1]} differ only in their case; make them one column.")
+    first: dict[str, str] = {}
+    for name in named:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            raise ConfigError(f"{FILE}{other} and {FILE}{name} differ only in their case; make them one column.")
     illumination = [name for name in named if re.match(ILLUMINATION, name)]
     channels = [name for name in named if name not in illumination] or named
     notes = []
@@ -68,13 +70,16 @@ def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list
 
 def names_in(frame: Any, column: str) -> list[str]:
     """Return the files of one channel, slashed, with their folders; "" where a name is missing."""
-    entries = frame[FILE + column]
-    gaps = missing_entries(entries)
-    names = ["" if gap else slashed(name) for name, gap in zip(entries, gaps, strict=True)]
+    names = _slashed(frame[FILE + column])
     if FOLDER + column not in frame:
         return names
-    folders = frame[FOLDER + column].fillna("")
-    return [name and joined_names(slashed(f), name) for f, name in zip(folders, names, strict=True)]
+    folders = _slashed(frame[FOLDER + column])
+    return [name and joined_names(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _slashed(series: Any) -> list[str]:
+    gaps = missing_entries(series)
+    return ["" if gap else slashed(entry) for entry, gap in zip(series, gaps, strict=True)]
 
 
 def files_of(frame: Any, columns: list[str], places: Places) -> list[tuple[Path, ...]]:

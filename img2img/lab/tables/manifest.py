@@ -143,7 +143,7 @@ class Manifest:
             kept=[name for name in frame.columns if name.startswith(METADATA) or name in used],
             batch_column=column,
             places=places,
-            notes=[*notes, *more, *moved, *choice],
+            notes=[*notes, *(more if channels is None else []), *moved, *choice],
             table=None if is_folder else path,
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from img2img.errors import ConfigError, DataError, choose, quote
@@ -132,6 +133,7 @@ def _widened(frame: Any, file: str, channel: str) -> tuple[Any, list[str]]:
     columns are kept where all files of each image agree.
     """
     folder = FOLDER + file.removeprefix(FILE)
+    frame = frame.astype({name: object for name in (file, channel, folder) if name in frame})
     for column in (file, channel):
         if (gaps := missing_entries(frame[column])).any():
             raise DataError(f"{column} has no entry in row {int(gaps.argmax())}; fill it in.")
@@ -140,8 +142,8 @@ def _widened(frame: Any, file: str, channel: str) -> tuple[Any, list[str]]:
     names = [slashed(name) for name in frame[file]]
     if folder in frame:
         names = [joined_names(slashed(f), name) for f, name in zip(frame[folder].fillna(""), names, strict=True)]
-    entries = [frame[name].astype(object).where(frame[name].notna(), None) for name in key]
-    keys = list(zip(*entries, strict=True)) or [()] * len(frame)
+    texts = {name: np.array([str(entry) for entry in frame[name]], dtype=object) for name in others}
+    keys = list(zip(*(texts[name] for name in key), strict=True)) or [()] * len(frame)
     images, files = rows_of(
         zip(keys, [str(c) for c in frame[channel]], names, strict=True),
         f"by {channel} and {', '.join(key) or 'nothing else'}; add a column that tells them apart, e.g. Metadata_Site",
@@ -150,7 +152,6 @@ def _widened(frame: Any, file: str, channel: str) -> tuple[Any, list[str]]:
     for i, image in enumerate(keys):
         first.setdefault(image, i)
     number = [first[image] for image in keys]
-    texts = {name: frame[name].astype(str).to_numpy() for name in others}
     kept = [name for name in others if name in key or (texts[name][number] == texts[name]).all()]
     wide = frame.iloc[[first[image] for image in images]][kept].reset_index(drop=True)
     return wide.assign(**{FILE + c: names for c, names in files.items()}), list(files)
