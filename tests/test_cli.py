@@ -74,7 +74,7 @@ WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --ou
 @pytest.mark.parametrize(
     "words",
     ["--version", "-V", "-h", "train -h", *(f"train {name} -h" for name in METHODS), "equalize -h"]
-    + [f"equalize {name} -h" for name in ("fit", "transform", "report")]
+    + [f"equalize {name} -h" for name in ("fit", "add", "transform", "report")]
     + [f"{name} --help" for name in ("translate", "sample", "evaluate", "compare", "import", "export", "info", "demo")]
     + WITH_CODE_2,
 )
@@ -119,7 +119,7 @@ def test_every_command_has_help(methods):
     add_equalizing(cli.equalize)
     found = set(walk(typer.main.get_command(cli.app), ()))
     assert found >= {("translate",), ("demo",), ("train",), *(("train", name) for name in METHODS)}
-    assert found >= {("equalize",), *(("equalize", name) for name in ("fit", "transform", "report"))}
+    assert found >= {("equalize",), *(("equalize", name) for name in ("fit", "add", "transform", "report"))}
 
 
 def test_train_lists_the_methods(call):
@@ -358,14 +358,14 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
         ).parameters.keys() - others
 
 
-@over(name=["fit", "transform", "report"])
+@over(name=["fit", "add", "transform", "report"])
 def test_every_option_of_equalize_has_its_text(command_line, name):
     told = (BatchEqualizer, BatchEqualizer.evaluate, Manifest.open)
     docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()
     code, page, err = command_line("equalize", name, "--help")
     assert (code, err) == (0, "")
     taken = [option for option in command(name).params if option.name in cli_equalize.texts_of(BatchEqualizer)]
-    assert taken or name == "report"
+    assert taken or name in ("add", "report")
     for option in command(name).params:
         text, _, default = option.help.partition(" \\[")  # what follows is the default, and the limit
         assert text.endswith(".") and (default or not option.default or option.required), option.name
@@ -395,7 +395,7 @@ def test_texts_of_a_docstring():
 def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
     eq, out = fitted
     assert out.splitlines() == [
-        "tone, fitted to controls; target: A",
+        "tone, fitted to controls; target: A; batches: Metadata_Plate",
         "batch A: 4 images",
         "batch B: 4 images",
         "sham change, where there is nothing to correct: not measured, the target has too few groups",
@@ -516,6 +516,10 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
     kept = (eq / "weights.safetensors").read_bytes()
     for words, sentence in (
         (["fit", plates, "--out", eq], "already holds a config.json"),
+        (["add", eq, plates, *DMSO, "--out", eq], "already holds a config.json"),
+        (["add", eq, plates, "--out", tmp_path / "out"], "was fitted to controls; say with --control"),
+        (["add", eq, plates, *DMSO, "--out", tmp_path / "out"], "knows all batches of"),
+        (["transform", eq, plates, "--map", "x", "--out", tmp_path / "out"], "map takes OLD=NEW"),
         (["transform", tmp_path / "none", plates, "--out", tmp_path / "out"], "holds no config.json"),
         (["transform", eq, tmp_path / "none", "--out", tmp_path / "out"], "cannot be read"),
         (["transform", eq, plates, "--out", plates.parent], "is the folder of the originals"),
@@ -534,6 +538,50 @@ def test_mistakes_with_a_fitted_equalizer(command_line, plates, fitted, tmp_path
     assert (eq / "weights.safetensors").read_bytes() == kept
     assert command_line("equalize", "fit", plates, *DMSO, "--out", eq, "--overwrite")[0] == 0
     assert (eq / "weights.safetensors").read_bytes() != kept
+
+
+def test_plates_of_another_week_are_added(command_line, plates, fitted, tmp_path):
+    eq, _ = fitted
+    later = plates.with_name("later.csv")
+    later.write_text(plates.read_text().replace(",B,", ",C,"))
+    before = (eq / "config.json").read_bytes()
+    code, out, err = command_line("equalize", "add", eq, later, *DMSO, "--out", tmp_path / "eq2")
+    assert (code, err) == (0, ""), err
+    assert out.splitlines()[:2] == ["batch C: 8 images, added", "known already, and left as they were: A"]
+    assert out.splitlines()[-1] == f"saved: {tmp_path / 'eq2'}" and (eq / "config.json").read_bytes() == before
+    code, out, err = command_line("equalize", "transform", tmp_path / "eq2", later, "--out", tmp_path / "out")
+    assert (code, err) == (0, "") and out.startswith("32 images equalized")
+    old, new = (BatchEqualizer.load(path) for path in (eq, tmp_path / "eq2"))
+    image = tifffile.imread(plates.parent / "B" / "B05_s1.tif")[None, None]
+    assert new.batches_ == ["A", "B", "C"]
+    assert np.array_equal(old.transform(image, batch="B"), new.transform(image, batch="B"))
+
+
+def test_a_table_of_jump(command_line, plates, tmp_path):
+    """Of another machine, with illumination functions; the equalizer keeps the channels that were chosen."""
+    with plates.open(newline="") as file:
+        names, *rows = csv.reader(file)
+    more = ["PathName_OrigDNA", "FileName_OrigER", "PathName_OrigER", "FileName_IllumDNA", "Metadata_Batch"]
+    path = "/home/ubuntu/bucket/images"
+    rows = [[*row, path, row[0], path, "illum.npy", "2021_Batch1"] for row in rows]
+    table = tmp_path / "load_data_with_illum.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["FileName_OrigDNA", *names[1:], *more], *rows])
+    words = ["fit", table, *DMSO, *FIT, "--min-images", 4, "--target", "A", "--out", tmp_path / "eq"]
+    code, _, err = command_line("equalize", *words)
+    assert code == 2 and err.startswith(
+        "img2img: The folder /home/ubuntu/bucket/images of the table does not exist here"
+    )
+    words += ["--map", f"{path}={plates.parent}", "--channels", "DNA"]
+    code, _, err = command_line("equalize", *words)
+    assert code == 2 and "one batch, 2021_Batch1, in the column Metadata_Batch; if Metadata_Plate tells them" in err
+    code, out, err = command_line("equalize", *words, "--batch", "Metadata_Plate")
+    assert (code, err) == (0, "") and "target: A; batches: Metadata_Plate\n" in out
+    assert "note: FileName_IllumDNA is taken for illumination functions and not for channels." in out
+    words = ["transform", tmp_path / "eq", table, "--root", plates.parent, "--batch", "Metadata_Plate"]
+    code, out, err = command_line("equalize", *words, "--out", tmp_path / "out")
+    assert code == 0 and out.startswith("32 images equalized") and err.count("note: ") == 2
+    assert f"note: The folder {path} of the table is taken to be {plates.parent}, where its files are." in err
 
 
 def test_an_out_that_cannot_be_written_is_found_before_the_fit(command_line, plates, tmp_path, monkeypatch):

@@ -515,7 +515,9 @@ def test_which_images_are_learned_from():
     assert design.choose_images(batch, control, 8, 200) == list(range(16))
     says = refused(InputError, design.choose_images, batch, control, 9, 200)
     assert says.startswith("Batches with fewer than 9 controls: a (8), b (8).")
-    assert "There is only one batch, a" in refused(InputError, design.choose_images, ["a"] * 9, None, 2, 9)
+    assert "There is only one batch, a" in refused(
+        InputError, design.Design([], ["a"] * 9, *[None] * 3).refuse_one_batch
+    )
 
 
 def test_images_that_cannot_be_learned_from():

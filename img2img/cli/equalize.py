@@ -25,16 +25,28 @@ from img2img.options.outline import outline
 
 LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # for arrays, or with another form here
 FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
-KINDS: dict[str, Any] = {"root": Path, "run": Path, "nuclei": str}  # where several types are taken
+KINDS: dict[str, Any] = {
+    "root": Path,
+    "run": Path,
+    "nuclei": str,
+    "channels": str,
+    "map": list[str],
+}  # of several types
 TEXTS = {
     "run": "Folder for training a network; training resumes there after a stop.",
     "control": "A true/false column, or a comparison such as \"Metadata_treatment == 'DMSO'\".",
+    "channels": "The channels to read, in this order, such as DNA,ER; by default every FileName_ column except "
+    "FileName_Illum<Channel>, the illumination functions of CellProfiler.",
     "masks": "Column of files with the objects of each image as labels; by default they are segmented in the input.",
     "nuclei": "The channel, by number or name, in which objects are segmented.",
     "overwrite": "Replace existing results.",
 }
-COLUMNS = ("root", "batch", "control", "group", "label", "where", "pages", "metadata")
-TABLE = "A CSV file with FileName_<Channel> and Metadata_ columns, or a folder with one subfolder per batch."
+FILES = ("root", "map", "file_column", "channel_column")
+COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "pages", "metadata")
+TABLE = (
+    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image), or "
+    "a folder with one subfolder per batch."
+)
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
 Table = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE)]
@@ -69,11 +81,12 @@ def add_equalizing(equalize: typer.Typer) -> None:
         equalize.command(name, cls=Command)(with_options(list(chain(*options)))(_with_lab(command)))
 
     new = BatchEqualizer.__init__
-    add("fit", _fit, like(open_table, *COLUMNS), like(new))
+    add("fit", _fit, like(open_table, *COLUMNS, "channels"), like(new))
+    add("add", _add, like(open_table, *COLUMNS[:-2], "where"))
     add(
         "transform",
         _transform,
-        like(open_table, "root", "batch", "where", "pages", "metadata"),
+        like(open_table, *FILES, "batch", "where", "pages", "metadata"),
         like(BatchEqualizer.transform, "nan", "overwrite"),
         like(new, "n_jobs"),
     )
@@ -112,16 +125,19 @@ def _fit(
 
     _refuse_out(out, overwrite, options["run"])
     columns = {name: options.pop(name) for name in COLUMNS}
+    channels = options.pop("channels")
+    options["channels"] = channels and [name.strip() for name in channels.split(",")]
     equalizer = BatchEqualizer(**options, training=_training(options["model"], train or [], options["run"]))
     bar = progress_bar(f"fitting {equalizer.model}")
     with stoppable("Stopped; nothing was saved."), bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", LabWarning)  # they are printed as notes
-        equalizer.fit(Manifest.open(table, **columns))
+        manifest = Manifest.open(table, **columns)
+        equalizer.fit(manifest)
     with _writing(out):
         equalizer.save(out)
     fitted = equalizer.fitted_
     images = "controls" if fitted.on_controls else "all images"
-    typer.echo(f"{fitted.model}, fitted to {images}; target: {fitted.target}")
+    typer.echo(f"{fitted.model}, fitted to {images}; target: {fitted.target}; batches: {manifest.batch_column}")
     for name, count in fitted.n_images.items():
         typer.echo(
             f"batch {name}: {counted(count, 'image', 'images')}{', the target' if name == fitted.target else ''}"
@@ -135,6 +151,44 @@ def _fit(
     typer.echo(f"sham change, where there is nothing to correct: {sham}")
     typer.echo(f"saved: {out}")
     typer.echo(BANNER)
+
+
+def _add(
+    eq: Saved,
+    table: Table,
+    out: Annotated[Path, typer.Option(help="Folder for the equalizer with the new batches; EQ stays as it is.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the equalizer if it exists.")] = False,
+    **options: Any,
+) -> None:
+    """Learn the batches of a table that an equalizer does not know yet, such as the plates of another week.
+
+    Everything else stays as it is, so results for the other batches do not change. An equalizer that was fitted to
+    controls needs --control.
+    """
+    from img2img.lab import BatchEqualizer, LabWarning, Manifest
+
+    _refuse_out(out, overwrite, None)
+    equalizer = BatchEqualizer.load(eq)
+    if equalizer.fitted_.on_controls and options["control"] is None:
+        raise ConfigError(f"{eq} was fitted to controls; say with --control which rows of {table} are controls.")
+    with stoppable("Stopped; nothing was saved."), progress_bar("adding"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LabWarning)  # they are printed as notes
+        manifest = Manifest.open(table, **options)
+        known, before = set(equalizer.batches_), set(equalizer.notes_)
+        new = sorted(set(manifest.batch) - known)
+        if not new:
+            raise ConfigError(f"{eq} knows all batches of {table} already: {', '.join(sorted(set(manifest.batch)))}.")
+        for name in new:
+            equalizer.add_batch(name, manifest)
+    with _writing(out):
+        equalizer.save(out)
+    for name in new:
+        typer.echo(f"batch {name}: {equalizer.n_images_[name]} images, added")
+    if same := sorted(set(manifest.batch) & known):
+        typer.echo(f"known already, and left as they were: {', '.join(same)}")
+    for note in dict.fromkeys([*manifest.notes, *(note for note in equalizer.notes_ if note not in before)]):
+        typer.echo(f"note: {note}")
+    typer.echo(f"saved: {out}")
 
 
 def _refuse_out(out: Path, overwrite: bool, run: Path | None) -> None:
@@ -198,6 +252,8 @@ def _transform(
     with stoppable("Stopped; the same command resumes."), progress_bar(equalizer.model) as (advance, say):
         manifest = Manifest.open(table, **options)
         result = equalizer.transform(manifest, out_dir=out, nan=nan, overwrite=overwrite, progress=advance)
+        for note in manifest.notes:
+            say(f"note: {note}")
         for reason in result["error"][result["status"] == "failed"]:
             say(f"failed: {reason}")
     done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))

@@ -17,6 +17,7 @@ from img2img.lab.curves.correction import Correction
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
+from img2img.lab.tables.rows import BATCHES
 
 IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
 JUDGED = 2**30  # bytes of images to judge on; with the results of all methods, about eight times as much is held
@@ -62,6 +63,23 @@ class Design:
             None if group is None else checks.check_batch(group, n, "group"),
             None if label is None else checks.check_batch(label, n, "label"),
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a user should know about how the table was read; empty for arrays."""
+        return [] if self.manifest is None else list(self.manifest.notes)
+
+    def refuse_one_batch(self) -> None:
+        """Raise InputError if there is only one batch; of a table, the message names columns with several values."""
+        if len(set(self.batch)) > 1:
+            return
+        found = f"There is only one batch, {self.batch[0]}"
+        if self.manifest is None:
+            raise InputError(f"{found}; fit needs at least two.")
+        used, frame = self.manifest.batch_column, self.manifest.frame
+        others = [name for name in BATCHES if name != used and name in frame and frame[name].nunique() > 1]
+        remedy = f"if {others[0]} tells them apart, use it: --batch {others[0]}" if others else "fit needs at least two"
+        raise InputError(f"{found}, in the column {used}; {remedy}.")
 
     @property
     def groups(self) -> list[str]:
@@ -169,10 +187,8 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
     """Return the images to learn from: from each batch at most `most`, evenly spread; only controls if any are named.
 
     Raises:
-        InputError: if there is only one batch, or a batch has fewer than `fewest`.
+        InputError: if a batch has fewer than `fewest`.
     """
-    if len(set(batch)) < 2:
-        raise InputError(f"There is only one batch, {batch[0]}; fit needs at least two.")
     members = members_of(batch, control)
     if few := [f"{name} ({len(indices)})" for name, indices in members.items() if len(indices) < fewest]:
         raise InputError(

@@ -62,7 +62,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         target: the batch that the others are moved to; "medoid", the one nearest to the others; or, for "tone" and
             "tone+field", "mean" of all.
         axes: axes of the images, one letter each: N images, C channels, Y rows, X columns. Lists have no N.
-        channels: names of the channels, compared where `transform` is given names.
+        channels: names of the channels, compared where `transform` is given names; of a table, those that are read.
         max_change: largest change by "local", as a share of a channel's range.
         unseen: images of batches that were not fitted: "error", or "passthrough" to return them unchanged.
         out_dtype: "same", or "float32" for values that are neither rounded nor clipped.
@@ -188,7 +188,9 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         self._fitted = None
         self.check_parameters()
-        design = Design.of(X, self._parameters, batch=batch, control=control, group=group, label=label)
+        design = Design.of(
+            _with_channels(X, self.channels), self._parameters, batch=batch, control=control, group=group, label=label
+        )
         self._fitted = learn(self._parameters, design)
         return self
 
@@ -249,7 +251,14 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
             makers = store.makers(fitted, p.out_dtype, X.batch)
             return transform_files(
-                p, fitted, X, Path(out_dir), makers=makers, nan=nan, overwrite=overwrite, progress=progress
+                p,
+                fitted,
+                self._as_fitted(X),
+                Path(out_dir),
+                makers=makers,
+                nan=nan,
+                overwrite=overwrite,
+                progress=progress,
             )
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
@@ -270,12 +279,19 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     def add_batch(self, name: str, X: "Manifest | Any", *, group: Any = None) -> Self:
         """Learn one more batch; use its controls if the fit was on controls. Everything else stays as it is.
 
+        Args:
+            name: the batch.
+            X: its images, as in `fit`; or a `Manifest`, of which only the rows of this batch are used, and only its
+                controls if it names any.
+            group: groups as in `fit`.
+
         Raises:
             ConfigError: if the model has a network, which only knows the batches it was trained on.
             InputError: if the batch is there already, or has too few images.
         """
         fitted, p = self.fitted_, self._parameters
         (name,) = check_batch([name], 1, "name")
+        X = self._as_fitted(X).of_batch(name) if is_manifest(X) else X
         design = Design.of(X, p, batch=None if is_manifest(X) else name, group=group)
         self._fitted = learn_batch(p, fitted, name, design)
         return self
@@ -314,12 +330,16 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             ConfoundedDesignError: if labels and batches determine each other, and the fit was not on controls.
         """
         fitted, p = self.fitted_, self._parameters
-        design = Design.of(X, p, batch=batch, control=control, group=group, label=label)
+        design = Design.of(self._as_fitted(X), p, batch=batch, control=control, group=group, label=label)
         if isinstance(masks, str) and design.manifest is None:
             raise InputError("masks= names a column, but X is not a Manifest; give the label images.")
         labels = design.manifest.masks(masks) if isinstance(masks, str) else masks
         known = None if truth is None else list(unpack(truth, p.axes, p.channels, "truth"))
         return judge(p, fitted, design, masks=labels, truth=known, nuclei=nuclei, dark=dark, progress=progress)
+
+    def _as_fitted(self, X: Any) -> Any:
+        """Return a manifest with the channels that were fitted, if `channels` chose them; other images as they are."""
+        return _with_channels(X, None if self.channels is None else self.fitted_.channels)
 
     # Shorthands for Manifest.open
 
@@ -329,12 +349,11 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def transform_table(
         self, table: Any, root: str | Path | None, out_dir: str | Path, *, batch: str | None = None,
-        where: str | None = None, pages: o.Pages = "error", metadata: o.Metadata = "error", nan: o.Nan = "error",
-        overwrite: bool = False, progress: Any = None,
+        where: str | None = None, nan: o.Nan = "error", overwrite: bool = False, progress: Any = None, **columns: Any,
     ) -> "pd.DataFrame":  # fmt: skip
-        """Call `transform` on `Manifest.open(table, root, ...)`, which takes batch, where, pages and metadata."""
+        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where, **columns)`."""
         _ = self.fitted_
-        manifest = _opened(table, root, {"batch": batch, "where": where, "pages": pages, "metadata": metadata})
+        manifest = _opened(table, root, {"batch": batch, "where": where} | columns)
         return self.transform(manifest, out_dir=out_dir, nan=nan, overwrite=overwrite, progress=progress)
 
     def evaluate_table(
@@ -365,6 +384,10 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         equalizer.check_parameters()
         equalizer._fitted = fitted
         return equalizer
+
+
+def _with_channels(X: Any, channels: Sequence[str] | None) -> Any:
+    return X.with_channels(channels) if is_manifest(X) else X
 
 
 def _opened(table: Any, root: str | Path | None, columns: Mapping[str, Any]) -> "Manifest":

@@ -41,7 +41,7 @@ def judge(
     if seen := sorted(set(group or []) & set(fitted.groups)):
         were = counted(len(seen), "group was", "groups were")
         raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
-    notes = list(fitted.notes)
+    notes = [*fitted.notes, *design.notes]
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
     chosen = rules.judged(images, design.batch, p.max_images, notes.append)
     before = list(rules.readable(rules.part(images, chosen), [images.called(i) for i in chosen]))

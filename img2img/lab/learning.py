@@ -50,6 +50,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
     model, notes = MODELS[p.model], Notes()
     if model.network is None and (p.training or p.run):
         notes(f"training= and run= are for models with a network; {p.model} does not use them.")
+    design.refuse_one_batch()
+    for note in design.notes:
+        notes(note)
     on_controls = design.control is not None
     rules.refuse_confounded(design.batch, design.label, on_controls, p.allow_confounded, notes)
     if not on_controls:
@@ -196,9 +199,10 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     fitted.expect(design.manifest)
     fitted.check(design.images, [], p.unseen)
     images, notes = design.images, Notes(fitted.notes)
-    called = [images.called(i) for i in range(len(images))]
-    usable = rules.inspect(images, [name] * len(images), called, p.min_images, notes)
-    kept, groups = [images[i] for i in usable], [design.groups[i] for i in usable]
+    chosen = rules.choose_images([name] * len(images), None, 0, p.max_images)
+    called = [images.called(i) for i in chosen]
+    usable = rules.inspect(rules.part(images, chosen), [name] * len(chosen), called, p.min_images, notes)
+    kept, groups = [images[chosen[i]] for i in usable], [design.groups[chosen[i]] for i in usable]
     for image in kept:
         fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])

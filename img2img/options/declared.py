@@ -131,6 +131,7 @@ class Option:
         if isinstance(self.limit, Choice) and self.limit.complete:
             return f"one of {self.limit}"
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+        kinds |= {list[str]: "texts"}
         return f"{kinds[self.kind]} {self.limit}" if isinstance(self.limit, Within) else kinds[self.kind]
 
 
@@ -142,6 +143,8 @@ def _as(kind: type, value: Any) -> Any:
         return {"true": True, "false": False}.get(text) if named else None
     if kind in (int, float):
         return _number(kind, value)
+    if kind == list[str]:
+        return list(value) if all(isinstance(word, str) for word in value) else None
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if kind is str and (type(value).__name__ == "device" or (isinstance(value, Real) and not isinstance(value, bool))):

@@ -113,7 +113,7 @@ def batch_levels(y: Array, batch: Array, group: Sequence[object], batches: int) 
 
 
 def _winsorized(y: Array, batch: Array, batches: int) -> Array:
-    """Return the measurements with outliers moved to `OUTLYING`: of images that are empty, overgrown or full of debris."""
+    """Return the measurements with outliers, of empty or overgrown images or debris, moved to `OUTLYING`."""
     middle = np.stack([np.median(y[batch == b], 0) for b in range(batches)])[batch]
     limit = OUTLYING * MAD_TO_SD * np.median(np.abs(y - middle), 0)
     return np.where(limit > 0, np.clip(y, middle - limit, middle + limit), y)

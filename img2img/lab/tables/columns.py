@@ -1,53 +1,120 @@
 """The columns of a table: files and their channels, wells, controls, and the rows that are selected."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError, choose
 from img2img.lab.checks import check_batch, check_mask
 from img2img.lab.tables.expressions import missing_entries, select, truths
-from img2img.lab.tables.folders import FILE, FOLDER, first_of
+from img2img.lab.tables.folders import FILE, FOLDER
+from img2img.lab.tables.paths import Places, joined_names, slashed
+from img2img.lab.tables.rows import BATCHES, first_of
+
+ILLUMINATION = r"Illum(?![a-z])"  # illumination functions of CellProfiler, such as IllumDNA
+ORIGINAL = "Orig"  # before the channels of JUMP
 
 
-def file_columns(frame: Any, channels: Sequence[str] | None) -> list[str]:
-    """Return the names of the channels, those of the FileName_ columns; or `channels`, checked against them."""
-    columns = [name.removeprefix(FILE) for name in frame.columns if name.startswith(FILE)]
-    if not columns or "" in columns:
+def channels_of(frame: Any) -> tuple[list[str], list[str]]:
+    """Return the channels that the FileName_ columns name, and notes on columns that are not taken for channels.
+
+    Raises:
+        ConfigError: if there is none, or two names differ only in their case.
+    """
+    named = [name.removeprefix(FILE) for name in frame.columns if name.startswith(FILE)]
+    if not named or "" in named:
         raise ConfigError(
-            f"A table of images needs a column {FILE}<Channel> for every channel; it has {', '.join(frame.columns)}."
+            f"A table of images needs a column {FILE}<Channel> for every channel, or the column of the files named by "
+            f"file_column; it has {', '.join(frame.columns)}."
         )
-    if not len(frame):
-        raise DataError("The table has no rows; give a row for each image.")
-    return columns if channels is None else [choose("channel", c, {name: name for name in columns}) for c in channels]
+    first: dict[str, str] = {}
+    for name in named:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            raise ConfigError(f"{FILE}{other} and {FILE}{name} differ only in their case; make them one column.")
+    illumination = [name for name in named if re.match(ILLUMINATION, name)]
+    channels = [name for name in named if name not in illumination] or named
+    notes = []
+    if len(channels) < len(named):
+        notes.append(f"{_columns(illumination)} taken for illumination functions and not for channels.")
+    near = [name for name in frame.columns if re.match(r"file[ _-]?name", name, re.IGNORECASE)]
+    for name in [name for name in near if not name.startswith(FILE)]:
+        notes.append(
+            f"The column {name} is not read, since its name does not begin with {FILE}; rename it if it should."
+        )
+    return channels, notes
 
 
-def files_of(frame: Any, columns: list[str], root: Path) -> list[tuple[Path, ...]]:
+def _columns(channels: Sequence[str]) -> str:
+    return ", ".join(FILE + name for name in channels) + (" is" if len(channels) == 1 else " are")
+
+
+def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list[str]:
+    """Return the columns of the channels that a caller has named: a list, or text with commas.
+
+    JUMP's OrigDNA is also known as DNA.
+
+    Raises:
+        ConfigError: if one is unknown or named twice.
+    """
+    names = [name.strip() for name in channels.split(",")] if isinstance(channels, str) else [str(c) for c in channels]
+    table = {name.removeprefix(ORIGINAL): name for name in known} | {name: name for name in known}
+    chosen = [choose("channel", name, table) for name in names]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"channels names {', '.join(names) or 'none'}; name each channel once.")
+    return chosen
+
+
+def names_in(frame: Any, column: str) -> list[str]:
+    """Return the files of one channel, slashed, with their folders; "" where a name is missing."""
+    names = _slashed(frame[FILE + column])
+    if FOLDER + column not in frame:
+        return names
+    folders = _slashed(frame[FOLDER + column])
+    return [name and joined_names(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _slashed(series: Any) -> list[str]:
+    gaps = missing_entries(series)
+    return ["" if gap else slashed(entry) for entry, gap in zip(series, gaps, strict=True)]
+
+
+def files_of(frame: Any, columns: list[str], places: Places) -> list[tuple[Path, ...]]:
     """Return the files of every row, in the order of `columns`."""
-    lacking = [(i, c) for c in columns for i in np.flatnonzero(missing_entries(frame[FILE + c]))]
-    if lacking:
-        listed = first_of([f"{FILE}{c} in row {i}" for i, c in lacking])
-        raise DataError(f"File names are missing from the table: {listed}; fill them in.")
-    return list(zip(*(paths_of(frame, c, root) for c in columns), strict=True))
+    names = {c: names_in(frame, c) for c in columns}
+    if lacking := [f"{FILE}{c} in row {i}" for c in columns for i, name in enumerate(names[c]) if not name]:
+        raise DataError(f"File names are missing from the table: {first_of(lacking)}; fill them in.")
+    return list(zip(*([places(name) for name in names[c]] for c in columns), strict=True))
 
 
-def paths_of(frame: Any, column: str, root: Path) -> list[Path]:
-    """Return the files of one channel; where a name is missing, a file that does not exist."""
-    names = [slashed(name) for name in frame[FILE + column]]
-    folders = [""] * len(frame)
-    if FOLDER + column in frame:
-        entries = frame[FOLDER + column]
-        gaps = missing_entries(entries)
-        folders = ["" if gap else slashed(folder) for folder, gap in zip(entries, gaps, strict=True)]
-    return [root / folder / name for folder, name in zip(folders, names, strict=True)]
+def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]]:
+    """Return the column of the batches, the batch of every row, and notes on the choice of the column.
 
-
-def slashed(name: Any) -> str:
-    """Convert the backslashes of a path written on Windows."""
-    return str(name).replace("\\", "/")
+    Raises:
+        ConfigError: if the column does not exist.
+        DataError: if entries are missing, or differ only by spaces.
+    """
+    known = {name: name for name in frame.columns}
+    present = [name for name in BATCHES if name in known]
+    if batch is None and not present:
+        raise ConfigError(
+            f"The table has neither {BATCHES[0]} nor {BATCHES[1]}; name the column of the batches, one of "
+            f"{', '.join(known)}."
+        )
+    column = choose("column", batch, known) if batch else present[0]
+    batches = check_batch(frame[column].tolist(), len(frame), column)
+    plain = {name.strip(): name for name in sorted(set(batches), reverse=True)}
+    if spaced := [name for name in sorted(set(batches)) if plain[name.strip()] != name]:
+        raise DataError(
+            f"{column} has both {plain[spaced[0].strip()]!r} and {spaced[0]!r}, which differ only by spaces; make them "
+            "one."
+        )
+    if batch or len(present) < 2 or frame[present[0]].astype(str).tolist() == frame[present[1]].astype(str).tolist():
+        return column, batches, []
+    counts = [f"{name} ({frame[name].nunique()})" for name in present]
+    return column, batches, [f"The batches are those of {counts[0]}, not of {counts[1]}; batch names another column."]
 
 
 def wells_of(frame: Any, batches: list[str], files: list[tuple[Path, ...]]) -> list[str]:

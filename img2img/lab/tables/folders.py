@@ -1,4 +1,4 @@
-"""Sources of tables of images: a CSV file, the folders that files lie in, or their names."""
+"""Tables of images made from folders: their subfolders are the batches, or the names of the files tell everything."""
 
 import re
 from pathlib import Path
@@ -8,39 +8,10 @@ import pandas as pd
 
 from img2img.data.folders import find_images
 from img2img.errors import ConfigError, DataError, quote
+from img2img.lab.tables.rows import BATCHES, first_of, rows_of
 
 FILE, FOLDER, METADATA = "FileName_", "PathName_", "Metadata_"
-BATCHES = ("Metadata_Batch", "Metadata_Plate")
 RESULTS = "equalized.csv"
-
-
-def read_table(path: Path) -> Any:
-    """Read a CSV file, or a tab-separated .tsv file, as a DataFrame of strings.
-
-    Raises:
-        DataError: if it is not a table, or two columns have the same name.
-    """
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    options = {"header": None, "dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-    try:
-        raw = pd.read_csv(path, sep=separator, **options)
-    except OSError as error:
-        raise DataError(f"{quote(path)} cannot be read: {error.strerror}.") from error
-    except (ValueError, pd.errors.ParserError) as error:  # an empty file, a row that is too long, another encoding
-        reason = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise DataError(f"{quote(path)} is not a comma-separated table in UTF-8: {reason}.") from error
-    frame = raw[1:].set_axis(raw.iloc[0].fillna(""), axis=1)
-    return tidy(frame.loc[:, frame.columns != ""], quote(path))
-
-
-def tidy(frame: Any, what: str) -> Any:
-    """Return the frame with rows counted from 0 and unique names of columns as strings."""
-    frame = frame.reset_index(drop=True)
-    frame.columns = pd.Index([str(name) for name in frame.columns], dtype=object)
-    if frame.columns.has_duplicates:
-        name = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"{what} has two columns called {name}; give each a unique name.")
-    return frame
 
 
 def table_of_folder(root: Path) -> Any:
@@ -86,34 +57,22 @@ def table_of_names(root: Path, pattern: str) -> Any:
             "pattern, or move them away."
         )
     groups = [name for name in expression.groupindex if name != "channel"]
-    rows: dict[tuple[Any, ...], dict[str, str]] = {}
-    for name, parts in matches.items():
-        key = tuple(parts[group] for group in groups) + (() if "channel" in parts else (name,))
-        first = rows.setdefault(key, {}).setdefault(str(parts.get("channel", "Image")), name)
-        if first != name:
-            raise DataError(
-                f"{first} and {name} are the same channel of one image by the pattern {pattern!r}; "
-                "give it a group that tells them apart."
+    by_channel = "channel" in expression.groupindex
+    keys, files = rows_of(
+        (
+            (
+                tuple(parts[group] for group in groups) + (() if by_channel else (name,)),
+                parts.get("channel", "Image"),
+                name,
             )
-    channels = sorted(
-        {c for files in rows.values() for c in files}, key=lambda c: (not c.isdigit(), len(c) if c.isdigit() else 0, c)
+            for name, parts in matches.items()
+        ),
+        f"by the pattern {pattern!r}; give it a group that tells them apart",
+        f" below {quote(root)}",
     )
-    if lacking := [(next(iter(files.values())), c) for files in rows.values() for c in channels if c not in files]:
-        listed = first_of([f"channel {channel} beside {name}" for name, channel in lacking])
-        raise DataError(f"Files are missing below {quote(root)}: {listed}; add them.")
+    columns = {f"{FILE}{channel}": names for channel, names in files.items()}
     titles = [f"{METADATA}{group[:1].upper()}{group[1:]}" for group in groups]
-    return pd.DataFrame(
-        [
-            {f"{FILE}{c}": files[c] for c in channels} | dict(zip(titles, key, strict=False))
-            for key, files in rows.items()
-        ],
-        dtype=object,
-    )
-
-
-def first_of(names: list[str]) -> str:
-    """Return the first three names, and the number of the others."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return pd.DataFrame(columns | {title: [key[i] for key in keys] for i, title in enumerate(titles)}, dtype=object)
 
 
 def _names_below(root: Path) -> list[str]:

@@ -1,40 +1,44 @@
 """Tables of images, in the format of CellProfiler's LoadData and pycytominer.
 
 One row is one image: `FileName_<Channel>` for each of its files, `PathName_<Channel>` if a file does not lie in the
-root, `Metadata_<Name>` for what is known of it. A table is a CSV file (or .tsv), a DataFrame, or a folder with one
-subfolder per batch. A CSV file is read as text, so that plate 007 stays plate 007.
+root, `Metadata_<Name>` for what is known of it. A table is a file (CSV, Parquet, Excel, SQLite; see `formats`), a
+DataFrame or AnnData, or a folder with one subfolder per batch. A CSV file is read as text, so that plate 007 stays 007.
 
 **Control wells** are a true/false column, or a comparison such as "Metadata_Treatment == 'DMSO'" (see `expressions`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Picture
-from img2img.errors import ConfigError, DataError, choose, quote
+from img2img.errors import ConfigError, DataError, choose, listed, quote
 from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.lazy import LazyImages
 from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.columns import (
+    batches_of,
+    channels_of,
+    chosen_channels,
     control_of,
-    file_columns,
     files_of,
+    names_in,
     names_of,
-    paths_of,
     selected,
-    slashed,
     wells_of,
 )
 from img2img.lab.tables.expressions import missing_entries
-from img2img.lab.tables.folders import BATCHES, METADATA, first_of, read_table, table_of_folder, tidy
+from img2img.lab.tables.folders import FILE, METADATA
+from img2img.lab.tables.images import TableImages, joined, read_labels
+from img2img.lab.tables.paths import Places, moves_of, places_of
+from img2img.lab.tables.rows import first_of
+from img2img.lab.tables.sources import opened, with_files
 
 
 @dataclass(eq=False)
@@ -53,6 +57,9 @@ class Manifest:
         label: the label of every row, or None.
         kept: the columns that are repeated in the table of results.
         agreement: what the files must have in common.
+        batch_column: the column of the batches.
+        places: where the files of the table are.
+        notes: what a user should know about how the table was read.
         table: the file of the table, or None.
     """
 
@@ -67,6 +74,9 @@ class Manifest:
     label: list[str] | None
     kept: list[str]
     agreement: Agreement
+    batch_column: str
+    places: Places
+    notes: list[str]
     table: Path | None = None
 
     @classmethod
@@ -78,80 +88,137 @@ class Manifest:
         control: str | Sequence[bool] | Array | None = None,
         group: str | None = None,
         label: str | None = None,
-        channels: Sequence[str] | None = None,
+        channels: Sequence[str] | str | None = None,
         where: str | None = None,
         pages: o.Pages = "error",
         metadata: o.Metadata = "error",
+        map: Sequence[str] | Mapping[str, Any] | str | None = None,
+        file_column: str | None = None,
+        channel_column: str | None = None,
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
         Args:
-            table: a DataFrame, the path of a CSV file, or a folder with one subfolder per batch.
-            root: folder that file names are relative to; by default that of the CSV file.
+            table: a DataFrame or AnnData; the path of a file, table.sqlite::Image or table.xlsx::Sheet for one of its
+                tables; or a folder with one subfolder per batch.
+            root: folder that file names are relative to, by default that of the table; given, it also stands for
+                absolute folders of the table that do not exist here.
             batch: column of the batches; by default Metadata_Batch, or else Metadata_Plate.
             control: a true/false column, a comparison such as "Metadata_treatment == 'DMSO'", or a mask of the rows.
             group: column of the groups; by default the wells of each plate (Metadata_Plate, or else the batch, with
                 Metadata_Well); without wells each row is its own group.
             label: column of what must be kept, such as a treatment.
-            channels: the channels to read, in this order; by default every FileName_ column.
+            channels: the channels to read, in this order, such as DNA,ER; by default every FileName_ column except
+                FileName_Illum<Channel>, the illumination functions of CellProfiler.
             where: a comparison, as for controls; only rows for which it is true are used, and counted from 0.
             pages: files with several images, such as planes of Z or series: "error", or "channels" to make each one.
             metadata: files that state other channels or another size of pixels: "error", or "ignore" what they state.
+            map: OLD=NEW, where the folder OLD of the table is on this machine; can be repeated.
+            file_column: column of the files, if its name does not begin with FileName_.
+            channel_column: column of the channels, for a table with one row per file instead of one per image.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
             DataError: if the table cannot be read, has no rows, or lacks entries.
         """
-        path = Path(table) if isinstance(table, str | Path) else None
-        if path is not None and path.is_dir():
-            root = root or path
-            table, path = table_of_folder(path), None
-        elif path is not None:
-            table = read_table(path)
-        elif not isinstance(table, pd.DataFrame):
-            raise ConfigError(
-                f"A table must be a DataFrame, or the path of a CSV file or folder, not {type(table).__name__}."
-            )
-        frame = tidy(table, "The table" if path is None else quote(path))
-        root = Path(root or (path.parent if path else "."))
-        if not root.is_dir():
-            raise DataError(f"The folder of the table's files, {quote(root)}, does not exist.")
-        columns = file_columns(frame, channels)
-        originals = [paths_of(frame, column, root) for column in file_columns(frame, None)]
+        frame, path, notes = opened(table)
+        frame, named = with_files(frame, file_column, channel_column)
+        is_folder = path is not None and path.is_dir()
+        base = Path(root or (path if path and is_folder else path.parent if path else "."))
+        if not base.is_dir():
+            raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
+        known, more = channels_of(frame) if named is None else (named, [])
+        names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))
+        columns = known if channels is None else chosen_channels(_all_channels(frame), channels)
+        if not len(frame):
+            raise DataError("The table has no rows; give a row for each image.")
+        places, moved = places_of(names, base, moves_of(map), root is not None)
         if where is not None:
             frame, control = selected(frame, where, control)
-        files = files_of(frame, columns, root)
-        known = {name: name for name in frame.columns}
-        batch = choose("column", batch, known) if batch else next((name for name in BATCHES if name in known), None)
-        if batch is None:
-            raise ConfigError(
-                f"The table has neither {BATCHES[0]} nor {BATCHES[1]}; name the column of the batches, one of "
-                f"{', '.join(known)}."
-            )
-        batches = check_batch(frame[batch].tolist(), len(frame), batch)
-        used = [choose("column", name, known) for name in (batch, group, label) if name]
+        files = files_of(frame, columns, places)
+        column, batches, choice = batches_of(frame, batch)
+        used = [choose("column", name, list(frame.columns)) for name in (column, group, label) if name]
         return cls(
             frame=frame,
-            root=root,
+            root=base,
             columns=columns,
             files=files,
-            originals=[path for column in originals for path in column],
+            originals=[places.path(name) for name in names],
             batch=batches,
             control=control_of(frame, control),
             group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
-            kept=[name for name in known if name.startswith(METADATA) or name in used],
             agreement=Agreement(metadata, pages),
-            table=path,
+            kept=[name for name in frame.columns if name.startswith(METADATA) or name in used],
+            batch_column=column,
+            places=places,
+            notes=[*notes, *(more if channels is None else []), *moved, *choice],
+            table=None if is_folder else path,
         )
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def with_channels(self, channels: Sequence[str] | str | None) -> "Manifest":
+        """Return the manifest with these channels alone, in this order; unchanged if None.
+
+        Raises:
+            ConfigError: if one is unknown.
+        """
+        if channels is None:
+            return self
+        if self.columns == ["Image"]:
+            if list(channels) == self.channels:
+                return self
+            raise ConfigError(
+                f"channels chooses among the columns {FILE}<Channel>, but the only one is {FILE}Image, whose files "
+                f"have the channels {', '.join(self.channels)}; leave channels out."
+            )
+        columns = chosen_channels(_all_channels(self.frame), channels)
+        if columns == self.columns:
+            return self
+        fresh = Agreement(self.agreement.metadata, self.agreement.pages)  # it counts the channels that are read
+        return replace(self, columns=columns, files=files_of(self.frame, columns, self.places), agreement=fresh)
+
+    def of_batch(self, name: str) -> "Manifest":
+        """Return the manifest with only the controls of one batch, or all its images if no controls are named.
+
+        A table with a single batch is that batch, whatever its name.
+
+        Raises:
+            DataError: if there are several batches and none has that name, or it has no controls.
+        """
+        batches = sorted(set(self.batch))
+        if name not in batches and len(batches) > 1:
+            raise DataError(f"The table has the batches {listed(batches)} and no {name}; name one of these.")
+        mask = np.array([b == name or len(batches) == 1 for b in self.batch])
+        if self.control is not None:
+            mask &= self.control
+        if not mask.any():
+            raise DataError(f"Batch {name} has no controls in the table; name those it has.")
+        return self.with_rows(mask)
+
+    def with_rows(self, mask: Array) -> "Manifest":
+        """Return the manifest with only the rows (n,) for which the mask is true."""
+        rows = np.flatnonzero(mask).tolist()
+
+        def part(values: Any) -> Any:
+            return None if values is None else [values[i] for i in rows]
+
+        return replace(
+            self,
+            frame=self.frame.iloc[rows].reset_index(drop=True),
+            files=part(self.files),
+            batch=part(self.batch),
+            control=None if self.control is None else self.control[rows],
+            group=part(self.group),
+            label=part(self.label),
+        )
+
     @property
-    def images(self) -> "_Images":
+    def images(self) -> TableImages:
         """The images (C, H, W), each read when it is asked for."""
-        return _Images(self)
+        return TableImages(self)
 
     @cached_property
     def _first(self) -> "_Contents":
@@ -240,8 +307,8 @@ class Manifest:
             raise DataError(
                 f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=."
             )
-        paths = [self.root / slashed(name) for name in names]
-        return LazyImages(len(paths), lambda i: _read_mask(paths[i], self.files[i][0]))
+        paths = [self.places(name) for name in names]
+        return LazyImages(len(paths), lambda i: read_labels(paths[i], self.files[i][0]))
 
 
 @dataclass(frozen=True)
@@ -253,49 +320,5 @@ class _Contents:
     dtype: str
 
 
-class _Images(LazyImages):
-    """The images of a manifest; errors name their files."""
-
-    what = "The table"
-
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(len(manifest), manifest.read)
-        self.manifest = manifest
-
-    @property
-    def names(self) -> list[str]:
-        return self.manifest.channels
-
-    @property
-    def channels(self) -> int:
-        return len(self.names)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.manifest.dtype
-
-    def called(self, i: int) -> str:
-        """Return what errors call image `i`."""
-        return quote(self.manifest.files[i][0])
-
-
-def joined(pictures: list[Picture]) -> Array:
-    """Return the files of one row as one image (C, H, W)."""
-    stacked = np.concatenate([picture.array for picture in pictures], axis=2)
-    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
-
-
-def _read_mask(path: Path, image: Path) -> Array:
-    """Read the labels (H, W) of an image."""
-    array = read_image(path, pages="channels").array
-    height, width, channels = array.shape
-    if channels != 1 or array.dtype.kind not in "ui":
-        fault = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
-        raise DataError(f"{quote(path)} {fault}; a label image has one channel of integers, 0 for background.")
-    header = read_header(image, pages="channels")
-    if (height, width) != (header.height, header.width):
-        raise DataError(
-            f"{quote(path)} is {width}x{height}, but its image {quote(image)} is {header.width}x{header.height}; "
-            "give labels of the image's size."
-        )
-    return array[..., 0]
+def _all_channels(frame: Any) -> list[str]:
+    return [name.removeprefix(FILE) for name in frame.columns if name.startswith(FILE)]

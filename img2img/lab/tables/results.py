@@ -13,8 +13,9 @@ from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.lab.checks import threads
 from img2img.lab.tables.destination import Destination
+from img2img.lab.tables.images import joined
 from img2img.lab.tables.listing import ERROR, SOURCE, STATUS, Listing
-from img2img.lab.tables.manifest import Manifest, joined
+from img2img.lab.tables.manifest import Manifest
 
 AHEAD = 1024  # rows handed to the threads at once, so that memory does not grow with the table
 

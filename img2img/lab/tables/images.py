@@ -1,0 +1,65 @@
+"""The images and label images of a table, each read when it is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img2img.data.images import read_header, read_image
+from img2img.data.picture import Array, Picture
+from img2img.errors import DataError, quote
+from img2img.lab.lazy import LazyImages
+
+
+class TableImages(LazyImages):
+    """The images of a manifest; errors name their files."""
+
+    what = "The table"
+
+    def __init__(self, manifest: Any) -> None:
+        super().__init__(len(manifest), manifest.read)
+        self.manifest = manifest
+
+    @property
+    def names(self) -> list[str]:
+        names: list[str] = self.manifest.channels
+        return names
+
+    @property
+    def channels(self) -> int:
+        return len(self.names)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.manifest.dtype
+        return dtype
+
+    def called(self, i: int) -> str:
+        """Return what errors call image `i`."""
+        return quote(self.manifest.files[i][0])
+
+
+def joined(pictures: list[Picture]) -> Array:
+    """Return the files of one row as one image (C, H, W)."""
+    stacked = np.concatenate([picture.array for picture in pictures], axis=2)
+    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
+
+
+def read_labels(path: Path, image: Path) -> Array:
+    """Read the labels (H, W) of an image.
+
+    Raises:
+        DataError: unless they are one channel of integers, of the image's size.
+    """
+    array = read_image(path, pages="channels").array
+    height, width, channels = array.shape
+    if channels != 1 or array.dtype.kind not in "ui":
+        fault = f"has {channels} channels" if channels != 1 else f"holds {array.dtype} values"
+        raise DataError(f"{quote(path)} {fault}; a label image has one channel of integers, 0 for background.")
+    header = read_header(image, pages="channels")
+    if (height, width) != (header.height, header.width):
+        raise DataError(
+            f"{quote(path)} is {width}x{height}, but its image {quote(image)} is {header.width}x{header.height}; "
+            "give labels of the image's size."
+        )
+    return array[..., 0]
