@@ -227,6 +227,7 @@ def test_illumination_functions_are_no_channels(lab):
     assert Manifest.open(only, lab.root).columns == ["IllumDNA"]
 
 
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
 def test_channels_are_chosen_in_every_place(lab, tmp_path):
     jump = lab.frame.rename(columns={"FileName_DNA": "FileName_OrigDNA", "FileName_ER": "FileName_OrigER"})
     assert Manifest.open(jump, lab.root, channels=["ER"]).columns == ["OrigER"]
@@ -297,6 +298,7 @@ def test_a_row_per_file(lab, tmp_path):
     assert "channel_column='stain' needs the column of the files: give file_column" in says
 
 
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
 def test_the_column_of_the_batches_is_said(lab):
     frame = lab.frame.assign(Metadata_Batch="B1")
     manifest = Manifest.open(frame, lab.root)
@@ -313,7 +315,7 @@ def test_the_column_of_the_batches_is_said(lab):
         equalizer.fit_table(frame.assign(Metadata_Batch=list("ababab")), lab.root, control=[1, 1, 1, 1, 1, 1])
     assert any("not of Metadata_Plate (2)" in note for note in equalizer.notes_)
     spaced = lab.frame.assign(Metadata_Plate=["P1", "P1 "] * 3)
-    assert "has both 'P1' and 'P1 ', which differ only by spaces" in refused(DataError, Manifest.open, spaced, lab.root)
+    assert set(Manifest.open(spaced, lab.root).batch) == {"P1"}
 
 
 # Other machines
@@ -434,6 +436,7 @@ def test_controls_in_a_column(lab, entries):
 # Later plates, and version control
 
 
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
 def test_a_table_of_later_plates(lab):
     equalizer = BatchEqualizer(target="P1", min_images=2).fit_table(lab.frame, lab.root, control=CONTROL)
     later = pd.concat([lab.frame.assign(Metadata_Plate=name) for name in ("P8", "P9")])
@@ -448,6 +451,7 @@ def test_a_table_of_later_plates(lab):
     assert "Batch P8 has no controls" in refused(DataError, equalizer.add_batch, "P8", none)
 
 
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
 def test_two_fits_differ_in_nothing(lab):
     texts = []
     for name in ("one", "two"):

@@ -338,8 +338,9 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         return judge(p, fitted, design, masks=labels, truth=known, nuclei=nuclei, dark=dark, progress=progress)
 
     def _as_fitted(self, X: Any) -> Any:
-        """Return a manifest with the channels that were fitted, if `channels` chose them; other images as they are."""
-        return _with_channels(X, None if self.channels is None else self.fitted_.channels)
+        """Return a manifest with the channels that were fitted, if `channels` chose its columns; others as they are."""
+        chosen = self.channels is not None and is_manifest(X) and len(X.columns) > 1
+        return _with_channels(X, self.fitted_.channels if chosen else None)
 
     # Shorthands for Manifest.open
 

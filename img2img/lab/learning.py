@@ -83,7 +83,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     correction, corrections = Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs)
     corrections = _named(corrections, names, channels)
-    if left := [f"{found.batch} ({found.channel})" for found in corrections if found.is_left]:
+    if left := [f"{found.batch} ({found.channel})" for found in corrections if found.is_left and found.batch != target]:
         notes(f"The contrast of {listed(left)} is not corrected; corrections_ says why.")
     fitted = Fitted(
         model=p.model,

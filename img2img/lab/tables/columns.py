@@ -94,7 +94,7 @@ def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]
 
     Raises:
         ConfigError: if the column does not exist.
-        DataError: if entries are missing, or differ only by spaces.
+        DataError: if entries are missing.
     """
     known = {name: name for name in frame.columns}
     present = [name for name in BATCHES if name in known]
@@ -105,12 +105,6 @@ def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]
         )
     column = choose("column", batch, known) if batch else present[0]
     batches = check_batch(frame[column].tolist(), len(frame), column)
-    plain = {name.strip(): name for name in sorted(set(batches), reverse=True)}
-    if spaced := [name for name in sorted(set(batches)) if plain[name.strip()] != name]:
-        raise DataError(
-            f"{column} has both {plain[spaced[0].strip()]!r} and {spaced[0]!r}, which differ only by spaces; make them "
-            "one."
-        )
     if batch or len(present) < 2 or frame[present[0]].astype(str).tolist() == frame[present[1]].astype(str).tolist():
         return column, batches, []
     counts = [f"{name} ({frame[name].nunique()})" for name in present]
