@@ -394,10 +394,13 @@ def test_texts_of_a_docstring():
 
 def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
     eq, out = fitted
+    corrections = [line for line in out.splitlines() if line.startswith("B, ")]
+    assert len(corrections) == 1 and " x ± " in corrections[0] and "; background " in corrections[0]
     assert out.splitlines() == [
         "tone, fitted to controls; target: A; batches: Metadata_Plate",
-        "batch A: 4 images",
+        "batch A: 4 images, the target",
         "batch B: 4 images",
+        *corrections,
         "sham change, where there is nothing to correct: not measured, the target has too few groups",
         f"saved: {eq}",
         BANNER,

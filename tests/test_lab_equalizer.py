@@ -1160,3 +1160,85 @@ def test_a_batch_with_a_number_for_a_name_is_a_target(data):
     number = {name: i for i, name in enumerate(sorted(set(data.batch)))}
     equalizer = BatchEqualizer(target=1).fit(data.X, batch=[number[b] for b in data.batch])
     assert equalizer.target_ == "1"
+
+
+# No signal, no curve
+
+
+def two_plates(second, wells=6, sites=2, size=96, **options):
+    """An equalizer fitted to two plates: nuclei, and what `second` makes of such a field."""
+    rng, images, batch, group = np.random.default_rng(0), [], [], []
+    for plate, make in (
+        ("P1", lambda signal: synthetic.expose(signal, Effect(), rng)),
+        ("P2", lambda s: second(s, rng)),
+    ):
+        for well in range(wells):
+            for _ in range(sites):
+                images.append(make(synthetic.nuclei(rng, size, 8)[0])[None])
+                batch.append(plate)
+                group.append(f"{plate} {well}")
+    equalizer = BatchEqualizer(target="P1", min_images=4, **options)
+    return equalizer.fit(images, batch=batch, control=[True] * len(batch), group=group), images[wells * sites :]
+
+
+def dead(base):
+    return lambda signal, rng: np.rint(rng.normal(400, 15, signal.shape) + base(signal.shape)).astype(np.uint16)
+
+
+@over(
+    "second remark",
+    [
+        (dead(lambda shape: 250), "foreground in 0 of 12 images"),
+        (dead(lambda shape: 250 * (1 + 0.2 * np.linspace(-1, 1, shape[1]))), "foreground in 0 of 12 images"),
+        (
+            lambda signal, rng: synthetic.expose(250 + 0.03 * (signal - 250), Effect(), rng),
+            "not corrected: beyond 4 times the stain has failed",
+        ),
+        (lambda signal, rng: synthetic.expose(250 + 0 * signal, Effect(), rng), "give controls with cells"),
+    ],
+)
+def test_a_dead_channel_is_not_stretched(second, remark):
+    with pytest.warns(LabWarning, match=r"P2 \(0\) is not corrected; corrections_ says why"):
+        equalizer, images = two_plates(second)
+    found = equalizer.corrections_.set_index("batch").loc["P2"]
+    assert remark in found.remark
+    for image in images[:3]:
+        out = equalizer.transform(image[None], batch="P2")[0]
+        assert out.std() < 1.3 * image.std() and out.max() < 1.3 * image.max()
+
+
+def test_empty_controls_are_left_out():
+    def second(signal, rng):
+        return synthetic.expose(250 + 0.6 * (signal - 250) * (rng.random() < 0.4), Effect(), rng)
+
+    equalizer, _ = two_plates(second, wells=12)
+    found = equalizer.corrections_.set_index("batch").loc["P2"]
+    assert 3 <= found.with_foreground <= 15 and found.images == 24 and found.groups == 12
+    assert found.gain == pytest.approx(0.6, abs=0.1) and found.gain_corrected > 0.8
+
+
+def test_what_was_found_is_said_and_kept(tmp_path):
+    equalizer, _ = two_plates(lambda signal, rng: synthetic.expose(250 + 0.6 * (signal - 250), Effect(offset=80), rng))
+    first, second = equalizer.fitted_.corrections
+    assert (first.batch, first.gain, first.background, first.remark) == ("P1", 1.0, 0.0, "")
+    assert second.gain == pytest.approx(0.6, abs=0.1) and second.background == pytest.approx(80, abs=10)
+    pattern = r"P2, 0: 0\.\d\d x ± 0\.\d\d, corrected by \d\d%; background \+\d\d\S* ± \S+, corrected by (99|100)%.*"
+    assert re.fullmatch(pattern, str(second))
+    equalizer.save(tmp_path / "eq")
+    again = BatchEqualizer.load(tmp_path / "eq")
+    assert (
+        again.corrections_.equals(equalizer.corrections_)
+        and '"gain_corrected"' in (tmp_path / "eq/config.json").read_text()
+    )
+
+
+def test_one_control_well_is_refused_unless_asked_for():
+    def same(signal, rng):
+        return synthetic.expose(signal, Effect(), rng)
+
+    says = refused(ConfoundedDesignError, two_plates, same, wells=1, sites=8)
+    assert says.startswith("Only one group (well, donor) of P1, P2 was given") and "allow_single_group=True" in says
+    with pytest.warns(LabWarning, match="Only one group"):
+        equalizer, _ = two_plates(same, wells=1, sites=8, allow_single_group=True)
+    found = equalizer.corrections_.set_index("batch").loc["P2"]
+    assert found.gain_error > 0.1 and found.gain_corrected < 0.7
