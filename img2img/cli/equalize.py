@@ -216,6 +216,7 @@ def _report(
 ) -> None:
     """Judge an equalizer on images it was not fitted to, beside what a lab would use instead."""
     from img2img.lab import BatchEqualizer, LabWarning, Manifest
+    from img2img.lab.judgement.verdict import COLOURS
     from img2img.report.page import is_page
     from img2img.runtime.files import holds_keys, refuse_unwritable
 
@@ -234,7 +235,8 @@ def _report(
         warnings.simplefilter("ignore", LabWarning)  # the report lists them as notes
         manifest = Manifest.open(table, **columns)
         evaluation = equalizer.evaluate(manifest, nuclei=nuclei, progress=advance, **options)
-    typer.echo(evaluation.to_text())
+    coloured = typer.style(evaluation.verdict, fg=COLOURS[evaluation.outcome], bold=True)
+    typer.echo(evaluation.to_text().replace(evaluation.verdict, coloured))  # plain where it is no terminal
     with _writing(out):
         evaluation.to_html(out)
     typer.echo(f"report: {out}")

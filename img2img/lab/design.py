@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import ConfoundedDesignError, InputError, counted
+from img2img.errors import ConfoundedDesignError, InputError, counted, quote
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
 from img2img.lab.curves.correction import Correction
@@ -67,6 +67,16 @@ class Design:
     def groups(self) -> list[str]:
         """The group of each image; by default every image is one."""
         return [str(i) for i in range(len(self.batch))] if self.group is None else self.group
+
+    def title(self, i: int) -> str:
+        """Return what reports call image `i`: its file, relative to the root, and its well."""
+        manifest = self.manifest
+        name, group = f"image {i}", None if self.group is None else self.group[i]
+        if manifest is not None:
+            path = manifest.files[i][0]
+            group = None if group == str(path) else group
+            name = quote(path.relative_to(manifest.root) if path.is_relative_to(manifest.root) else path)
+        return name if group is None else f"{name}, {'group' if manifest is None else 'well'} {group}"
 
 
 def is_manifest(X: Any) -> bool:
