@@ -77,6 +77,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(BatchEqualizer.transform, "overwrite"),
         like(new, "n_jobs"),
     )
+    add("check", _check, like(open_table, *COLUMNS), like(new, "target", "random_state", "n_jobs"))
     add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
 
 
@@ -94,6 +95,31 @@ def _with_lab(command: Callable[..., None]) -> Callable[..., None]:
         command(**options)
 
     return checked
+
+
+def _check(
+    table: Table,
+    out: Annotated[Path | None, typer.Option(help="Also write a page, .html.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write all numbers to this file, as JSON.")] = None,
+    **options: Any,
+) -> None:
+    """Recommend a route before any fitting: is there a batch effect on the controls, and can it be separated?"""
+    from img2img.lab import BatchEqualizer, Manifest
+    from img2img.report.page import is_page
+    from img2img.runtime.files import holds_keys, refuse_unwritable
+
+    for path, replaceable in ((out, is_page), (json, holds_keys("route", "differences"))):
+        if path:
+            refuse_unwritable(path, replaceable)
+    columns = {name: options.pop(name) for name in COLUMNS}
+    with stoppable("Stopped; nothing was written."), progress_bar("checking") as (advance, _):
+        found = BatchEqualizer(**options).check(Manifest.open(table, **columns), progress=advance)
+    typer.echo(found.to_text().replace(found.sentence, typer.style(found.sentence, bold=True)))
+    for path, write, name in ((out, found.to_html, "page"), (json, found.to_json, "numbers")):
+        if path:
+            with _writing(path):
+                write(path)
+            typer.echo(f"{name}: {path}")
 
 
 def _fit(

@@ -113,10 +113,10 @@ def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int
     if all(len(indices) <= count for indices in members.values()):
         return list(range(len(batch)))
     note(f"Judged on at most {count} images of each batch, spread evenly; all methods' results are held in memory.")
-    return _spread(members, count)
+    return spread(members, count)
 
 
-def _spread(members: Mapping[str, list[int]], most: int) -> list[int]:
+def spread(members: Mapping[str, list[int]], most: int) -> list[int]:
     return sorted(
         indices[i]
         for indices in members.values()
@@ -163,7 +163,7 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
             f"Batches with fewer than {fewest} {'images' if control is None else 'controls'}: {', '.join(few)}. "
             "Give more, leave these batches out, or lower min_images."
         )
-    return _spread(members, most)
+    return spread(members, most)
 
 
 def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:

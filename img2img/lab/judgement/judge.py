@@ -15,9 +15,9 @@ from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.judgement import pictures, probes, report, verdict
 from img2img.lab.judgement.case import Case, batch_left, measure, measure_normalised_features
+from img2img.lab.judgement.channels import measure_channels, worst
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
-from img2img.lab.judgement.channels import measure_channels, worst
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
 from img2img.lab.judgement.verdict import Advice, Outcome
 from img2img.runtime.files import write_text
@@ -48,8 +48,19 @@ class Evaluation(Findings):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the pictures, for JSON."""
-        names = ("judged", "reference", "cramers_v", "confounded", "counts", "gates", "gate_texts", "rows", "channels",
-                 "places", "settings")
+        names = (
+            "judged",
+            "reference",
+            "cramers_v",
+            "confounded",
+            "counts",
+            "gates",
+            "gate_texts",
+            "rows",
+            "channels",
+            "places",
+            "settings",
+        )
         return {
             "verdict": self.verdict,
             "advice": self.advice,

@@ -18,7 +18,7 @@ BRIGHTER, DARKER = np.array([178, 24, 43]), np.array([33, 102, 172])  # colours 
 class Example(NamedTuple):
     """One channel, or the three of RGB, of a field: images (h, w) or (h, w, 3) of uint8 at one stretch.
 
-    `images` are "before", "after", "reference", the most similar field of the reference batch, and "change".
+    `images` are "before", "after", "reference", a field of the reference batch that is as full, and "change".
     """
 
     batch: str
@@ -42,14 +42,15 @@ def histograms(images: Sequence[Array], batch: Array, scale: Array) -> dict[str,
 def examples(case: Case, after: Sequence[Array]) -> list[Example]:
     """Return every channel of a few fields with cells of each batch but the reference, from different groups."""
     covered = np.array([float((labels > 0).mean()) for labels in case.objects])
-    references = np.flatnonzero(case.batch == case.reference)
     count = min(PER_BATCH, max(1, MOST // max(len(case.batches) - 1, 1)))
     shown = []
     for batch in case.batches[1:]:
         for i in _typical(covered, np.flatnonzero(case.batch == batch), case.group, count):
+            alike = [case.batch == case.reference, case.controls == case.controls[i]]
+            references = np.flatnonzero(np.all(alike, 0) if np.all(alike, 0).any() else alike[0])
             near = int(references[np.argmin(np.abs(covered[references] - covered[i]))])
-            names = (batch, *(f"image {k}" if case.names is None else case.names[k] for k in (i, near)))
-            shown += _example(names, case, case.before[i], after[i], case.before[near])
+            here, there = (f"image {k}" if case.names is None else case.names[k] for k in (i, near))
+            shown += _example((batch, here, there), case, case.before[i], after[i], case.before[near])
     return shown[: MOST * len(case.scale)]
 
 
