@@ -218,10 +218,8 @@ def test_chance_seldom_drifts():
 def test_another_magnification_is_said():
     X, batch, _ = plates(Effect(gain=0.7), size=96, count=8)
     assert list(magnified(X[:, None], batch, np.ones(1))) == []
-    large = [
-        x if b == "P1" else np.kron(x[:48, :48], np.ones((2, 2), np.uint16)) for x, b in zip(X, batch, strict=True)
-    ]
-    (sentence,) = magnified(np.stack(large)[:, None], batch, np.ones(1))
+    doubled = np.ones((2, 2), np.uint16)
+    large = [x[None] if b == "P1" else np.kron(x, doubled)[None] for x, b in zip(X, batch, strict=True)]
+    (sentence,) = magnified(large, batch, np.ones(1))
     assert sentence.startswith("The objects of P2 cover ") and "times the area of those of P1" in sentence
-    dark = 60000 - np.stack(large)[:, None]
-    assert len(list(magnified(dark, batch, -np.ones(1)))) == 1
+    assert len(list(magnified([60000 - x for x in large], batch, -np.ones(1)))) == 1

@@ -8,24 +8,28 @@ from img2img.data.picture import Array
 from img2img.lab.design import members_of
 from img2img.lab.judgement.objects import segment
 
-IMAGES, EDGE = 6, 512  # images of a batch that are measured, and pixels of their middle
-FEWEST = 10  # objects of a batch and channel that give a size
+IMAGES, EDGE = 12, 512  # images of a batch that are measured, and pixels of their middle
+FEWEST = 3  # objects of an image, and images of a batch, that give a size
 CLEAR = 3.0  # times the spread of the background that objects must stand out
-RATIO = 1.5  # of areas that is worth a note
+RATIO, ERRORS = 1.5, 3.0  # of areas that is worth a note, and the standard errors that it must exceed
 
 
-def sizes(images: Sequence[Array], batch: Sequence[str], signs: Array) -> dict[str, Array]:
-    """Return the median area of the objects of each batch, in pixels, (C,); NaN where few objects are seen.
+def sizes(images: Sequence[Array], batch: Sequence[str], signs: Array) -> dict[str, tuple[Array, Array]]:
+    """Return the log area of the objects of each batch, (C,), and its standard error between images.
 
-    `signs` is 1 for channels with bright objects, -1 for dark ones, (C,). A few images of each batch are measured.
+    Of each image the median counts; NaN where few objects are seen. `signs` is 1 for channels with bright objects, -1
+    for dark ones, (C,). A few images of each batch are measured.
     """
     found = {}
     for name, rows in members_of(batch).items():
-        areas: list[list[int]] = [[] for _ in signs]
-        for i in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int):
-            for c, plane in enumerate(images[rows[i]]):
-                areas[c] += _areas(middle(plane, EDGE), int(signs[c]))
-        found[name] = np.array([np.median(a) if len(a) >= FEWEST else np.nan for a in areas])
+        chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)]
+        logs = np.array(
+            [[_size(middle(x, EDGE), int(s)) for x, s in zip(images[i], signs, strict=True)] for i in chosen]
+        )
+        count = np.isfinite(logs).sum(0)
+        logs[:, count < FEWEST] = 0
+        mean, sd = np.nanmean(logs, 0), np.nanstd(logs, 0, ddof=1)
+        found[name] = (np.where(count < FEWEST, np.nan, mean), sd / np.sqrt(np.maximum(count, 1)))
     return found
 
 
@@ -35,16 +39,16 @@ def middle(image: Array, edge: int) -> Array:
     return image[..., top : top + edge, left : left + edge]
 
 
-def _areas(plane: Array, sign: int) -> list[int]:
-    """Return the areas of objects that stand out from their background."""
+def _size(plane: Array, sign: int) -> float:
+    """Return the log of the median area of objects that stand out from their background; NaN if there are few."""
     labels = segment(plane, dark=sign < 0)
+    if labels.max() < FEWEST or labels.all():
+        return float("nan")
     outside = plane[labels == 0].astype(np.float64)
-    if not labels.any() or not outside.size:
-        return []
     level = np.median(outside)
     spread = 1.4826 * np.median(np.abs(outside - level))
     clear = sign * (plane[labels > 0].mean(dtype=np.float64) - level) > CLEAR * spread
-    return [int(n) for n in np.bincount(labels.ravel())[1:]] if clear else []
+    return float(np.log(np.median(np.bincount(labels.ravel())[1:]))) if clear else float("nan")
 
 
 def magnified(images: Sequence[Array], batch: Sequence[str], signs: Array) -> Iterator[str]:
@@ -53,14 +57,18 @@ def magnified(images: Sequence[Array], batch: Sequence[str], signs: Array) -> It
     The typical batch is the middle one by size; sizes are compared channel by channel, and the middle ratio counts, so
     that one channel with another stain does not.
     """
-    logs = {name: np.log(area) for name, area in sizes(images, batch, signs).items()}
-    ordered = sorted((name for name in logs if np.isfinite(logs[name]).any()), key=lambda n: np.nanmedian(logs[n]))
+    found = sizes(images, batch, signs)
+    seen = [name for name, (logs, _) in found.items() if np.isfinite(logs).any()]
+    ordered = sorted(seen, key=lambda name: float(np.nanmedian(found[name][0])))
     typical = ordered[(len(ordered) - 1) // 2] if ordered else ""
-    for name in sorted(ordered):
-        both = (logs[name] - logs[typical])[np.isfinite(logs[name] + logs[typical])]
-        ratio = float(np.exp(np.median(both))) if both.size else 1.0
-        if max(ratio, 1 / ratio) > RATIO:
+    for name in seen:
+        (logs, errors), (others, doubts) = found[name], found[typical]
+        both = np.isfinite(logs + others)
+        if not both.any():
+            continue
+        rise, error = float(np.median((logs - others)[both])), float(np.median(np.hypot(errors, doubts)[both]))
+        if abs(rise) > max(np.log(RATIO), ERRORS * error):
             yield (
-                f"The objects of {name} cover {ratio:.2g} times the area of those of {typical}: if its magnification "
-                "or binning differs, bring all images to one pixel size first; no curve does that."
+                f"The objects of {name} cover {np.exp(rise):.2g} times the area of those of {typical}: if its "
+                "magnification or binning differs, bring all images to one pixel size first; no curve does that."
             )
