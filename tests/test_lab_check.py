@@ -91,15 +91,17 @@ def test_a_design_that_cannot_separate_is_said_with_what_would_do():
     assert found.cramers_v > 0.9 and any("No controls were named" in note for note in found.notes)
     # controls in one batch only
     found = checked(X, batch, group, control=[b == "P1" for b in batch], label=group)
-    assert found.route == "nothing" and "P2 has no controls, so nothing can be learned about it." in found.notes
-    assert any("16 of 16 labels of a batch have a single well there" in note for note in found.notes)
+    assert (
+        found.route == "nothing" and "There are no controls of P2, so nothing can be learned about them." in found.notes
+    )
+    assert any("16 of 16 labels of a batch have a single group (well) there" in note for note in found.notes)
     with pytest.raises(InputError, match="There is only one batch, P1; equalizing needs at least two"):
         checked(X[:16], batch[:16], group[:16])
 
 
 def test_few_wells_are_noted():
     found = checked(*plates(Effect(gain=0.5), wells=3))
-    assert any(note.startswith("Few wells with controls: P1 (3), P2 (3)") for note in found.notes)
+    assert any(note.startswith("Few groups (wells) of controls: P1 (3), P2 (3)") for note in found.notes)
 
 
 def test_colour_has_a_route_of_its_own():

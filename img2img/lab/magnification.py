@@ -8,7 +8,7 @@ from img2img.data.picture import Array
 from img2img.lab.design import members_of
 from img2img.lab.judgement.objects import segment
 
-IMAGES, EDGE = 12, 512  # images of a batch that are measured, and pixels of their middle
+IMAGES, EDGE = 8, 512  # images of a batch that are measured, and pixels of their middle
 FEWEST = 3  # objects of an image, and images of a batch, that give a size
 CLEAR = 3.0  # times the spread of the background that objects must stand out
 RATIO, ERRORS = 1.5, 3.0  # of areas that is worth a note, and the standard errors that it must exceed

@@ -95,7 +95,9 @@ class Recommendation:
 
     def _lines(self) -> Iterator[str]:
         what = "control wells" if self.on_controls else "groups"
-        counts = ", ".join(f"{name} {n} ({self.images[name]} images)" for name, n in self.wells.items())
+        few = list(self.wells.items())[:MOST_LISTED]
+        counts = ", ".join(f"{name} {n} ({self.images[name]} images)" for name, n in few)
+        counts += f" and {len(self.wells) - len(few)} more batches" if len(few) < len(self.wells) else ""
         yield f"Design: {what}: {counts}" + (
             "" if self.cramers_v is None else f"; association of batch and label (Cramér's V): {self.cramers_v:.2f}"
         )

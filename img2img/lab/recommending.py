@@ -22,9 +22,10 @@ from img2img.lab.magnification import magnified, middle
 from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
 from img2img.lab.recommendation import FEATURES, NOTHING, Difference, Recommendation
+from img2img.lab.tables.folders import first_of
 
 MOST, FEWEST = 200, 8  # images in all that are looked at; but at least so many of each batch
-EDGE = 512  # pixels; features are those of the middle of larger images
+EDGE = 384  # pixels; features are those of the middle of larger images
 LEVEL = 0.05  # of significance, divided by the number of differences that are looked at
 BRIGHTNESS, BACKGROUND, LIGHT = "brightness", "background", "illumination"
 # Differences that matter: of the log brightness; of the background and its rise over the image, as shares of the range
@@ -32,6 +33,7 @@ MATTERS = {BRIGHTNESS: np.log(1.03), BACKGROUND: 0.01, LIGHT: 0.02}
 WAYS = ("from left to right", "from top to bottom", "from centre to corners")
 FAINT = 4.0  # times; what is fainter than in another batch by more may be no signal at all
 ENOUGH = 4  # control wells of each batch; with fewer, most differences stay in doubt
+VOTERS = 16  # images that tell whether the foreground is bright
 TILES = 8  # along each axis, for the illumination
 
 
@@ -55,7 +57,7 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     reference = p.target if p.target in present else rules.medoid(statistics)
     channels = design.images.names or [str(c) for c in range(len(images[0]))]
     scale = rules.find_scale(statistics, channels)
-    signs = tone.signs((images[i] for i in range(0, len(images), max(1, len(images) // 64))), len(channels))
+    signs = tone.signs((images[i] for i in range(0, len(images), max(1, len(images) // VOTERS))), len(channels))
 
     done = 0
 
@@ -69,6 +71,7 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
 
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
         levels, light, features = (np.array(x) for x in zip(*pool.map(measured, range(len(rows))), strict=True))
+    is_rgb = statistics.colour is not None
     parts = {BRIGHTNESS: levels[:, 1], BACKGROUND: levels[:, 0] / (scale[:, 1] - scale[:, 0])}
     if len({images[i].shape for i in range(len(images))}) == 1:
         parts |= {f"{LIGHT} {way}": light[:, :, k] for k, way in enumerate(WAYS)}
@@ -81,10 +84,10 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
         *positions.placing(design.batch, design.groups, design.control),
         *(positions.drifts(features, batch, group, channels) if design.control is not None else ()),
         *magnified(images, batch, signs),
-        *_dead(levels[:, 1], batch, channels),
+        *([] if is_rgb else _dead(levels[:, 1], batch, channels)),
     ]
     v = None if design.label is None else probes.cramers_v(design.batch, design.label)
-    route, reason = _route(design, wells, v, told, differences, images[0])
+    route, reason = _route(design, wells, v, told, differences, is_rgb)
     return Recommendation(
         route=route,
         reason=reason,
@@ -191,12 +194,12 @@ def _problems(design: Design, members: Mapping[str, list[int]], wells: Mapping[s
     if design.control is None:
         yield "No controls were named: every difference between the batches is taken for the batch effect."
     if lacking := [name for name, rows in members.items() if not rows]:
-        yield f"{', '.join(lacking)} has no controls, so nothing can be learned about it."
+        yield f"There are no controls of {first_of(lacking)}, so nothing can be learned about them."
     if design.group is not None:
         if few := [f"{name} ({count})" for name, count in wells.items() if 1 < count < ENOUGH]:
             yield (
-                f"Few wells with {what}: {', '.join(few)}; what wells differ by hides all but strong batch effects, so "
-                "give more if there are any."
+                f"Few groups (wells) of {what}: {first_of(few)}; their own differences hide all but strong batch "
+                "effects, so give more if there are any."
             )
         if design.label is not None:
             homes: dict[tuple[str, str], set[str]] = {}
@@ -204,8 +207,8 @@ def _problems(design: Design, members: Mapping[str, list[int]], wells: Mapping[s
                 homes.setdefault((b, label), set()).add(g)
             if single := sum(len(found) == 1 for found in homes.values()):
                 yield (
-                    f"{single} of {len(homes)} labels of a batch have a single well there, so they cannot be judged on "
-                    "wells that were held out."
+                    f"{single} of {len(homes)} labels of a batch have a single group (well) there, so they cannot be "
+                    "judged on groups that were held out."
                 )
 
 
@@ -215,15 +218,15 @@ def _route(
     v: float | None,
     told: Mapping[str, float] | None,
     differences: Sequence[Difference],
-    image: Array,
+    is_rgb: bool,
 ) -> tuple[str, str]:
     """Return the route that fits, and why."""
     on_controls = design.control is not None
     poor = [name for name, count in wells.items() if count < 2]
     if poor and (on_controls or design.group is not None):
         return NOTHING, (
-            f"there are fewer than two {'control wells' if on_controls else 'groups'} of {', '.join(poor)}, so a "
-            f"well's own difference cannot be told from the batch effect; give at least {ENOUGH} of each batch"
+            f"there are fewer than two {'control wells' if on_controls else 'groups'} of {first_of(poor)}, so its "
+            f"own difference cannot be told from the batch effect; give at least {ENOUGH} of each batch"
         )
     if not on_controls and v is not None and v > CONFOUNDED:
         return NOTHING, (
@@ -237,7 +240,7 @@ def _route(
         return NOTHING, f"the {'controls' if on_controls else 'images'} show no batch effect{unsure}"
     if not clear:
         return FEATURES, "the batches are told by noise, sharpness or texture, which no curve evens out"
-    if image.dtype == np.uint8 and len(image) == 3:
+    if is_rgb:
         return ("stain" if "stain" in MODELS else "tone"), "the colours of the batches differ, and the images are RGB"
     if any(d.what.startswith(LIGHT) for d in clear):
         return "tone+field", "the evenness of the illumination differs between the batches"
