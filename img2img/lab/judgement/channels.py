@@ -13,15 +13,16 @@ STEP_NOISE = 0.29  # standard deviation of rounding, in steps of whole numbers: 
 FLAT_NOISE = 1e-5  # of the range; the least noise of floats
 QUIET = 0.9  # share of the pixels, those with the least detail, that noise is measured on: edges are no noise
 WORST = {"noise_worst": "noise", "shift_worst": "rise"}  # a method's score: that of each channel
+LEAST = 0.02  # of the control shift, which counts as a difference at all
 ERRORS = 2.0  # standard errors between groups that a rise of the control shift must exceed
 
 
 def measure_channels(case: Case, after: Sequence[Array]) -> dict[str, Scores]:
     """Return for each channel of each batch but the reference, called "batch, channel":
 
-    `noise`, the noise over the larger of the reference's and that of the batch's own input; `shift`, the log ratio of
-    the controls' brightness inside objects to the reference's; `rise`, by how much `shift` is farther from 0 than
-    without correction, beyond 2 standard errors between groups. None where it cannot be measured.
+    `noise`, over the larger of the reference's and that of the batch's own input; `shift`, the log ratio of the
+    controls' brightness inside objects to the reference's; `doubt`, 2 standard errors of it between groups; `rise`, by
+    how much `shift` is farther from 0 than without correction, beyond the doubt. None where it cannot be measured.
     """
     was, now = (np.array([_noise(image) for image in images]) for images in (case.before, after))
     least = STEP_NOISE if case.before[0].dtype.kind == "u" else FLAT_NOISE * (case.scale[:, 1] - case.scale[:, 0])
@@ -34,7 +35,7 @@ def measure_channels(case: Case, after: Sequence[Array]) -> dict[str, Scores]:
         noise = np.where(own > 0, now[here].mean(0) / np.maximum(np.maximum(own, reference), least), np.nan)
         rise = np.abs(moved[name]) - np.abs(before[name]) - doubt[name]
         for c, channel in enumerate(case.channels or map(str, range(len(own)))):
-            values = {"noise": noise[c], "shift": moved[name][c], "rise": rise[c]}
+            values = {"noise": noise[c], "shift": moved[name][c], "doubt": doubt[name][c], "rise": rise[c]}
             found[f"{name}, {channel}"] = {k: None if np.isnan(v) else float(v) for k, v in values.items()}
     return found
 
@@ -49,6 +50,15 @@ def worst(channels: dict[str, Scores]) -> tuple[Scores, dict[str, str]]:
             places[name] = max(values, key=values.__getitem__)
             scores[name] = values[places[name]]
     return scores, places
+
+
+def interval(shift: float | None, channels: dict[str, Scores]) -> Scores:
+    """Return the interval of the control shift, as wide as the mean doubt of the channels; None if there is none."""
+    doubts = [d for found in channels.values() if found["rise"] is not None and (d := found["doubt"]) is not None]
+    if shift is None or not doubts:
+        return {"shift_control_low": None, "shift_control_high": None}
+    half = max(float(np.mean(doubts)), LEAST)
+    return {"shift_control_low": shift - half, "shift_control_high": shift + half}
 
 
 def _noise(image: Array) -> Array:

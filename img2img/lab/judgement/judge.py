@@ -15,7 +15,7 @@ from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.judgement import pictures, probes, report, verdict
 from img2img.lab.judgement.case import Case, batch_left, measure, measure_normalised_features
-from img2img.lab.judgement.channels import measure_channels, worst
+from img2img.lab.judgement.channels import interval, measure_channels, worst
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
@@ -120,7 +120,7 @@ def evaluate(
         rows[name] = measure(case, images)
         channels[name] = measure_channels(case, images)
         scores, places[name] = worst(channels[name])
-        rows[name] |= scores
+        rows[name] |= scores | interval(rows[name]["shift_control"], channels[name])
         progress(done, len(methods))
     rows[judged]["sham"] = sham
     masked = case.masks is not None

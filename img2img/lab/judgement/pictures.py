@@ -11,7 +11,7 @@ from img2img.lab.judgement.features import block_means, in_range
 
 BINS, LOWEST, HIGHEST = 60, -0.1, 1.3  # of the histograms; bounds in units of the range
 SIDE, PER_BATCH, MOST = 240, 2, 12  # pixels of a thumbnail, fields of each batch, fields in all
-FULL_CHANGE = 0.5  # of the range, which is full colour in a map of change
+FULL_CHANGE = 0.25  # of the range, which is full colour in a map of change
 BRIGHTER, DARKER = np.array([178, 24, 43]), np.array([33, 102, 172])  # colours (RGB) of change
 
 
@@ -65,13 +65,14 @@ def _typical(covered: Array, rows: Array, group: Array, count: int) -> list[int]
 
 def _example(names: tuple[str, str, str], case: Case, before: Array, after: Array, reference: Array) -> list[Example]:
     colour = len(before) == 3 and before.dtype == np.uint8
-    scale = np.array([[0.0, 255.0]] * 3) if colour else case.scale
+    white = min(float(case.scale[:, 1].max()), 255.0)
+    scale = np.array([[0.0, white]] * 3) if colour else case.scale
     planes = {key: _reduced(in_range(image, scale)) for key, image in
               {"before": before, "after": after, "reference": reference}.items()}  # fmt: skip
     change = _reduced(in_range(after, scale) - in_range(before, scale))
     if colour:
         images = {key: _grey(x).transpose(1, 2, 0) for key, x in planes.items()} | {"change": _change(change.mean(0))}
-        return [Example(*names, "RGB", (0.0, 255.0), images)]
+        return [Example(*names, "RGB", (0.0, white), images)]
     shown = []
     for c, channel in enumerate(case.channels or map(str, range(len(before)))):
         images = {key: _grey(x[c]) for key, x in planes.items()} | {"change": _change(change[c])}

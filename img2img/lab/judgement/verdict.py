@@ -26,9 +26,8 @@ COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}  # in a terminal
 COMPARED: dict[str, tuple[str, str, int]] = {
     "Phenotype accuracy": ("phenotype_accuracy", "phenotype", 1),
     "Batch predictability": ("batch_linear", "batch_linear", -1),
-    "Control shift": ("shift_control", "", -1),
+    "Control shift": ("shift_control", "shift_control", -1),
 }
-SHIFT = 0.02  # difference in control shift, which has no interval, that counts
 
 
 class Verdict(NamedTuple):
@@ -48,7 +47,7 @@ def judgement(findings: Findings) -> Verdict:
 
     A method that fails a gate is worse than nothing. Otherwise it is compared with doing nothing, then with the simpler
     methods that pass, by the first score in `COMPARED` in which the two clearly differ: by more than half the width of
-    the 95 % interval, or by more than `SHIFT`.
+    the 95 % interval.
     """
     name, rows = findings.judged, findings.rows
     if failed := [gate for gate, passed in findings.gates[name].items() if passed is False]:
@@ -102,14 +101,16 @@ def _compared(rows: dict[str, Scores], name: str, other: str, titles: Sequence[s
         numbers = f"{title} is {mine:.2f} with “{name}”, {theirs:.2f} with “{other}”"
         floor = (row.get("batch_chance") or 0.0) if score == "batch_linear" else -inf  # below chance is luck
         gain = sign * (max(mine, floor) - max(theirs, floor))
-        if abs(gain) > max(_half(row, interval), _half(rival, interval), 0 if interval else SHIFT):
+        if abs(gain) > max(_half(row, interval), _half(rival, interval)):
             return (1 if gain > 0 else -1), numbers
         even = even or (0, numbers)
     return even
 
 
 def _half(row: Scores, name: str) -> float:
-    return ((row.get(f"{name}_high") or 0) - (row.get(f"{name}_low") or 0)) / 2
+    """Return half the width of a score's interval; without one, no difference is clear."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return inf if low is None or high is None else (high - low) / 2
 
 
 def _is_choice(findings: Findings, method: str) -> bool:
