@@ -143,7 +143,11 @@ def evaluate(
         confounded=v is not None and v > CONFOUNDED and not controls,
         notes=(*notes, *case.problems),
         settings={name: getattr(case, name) for name in ("reference", "nuclei", "dark", "seed")}
-        | {"scale": case.scale.tolist(), "objects": "masks" if masked else "segmented in the input"},
+        | {
+            "channels": None if case.channels is None else list(case.channels),
+            "scale": case.scale.tolist(),
+            "objects": "masks" if masked else "segmented in the input",
+        },
         channels=channels,
         places=places[judged],
         histograms={n: pictures.histograms(methods[n], case.batch, case.scale) for n in (IDENTITY, judged)},

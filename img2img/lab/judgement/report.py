@@ -33,7 +33,8 @@ table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px sol
 .stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
 .row { display: grid; grid-template-columns: repeat(4, minmax(0, 240px)); gap: .6rem; margin: .6rem 0 }
 .row figure { margin: 0 } .row img { width: 100% } .row figcaption { font-size: 12px; line-height: 1.3 }
-@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) } .box { padding: .4rem .7rem } }
+@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) } .box { padding: .4rem .7rem }
+  .chart img { width: 680px; max-width: none } .meaning { min-width: 16rem } }
 """
 
 
@@ -50,15 +51,15 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
         "<p>A method that fails a gate is not fit for measuring, however well it removes the batch.</p>",
         _gates(findings),
         "<h2>Every channel</h2>" + _channels(findings) if findings.channels else "",
+        "<h2>Images</h2>" + _examples(findings.pictures) if findings.pictures else "",
         "<h2>Can the batch still be predicted?</h2>" if probes else "",
-        captioned(probes, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
+        _chart(probes, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
                   "groups. The band ends at the 95 % quantile of the permutation null.") if probes else "",
         "<h2>Methods and scores</h2>",
         _metrics(findings),
         "<h2>Pixel values of each batch</h2>",
-        captioned(draw_histograms(findings), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
+        _chart(draw_histograms(findings), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
                 "with different contents, or more cells, should differ."),
-        "<h2>Images</h2>" + _examples(findings.pictures) if findings.pictures else "",
         "" if quality is None else "<h2>Single images</h2>" + _quality(quality),
         "<h2>Images and settings</h2>",
         _table([("", "number")], findings.counts.items()),
@@ -68,6 +69,11 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
     ]  # fmt: skip
     title = f"Batch equalization: {findings.judged}, to {findings.reference}"
     return page(title, "\n".join(filter(None, parts)), STYLE)
+
+
+def _chart(picture: bytes, caption: str) -> str:
+    """Return a chart that scrolls on a phone, where its letters would be too small."""
+    return f'<div class="wide chart">{captioned(picture, caption)}</div>'
 
 
 def _cell(value: Any, kind: str = "") -> str:
@@ -101,7 +107,7 @@ def _metrics(findings: Findings) -> str:
     for name, (title, meaning) in COLUMNS.items():
         if any(row.get(name) is not None for row in rows.values()):
             cells = "".join(_cell(_with_interval(row, name), kinds[method]) for method, row in rows.items())
-            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint">{escape(meaning)}</td></tr>')
+            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint meaning">{escape(meaning)}</td></tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
@@ -186,6 +192,7 @@ def draw_histograms(findings: Findings) -> bytes:
     values = LOWEST + (np.arange(BINS) + 0.5) * (HIGHEST - LOWEST) / BINS
     methods = list(findings.histograms)
     channels = len(next(iter(findings.histograms[methods[0]].values())))
+    names = findings.settings.get("channels") or range(channels)
     figure = Figure(figsize=(5.2 * len(methods), 2.8 * channels + 0.5), layout="constrained")
     panels = figure.subplots(channels, len(methods), squeeze=False, sharex=True, sharey=True)
     for (c, m), axes in np.ndenumerate(panels):
@@ -196,7 +203,7 @@ def draw_histograms(findings: Findings) -> bytes:
             filled = share[c] > 0  # images of few grey levels leave bins empty
             axes.plot(values[filled], share[c][filled], **look)
         axes.set_yscale("log")
-        axes.set_title(f"{methods[m]}, channel {c}", parse_math=False)
+        axes.set_title(f"{methods[m]}, channel {names[c]}", parse_math=False)
         if c == channels - 1:
             axes.set_xlabel("pixel value, in units of the fitted range")
     panels[0, 0].set_ylabel("share of pixels")
