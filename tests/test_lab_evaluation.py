@@ -165,11 +165,12 @@ def test_the_verdict_is_one_of_four_with_the_numbers_that_decide():
         "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”": (
             by_hand({"effect kept": None}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
-        "No better than “per-image z-score” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.90 with “per-image": (
+        "No better than “per-image z-score” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
+        "Phenotype accuracy is 0.80 with “tone”, 0.90 with “per-image z-score”.": (
             by_hand({"effect kept": True}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
-        "No better than “batch moments” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.80 with “batch moments”; "
-        "Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”.": (
+        "No better than “batch moments” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
+        "Phenotype accuracy is 0.80 with “tone”, 0.80 with “batch moments”.": (
             by_hand(do_nothing=nothing, tone=good, batch_moments=good)
         ),
         "No better than doing nothing (simpler). Phenotype accuracy is 0.71 with “tone”, 0.70 with “do nothing”.": (

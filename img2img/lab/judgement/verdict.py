@@ -9,8 +9,7 @@ from img2img.lab.judgement.gates import GATES
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, SHORT, Scores, number
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
-# The methods that are simpler than a model, besides doing nothing: the simplest first.
-SIMPLE = ("batch moments", "batch quantiles", "per-batch Reinhard", "per-image z-score", "per-image match_histograms")
+PER_IMAGE = "per-image"  # how the names of methods begin that look at one image at a time
 
 Advice = Literal["use it", "no better", "worse than nothing", "cannot be told"]
 Outcome = Literal["pass", "warn", "fail"]
@@ -66,10 +65,10 @@ def judgement(findings: Findings) -> Verdict:
     if better == 0:
         hidden = "; the batch cannot be told without correction either" if _is_hidden(rows[IDENTITY]) else ""
         return Verdict("no better", f"No better than doing nothing (simpler). {numbers}{hidden}.")
-    for other in (method for method in SIMPLE if method != name and _is_choice(findings, method)):
+    for other in _rivals(findings):
         side, against = _compared(rows, name, other) or (1, "")
         if side <= 0:
-            return Verdict("no better", f"No better than “{other}” (simpler). {against}; {numbers}.")
+            return Verdict("no better", f"No better than “{other}” (simpler). {numbers}; {against}.")
     features = _compared(rows, name, FEATURES_ONLY, ("Phenotype accuracy",)) or (0, "")
     only = f"; if features are enough, normalise them: {features[1]}" if features[0] < 0 else ""
     return Verdict("use it", f"Use it. {numbers}{only}.")
@@ -113,10 +112,13 @@ def _half(row: Scores, name: str) -> float:
     return inf if low is None or high is None else (high - low) / 2
 
 
-def _is_choice(findings: Findings, method: str) -> bool:
-    """Return whether a simple method may be advised; per-image methods erase effects, so theirs must have survived."""
-    kept = not method.startswith("per-image") or findings.gates.get(method, {}).get("effect kept") is True
-    return method in findings.rows and kept and findings.passed(method)
+def _rivals(findings: Findings) -> list[str]:
+    """Return the other methods that pass: all of them are simpler. Those that work on single images come last, and only
+    if they are seen to keep effects, which they are made to erase.
+    """
+    kept = (m for m, gates in findings.gates.items() if not m.startswith(PER_IMAGE) or gates.get("effect kept") is True)
+    others = (m for m in kept if m not in (findings.judged, IDENTITY) and findings.passed(m))
+    return sorted(others, key=lambda method: method.startswith(PER_IMAGE))
 
 
 def _is_hidden(nothing: Scores) -> bool:
