@@ -11,6 +11,7 @@ from img2img.lab.judgement.scores import Scores
 
 STEP_NOISE = 0.29  # standard deviation of rounding, in steps of whole numbers: there is no less noise than that
 FLAT_NOISE = 1e-5  # of the range; the least noise of floats
+PIXELS = 65536  # of an image, evenly spread, that noise is measured on
 QUIET = 0.9  # share of the pixels, those with the least detail, that noise is measured on: edges are no noise
 WORST = {"noise_worst": "noise", "shift_worst": "rise"}  # a method's score: that of each channel
 LEAST = 0.02  # of the control shift, which counts as a difference at all
@@ -67,6 +68,7 @@ def _noise(image: Array) -> Array:
         return np.zeros(len(image))
     x = image.astype(np.float32)
     detail = np.abs(np.diff(np.diff(x, axis=1), axis=2)).reshape(len(x), -1) / 2
+    detail = detail[:, :: -(-detail.shape[1] // PIXELS)]
     quiet = np.partition(detail, int(QUIET * (detail.shape[1] - 1)), axis=1)[:, : int(QUIET * detail.shape[1]) or 1]
     return np.asarray(quiet.mean(1, dtype=np.float64))
 
