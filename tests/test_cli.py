@@ -74,7 +74,7 @@ WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --ou
 @pytest.mark.parametrize(
     "words",
     ["--version", "-V", "-h", "train -h", *(f"train {name} -h" for name in METHODS), "equalize -h"]
-    + [f"equalize {name} -h" for name in ("fit", "add", "transform", "report")]
+    + [f"equalize {name} -h" for name in ("check", "fit", "add", "transform", "report")]
     + [f"{name} --help" for name in ("translate", "sample", "evaluate", "compare", "import", "export", "info", "demo")]
     + WITH_CODE_2,
 )
@@ -119,7 +119,7 @@ def test_every_command_has_help(methods):
     add_equalizing(cli.equalize)
     found = set(walk(typer.main.get_command(cli.app), ()))
     assert found >= {("translate",), ("demo",), ("train",), *(("train", name) for name in METHODS)}
-    assert found >= {("equalize",), *(("equalize", name) for name in ("fit", "add", "transform", "report"))}
+    assert found >= {("equalize",), *(("equalize", name) for name in ("check", "fit", "add", "transform", "report"))}
 
 
 def test_train_lists_the_methods(call):
@@ -358,7 +358,7 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
         ).parameters.keys() - others
 
 
-@over(name=["fit", "add", "transform", "report"])
+@over(name=["check", "fit", "add", "transform", "report"])
 def test_every_option_of_equalize_has_its_text(command_line, name):
     told = (BatchEqualizer, BatchEqualizer.evaluate, Manifest.open)
     docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()

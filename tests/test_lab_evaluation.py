@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from img2img.lab import synthetic
 from img2img.lab.judgement import baselines, features, objects, pictures, probes, report, verdict
 from img2img.lab.judgement.baselines import BASELINES, CHEATS, Statistics
 from img2img.lab.judgement.case import Case, measure
+from img2img.lab.judgement.channels import measure_channels, worst
 from img2img.lab.judgement.gates import GATES, gates_of
-from img2img.lab.judgement.judge import FEATURES_ONLY, Evaluation, evaluate
-from img2img.lab.judgement.scores import IDENTITY
+from img2img.lab.judgement.judge import Evaluation, evaluate
+from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
 
 SCALE = np.array([[400.0, 7000.0]])
 MINE = "my <model> & $x$"
@@ -117,103 +119,145 @@ def test_only_methods_per_image_touch_the_reference(judged):
     assert judged.rows["per-image z-score"]["reference_change"] > 0.001
 
 
-def test_verdict_says_that_the_model_is_no_better(judged):
-    assert judged.verdict.startswith(f"“{MINE}” passes every gate")
-    assert "does not beat “batch moments” in phenotype accuracy" in judged.verdict
-
-
-def test_verdict_says_what_is_better():
-    row = {"phenotype_accuracy": 0.8, "phenotype_low": 0.75, "phenotype_high": 0.85, "shift_control": 0.1}
-    better = row | {"phenotype_accuracy": 0.9, "shift_control": 0.15}
-    words = verdict._comparison(better, row, "batch moments")
-    assert words == (
-        "it beats “batch moments” in phenotype accuracy (0.90 vs. 0.80), is worse in control shift (0.15 vs. 0.10)"
-    )
-    worse = row | {"shift_control": 0.15}
-    assert verdict._comparison(worse, better, "batch moments") == (
-        "it does not beat “batch moments” in phenotype accuracy (0.80 vs. 0.90) "
-        "or control shift (0.15 vs. 0.15), so prefer that simpler method"
-    )
-    assert "does not beat" in verdict._comparison(row | {"phenotype_accuracy": 0.84}, row, "batch moments")  # luck
-
-
-def by_hand(gates=None, **rows):
-    """An evaluation of "tone" from a table made by hand: method -> told, its interval's half, shift, phenotypes."""
+def by_hand(gates=None, confounded=False, scores=None, places=None, **rows):
+    """Findings on "tone" from a table made by hand: method -> told, its interval's half, shift, phenotypes."""
     names = ("batch_linear", "batch_linear_low", "batch_linear_high", "batch_chance", "batch_null_high")
-    names += ("shift_control", "phenotype_accuracy", "phenotype_low", "phenotype_high")
+    names += (
+        "shift_control_low",
+        "shift_control_high",
+        "shift_control",
+        "phenotype_accuracy",
+        "phenotype_low",
+        "phenotype_high",
+    )
     table = {}
     for method, (told, half, shift, phenotype) in rows.items():
         seen = phenotype if phenotype is None else (phenotype - half, phenotype + half)
-        values = (told, told - half, told + half, 0.5, 0.6, shift, phenotype, *(seen or (None, None)))
-        table[method.replace("_", " ").replace("per image z score", "per-image z-score")] = dict(
-            zip(names, values, strict=True)
-        )
+        values = (told, told - half, told + half, 0.5, 0.6, 0.0, 0.1, shift, phenotype, *(seen or (None, None)))
+        name = method.replace("_", " ").replace("per image z score", "per-image z-score").replace("z score", "z-score")
+        table[name] = dict(zip(names, values, strict=True)) | (scores or {})
     passed = {"nothing moved": True} | (gates or {})
     return Evaluation(
-        rows=table, gates={method: passed for method in table}, gate_texts={}, judged="tone", reference="A",
-        counts={}, cramers_v=None, confounded=False, notes=(), settings={}, histograms={}, pictures=[],
+        rows=table, judged="tone", reference="A", counts={}, gate_texts={},
+        gates={method: dict.fromkeys(passed) if method == FEATURES_ONLY else passed for method in table},
+        cramers_v=0.62, confounded=confounded, notes=(), settings={}, histograms={}, pictures=[], places=places or {},
     )  # fmt: skip
 
 
-def test_verdict_compares_with_doing_nothing_first():
+def test_the_verdict_is_one_of_four_with_the_numbers_that_decide():
     # batch told, half of its interval, control shift, phenotype accuracy
-    nothing = (0.9, 0.05, 0.3, 0.7)
+    nothing, good = (0.9, 0.05, 0.3, 0.7), (0.6, 0.05, 0.1, 0.8)
     cases = {
-        # seen on two real plates: the batch is not there, and the method makes one
-        "fail: Do not use it: “tone” is worse than doing nothing in batch predictability (0.93 vs. 0.38) and "
-        "control shift (0.23 vs. 0.17); the batch cannot be predicted without correction either (0.38, by chance": (
-            by_hand(do_nothing=(0.38, 0.11, 0.17, None), tone=(0.93, 0.05, 0.23, None))
+        "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”.": (
+            by_hand(do_nothing=nothing, tone=good)
         ),
-        "fail: Do not use it: “tone” is worse than doing nothing in phenotype accuracy (0.60 vs. 0.70).": (
-            by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.3, 0.6))
+        "Use it. Batch predictability is 0.60 with “tone”, 0.90 with “do nothing”.": (
+            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.7), batch_moments=(0.8, 0.05, 0.1, 0.7))
         ),
-        "warn: Leave the images as they are: “tone” is no better than doing nothing in phenotype accuracy (0.71 "
-        "vs. 0.70), batch predictability (0.91 vs. 0.90) or control shift (0.30 vs. 0.30); no simpler": (
-            by_hand(do_nothing=nothing, tone=(0.91, 0.05, 0.3, 0.71))
+        "Use it. Control shift is 0.10 with “tone”, 0.30 with “do nothing”.": (
+            by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.1, None))
         ),
-        "warn: Use “tone” only for what it improves: compared with doing nothing it is better in control shift (0.10 "
-        "vs. 0.30), but worse in phenotype accuracy (0.50 vs. 0.70); no simpler": (
-            by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.1, 0.5))
+        "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; if features are enough, normalise "
+        "them: Phenotype accuracy is 0.80 with “tone”, 0.90 with “feature z-score per batch”.": (
+            by_hand(do_nothing=nothing, tone=good, feature_z_score_per_batch=(0.1, 0.05, None, 0.9))
         ),
-        "pass: “tone” passes every gate that could be measured; no simpler method passes, so there is none": (
-            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8))
+        # what is per image erases effects: it is a rival only where that was looked at
+        "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”": (
+            by_hand({"effect kept": None}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
-        "pass: “tone” passes every gate that could be measured; it beats “batch moments” in batch predictability": (
-            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8), batch_moments=(0.8, 0.05, 0.1, 0.8))
+        "No better than “per-image z-score” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
+        "Phenotype accuracy is 0.80 with “tone”, 0.90 with “per-image z-score”.": (
+            by_hand({"effect kept": True}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
-        "warn: “tone” passes every gate that could be measured; it does not beat “batch moments” in": (
-            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8), batch_moments=(0.6, 0.05, 0.1, 0.8))
+        "No better than “batch moments” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
+        "Phenotype accuracy is 0.80 with “tone”, 0.80 with “batch moments”.": (
+            by_hand(do_nothing=nothing, tone=good, batch_moments=good)
         ),
-        # what is per image erases effects: it is advised only where that was looked at
-        "warn: “tone” passes every gate that could be measured; it does not beat “per-image z-score” in": (
-            by_hand({"effect kept": True}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
-                    per_image_z_score=(0.5, 0.05, 0.1, 0.8))
-        ),
-        "pass: “tone” passes every gate that could be measured (effect kept not measured); no simpler": (
-            by_hand({"effect kept": None}, do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.8),
-                    per_image_z_score=(0.5, 0.05, 0.1, 0.8))
+        "No better than doing nothing (simpler). Phenotype accuracy is 0.71 with “tone”, 0.70 with “do nothing”.": (
+            by_hand(do_nothing=nothing, tone=(0.91, 0.05, 0.3, 0.71), batch_moments=good)
         ),
         # a probe below chance tells nothing, so to be nearer to it is no loss
-        "warn: Leave the images as they are: “tone” is no better than doing nothing in batch predictability (0.50 "
-        "vs. 0.30)": by_hand(do_nothing=(0.3, 0.05, None, None), tone=(0.5, 0.05, None, None)),
-        "fail: “tone” fails dice: do not measure": by_hand({"dice": False}, do_nothing=nothing, tone=nothing),
+        "No better than doing nothing (simpler). Batch predictability is 0.50 with “tone”, 0.30 with “do nothing”; "
+        "the batch cannot be told without correction either.": (
+            by_hand(do_nothing=(0.3, 0.05, None, None), tone=(0.5, 0.05, None, None))
+        ),
+        # seen on two real plates: the batch is not there, and the method makes one
+        "Worse than nothing: do not use it. Batch predictability is 0.93 with “tone”, 0.38 with “do nothing”.": (
+            by_hand(do_nothing=(0.38, 0.11, 0.17, None), tone=(0.93, 0.05, 0.23, None))
+        ),
+        # what carries over decides, whatever else is better
+        "Worse than nothing: do not use it. Phenotype accuracy is 0.50 with “tone”, 0.70 with “do nothing”.": (
+            by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.5))
+        ),
+        # a dead channel stretched, while all the rest is better
+        "Worse than nothing: do not use it. “tone” fails “noise kept” in P2, Actin (18.7, at most 3 allowed).": (
+            by_hand({"noise kept": False}, scores={"noise_worst": 18.7}, places={"noise_worst": "P2, Actin"},
+                    do_nothing=nothing, tone=good)
+        ),
+        "Worse than nothing: do not use it. “tone” fails “same outline” (0.700, at least 0.9 allowed) and “effect "
+        "kept” (nothing is left to measure, at most 1.11 allowed).": (
+            by_hand({"same outline": False, "effect kept": False}, scores={"dice": 0.7}, do_nothing=nothing, tone=good)
+        ),
+        "Cannot be told: batch and label are confounded (Cramér's V 0.62, above 0.3), and the fit was not on": (
+            by_hand(confounded=True, do_nothing=nothing, tone=good)
+        ),
     }  # fmt: skip
+    kinds = {"Use it": "use it", "No better than": "no better", "Worse than nothing: do not use it": (
+        "worse than nothing"), "Cannot be told": "cannot be told"}  # fmt: skip
     for start, evaluation in cases.items():
-        found = f"{evaluation.outcome}: {evaluation.verdict}"
-        assert found.startswith(start), found
-        assert ("passes every gate" in found) == ("“tone” passes" in start)
+        assert evaluation.verdict.startswith(start), evaluation.verdict
+        (advice,) = [kind for words, kind in kinds.items() if evaluation.verdict.startswith(words)]
+        assert evaluation.advice == advice and evaluation.outcome == verdict.OUTCOMES[advice]
+        assert len(re.findall(r"\d\.?\d*", evaluation.verdict)) >= 2  # the numbers that decide
+        assert evaluation.to_text().splitlines()[2].startswith("  do nothing")  # the first rival
 
 
-def test_the_box_of_the_verdict_shows_its_outcome(judged):
-    assert judged.outcome == "warn" and judged.to_dict()["outcome"] == "warn"  # as batch moments do as well
+def test_what_was_not_measured_cannot_be_told():
+    unknown = by_hand({"nothing moved": None}, do_nothing=(0.9, 0.05, 0.3, 0.7), tone=(0.6, 0.05, 0.1, 0.8))
+    assert unknown.verdict == "Cannot be told: no gate could be measured on these images."
+    unknown.rows["do nothing"].update(phenotype_accuracy=None, batch_linear=None, shift_control=None)
+    assert unknown.verdict.startswith("Cannot be told: nothing to compare with doing nothing")
+
+
+def test_the_verdict_on_a_model_that_is_batch_moments(judged):
+    assert judged.verdict.startswith("No better than “batch moments” (simpler). ")
+    assert judged.outcome == "warn" and judged.to_dict()["outcome"] == "warn"
     assert 'class="box verdict verdict-warn"' in report.report(judged)
     cheat = dataclasses.replace(judged, judged="cheat: constant image")
-    assert cheat.outcome == "fail"
+    assert cheat.advice == "worse than nothing" and cheat.outcome == "fail"
+    for gate in ("effect kept", "objects found", "objects counted", "nothing moved"):
+        assert f"“{gate}”" in cheat.verdict
 
 
-def test_verdict_names_the_failed_gates(judged):
-    verdict = dataclasses.replace(judged, judged="cheat: constant image").verdict
-    assert "fails effect kept, objects found, objects counted and nothing moved" in verdict
+def test_a_channel_that_got_worse_cannot_pass():
+    """A dead channel that is stretched, and controls that are moved away, beside a channel that is put right."""
+    rng = np.random.default_rng(0)
+    before, stretched, moved, right = [], [], [], []
+    for i in range(24):
+        fields = [synthetic.nuclei(rng, 64, 6)[0] for _ in range(2)]
+        gain = 1.0 if i < 12 else 0.7
+        dna, actin = (synthetic.expose(field, synthetic.Effect(gain=gain), rng) for field in fields)
+        if i >= 12:
+            actin = synthetic.expose(np.full((64, 64), 250.0), synthetic.Effect(gradient=0.2), rng)
+
+        def times(channel, factor):
+            return np.clip((channel - 580.0) * factor + 580, 0, 65535)
+
+        before.append(np.stack([dna, actin]))
+        right.append(np.stack([times(dna, 1 / gain), actin]).astype(np.uint16))
+        stretched.append(np.stack([times(dna, 1 / gain), times(actin, 1 if i < 12 else 30)]).astype(np.uint16))
+        moved.append(np.stack([times(dna, gain), actin]).astype(np.uint16))
+    case = Case(
+        before, batch=["P1"] * 12 + ["P2"] * 12, group=[str(i // 2) for i in range(24)], control=[True] * 24,
+        reference="P1", scale=[[400, 4000]] * 2, channels=["DNA", "Actin"],
+    )  # fmt: skip
+    found = {name: worst(measure_channels(case, images)) for name, images in
+             {"nothing": before, "right": right, "stretched": stretched, "moved": moved}.items()}  # fmt: skip
+    assert found["nothing"][0]["noise_worst"] <= 1.05
+    assert found["right"][0]["noise_worst"] < 2
+    assert found["stretched"][0]["noise_worst"] > 3 and found["stretched"][1]["noise_worst"] == "P2, Actin"
+    assert found["right"][0]["shift_worst"] < 0
+    assert found["moved"][0]["shift_worst"] > 0.1 and found["moved"][1]["shift_worst"] == "P2, DNA"
 
 
 def test_features_without_images_pass_no_gate(judged):
@@ -238,7 +282,6 @@ def test_without_masks_the_input_is_the_measure():
     assert "objects found" not in evaluation.gates[IDENTITY]
     for gate in ("effect kept", "sham unchanged"):
         assert evaluation.gates["batch moments"][gate] is None
-    assert "(effect kept and sham unchanged not measured)" in evaluation.verdict
     assert evaluation.rows[IDENTITY]["psnr"] is evaluation.rows[IDENTITY]["phenotype_accuracy"] is None
     assert evaluation.cramers_v is None and not evaluation.confounded
 
@@ -250,7 +293,7 @@ def test_nothing_to_measure_is_not_a_pass():
     )
     assert set(evaluation.gates[IDENTITY].values()) == {None}
     assert not evaluation.passed(IDENTITY)
-    assert "could not be judged" in evaluation.verdict
+    assert evaluation.advice == "cannot be told"
     assert "not measured" in report.report(evaluation)
 
 
@@ -274,6 +317,8 @@ def test_an_effect_too_small_to_be_seen_is_not_a_pass():
         ("same count", 0.1, 0.11),
         ("nothing moved", 0.1, 0.11),
         ("sham unchanged", 0.01, 0.011),
+        ("noise kept", 3, 3.1),
+        ("controls kept", 0.1, 0.11),
     ],
 )
 def test_bounds_of_the_gates(gate, passing, failing):
@@ -287,7 +332,7 @@ def test_confounded_is_stamped(judged):
     label = list("xxxxxyyyyyyx")
     evaluation = evaluate({IDENTITY: images}, Case(label=label, **case), judged=IDENTITY)
     assert evaluation.cramers_v > 0.3 and evaluation.confounded
-    assert evaluation.verdict.startswith("CONFOUNDED: batch and label are associated")
+    assert evaluation.verdict.startswith("Cannot be told: batch and label are confounded (Cramér's V 0.")
     assert "CONFOUNDED" in report.report(evaluation)
     assert not evaluate(
         {IDENTITY: images}, Case(label=label, **case), judged=IDENTITY, fitted_on_controls=True
@@ -318,8 +363,8 @@ def test_html_holds_every_method_escaped_and_nothing_from_outside(judged, tmp_pa
     for raw in ("<model>", "about <this>", "<b>.tif", "http://", "https://", 'src="file'):
         assert raw not in page
     assert "about &lt;this&gt;" in page and "&lt;b&gt;.tif" in page and "1.250" in page
-    assert page.index(verdict.BANNER) < page.index("passes every gate") < page.index("<h2>Gates</h2>")
-    assert page.count("data:image/png;base64,") == 2 + 8 * 8  # charts; 2 images of 4 batches in 8 methods
+    assert page.index(verdict.BANNER) < page.index("No better than") < page.index("<h2>Gates</h2>")
+    assert page.count("data:image/png;base64,") == 2 + 3 * 2 * 4  # charts; 2 fields of 3 batches, 4 pictures each
 
 
 def test_text_and_frame(judged):
@@ -332,11 +377,29 @@ def test_text_and_frame(judged):
     assert frame.loc[IDENTITY, "dice"] == judged.rows[IDENTITY]["dice"]
 
 
-def test_thumbnails_share_the_fitted_range():
-    image = np.full((1, 400, 300), 3700, np.uint16)  # the middle of the range
-    shown = pictures.thumbnails({"a": [image, image * 2]}, np.array(["x", "y"]), SCALE, 0)
-    assert [item.images["a"].shape for item in shown] == [(134, 100)] * 2
-    assert [int(item.images["a"][0, 0]) for item in shown] == [128, 255]
+def test_examples_have_cells_names_and_one_stretch():
+    cells = plain(3700, 1.5)[0].astype(np.uint16)  # the middle of the range, with cells
+    empty, double = np.full((1, 40, 40), 3700, np.uint16), cells + 660
+    case = Case(
+        [empty, cells, cells, empty, cells, cells], batch=list("AAABBB"), reference="A", scale=SCALE, channels=["DNA"],
+        masks=[(x[0] > 3700).astype(int) for x in (empty, cells, cells, empty, cells, cells)],
+        names=[f"{i}.tif, well {i}" for i in range(6)],
+    )  # fmt: skip
+    shown = pictures.examples(case, [empty, cells, cells, empty, double, double])
+    assert [(item.batch, item.name) for item in shown] == [("B", "4.tif, well 4"), ("B", "5.tif, well 5")]
+    assert {item.reference for item in shown} == {"1.tif, well 1"} and shown[0].stretch == (400, 7000)
+    corner = {key: x[0, 0].tolist() for key, x in shown[0].images.items()}
+    assert corner == {"before": 128, "after": 153, "reference": 128, "change": [224, 163, 170]}  # a little red
+    page = report._examples(shown)
+    assert "Batch B: 4.tif, well 4" in page and "reference: 1.tif, well 1" in page and "black is 400" in page
+
+
+def test_the_page_fits_a_phone(judged):
+    """Pictures stand in two columns below 700 px, and whatever is wider than the page scrolls in its own box."""
+    assert "@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) }" in report.STYLE
+    assert ".row img { width: 100% }" in report.STYLE and ".wide { overflow-x: auto }" in report.STYLE
+    page = report.report(judged)
+    assert page.count('<div class="wide"><table>') == page.count("<table>") and "width=device-width" in page
 
 
 def test_histograms_are_shares():

@@ -90,6 +90,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(BatchEqualizer.transform, "nan", "overwrite"),
         like(new, "n_jobs"),
     )
+    add("check", _check, like(open_table, *COLUMNS, "channels"), like(new, "target", "random_state", "n_jobs"))
     add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
 
 
@@ -107,6 +108,34 @@ def _with_lab(command: Callable[..., None]) -> Callable[..., None]:
         command(**options)
 
     return checked
+
+
+def _check(
+    table: Table,
+    out: Annotated[Path | None, typer.Option(help="Also write a page, .html.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write all numbers to this file, as JSON.")] = None,
+    **options: Any,
+) -> None:
+    """Recommend a route before any fitting: is there a batch effect on the controls, and can it be separated?"""
+    from img2img.lab import BatchEqualizer, Manifest
+    from img2img.report.page import is_page
+    from img2img.runtime.files import holds_keys, refuse_unwritable
+
+    for path, replaceable in ((out, is_page), (json, holds_keys("route", "differences"))):
+        if path:
+            refuse_unwritable(path, replaceable)
+    columns = {name: options.pop(name) for name in (*COLUMNS, "channels")}
+    with stoppable("Stopped; nothing was written."), progress_bar("checking") as (advance, _):
+        manifest = Manifest.open(table, **columns)
+        found = BatchEqualizer(**options).check(manifest, progress=advance)
+    for note in manifest.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(found.to_text().replace(found.sentence, typer.style(found.sentence, bold=True)))
+    for path, write, name in ((out, found.to_html, "page"), (json, found.to_json, "numbers")):
+        if path:
+            with _writing(path):
+                write(path)
+            typer.echo(f"{name}: {path}")
 
 
 def _fit(
@@ -275,6 +304,7 @@ def _report(
 ) -> None:
     """Judge an equalizer on images it was not fitted to, beside what a lab would use instead."""
     from img2img.lab import BatchEqualizer, LabWarning, Manifest
+    from img2img.lab.judgement.verdict import COLOURS
     from img2img.report.page import is_page
     from img2img.runtime.files import holds_keys, refuse_unwritable
 
@@ -293,7 +323,8 @@ def _report(
         warnings.simplefilter("ignore", LabWarning)  # the report lists them as notes
         manifest = Manifest.open(table, **columns)
         evaluation = equalizer.evaluate(manifest, nuclei=nuclei, progress=advance, **options)
-    typer.echo(evaluation.to_text())
+    coloured = typer.style(evaluation.verdict, fg=COLOURS[evaluation.outcome], bold=True)
+    typer.echo(evaluation.to_text().replace(evaluation.verdict, coloured))  # plain where it is no terminal
     with _writing(out):
         evaluation.to_html(out)
     typer.echo(f"report: {out}")

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from img2img.data.picture import Array
-from img2img.errors import ConfoundedDesignError, DataError, InputError, counted, listed
+from img2img.errors import ConfoundedDesignError, DataError, InputError, counted, listed, quote
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
 from img2img.lab.curves.correction import Correction
@@ -86,6 +86,16 @@ class Design:
         """The group of each image; by default every image is one."""
         return [str(i) for i in range(len(self.batch))] if self.group is None else self.group
 
+    def title(self, i: int) -> str:
+        """Return what reports call image `i`: its file, relative to the root, and its well."""
+        manifest = self.manifest
+        name, group = f"image {i}", None if self.group is None else self.group[i]
+        if manifest is not None:
+            path = manifest.files[i][0]
+            group = None if group == str(path) else group
+            name = quote(path.relative_to(manifest.root) if path.is_relative_to(manifest.root) else path)
+        return name if group is None else f"{name}, {'group' if manifest is None else 'well'} {group}"
+
 
 def is_manifest(X: Any) -> bool:
     """Return whether X is a `Manifest`; does not import pandas."""
@@ -147,10 +157,10 @@ def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int
     if all(len(indices) <= count for indices in members.values()):
         return list(range(len(batch)))
     note(f"Judged on at most {count} images of each batch, spread evenly; all methods' results are held in memory.")
-    return _spread(members, count)
+    return spread(members, count)
 
 
-def _spread(members: Mapping[str, list[int]], most: int) -> list[int]:
+def spread(members: Mapping[str, list[int]], most: int) -> list[int]:
     return sorted(
         indices[i]
         for indices in members.values()
@@ -195,7 +205,7 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
             f"Batches with fewer than {fewest} {'images' if control is None else 'controls'}: {', '.join(few)}. "
             "Give more, leave these batches out, or lower min_images."
         )
-    return _spread(members, most)
+    return spread(members, most)
 
 
 def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:

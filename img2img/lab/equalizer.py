@@ -20,6 +20,8 @@ from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.judge import Evaluation
 from img2img.lab.learning import check_parameters, learn, learn_batch
 from img2img.lab.notes import LabWarning as LabWarning
+from img2img.lab.recommendation import Recommendation
+from img2img.lab.recommending import recommend
 from img2img.lab.transforming import transform_arrays, transform_files
 from img2img.options.declared import arguments_of
 
@@ -193,6 +195,34 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         )
         self._fitted = learn(self._parameters, design)
         return self
+
+    def check(
+        self,
+        X: "Manifest | Any",
+        *,
+        batch: Any = None,
+        control: Any = None,
+        group: Any = None,
+        label: Any = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Recommendation:
+        """Recommend a route before any fitting: is there a batch effect on the controls, and can it be separated?
+
+        Args:
+            X: images as in `fit`; or a `Manifest`, which brings the next four arguments itself.
+            batch: the batch of each image.
+            control: whether each image is a control; if given, only controls are looked at.
+            group: groups as in `fit`.
+            label: labels as in `fit`.
+            progress: called with the number of images measured and the total.
+
+        Raises:
+            InputError: if there is one batch, or the images or their description do not fit.
+        """
+        self.check_parameters()
+        images = _with_channels(X, self.channels)
+        design = Design.of(images, self._parameters, batch=batch, control=control, group=group, label=label)
+        return recommend(self._parameters, design, progress)
 
     @overload
     def transform(

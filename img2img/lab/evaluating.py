@@ -76,6 +76,8 @@ def judge(
         nuclei=channel,
         dark=bool(fitted.correction.signs[channel] < 0) if dark is None else dark,
         seed=p.random_state,
+        channels=fitted.channels,
+        names=[design.title(i) for i in chosen],
     )
     return evaluate(
         outputs,

@@ -9,7 +9,7 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose, listed
-from img2img.lab import design as rules
+from img2img.lab import design as rules, positions
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
 from img2img.lab.design import Design, fingerprint
@@ -18,6 +18,7 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import image_features
 from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.magnification import magnified
 from img2img.lab.networks.models import MODELS, Network
 from img2img.lab.networks.training import train_generator
 from img2img.lab.notes import Notes
@@ -108,6 +109,16 @@ def learn(p: Parameters, design: Design) -> Fitted:
         familiarity=Familiarity.of(features, number),
         statistics=statistics,
     )
+    for remark in (
+        *positions.placing(design.batch, design.groups, design.control),
+        *(
+            positions.drifts(features, batches, groups, channels or [str(c) for c in range(len(kept[0]))])
+            if on_controls
+            else ()
+        ),
+        *magnified(kept, batches, fitted.correction.signs),
+    ):
+        notes(remark)
     if network is not None:
         assert target_number is not None
         fitted = _with_network(p, network, fitted, kept, number, target_number, notes)

@@ -43,6 +43,8 @@ class Case:
         nuclei: the channel in which objects are found.
         dark: whether objects are darker than their surroundings.
         seed: seed of the probes.
+        channels: names of the channels; by default numbers.
+        names: what reports call each image, such as its file.
         problems: reasons why something could not be measured; filled while measuring.
 
     Raises:
@@ -61,10 +63,12 @@ class Case:
     nuclei: int = 0
     dark: bool = False
     seed: int = 0
+    channels: Sequence[str] | None = None
+    names: Sequence[str] | None = None
     problems: dict[str, None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        names = ("batch", "group", "control", "label", "masks", "truth")
+        names = ("batch", "group", "control", "label", "masks", "truth", "names")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         for name, values in given.items():
             if len(values) != len(self.before):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from img2img.data.picture import Array
 from img2img.errors import choose
-from img2img.lab.judgement.pictures import Thumbnails
+from img2img.lab.judgement.pictures import Example
 from img2img.lab.judgement.scores import Scores
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ class Findings:
         confounded: batch and label are associated, and the methods were fitted to more than controls.
         notes: remarks for the report.
         settings: of the measurement.
+        channels: for each method, scores of every channel of every batch but the reference; see `channels`.
+        places: the batch and channel of the worst scores of the judged method.
         histograms: for the judged method and for doing nothing, the share of pixels of each batch (C, `pictures.BINS`).
-        pictures: thumbnails of a few images of each batch under all methods.
+        pictures: a few images of each batch, before and after.
     """
 
     rows: dict[str, Scores]
@@ -42,7 +44,9 @@ class Findings:
     notes: tuple[str, ...]
     settings: dict[str, Any]
     histograms: dict[str, dict[str, Array]] = field(repr=False)
-    pictures: list[Thumbnails] = field(repr=False)
+    pictures: list[Example] = field(repr=False)
+    channels: dict[str, dict[str, Scores]] = field(default_factory=dict, repr=False)
+    places: dict[str, str] = field(default_factory=dict)
 
     def passed(self, method: str) -> bool:
         """Return whether a method fails no gate and passes at least one; unmeasured gates do not count."""

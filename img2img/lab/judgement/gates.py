@@ -11,36 +11,47 @@ class Gate(NamedTuple):
 
     Attributes:
         score: the name of the bounded score.
-        passes: whether a value keeps the bound.
+        bound: the largest value that passes, or the smallest for a score of which more is better.
         text: the bound in words.
         masked: True if the gate applies with true masks, False if it applies without, None if it applies to both.
+        more_is_better: whether the score must be at least `bound`.
         can_fail: whether these images could fail any method; if not, a value within the bound proves nothing.
     """
 
     score: str
-    passes: Callable[[float], bool]
+    bound: float
     text: str
     masked: bool | None = None
+    more_is_better: bool = False
     can_fail: Callable[[Scores], bool] = lambda scores: True
+
+    def passes(self, value: float) -> bool:
+        """Return whether a value keeps the bound."""
+        return value >= self.bound if self.more_is_better else value <= self.bound
 
 
 # Without masks the input's own segmentation is the yardstick. An equalizer may improve on it, so the bounds are wider,
-# but a constant image (no objects) and a different image (dice about what chance gives) stay far outside.
+# but a constant image (no objects) and a different image (dice about what chance gives) stay far outside. The gates on
+# noise and controls are on the worst batch and channel, so that no good channel makes up for a bad one.
 GATES: dict[str, Gate] = {
     "effect kept": Gate(
         "retention_off",
-        lambda v: v <= 1 / 0.9,
+        1 / 0.9,
         "treated / control intensity within batches stays, on average, within a factor of 0.9, up or down",
         can_fail=lambda scores: (scores["effect"] or 1) > 1 / 0.9,
     ),
-    "objects found": Gate("f1_drop", lambda v: v <= 0.02, "object F1 drops by at most 0.02", True),
-    "objects counted": Gate("count_excess", lambda v: v <= 0.01, "count error at most 0.01 above doing nothing", True),
-    "same objects": Gate("f1_drop", lambda v: v <= 0.1, "object F1 with the input's segmentation at least 0.9", False),
-    "same outline": Gate("dice", lambda v: v >= 0.9, "dice with the input's segmentation at least 0.9", False),
-    "same count": Gate("count_excess", lambda v: v <= 0.1, "object count within 10 % of the input's", False),
-    "nothing moved": Gate("px_shift", lambda v: v <= 0.1, "content moves by at most 0.1 pixel"),
-    "sham unchanged": Gate(
-        "sham", lambda v: v <= 0.01, "one batch split in two changes by at most 1 % of the range"
+    "objects found": Gate("f1_drop", 0.02, "object F1 drops by at most 0.02", True),
+    "objects counted": Gate("count_excess", 0.01, "count error at most 0.01 above doing nothing", True),
+    "same objects": Gate("f1_drop", 0.1, "object F1 with the input's segmentation at least 0.9", False),
+    "same outline": Gate("dice", 0.9, "dice with the input's segmentation at least 0.9", False, more_is_better=True),
+    "same count": Gate("count_excess", 0.1, "object count within 10 % of the input's", False),
+    "nothing moved": Gate("px_shift", 0.1, "content moves by at most 0.1 pixel"),
+    "sham unchanged": Gate("sham", 0.01, "one batch split in two changes by at most 1 % of the range"),
+    "noise kept": Gate(
+        "noise_worst", 3.0, "no channel's noise rises above 3 times that of the reference or of its own input"
+    ),
+    "controls kept": Gate(
+        "shift_worst", 0.1, "no channel's controls end farther from the reference than before, by more than 0.1"
     ),
 }  # fmt: skip
 

@@ -15,16 +15,16 @@ from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.judgement import pictures, probes, report, verdict
 from img2img.lab.judgement.case import Case, batch_left, measure, measure_normalised_features
+from img2img.lab.judgement.channels import interval, measure_channels, worst
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
-from img2img.lab.judgement.scores import IDENTITY
-from img2img.lab.judgement.verdict import Outcome
+from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
+from img2img.lab.judgement.verdict import Advice, Outcome
 from img2img.runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FEATURES_ONLY = "feature z-score per batch"
 CONFOUNDED = 0.3  # Cramér's V of batch and label above which one stands for the other
 
 
@@ -34,18 +34,36 @@ class Evaluation(Findings):
     @property
     def verdict(self) -> str:
         """The verdict on the judged method, in one sentence."""
-        return verdict.judgement(self)[1]
+        return verdict.judgement(self).sentence
+
+    @property
+    def advice(self) -> Advice:
+        """The verdict in short: "use it", "no better", "worse than nothing" or "cannot be told"."""
+        return verdict.judgement(self).advice
 
     @property
     def outcome(self) -> Outcome:
-        """The kind of verdict: "pass", "warn" or "fail"."""
-        return verdict.judgement(self)[0]
+        """The colour of the verdict: "pass" is green, "warn" amber, "fail" red."""
+        return verdict.judgement(self).outcome
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the pictures, for JSON."""
-        names = ("judged", "reference", "cramers_v", "confounded", "counts", "gates", "gate_texts", "rows", "settings")
+        names = (
+            "judged",
+            "reference",
+            "cramers_v",
+            "confounded",
+            "counts",
+            "gates",
+            "gate_texts",
+            "rows",
+            "channels",
+            "places",
+            "settings",
+        )
         return {
             "verdict": self.verdict,
+            "advice": self.advice,
             "outcome": self.outcome,
             "banner": verdict.BANNER,
             **{name: getattr(self, name) for name in names},
@@ -95,11 +113,14 @@ def evaluate(
         InputError: if the images of a method differ from the input in number or shape.
     """
     choose("method", judged, outputs)
-    methods = ({} if IDENTITY in outputs else {IDENTITY: case.before}) | dict(outputs)
+    methods = {IDENTITY: case.before} | dict(outputs)
     progress(0, len(methods))
-    rows = {}
+    rows, channels, places = {}, {}, {}
     for done, (name, images) in enumerate(methods.items(), 1):
         rows[name] = measure(case, images)
+        channels[name] = measure_channels(case, images)
+        scores, places[name] = worst(channels[name])
+        rows[name] |= scores | interval(rows[name]["shift_control"], channels[name])
         progress(done, len(methods))
     rows[judged]["sham"] = sham
     masked = case.masks is not None
@@ -122,9 +143,15 @@ def evaluate(
         confounded=v is not None and v > CONFOUNDED and not controls,
         notes=(*notes, *case.problems),
         settings={name: getattr(case, name) for name in ("reference", "nuclei", "dark", "seed")}
-        | {"scale": case.scale.tolist(), "objects": "masks" if masked else "segmented in the input"},
+        | {
+            "channels": None if case.channels is None else list(case.channels),
+            "scale": case.scale.tolist(),
+            "objects": "masks" if masked else "segmented in the input",
+        },
+        channels=channels,
+        places=places[judged],
         histograms={n: pictures.histograms(methods[n], case.batch, case.scale) for n in (IDENTITY, judged)},
-        pictures=pictures.thumbnails(methods, case.batch, case.scale, case.nuclei),
+        pictures=pictures.examples(case, methods[judged]),
     )
 
 

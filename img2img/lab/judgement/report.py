@@ -10,8 +10,8 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.lab.judgement.findings import Findings
-from img2img.lab.judgement.pictures import BINS, HIGHEST, LOWEST, Thumbnails
-from img2img.lab.judgement.scores import COLUMNS, Scores, number
+from img2img.lab.judgement.pictures import BINS, FULL_CHANGE, HIGHEST, LOWEST, Example
+from img2img.lab.judgement.scores import COLUMNS, IDENTITY, Scores, number
 from img2img.lab.judgement.verdict import BANNER, judgement
 from img2img.report.page import captioned, page
 
@@ -31,34 +31,35 @@ table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px sol
 .verdict-warn { border-color: #b7791f; background: #fdf3dc }
 .verdict-fail { border-color: #b00020; background: #fbe9eb }
 .stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
-.row { display: flex; flex-wrap: wrap; gap: .6rem } .row figure { margin: 0; width: 160px }
-.row figcaption { font-size: 12px; line-height: 1.3 }
+.row { display: grid; grid-template-columns: repeat(4, minmax(0, 240px)); gap: .6rem; margin: .6rem 0 }
+.row figure { margin: 0 } .row img { width: 100% } .row figcaption { font-size: 12px; line-height: 1.3 }
+@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) } .box { padding: .4rem .7rem }
+  .chart img { width: 680px; max-width: none } .meaning { min-width: 16rem } }
 """
 
 
 def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
     """Return the whole report as HTML."""
-    outcome, verdict = judgement(findings)
+    verdict = judgement(findings)
     stamp = '<p class="stamp">CONFOUNDED</p>' if findings.confounded else ""
     probes = draw_predictability(findings)
     parts = [
         f'<div class="box">{escape(BANNER)}</div>',
-        f'<div class="box verdict verdict-{outcome}">{stamp}{escape(verdict)}</div>',
+        f'<div class="box verdict verdict-{verdict.outcome}">{stamp}{escape(verdict.sentence)}</div>',
         "".join(f"<p>{escape(note)}</p>" for note in findings.notes),
         "<h2>Gates</h2>",
         "<p>A method that fails a gate is not fit for measuring, however well it removes the batch.</p>",
         _gates(findings),
+        "<h2>Every channel</h2>" + _channels(findings) if findings.channels else "",
+        "<h2>Images</h2>" + _examples(findings.pictures) if findings.pictures else "",
         "<h2>Can the batch still be predicted?</h2>" if probes else "",
-        captioned(probes, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
+        _chart(probes, "Balanced accuracy of the probes on groups they have not seen, with 95 % intervals over "
                   "groups. The band ends at the 95 % quantile of the permutation null.") if probes else "",
         "<h2>Methods and scores</h2>",
         _metrics(findings),
         "<h2>Pixel values of each batch</h2>",
-        captioned(draw_histograms(findings), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
+        _chart(draw_histograms(findings), "Share of all pixels at each value; 0 to 1 is the fitted range. Batches "
                 "with different contents, or more cells, should differ."),
-        "<h2>Images</h2>",
-        "<p>Black is the lower end of the fitted range and white the upper end, in every image.</p>",
-        *map(_pictures, findings.pictures),
         "" if quality is None else "<h2>Single images</h2>" + _quality(quality),
         "<h2>Images and settings</h2>",
         _table([("", "number")], findings.counts.items()),
@@ -68,6 +69,11 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
     ]  # fmt: skip
     title = f"Batch equalization: {findings.judged}, to {findings.reference}"
     return page(title, "\n".join(filter(None, parts)), STYLE)
+
+
+def _chart(picture: bytes, caption: str) -> str:
+    """Return a chart that scrolls on a phone, where its letters would be too small."""
+    return f'<div class="wide chart">{captioned(picture, caption)}</div>'
 
 
 def _cell(value: Any, kind: str = "") -> str:
@@ -101,7 +107,7 @@ def _metrics(findings: Findings) -> str:
     for name, (title, meaning) in COLUMNS.items():
         if any(row.get(name) is not None for row in rows.values()):
             cells = "".join(_cell(_with_interval(row, name), kinds[method]) for method, row in rows.items())
-            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint">{escape(meaning)}</td></tr>')
+            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint meaning">{escape(meaning)}</td></tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
@@ -111,9 +117,38 @@ def _with_interval(row: Scores, name: str) -> str:
     return number(row.get(name)) + (f" ({'–'.join(number(b) for b in bounds)})" if bounds else "")
 
 
-def _pictures(item: Thumbnails) -> str:
-    figures = "".join(captioned(_png(pixels), method) for method, pixels in item.images.items())
-    return f'<h3>Batch {escape(item.batch)}, image {item.number}</h3><div class="row">{figures}</div>'
+def _channels(findings: Findings) -> str:
+    """Return the scores of every batch and channel, of doing nothing and of the judged method."""
+    mine, nothing = (findings.channels.get(method, {}) for method in (findings.judged, IDENTITY))
+    head = ("batch, channel", "noise", "control shift before", "control shift after")
+    rows = [
+        [place, *map(number, (scores["noise"], nothing[place]["shift"], scores["shift"]))]
+        for place, scores in mine.items()
+    ]
+    meaning = (
+        "<p>Noise is over the larger of the reference's and the batch's own; the shift is the log ratio of the "
+        "controls' brightness inside objects to the reference's, 0.1 is about 10 %.</p>"
+    )
+    return meaning + _table([head], rows)
+
+
+def _examples(pictures: list[Example]) -> str:
+    """Return the examples, each field under its name, with a line of pictures for each channel."""
+    lines = [
+        "<p>Fields with a typical share of cells. Within a line the pictures share one stretch; in the map of change, "
+        f"red became brighter and blue darker, in full colour at {FULL_CHANGE:.0%} of the range.</p>"
+    ]
+    field = None
+    for item in pictures:
+        if field != (field := (item.batch, item.name)):
+            lines.append(f"<h3>Batch {escape(item.batch)}: {escape(item.name)}</h3>")
+        words = {"reference": f"reference: {item.reference}"}
+        figures = "".join(captioned(_png(x), words.get(key, key), alt=f"{item.name}, {key}")
+                          for key, x in item.images.items())  # fmt: skip
+        low, high = item.stretch
+        lines.append(f'<p class="faint">Channel {escape(item.channel)}: black is {low:.6g}, white is {high:.6g}.</p>')
+        lines.append(f'<div class="row">{figures}</div>')
+    return "\n".join(lines)
 
 
 def _quality(frame: "pd.DataFrame") -> str:
@@ -157,6 +192,7 @@ def draw_histograms(findings: Findings) -> bytes:
     values = LOWEST + (np.arange(BINS) + 0.5) * (HIGHEST - LOWEST) / BINS
     methods = list(findings.histograms)
     channels = len(next(iter(findings.histograms[methods[0]].values())))
+    names = findings.settings.get("channels") or range(channels)
     figure = Figure(figsize=(5.2 * len(methods), 2.8 * channels + 0.5), layout="constrained")
     panels = figure.subplots(channels, len(methods), squeeze=False, sharex=True, sharey=True)
     for (c, m), axes in np.ndenumerate(panels):
@@ -167,7 +203,7 @@ def draw_histograms(findings: Findings) -> bytes:
             filled = share[c] > 0  # images of few grey levels leave bins empty
             axes.plot(values[filled], share[c][filled], **look)
         axes.set_yscale("log")
-        axes.set_title(f"{methods[m]}, channel {c}", parse_math=False)
+        axes.set_title(f"{methods[m]}, channel {names[c]}", parse_math=False)
         if c == channels - 1:
             axes.set_xlabel("pixel value, in units of the fitted range")
     panels[0, 0].set_ylabel("share of pixels")

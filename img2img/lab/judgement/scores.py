@@ -3,6 +3,7 @@
 Scores = dict[str, float | None]  # by name; None where it could not be measured
 
 IDENTITY = "do nothing"
+FEATURES_ONLY = "feature z-score per batch"  # of features, so it has no images and no gates
 
 # Title and meaning of each score, in the order of the report.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -68,6 +69,16 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "Novel structure",
         "High-pass residual of the output that no local linear fit of the input explains, as a share of the range. "
         "Invented detail shows here; so does deblurring.",
+    ),
+    "noise_worst": (
+        "Noise, worst channel",
+        "Noise of a channel in a batch, over the larger of the reference's and that of its own input; the highest. A "
+        "channel without signal that is stretched shows here.",
+    ),
+    "shift_worst": (
+        "Control shift, worst channel",
+        "Highest rise of a channel's |log ratio| of the controls' brightness over that of the input, minus 2 standard "
+        "errors between groups; below 0 where nothing got worse.",
     ),
     "change": ("Change", "Mean absolute change outside the reference batch, as a share of the range."),
     "reference_change": (

@@ -1,130 +1,141 @@
-"""The verdict: one sentence on the judged method, and a table for the terminal."""
+"""The verdict: one of four pieces of advice on the judged method, in one sentence with the two numbers that decide."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from math import inf
+from typing import Literal, NamedTuple
 
 from img2img.lab.judgement.findings import Findings
-from img2img.lab.judgement.scores import IDENTITY, SHORT, Scores, number
+from img2img.lab.judgement.gates import GATES
+from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, SHORT, Scores, number
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
-# The methods that a model must beat, besides doing nothing.
-SIMPLE = ("batch moments", "batch quantiles", "per-batch Reinhard", "per-image z-score", "per-image match_histograms")
+PER_IMAGE = "per-image"  # how the names of methods begin that look at one image at a time
+
+Advice = Literal["use it", "no better", "worse than nothing", "cannot be told"]
+Outcome = Literal["pass", "warn", "fail"]
+OUTCOMES: dict[Advice, Outcome] = {
+    "use it": "pass",
+    "no better": "warn",
+    "cannot be told": "warn",
+    "worse than nothing": "fail",
+}
+COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}  # in a terminal
+
+# What decides between two methods, first things first: score, its interval, 1 if more is better or -1.
+COMPARED: dict[str, tuple[str, str, int]] = {
+    "Phenotype accuracy": ("phenotype_accuracy", "phenotype", 1),
+    "Batch predictability": ("batch_linear", "batch_linear", -1),
+    "Control shift": ("shift_control", "shift_control", -1),
+}
+
+
+class Verdict(NamedTuple):
+    """A piece of advice, and the sentence that says it."""
+
+    advice: Advice
+    sentence: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """The kind of advice, as a colour: "pass" is green, "warn" amber, "fail" red."""
+        return OUTCOMES[self.advice]
+
+
+def judgement(findings: Findings) -> Verdict:
+    """Return the verdict on the judged method.
+
+    A method that fails a gate is worse than nothing. Otherwise it is compared with doing nothing, then with the simpler
+    methods that pass, by the first score in `COMPARED` in which the two clearly differ: by more than half the width of
+    the 95 % interval.
+    """
+    name, rows = findings.judged, findings.rows
+    if failed := [gate for gate, passed in findings.gates[name].items() if passed is False]:
+        reason = " and ".join(_bound(findings, gate) for gate in failed)
+        return Verdict("worse than nothing", f"Worse than nothing: do not use it. “{name}” fails {reason}.")
+    if findings.confounded:
+        reason = f"batch and label are confounded (Cramér's V {findings.cramers_v:.2f}, above 0.3), and the fit was not"
+        return Verdict("cannot be told", f"Cannot be told: {reason} on controls alone, so it may have removed biology.")
+    found = _compared(rows, name, IDENTITY)
+    if found is None or not findings.passed(name):
+        lacking = "no gate" if found else "nothing to compare with doing nothing"
+        return Verdict("cannot be told", f"Cannot be told: {lacking} could be measured on these images.")
+    better, numbers = found
+    if better < 0:
+        return Verdict("worse than nothing", f"Worse than nothing: do not use it. {numbers}.")
+    if better == 0:
+        hidden = "; the batch cannot be told without correction either" if _is_hidden(rows[IDENTITY]) else ""
+        return Verdict("no better", f"No better than doing nothing (simpler). {numbers}{hidden}.")
+    for other in _rivals(findings):
+        side, against = _compared(rows, name, other) or (1, "")
+        if side <= 0:
+            return Verdict("no better", f"No better than “{other}” (simpler). {numbers}; {against}.")
+    features = _compared(rows, name, FEATURES_ONLY, ("Phenotype accuracy",)) or (0, "")
+    only = f"; if features are enough, normalise them: {features[1]}" if features[0] < 0 else ""
+    return Verdict("use it", f"Use it. {numbers}{only}.")
+
+
+def _bound(findings: Findings, name: str) -> str:
+    """Return a gate, the batch and channel that it fails in, the value and the bound."""
+    gate = GATES[name]
+    value, place = findings.rows[findings.judged].get(gate.score), findings.places.get(gate.score)
+    where, least = f" in {place}" if place else "", "at least" if gate.more_is_better else "at most"
+    found = "nothing is left to measure" if value is None else number(value)
+    return f"“{name}”{where} ({found}, {least} {gate.bound:.3g} allowed)"
+
+
+def _compared(rows: dict[str, Scores], name: str, other: str, titles: Sequence[str] = ()) -> tuple[int, str] | None:
+    """Compare two methods, by all scores in `COMPARED` or by those with these titles.
+
+    Returns:
+        1, 0 or -1 if the first method is better, as good or worse; and the two numbers, of the score that decides or
+        else of the first that both have. None if they share no score.
+    """
+    even: tuple[int, str] | None = None
+    row, rival = rows[name], rows.get(other, {})
+    for title in titles or COMPARED:
+        score, interval, sign = COMPARED[title]
+        mine, theirs = row.get(score), rival.get(score)
+        if mine is None or theirs is None:
+            continue
+        numbers = f"{title} is {mine:.2f} with “{name}”, {theirs:.2f} with “{other}”"
+        floor = (row.get("batch_chance") or 0.0) if score == "batch_linear" else -inf  # below chance is luck
+        gain = sign * (max(mine, floor) - max(theirs, floor))
+        if abs(gain) > max(_half(row, interval), _half(rival, interval)):
+            return (1 if gain > 0 else -1), numbers
+        even = even or (0, numbers)
+    return even
 
 
 def _half(row: Scores, name: str) -> float:
-    return ((row.get(f"{name}_high") or 0) - (row.get(f"{name}_low") or 0)) / 2
+    """Return half the width of a score's interval; without one, no difference is clear."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return inf if low is None or high is None else (high - low) / 2
 
 
-# The comparisons of the judged method: score, 1 if more is better or -1, and the margin that counts.
-COMPARED: dict[str, tuple[str, int, Callable[[Scores], float]]] = {
-    "phenotype accuracy": ("phenotype_accuracy", 1, lambda row: _half(row, "phenotype")),
-    "batch predictability": ("batch_linear", -1, lambda row: _half(row, "batch_linear")),
-    "control shift": ("shift_control", -1, lambda row: 0.02),
-}
-
-Outcome = Literal["pass", "warn", "fail"]
-
-
-def judgement(findings: Findings) -> tuple[Outcome, str]:
-    """Return the kind of verdict, and the verdict in one sentence.
-
-    A method that passes its gates is compared with doing nothing first, then with the simple methods that pass. Better
-    means by more than half the width of the 95 % interval (for the control shift, by more than 0.02).
+def _rivals(findings: Findings) -> list[str]:
+    """Return the other methods that pass: all of them are simpler. Those that work on single images come last, and only
+    if they are seen to keep effects, which they are made to erase.
     """
-    name, gates = findings.judged, findings.gates[findings.judged]
-    row, nothing = findings.rows[name], findings.rows[IDENTITY]
-    failed, missing = ([gate for gate, value in gates.items() if value is wanted] for wanted in (False, None))
-    warning = ""
-    if findings.confounded:
-        warning = (
-            f"CONFOUNDED: batch and label are associated (Cramér's V {findings.cramers_v:.2f}) and the fit was not on "
-            "controls alone, so what was removed may be biology; "
-        )
-    if failed:
-        return "fail", f"{warning}“{name}” fails {_list(failed)}: do not measure on its images."
-    sides = _sides(row, nothing)
-    if name != IDENTITY and sides["worse"] and not sides["better"]:
-        worse = f"{warning}Do not use it: “{name}” is worse than doing nothing in {_list(sides['worse'])}"
-        return "fail", f"{worse}{_no_effect(nothing)}."
-    if not findings.passed(name):
-        return "warn", f"{warning}“{name}” could not be judged, because no gate could be measured on these images."
-    unmeasured = f" ({_list(missing)} not measured)" if missing else ""
-    passes = f"“{name}” passes every gate that could be measured{unmeasured}"
-    compared = []
-    is_better = name == IDENTITY or bool(sides["better"] and not sides["worse"])
-    if not is_better and sides["worse"]:
-        passes = (
-            f"Use “{name}” only for what it improves: compared with doing nothing it is better in "
-            f"{_list(sides['better'])}, but worse in {_list(sides['worse'])}"
-        )
-    elif not is_better and sides["even"]:
-        no_better = f"“{name}” is no better than doing nothing in {_list(sides['even'], 'or')}"
-        passes = f"Leave the images as they are: {no_better}{_no_effect(nothing)}"
-    elif not is_better:
-        compared.append("whether it is better than doing nothing could not be measured")
-    others = [m for m in SIMPLE if m in findings.rows and m != name and _is_choice(findings, m)]
-    comparisons = [_comparison(row, findings.rows[other], other) for other in others]
-    is_preferred = is_better and not any("prefer" in words for words in comparisons)
-    compared += comparisons or ["no simpler method passes, so there is none to compare it with"]
-    touched = row.get("reference_change") or 0
-    if touched:
-        compared.append(f"it also changes the reference batch, by {touched:.2%} of the range")
-    outcome: Outcome = "pass" if is_preferred and not warning else "warn"
-    return outcome, f"{warning}{passes}; {'; '.join(compared)}."
+    kept = (m for m, gates in findings.gates.items() if not m.startswith(PER_IMAGE) or gates.get("effect kept") is True)
+    others = (m for m in kept if m not in (findings.judged, IDENTITY) and findings.passed(m))
+    return sorted(others, key=lambda method: method.startswith(PER_IMAGE))
 
 
-def _is_choice(findings: Findings, method: str) -> bool:
-    """Return whether a simple method may be advised; per-image methods erase effects, so theirs must have survived."""
-    kept = not method.startswith("per-image") or findings.gates[method].get("effect kept") is True
-    return kept and findings.passed(method)
-
-
-def _no_effect(nothing: Scores) -> str:
-    """Return a remark if the batch cannot be predicted in the input, where there is nothing to gain."""
+def _is_hidden(nothing: Scores) -> bool:
+    """Return whether the batch cannot be predicted in the input, where there is nothing to gain."""
     accuracy, chance = nothing.get("batch_linear"), nothing.get("batch_chance")
-    if accuracy is None or chance is None or accuracy > max(chance, nothing.get("batch_null_high") or 0):
-        return ""
-    return f"; the batch cannot be predicted without correction either ({accuracy:.2f}, by chance {chance:.2f})"
-
-
-def _sides(row: Scores, other: Scores) -> dict[str, list[str]]:
-    """Return the comparisons that a method wins, loses and draws, with the numbers."""
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "even": []}
-    for title, (metric, sign, margin) in COMPARED.items():
-        mine, theirs = row.get(metric), other.get(metric)
-        if mine is not None and theirs is not None:
-            if metric == "batch_linear":  # what lies below chance is luck
-                mine, theirs = (max(s, r.get("batch_chance") or 0) for s, r in ((mine, row), (theirs, other)))
-            gain, least = sign * (mine - theirs), max(margin(row), margin(other))
-            side = "better" if gain > least else "worse" if gain < -least else "even"
-            sides[side].append(f"{title} ({row[metric]:.2f} vs. {other[metric]:.2f})")
-    return sides
-
-
-def _comparison(row: Scores, other: Scores, name: str) -> str:
-    sides = _sides(row, other)
-    if not sides["better"]:
-        measured = _list(sides["worse"] + sides["even"], "or") or "anything, since nothing could be compared"
-        return f"it does not beat “{name}” in {measured}, so prefer that simpler method"
-    worse = f", is worse in {_list(sides['worse'])}" if sides["worse"] else ""
-    even = f", and is no better in {_list(sides['even'])}" if sides["even"] else ""
-    return f"it beats “{name}” in {_list(sides['better'])}{worse}{even}"
-
-
-def _list(words: Sequence[str], last: str = "and") -> str:
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return accuracy is not None and chance is not None and accuracy <= max(chance, nothing.get("batch_null_high") or 0)
 
 
 def text(findings: Findings) -> str:
-    """Return a table for the terminal: the methods that pass come first, best first; the judged one is marked."""
+    """Return a table for the terminal: the judged method, doing nothing, then the others, best first."""
     names = [name for name in SHORT if any(row.get(name) is not None for row in findings.rows.values())]
-    order = [*findings.ranking, *(m for m in findings.rows if m not in findings.ranking)]
     table = [["method", "gates", *names]]
-    for method in order:
+    for method in dict.fromkeys([findings.judged, IDENTITY, *findings.ranking, *findings.rows]):
         failed = sum(value is False for value in findings.gates[method].values())
         gates = "pass" if findings.passed(method) else f"{failed} failed" if failed else "–"
         mark = "*" if method == findings.judged else " "
         table.append([f"{mark} {method}", gates, *(number(findings.rows[method].get(name)) for name in names)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    return "\n".join([*lines, "", judgement(findings)[1], *(f"Note: {note}" for note in findings.notes), BANNER])
+    return "\n".join([*lines, "", judgement(findings).sentence, *(f"Note: {note}" for note in findings.notes), BANNER])
