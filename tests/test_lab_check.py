@@ -95,7 +95,7 @@ def test_a_design_that_cannot_separate_is_said_with_what_would_do():
         found.route == "nothing" and "There are no controls of P2, so nothing can be learned about them." in found.notes
     )
     assert any("16 of 16 labels of a batch have a single group (well) there" in note for note in found.notes)
-    with pytest.raises(InputError, match="There is only one batch, P1; equalizing needs at least two"):
+    with pytest.raises(InputError, match="There is only one batch, P1; fit needs at least two"):
         checked(X[:16], batch[:16], group[:16])
 
 

@@ -210,5 +210,5 @@ def test_a_warning_shows_the_line_of_the_caller():
         flat = np.concatenate([STACK, STACK[:1] * 0])
         equalizer.add_batch("C", flat)
     seen = [(Path(w.filename), str(w.message)) for w in caught if w.category is LabWarning]
-    assert [path for path, _ in seen] == [Path(__file__)] * 2
-    assert "1 image is constant" in seen[-1][1]
+    assert len(seen) > 1 and {path for path, _ in seen} == {Path(__file__)}
+    assert any("1 image is constant" in message for _, message in seen)

@@ -84,8 +84,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     correction, corrections = Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs)
     corrections = _named(corrections, names, channels)
-    if left := [f"{found.batch} ({found.channel})" for found in corrections if found.is_left and found.batch != target]:
-        notes(f"The contrast of {listed(left)} is not corrected; corrections_ says why.")
+    _note_left([found for found in corrections if found.batch != target], notes)
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -137,6 +136,11 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     if design.group is not None:
         rules.refuse_single_groups(batches, groups, design.control is not None and not p.allow_single_group, notes)
     return rules.part(kept, usable), batches, groups
+
+
+def _note_left(corrections: list[Found], notes: Notes) -> None:
+    if left := [f"{found.batch} ({found.channel})" for found in corrections if found.is_left]:
+        notes(f"The contrast of {listed(left)} is not corrected; corrections_ says why.")
 
 
 def _named(corrections: list[Found], batches: list[str], channels: Sequence[str] | None) -> list[Found]:
@@ -218,6 +222,8 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])
     correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
+    corrections = _named(corrections, [name], fitted.channels)
+    _note_left(corrections, notes)
     return replace(
         fitted,
         batches=[*fitted.batches, name],
@@ -226,7 +232,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         groups=fitted.groups if design.group is None else sorted({*fitted.groups, *groups}),
         notes=list(notes),
         correction=correction,
-        corrections=[*fitted.corrections, *_named(corrections, [name], fitted.channels)],
+        corrections=[*fitted.corrections, *corrections],
         familiarity=fitted.familiarity.with_batch(features),
         statistics=fitted.statistics.with_batch(name, kept),
     )

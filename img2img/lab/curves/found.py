@@ -75,7 +75,7 @@ class Found:
 
     @property
     def is_left(self) -> bool:
-        """Whether the contrast could not be corrected at all."""
+        """Tell whether the contrast could not be corrected at all."""
         return bool(self.remark) and not self.gain_corrected
 
     def __str__(self) -> str:

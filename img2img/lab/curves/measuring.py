@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def comparable(self) -> Array:
-        """Whether a batch has foreground enough in a channel, (B, C)."""
+        """Tell whether a batch has foreground enough in a channel, (B, C)."""
         return self.seen >= FEWEST
 
     def moves(self, weights: Array) -> Moves:
