@@ -672,10 +672,10 @@ def test_clipping_in_a_constructed_case(toned):
     before = np.zeros((1, 4, 4), np.uint8)
     after = np.zeros((1, 4, 4), np.float32)
     after[0, 0] = [-0.4, -0.6, 255.4, 255.6]
-    row = quality.quality_of(before, after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
-    assert row["clipped"] == 2 / 16 and row["flags"] == "empty, clipped, unknown batch"
-    row = quality.quality_of(before.astype(np.float32), after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
-    assert row["clipped"] == 0
+    share = quality.lost(after, np.uint8).mean()
+    assert share == 2 / 16
+    row = quality.quality_of(before, np.array([[0.0, 255]]), toned.fitted_.familiarity, None, share, 0.0)
+    assert row["clipped"] == share and row["flags"] == "empty, clipped, unknown batch"
 
 
 def test_strange_images_are_unfamiliar(data, toned):

@@ -55,7 +55,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
     scope = {"Any": Any, "Mapping": Mapping, "Sequence": Sequence, "Path": Path, "Array": Any, "o": types}
     BatchEqualizer = outline("img2img.lab.equalizer", "BatchEqualizer", scope)
     open_table = outline("img2img.lab.tables.manifest", "Manifest", scope).open
-    documented = (BatchEqualizer, BatchEqualizer.evaluate, open_table)
+    documented = (BatchEqualizer, BatchEqualizer.transform, BatchEqualizer.evaluate, open_table)
     texts = {name: text for function in documented for name, text in texts_of(function).items()} | TEXTS
 
     def like(function: Any, *names: str) -> Iterator[tuple[Option, inspect.Parameter]]:
@@ -74,7 +74,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
         "transform",
         _transform,
         like(open_table, "root", "batch", "where"),
-        like(BatchEqualizer.transform, "overwrite"),
+        like(BatchEqualizer.transform, "quality", "overwrite"),
         like(new, "n_jobs"),
     )
     add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
@@ -191,10 +191,10 @@ def _transform(
     from img2img.lab.judgement.verdict import BANNER
 
     equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
-    overwrite = options.pop("overwrite")
+    choices = {name: options.pop(name) for name in ("quality", "overwrite")}
     with stoppable("Stopped; the same command resumes."), progress_bar(equalizer.model) as (advance, say):
         manifest = Manifest.open(table, **options)
-        result = equalizer.transform(manifest, out_dir=out, overwrite=overwrite, progress=advance)
+        result = equalizer.transform(manifest, out_dir=out, **choices, progress=advance)
         for reason in result["error"][result["status"] == "failed"]:
             say(f"failed: {reason}")
     done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))

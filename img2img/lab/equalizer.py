@@ -180,7 +180,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     @overload
     def transform(
-        self, X: "Manifest", *, out_dir: str | Path, overwrite: bool = False, progress: Any = None
+        self, X: "Manifest", *, out_dir: str | Path, quality: bool = True, overwrite: bool = False, progress: Any = None
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
@@ -203,6 +203,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         nan: str = "error",
         origin: Sequence[Origin] | None = None,
         out_dir: str | Path | None = None,
+        quality: bool = True,
         overwrite: bool = False,
         progress: Any = None,
     ) -> Any:
@@ -216,6 +217,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
             out_dir: for a `Manifest`: the folder of the results, which have the names, formats, types and metadata of
                 the originals. Existing results are kept, so the same call finishes a stopped run.
+            quality: for a `Manifest`: measure how far to trust each image, which takes about as long as equalizing it.
             overwrite: replace existing results.
             progress: for a `Manifest`: called with the number of rows done and the total.
 
@@ -232,7 +234,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
-            return transform_files(p, fitted, X, Path(out_dir), overwrite=overwrite, progress=progress)
+            return transform_files(p, fitted, X, Path(out_dir), quality=quality, overwrite=overwrite, progress=progress)
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
         choose("value of nan,", nan, ("error", "mask"))
@@ -312,12 +314,12 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def transform_table(
         self, table: Any, root: str | Path | None, out_dir: str | Path, *, batch: str | None = None,
-        where: str | None = None, overwrite: bool = False, progress: Any = None,
+        where: str | None = None, quality: bool = True, overwrite: bool = False, progress: Any = None,
     ) -> "pd.DataFrame":  # fmt: skip
         """Call `transform` on `Manifest.open(table, root, batch=batch, where=where)`."""
         _ = self.fitted_
         manifest = _opened(table, root, {"batch": batch, "where": where})
-        return self.transform(manifest, out_dir=out_dir, overwrite=overwrite, progress=progress)
+        return self.transform(manifest, out_dir=out_dir, quality=quality, overwrite=overwrite, progress=progress)
 
     def evaluate_table(
         self, table: Any, root: str | Path | None = None, *, masks: str | None = None, nuclei: int | str = 0,

@@ -1,6 +1,7 @@
 """Learning from images of several batches: curves, fields, statistics, and a network if the model has one."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
-from img2img.lab import design as rules
+from img2img.lab import checks, design as rules
 from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.measuring import Remembered
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
-from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.features import quick_features
 from img2img.lab.judgement.quality import Familiarity
 from img2img.lab.networks.models import MODELS, Network
 from img2img.lab.networks.training import train_generator
@@ -68,7 +70,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
     target_number = None if target == "mean" else names.index(target)
-    features = np.stack([image_features(image, scale) for image in kept])
+    measured = Remembered(kept)
+    with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
+        features, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
     sham_groups = [groups[i] for i in members]
     network = model.network
     spec = None
@@ -86,18 +90,23 @@ def learn(p: Parameters, design: Design) -> Fitted:
         on_controls=on_controls,
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
-        fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        fingerprints=list(fingerprints),
+        sham=rules.sham(measured.part(members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
         scale=scale,
-        correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
-        familiarity=Familiarity.of(features, number),
+        correction=Correction.fit(measured, number, groups, target_number, model.with_field, p.n_jobs),
+        familiarity=Familiarity.of(np.stack(features), number, len(kept[0])),
         statistics=statistics,
     )
     if network is not None:
         assert target_number is not None
         fitted = _with_network(p, network, fitted, kept, number, target_number, notes)
     return replace(fitted, notes=list(notes))
+
+
+def _known(image: Array, scale: Array) -> tuple[Array, int]:
+    """Return what is kept of an image: its features, and its checksum."""
+    return quick_features(image, scale), fingerprint(image)
 
 
 def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
@@ -178,7 +187,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     kept, groups = [images[i] for i in usable], [design.groups[i] for i in usable]
     for image in kept:
         fitted.place(image, None)
-    features = np.stack([image_features(image, fitted.scale) for image in kept])
+    features = np.stack([fitted.familiarity.features(image, fitted.scale) for image in kept])
     return replace(
         fitted,
         batches=[*fitted.batches, name],

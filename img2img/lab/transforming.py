@@ -42,9 +42,10 @@ def transform_arrays(
         filled, holes = _filled(image, stack.called(i), nan)
         place = batches[i], places[i]
         out = equalized(p, fitted, filled, *place)
+        row = {"batch": batches[i]} | fitted.quality(filled, out, *place, p.device) if return_quality else {}
         if holes is not None:
             out[holes] = image[holes]
-        return out, {"batch": batches[i]} | fitted.quality(filled, *place, p.device) if return_quality else {}
+        return out, row
 
     if stack.lazy and not return_quality:
         return stack.map(lambda i, image: one(i, image)[0], np.float32 if p.out_dtype == "float32" else stack.dtype)
@@ -71,7 +72,7 @@ def _filled(image: Array, what: str, nan: str) -> tuple[Array, Array | None]:
 
 
 def transform_files(
-    p: Parameters, fitted: Fitted, manifest: Any, folder: Path, *, overwrite: bool, progress: Any
+    p: Parameters, fitted: Fitted, manifest: Any, folder: Path, *, quality: bool, overwrite: bool, progress: Any
 ) -> Any:
     """Write the equalized files of a manifest into `folder`, and return the table of results."""
     from img2img.lab.tables import results
@@ -87,6 +88,7 @@ def transform_files(
         checks.check_finite(image, f"Row {i}", fitted.channels)
         row = Stack((image[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
-        return equalized(p, fitted, image, batch), fitted.quality(image, batch, None, p.device)
+        out = equalized(p, fitted, image, batch)
+        return out, fitted.quality(image, out, batch, None, p.device) if quality else {}
 
     return results.transform(manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs)

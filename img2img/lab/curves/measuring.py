@@ -62,7 +62,8 @@ class Sample:
         """Return `function(plane, sign)` of every channel of every image."""
 
         def one(i: int) -> list[Any]:
-            return [function(plane, int(sign)) for plane, sign in zip(self.images[i], self.signs, strict=True)]
+            key = function, i, tuple(self.signs.tolist())
+            return remembered(self.images, key, lambda: _by_channel(function, self.images[i], self.signs))
 
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
@@ -104,3 +105,49 @@ class Sample:
             parts = [systems[i][c][j] for i in members]
             coefficients[b, c, j], covariances[b, c, j] = field.fit(parts, names[members].tolist())
         return coefficients, covariances
+
+
+def _by_channel(function: Callable[[Array, int], Any], image: Array, signs: Array) -> list[Any]:
+    return [function(plane, int(sign)) for plane, sign in zip(image, signs, strict=True)]
+
+
+class Remembered(Sequence[Array]):
+    """Images with what was measured of each, so that no fit to some of them measures one twice."""
+
+    def __init__(self, images: Sequence[Array], members: Sequence[int] | None = None) -> None:
+        self.images, self.members = images, range(len(images)) if members is None else members
+        self.known: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.images[self.members[i]]
+
+    def part(self, members: Sequence[int]) -> "Remembered":
+        """Return some of the images, with the same memory."""
+        some = Remembered(self.images, [self.members[i] for i in members])
+        some.known = self.known
+        return some
+
+
+def remembered(images: Sequence[Array], key: tuple[Any, int, Any], measure: Callable[[], Any]) -> Any:
+    """Return `measure()` of one image; if the images are `Remembered`, only once.
+
+    `key` is the function that measures, the number of the image, and the function's other arguments.
+    """
+    if not isinstance(images, Remembered):
+        return measure()
+    function, i, others = key
+    key = function, images.members[i], others
+    if key not in images.known:
+        images.known[key] = measure()
+    return images.known[key]
+
+
+def signs(images: Sequence[Array], most: int) -> Array:
+    """Return `tone.signs` of all images, on which at most `most` of them vote."""
+    channels = len(images[0])
+    voters = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int).tolist()
+    votes = [remembered(images, (tone.signs, i, ()), lambda i=i: tone.signs([images[i]], channels)) for i in voters]
+    return np.where(np.sum(votes, 0) < 0, -1, 1)

@@ -267,8 +267,7 @@ class _Images(LazyImages):
 
 def joined(pictures: list[Picture]) -> Array:
     """Return the files of one row as one image (C, H, W)."""
-    stacked = np.concatenate([picture.array for picture in pictures], axis=2)
-    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
+    return np.concatenate([picture.array.transpose(2, 0, 1) for picture in pictures])
 
 
 def _read_mask(path: Path, image: Path) -> Array:
