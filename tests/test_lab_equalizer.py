@@ -1068,7 +1068,9 @@ def test_the_judgement_of_a_table(plates, from_table, without_probes):
         where="Metadata_Use == 'judge'",
         progress=lambda done, total: steps.append((done, total)),
     )
-    assert steps == [(done, len(judged.rows)) for done in range(len(judged.rows) + 1)]
+    total = judged.counts["images"] * (1 + 2 * len(judged.rows))
+    assert steps == sorted(steps) and steps[0] == (0, total) and steps[-1] == (total, total)
+    assert len({done for done, _ in steps}) > 5 * len(judged.rows)
     assert judged.judged == "tone" and judged.reference == "p1" and judged.settings["objects"] == "masks"
     rows = judged.rows
     assert (

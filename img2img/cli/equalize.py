@@ -77,7 +77,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(BatchEqualizer.transform, "quality", "overwrite"),
         like(new, "n_jobs"),
     )
-    add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
+    add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"), like(new, "n_jobs"))
 
 
 def _with_lab(command: Callable[..., None]) -> Callable[..., None]:
@@ -222,13 +222,13 @@ def _report(
     refuse_unwritable(out, is_page)
     if json:
         refuse_unwritable(json, holds_keys("verdict", "gates"))
-    equalizer = BatchEqualizer.load(eq)
+    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
     columns = {name: options.pop(name) for name in COLUMNS}
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
     with (
         stoppable("Stopped; nothing was written."),
-        progress_bar("judging", "methods") as (advance, _),
+        progress_bar("judging", "steps") as (advance, _),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", LabWarning)  # the report lists them as notes

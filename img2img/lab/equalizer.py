@@ -292,7 +292,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             truth: the images without batch effect, if they are known; as X.
             nuclei: the channel, by number or name, in which objects are segmented.
             dark: whether objects are dark; by default what `fit` found.
-            progress: called with the number of methods judged and the total.
+            progress: called with the number of steps done and the total: each image is read, then equalized and
+                measured by each method.
 
         Raises:
             InputError: if the images do not fit, or a group was part of the fit.

@@ -43,10 +43,17 @@ def judge(
     notes = list(fitted.notes)
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
     chosen = rules.judged(images, design.batch, p.max_images, notes.append)
-    before = [images[i] for i in chosen]
-    for i, image in zip(chosen, before, strict=True):
+    methods = applicable(fitted.statistics)
+    every = len(chosen)  # images; reading, equalizing by each method, and measuring each are as many steps
+    made = every * (len(methods) + 2 + (fitted.generator is not None))
+    total = made + made - every
+    before = []
+    for i in chosen:
+        progress(len(before), total)
+        image = images[i]
         checks.check_range(image, images.called(i), fitted.dtype, fitted.highest)
         checks.check_finite(image, images.called(i), fitted.channels)
+        before.append(image)
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")
@@ -55,7 +62,10 @@ def judge(
         return None if values is None else [values[i] for i in chosen]
 
     batch = of_chosen(design.batch)
-    outputs = {name: method(before, batch, fitted.statistics) for name, method in applicable(fitted.statistics).items()}
+    outputs = {}
+    for name, method in methods.items():
+        outputs[name] = method(before, batch, fitted.statistics)
+        progress(every * (1 + len(outputs)), total)
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
@@ -81,5 +91,6 @@ def judge(
         sham=fitted.sham,
         notes=dict.fromkeys(notes),
         fitted_on_controls=fitted.on_controls,
-        progress=progress,
+        n_jobs=p.n_jobs,
+        progress=lambda done, of: progress(made + (total - made) * done // of, total),
     )

@@ -21,6 +21,7 @@ from img2img.lab.judgement.scores import COLUMNS, Scores
 
 PIXELS = 2000  # of each image, inside and outside the objects, for comparing distributions
 STEPS = 3  # of whole numbers: a plane that spans no more shows nothing whose place could be followed
+STEPS_OF_MEASURING = 7  # of one method
 MOST_PSNR = 100.0  # dB, of an image that is equal
 
 
@@ -132,12 +133,12 @@ class Case:
         return ~self.controls, self.controls  # none is treated
 
 
-def measure(case: Case, after: Sequence[Array]) -> Scores:
+def measure(case: Case, after: Sequence[Array], step: Callable[[], None] = lambda: None) -> Scores:
     """Return all scores of one method; `COLUMNS` explains each, and what cannot be measured is None.
 
     Scores of the probes come with `_low`, `_high`, `_chance` and `_null`. Intensities and features inside objects are
     taken on the same pixels before and after. The others are compared with the reference batch, so scores of change
-    are means over the images of the other batches.
+    are means over the images of the other batches. `step` is called after each of `STEPS_OF_MEASURING` parts.
 
     Raises:
         InputError: if `after` differs from the input in number or shape.
@@ -146,8 +147,13 @@ def measure(case: Case, after: Sequence[Array]) -> Scores:
         raise InputError("A method's images differ from the input in number or shape; they must be the same.")
     parts = (_structure, _pixels, _intensity, _distributions, _fidelity)
     scores: Scores = dict.fromkeys(COLUMNS)
-    scores |= {name: value for part in parts for name, value in part(case, after).items()}
-    scores |= measure_features(case, *_both_features(after, case.objects, case.scale))
+    for part in parts:
+        scores |= part(case, after)
+        step()
+    features = _both_features(after, case.objects, case.scale)
+    step()
+    scores |= measure_features(case, *features)
+    step()
     return {name: None if value is None or not np.isfinite(value) else float(value) for name, value in scores.items()}
 
 

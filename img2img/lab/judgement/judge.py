@@ -6,15 +6,19 @@ method must pass every gate on structure and effect; those that pass are compare
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import choose
+from img2img.lab.checks import threads
 from img2img.lab.judgement import pictures, probes, report, verdict
-from img2img.lab.judgement.case import Case, batch_left, measure, measure_normalised_features
+from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case, batch_left, measure, measure_normalised_features
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
 from img2img.lab.judgement.scores import IDENTITY
@@ -76,6 +80,7 @@ def evaluate(
     notes: Iterable[str] = (),
     fit: tuple[Sequence[Array], Sequence[str], Sequence[Array] | None] | None = None,
     fitted_on_controls: bool | None = None,
+    n_jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Measure several methods on the same images and pass judgement on one of them.
@@ -88,7 +93,8 @@ def evaluate(
         notes: remarks for the report.
         fit: images, batches and masks (or None) of the fit set; adds a row for normalising features instead of images.
         fitted_on_controls: whether the methods have seen only controls; by default, whether the case names controls.
-        progress: called with the number of methods measured and the total.
+        n_jobs: threads, each of which measures one method at a time; -1 is one for each core.
+        progress: called with the number of steps done and the total.
 
     Raises:
         ConfigError: if `judged` is not in `outputs`.
@@ -96,11 +102,16 @@ def evaluate(
     """
     choose("method", judged, outputs)
     methods = ({} if IDENTITY in outputs else {IDENTITY: case.before}) | dict(outputs)
-    progress(0, len(methods))
-    rows = {}
-    for done, (name, images) in enumerate(methods.items(), 1):
-        rows[name] = measure(case, images)
-        progress(done, len(methods))
+    done, lock, total = count(), Lock(), len(methods) * STEPS_OF_MEASURING
+
+    def step() -> None:
+        with lock:
+            progress(next(done), total)
+
+    step()
+    _ = case.means  # all threads need them
+    with ThreadPoolExecutor(threads(n_jobs)) as pool:
+        rows = dict(zip(methods, pool.map(lambda images: measure(case, images, step), methods.values()), strict=True))
     rows[judged]["sham"] = sham
     masked = case.masks is not None
     gates = {name: gates_of(row, rows[IDENTITY], masked) for name, row in rows.items()}
