@@ -77,7 +77,13 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(BatchEqualizer.transform, "quality", "overwrite"),
         like(new, "n_jobs"),
     )
-    add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"), like(new, "n_jobs"))
+    add(
+        "report",
+        _report,
+        like(open_table, *COLUMNS),
+        like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"),
+        like(new, "n_jobs"),
+    )
 
 
 def _with_lab(command: Callable[..., None]) -> Callable[..., None]:

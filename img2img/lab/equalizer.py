@@ -1,11 +1,13 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from sklearn import exceptions
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import estimator_html_repr
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
@@ -18,7 +20,8 @@ from img2img.lab.evaluating import judge
 from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.judge import Evaluation
 from img2img.lab.learning import check_parameters, learn, learn_batch
-from img2img.lab.notes import LabWarning as LabWarning
+from img2img.lab.notebook import with_batches
+from img2img.lab.notes import LabWarning as LabWarning, Notes
 from img2img.lab.transforming import transform_arrays, transform_files
 from img2img.options.declared import arguments_of
 
@@ -46,12 +49,13 @@ class _Options(TypedDict, total=False):
     origin: Sequence[Origin] | None
 
 
-class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
+class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Move images of several batches onto one of them, and keep what differs within a batch.
 
     It follows scikit-learn's conventions: `fit` learns from images and the names of their batches, `transform` applies.
     Results have the kind, axes, size and type of the input; images of the target batch are returned bit for bit.
-    Images are arrays, or a `Manifest`: the files that a table names.
+    Images are arrays, or a `Manifest`: the files that a table names. In a Pipeline, metadata routing hands the batches,
+    controls, groups and labels on to it.
 
     Args:
         model: "tone", a monotone curve per batch and channel; "tone+field", the same after a smooth illumination field;
@@ -89,6 +93,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     """
 
     _fitted: Fitted | None = None
+    __metadata_request__fit: ClassVar = {"batch": True, "control": True, "group": True, "label": True}
+    __metadata_request__transform: ClassVar = {"batch": True}
 
     def __init__(
         self,
@@ -162,7 +168,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         Args:
             X: images with the axes `axes`, of numpy, torch, xarray or dask; or a list of images; or a `Manifest`, which
                 brings the other arguments itself.
-            y: not used; part of scikit-learn's convention.
+            y: the batch of each image if `batch` is not given, which leaves a note; otherwise not used.
             batch: the batch of each image.
             control: whether each image is a control; if given, only controls are used.
             group: what images share besides the batch, such as a well, a donor or a source field.
@@ -174,8 +180,13 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         self._fitted = None
         self.check_parameters()
+        notes = Notes()
+        if batch is None and y is not None and not is_manifest(X):
+            batch = y
+            notes("The batches were taken from y; if y is what must be kept, give batch=, and y as label=.")
         design = Design.of(X, self._parameters, batch=batch, control=control, group=group, label=label)
-        self._fitted = learn(self._parameters, design)
+        fitted = learn(self._parameters, design)
+        self._fitted = replace(fitted, notes=[*notes, *fitted.notes])
         return self
 
     @overload
@@ -245,12 +256,31 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         )
 
     @overload
-    def fit_transform(self, X: Array, y: Any = None, *, batch: Any, **others: Any) -> Array: ...
+    def fit_transform(self, X: Array, y: Any = None, *, batch: Any = None, **others: Any) -> Array: ...
     @overload
-    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any, **others: Any) -> Kind: ...
-    def fit_transform(self, X: Any, y: Any = None, *, batch: Any, **others: Any) -> Any:
+    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any = None, **others: Any) -> Kind: ...
+    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None, **others: Any) -> Any:
         """Call `fit`, then `transform` on the same images; `others` are arguments of `fit`."""
-        return self.fit(X, y, batch=batch, **others).transform(X, batch=batch)
+        return self.fit(X, y, batch=batch, **others).transform(X, batch=y if batch is None else batch)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Refuse tables as results, as scikit-learn asks of every transformer.
+
+        Raises:
+            ConfigError: unless `transform` is None or "default".
+        """
+        if transform not in (None, "default"):
+            raise ConfigError(
+                f"The results of an equalizer are images, which cannot be returned as {transform}; "
+                "leave set_output out, or call it only on the steps that follow."
+            )
+        return self
+
+    def _repr_html_(self) -> str:
+        return with_batches(estimator_html_repr(self), self._fitted)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def add_batch(self, name: str, X: "Manifest | Any", *, group: Any = None) -> Self:
         """Learn one more batch; use its controls if the fit was on controls. Everything else stays as it is.

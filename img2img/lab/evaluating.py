@@ -47,7 +47,7 @@ def judge(
     every = len(chosen)  # images; reading, equalizing by each method, and measuring each are as many steps
     made = every * (len(methods) + 2 + (fitted.generator is not None))
     total = made + made - every
-    before = []
+    before: list[Array] = []
     for i in chosen:
         progress(len(before), total)
         image = images[i]

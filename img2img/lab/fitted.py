@@ -167,7 +167,7 @@ class Fitted(Learned):
         return self.generator is None and not self.correction.fields[self.batches.index(batch)].any()
 
     def _clipped(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> float:
-        """Return the share of pixels that the type cannot hold; exact values are needed only if some are at its ends."""
+        """Return the share of pixels that the type cannot hold; it has none unless results are at its ends."""
         if image.dtype.kind == "f":
             return 0.0
         if result.dtype.kind == "f":

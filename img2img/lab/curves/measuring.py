@@ -62,8 +62,8 @@ class Sample:
         """Return `function(plane, sign)` of every channel of every image."""
 
         def one(i: int) -> list[Any]:
-            key = function, i, tuple(self.signs.tolist())
-            return remembered(self.images, key, lambda: _by_channel(function, self.images[i], self.signs))
+            found: list[Any] = remembered(self.images, i, _by_channel, function, tuple(self.signs.tolist()))
+            return found
 
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
@@ -107,8 +107,12 @@ class Sample:
         return coefficients, covariances
 
 
-def _by_channel(function: Callable[[Array, int], Any], image: Array, signs: Array) -> list[Any]:
-    return [function(plane, int(sign)) for plane, sign in zip(image, signs, strict=True)]
+def _by_channel(image: Array, function: Callable[[Array, int], Any], signs: tuple[int, ...]) -> list[Any]:
+    return [function(plane, sign) for plane, sign in zip(image, signs, strict=True)]
+
+
+def _vote(image: Array) -> Array:
+    return tone.signs([image], len(image))
 
 
 class Remembered(Sequence[Array]):
@@ -131,23 +135,17 @@ class Remembered(Sequence[Array]):
         return some
 
 
-def remembered(images: Sequence[Array], key: tuple[Any, int, Any], measure: Callable[[], Any]) -> Any:
-    """Return `measure()` of one image; if the images are `Remembered`, only once.
-
-    `key` is the function that measures, the number of the image, and the function's other arguments.
-    """
+def remembered(images: Sequence[Array], i: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `function(images[i], *arguments)`, computed only once if the images are `Remembered`."""
     if not isinstance(images, Remembered):
-        return measure()
-    function, i, others = key
-    key = function, images.members[i], others
+        return function(images[i], *arguments)
+    key = function, images.members[i], arguments
     if key not in images.known:
-        images.known[key] = measure()
+        images.known[key] = function(images[i], *arguments)
     return images.known[key]
 
 
 def signs(images: Sequence[Array], most: int) -> Array:
     """Return `tone.signs` of all images, on which at most `most` of them vote."""
-    channels = len(images[0])
     voters = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int).tolist()
-    votes = [remembered(images, (tone.signs, i, ()), lambda i=i: tone.signs([images[i]], channels)) for i in voters]
-    return np.where(np.sum(votes, 0) < 0, -1, 1)
+    return np.where(np.sum([remembered(images, i, _vote) for i in voters], 0) < 0, -1, 1)

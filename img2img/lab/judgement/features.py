@@ -94,7 +94,9 @@ def _averaged(image: Array, step: int) -> Array:
     rows, columns = height // step, width // step
     bands = image[:, : rows * step].reshape(channels, rows, step, width)
     total = sum((bands[:, :, i] for i in range(1, step)), bands[:, :, 0].astype(np.float32))
-    means: Array = sum((total[..., i : columns * step : step] for i in range(1, step)), total[..., : columns * step : step])
+    means: Array = sum(
+        (total[..., i : columns * step : step] for i in range(1, step)), total[..., : columns * step : step]
+    )
     return means / np.float32(step**2)
 
 
@@ -208,7 +210,9 @@ def _texture(x: Array, grid: Array) -> list[float]:
     correlations = []
     for lag in LAGS:
         pairs = (x[:, lag:], x[:, :-lag]), (x[lag:], x[:-lag])
-        correlations += [_correlation(*pair) if n > lag + 1 else 0.0 for pair, n in zip(pairs, x.shape[::-1], strict=True)]
+        correlations += [
+            _correlation(*pair) if n > lag + 1 else 0.0 for pair, n in zip(pairs, x.shape[::-1], strict=True)
+        ]
     return [*correlations, float(contrast.mean()), float(contrast.std()), float(tiles.mean(-1).std())]
 
 

@@ -97,7 +97,7 @@ def change_map(before: Array, after: Array) -> Array:
 
 
 def largest_change(before: Array, after: Array, scale: Array) -> float:
-    """Return the 99.9th percentile of `change_map`, as a share of the range, in the worst channel of an image (C, H, W).
+    """Return the 99.9th percentile of `change_map`, of the range, in the worst channel of an image (C, H, W).
 
     Of large images a regular grid of about `SIDE` pixels a side is used.
     """
