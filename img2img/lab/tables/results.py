@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import pandas as pd
@@ -41,7 +42,7 @@ def transform(
     Args:
         manifest: the table.
         function: called with the number of a row and its image (C, H, W), from each of the `n_jobs` threads; returns
-            the result, of the same shape, and the notes on it.
+            the result, of the same shape, and the notes on it. The image's memory is that thread's next one's as well.
         out_dir: the folder of results.
         overwrite: replace existing results; if that fails, the earlier result is kept.
         progress: called with the number of rows done and the total.
@@ -65,6 +66,7 @@ def transform(
         destination.refuse_foreign()
     destination.remove_stale()
     record.save()  # to fail before anything is computed
+    mine = local()
 
     def one(i: int) -> None:
         if not overwrite and destination.holds(i) and earlier.get(i, {}).get("status") in ("done", "kept"):
@@ -72,7 +74,8 @@ def transform(
             return
         try:
             pictures = manifest.pictures(i)
-            image, note = function(i, joined(pictures))
+            mine.image = joined(pictures, getattr(mine, "image", None))  # new memory costs more than copying into it
+            image, note = function(i, mine.image)
             destination.write(i, image, pictures)
             record.notes[i] = note | {"status": "done", "error": ""}
             return
