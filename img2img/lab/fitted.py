@@ -178,7 +178,8 @@ class Fitted(Learned):
         if not self._is_curve(batch):
             return float(lost(self.values(image, batch, origin, device), image.dtype).mean())
         every = np.arange(limits.max + 1, dtype=image.dtype)
-        wrong = lost(self.values(np.broadcast_to(every, (len(image), 1, len(every))), batch), image.dtype)
+        curved = self.correction(np.broadcast_to(every, (len(image), 1, len(every))), self.batches.index(batch))
+        wrong = lost(curved, image.dtype)
         return float(np.mean([table[0, plane].mean() for table, plane in zip(wrong, image, strict=True)]))
 
     def check(self, images: Any, batch: Sequence[str], unseen: str) -> None:
