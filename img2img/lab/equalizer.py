@@ -76,7 +76,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         run: folder of that training, which resumes there after a stop; None for a temporary one.
         random_state: seed of everything random.
         device: device of the networks: "auto", "cpu", "cuda".
-        n_jobs: threads for "tone" and "tone+field"; -1 uses one for each core.
+        n_jobs: threads for "tone", "tone+field" and the report; -1 uses one for each core.
 
     Attributes:
         batches_: names of the batches, sorted; those added later at the end.
@@ -228,7 +228,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
             out_dir: for a `Manifest`: the folder of the results, which have the names, formats, types and metadata of
                 the originals. Existing results are kept, so the same call finishes a stopped run.
-            quality: for a `Manifest`: measure how far to trust each image, which takes about as long as equalizing it.
+            quality: for a `Manifest`: measure how far to trust each image, which takes longer than equalizing it.
             overwrite: replace existing results.
             progress: for a `Manifest`: called with the number of rows done and the total.
 
