@@ -101,6 +101,20 @@ class Case:
         """Means inside the objects of the input (n, C), in units of the range."""
         return self.object_means(self.before)
 
+    @cached_property
+    def features(self) -> tuple[Array, Array]:
+        """Features of the input's images (n, f), and of the pixels inside their objects (n, g)."""
+        return _both_features(self.before, self.objects, self.scale)
+
+    def features_of(self, images: Sequence[Array]) -> tuple[Array, Array]:
+        """Return features as of the input; those of images that are unchanged are not computed again."""
+        rows = [i for i, image in enumerate(images) if not np.array_equal(image, self.before[i])]
+        whole, inside = (known.copy() for known in self.features)
+        if rows:
+            new = _both_features([images[i] for i in rows], [self.objects[i] for i in rows], self.scale)
+            whole[rows], inside[rows] = new
+        return whole, inside
+
     def object_means(self, images: Sequence[Array]) -> Array:
         """Return means (n, C) inside the objects, in units of the range; for dark objects how much darker they are."""
         means = np.stack([objects.object_means(*pair) for pair in zip(images, self.objects, strict=True)])
@@ -150,7 +164,7 @@ def measure(case: Case, after: Sequence[Array], step: Callable[[], None] = lambd
     for part in parts:
         scores |= part(case, after)
         step()
-    features = _both_features(after, case.objects, case.scale)
+    features = case.features_of(after)
     step()
     scores |= measure_features(case, *features)
     step()
@@ -182,7 +196,8 @@ def _attempt(case: Case, prefix: str, probe: Callable[[], dict[str, float]]) -> 
 
 def _structure(case: Case, after: Sequence[Array]) -> Scores:
     rows = case.moved
-    found = [objects.segment(after[i][case.nuclei], case.dark) for i in rows]
+    same = {i for i in rows if np.array_equal(after[i][case.nuclei], case.before[i][case.nuclei])}
+    found = [case.found[i] if i in same else objects.segment(after[i][case.nuclei], case.dark) for i in rows]
     return {**objects.structure([case.objects[i] for i in rows], [case.found[i] for i in rows], found)}
 
 

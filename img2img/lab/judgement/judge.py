@@ -109,7 +109,7 @@ def evaluate(
             progress(next(done), total)
 
     step()
-    _ = case.means  # all threads need them
+    _ = case.found, case.means, case.features  # all threads need them
     with ThreadPoolExecutor(threads(n_jobs)) as pool:
         rows = dict(zip(methods, pool.map(lambda images: measure(case, images, step), methods.values()), strict=True))
     rows[judged]["sham"] = sham
