@@ -85,7 +85,9 @@ def measured(work, images: int, megabytes: float) -> dict[str, float]:
     os.sync()
     wall = time.perf_counter() - start
     row = {"images": images, "seconds": wall, "seconds_an_image": wall / images, "cpu_seconds_an_image": cpu / images}
-    return row | {"megabytes_a_second": megabytes / wall, "peak_megabytes": memory / 1024}
+    row |= {"megabytes_a_second": megabytes / wall, "peak_megabytes": memory / 1024}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 def command(*words: object, stop_after: float | None = None) -> tuple[float, float]:
@@ -112,7 +114,7 @@ def copy(files: list[Path], root: Path, out: Path, jobs: int) -> None:
         list(pool.map(one, files))
 
 
-def measure(folder: Path, table: Path, rounds: int, jobs: int) -> dict[str, list[dict[str, float]]]:
+def measure(folder: Path, table: Path, rounds: int, jobs: int, with_report: bool) -> dict[str, list[dict[str, float]]]:
     """Return the costs of each step, in every round."""
     frame = pd.read_csv(table, dtype=str)
     moved = frame[frame.Metadata_Plate == "B"]
@@ -145,7 +147,8 @@ def measure(folder: Path, table: Path, rounds: int, jobs: int) -> dict[str, list
     found["resumed after a stop"] = [measured(lambda: command(*transform), *size) | {"images_before": there}]
     judged = ("--label", "Metadata_Treatment", "--where", "Metadata_Use == 'judge'", "--out", folder / "report.html")
     report = ("report", equalizer, table, "--control", CONTROL, *judged, "--jobs", jobs)
-    found["report"] = [measured(lambda: command(*report), *part(frame[frame.Metadata_Use == "judge"]))]
+    if with_report:
+        found["report"] = [measured(lambda: command(*report), *part(frame[frame.Metadata_Use == "judge"]))]
     return found
 
 
@@ -156,13 +159,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1080, help="pixels of a side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=-1, help="threads; -1 is one for each core")
+    parser.add_argument("--no-report", action="store_true", help="leave out the report, which takes the longest")
     parser.add_argument("--folder", type=Path, help="of the plates, three times their size; by default a temporary one")
     parser.add_argument("--out", type=Path, default=Path("results.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         table = make_plates(folder, options.wells, options.sites, options.size)
-        found = measure(folder, table, options.rounds, options.jobs)
+        found = measure(folder, table, options.rounds, options.jobs, not options.no_report)
     seconds = {name: np.array([row["seconds"] for row in rows]) for name, rows in found.items()}
     for name, rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
