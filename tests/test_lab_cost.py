@@ -17,7 +17,9 @@ from img2img import BatchEqualizer
 from img2img.lab import design, fitted as fitted_module
 from img2img.lab.curves import measuring, tone
 from img2img.lab.curves.measuring import Remembered
-from img2img.lab.judgement import features, quality
+from img2img.lab.judgement import case as case_module, features, probes, quality
+from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case
+from img2img.lab.judgement.judge import evaluate
 from img2img.lab.synthetic import Effect, expose, nuclei
 from img2img.lab.tables import results
 from img2img.lab.tables.manifest import Manifest
@@ -240,6 +242,39 @@ def test_a_thread_uses_the_memory_of_its_images_again(table, tmp_path):
     for files in manifest.files:
         for path in files:
             assert np.array_equal(tifffile.imread(tmp_path / "out" / path.name), tifffile.imread(path))
+
+
+# The report
+
+
+def test_threads_measure_methods_alike_and_tell_every_step(monkeypatch):
+    monkeypatch.setattr(probes, "batch_predictability", lambda *args: {})
+    X, batch = slides(LAMPS)
+    outputs = {"brighter": [x + 50 for x in X], "itself": list(X)}
+    rows = []
+    for n_jobs in (1, 3):
+        steps, case = [], Case(list(X), batch=batch, reference="A", scale=np.array([[400, 4000]]))
+        found = evaluate(
+            outputs, case, judged="brighter", n_jobs=n_jobs, progress=lambda *step, steps=steps: steps.append(step)
+        )
+        total = 3 * STEPS_OF_MEASURING
+        assert steps == [(done, total) for done in range(total + 1)]
+        rows.append(found.rows)
+    assert list(rows[0]) == ["do nothing", "brighter", "itself"] and rows[0] == rows[1]
+    assert rows[0]["itself"] == rows[0]["do nothing"] and rows[0]["brighter"]["change"] > 0
+
+
+def test_unchanged_images_are_not_measured_again(monkeypatch):
+    X, batch = slides(LAMPS)
+    case = Case(list(X), batch=batch, reference="A", scale=np.array([[400, 4000]]))
+    after = [x.copy() if b == "A" else x + 50 for x, b in zip(X, batch, strict=True)]
+    expected = case_module._both_features(after, case.objects, case.scale)
+    _ = case.features
+    seen = []
+    real = case_module.image_features
+    monkeypatch.setattr(case_module, "image_features", lambda x, scale: seen.append(1) or real(x, scale))
+    assert all(np.array_equal(*pair) for pair in zip(case.features_of(after), expected, strict=True))
+    assert len(seen) == (batch == "B").sum()
 
 
 # The benchmark
