@@ -38,7 +38,7 @@ ROWS = [
     ["lab.networks", "lab.judgement"],
     ["lab.design"],
     ["lab.fitted", "lab.positions", "lab.magnification"],
-    ["lab.store", "lab.learning", "lab.transforming"],
+    ["lab.store", "lab.learning", "lab.transforming", "lab.notebook"],
     ["lab.evaluating", "lab.recommending"],
     ["lab.equalizer"],
     ["lab"],

@@ -360,7 +360,7 @@ def test_options_of_equalize_are_the_arguments_of_the_equalizer():
 
 @over(name=["check", "fit", "add", "transform", "report"])
 def test_every_option_of_equalize_has_its_text(command_line, name):
-    told = (BatchEqualizer, BatchEqualizer.evaluate, Manifest.open)
+    told = (BatchEqualizer, BatchEqualizer.transform, BatchEqualizer.evaluate, Manifest.open)
     docstrings = squeezed(" ".join(inspect.getdoc(one) for one in told)).lower()
     code, page, err = command_line("equalize", name, "--help")
     assert (code, err) == (0, "")

@@ -672,10 +672,10 @@ def test_clipping_in_a_constructed_case(toned):
     before = np.zeros((1, 4, 4), np.uint8)
     after = np.zeros((1, 4, 4), np.float32)
     after[0, 0] = [-0.4, -0.6, 255.4, 255.6]
-    row = quality.quality_of(before, after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
-    assert row["clipped"] == 2 / 16 and row["flags"] == "empty, clipped, unknown batch"
-    row = quality.quality_of(before.astype(np.float32), after, np.array([[0.0, 255]]), toned.fitted_.familiarity, None)
-    assert row["clipped"] == 0
+    share = quality.lost(after, np.uint8).mean()
+    assert share == 2 / 16
+    row = quality.quality_of(before, np.array([[0.0, 255]]), toned.fitted_.familiarity, None, share, 0.0)
+    assert row["clipped"] == share and row["flags"] == "empty, clipped, unknown batch"
 
 
 def test_strange_images_are_unfamiliar(data, toned):
@@ -1068,7 +1068,9 @@ def test_the_judgement_of_a_table(plates, from_table, without_probes):
         where="Metadata_Use == 'judge'",
         progress=lambda done, total: steps.append((done, total)),
     )
-    assert steps == [(done, len(judged.rows)) for done in range(len(judged.rows) + 1)]
+    total = judged.counts["images"] * (1 + 2 * len(judged.rows))
+    assert steps == sorted(steps) and steps[0] == (0, total) and steps[-1] == (total, total)
+    assert len({done for done, _ in steps}) > 5 * len(judged.rows)
     assert judged.judged == "tone" and judged.reference == "p1" and judged.settings["objects"] == "masks"
     rows = judged.rows
     assert (

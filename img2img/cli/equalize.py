@@ -87,11 +87,17 @@ def add_equalizing(equalize: typer.Typer) -> None:
         "transform",
         _transform,
         like(open_table, *FILES, "batch", "where", "pages", "metadata"),
-        like(BatchEqualizer.transform, "nan", "overwrite"),
+        like(BatchEqualizer.transform, "nan", "quality", "overwrite"),
         like(new, "n_jobs"),
     )
     add("check", _check, like(open_table, *COLUMNS, "channels"), like(new, "target", "random_state", "n_jobs"))
-    add("report", _report, like(open_table, *COLUMNS), like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"))
+    add(
+        "report",
+        _report,
+        like(open_table, *COLUMNS),
+        like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"),
+        like(new, "n_jobs"),
+    )
 
 
 def _with_lab(command: Callable[..., None]) -> Callable[..., None]:
@@ -277,10 +283,10 @@ def _transform(
     from img2img.lab.judgement.verdict import BANNER
 
     equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
-    overwrite, nan = options.pop("overwrite"), options.pop("nan")
+    choices = {name: options.pop(name) for name in ("nan", "quality", "overwrite")}
     with stoppable("Stopped; the same command resumes."), progress_bar(equalizer.model) as (advance, say):
         manifest = Manifest.open(table, **options)
-        result = equalizer.transform(manifest, out_dir=out, nan=nan, overwrite=overwrite, progress=advance)
+        result = equalizer.transform(manifest, out_dir=out, **choices, progress=advance)
         for note in manifest.notes:
             say(f"note: {note}")
         for reason in result["error"][result["status"] == "failed"]:
@@ -311,13 +317,13 @@ def _report(
     refuse_unwritable(out, is_page)
     if json:
         refuse_unwritable(json, holds_keys("verdict", "gates"))
-    equalizer = BatchEqualizer.load(eq)
+    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
     columns = {name: options.pop(name) for name in COLUMNS}
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
     with (
         stoppable("Stopped; nothing was written."),
-        progress_bar("judging", "methods") as (advance, _),
+        progress_bar("judging", "steps") as (advance, _),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", LabWarning)  # the report lists them as notes

@@ -23,6 +23,7 @@ IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
 JUDGED = 2**30  # bytes of images to judge on; with the results of all methods, about eight times as much is held
 SATURATED = 0.01  # share of saturated pixels that is worth a note
 SHAM_SPLITS, SHAM_GROUPS, SHAM_IMAGES = 5, 4, 12
+BANDS, BAND = 8, 32  # number and height of the bands of rows, in pixels, on which the sham change is measured
 Note = Callable[[str], None]
 
 
@@ -295,6 +296,8 @@ def sham(
 ) -> float | None:
     """Measure the change when one batch is split at random into two, by groups, and equalized; it should be 0.
 
+    Images that are `Remembered` are measured once for all splits.
+
     Returns:
         The mean absolute change, as a share of the range, over a few splits; None if there are too few groups.
     """
@@ -309,7 +312,14 @@ def sham(
         number = np.array([side[g] for g in group])
         correction, _ = Correction.fit(images, number, group, 0, with_field, n_jobs)
         moved = np.flatnonzero(number == 1)[:SHAM_IMAGES].tolist()
-        changes.append(
-            np.mean([np.abs((correction(images[i], 1) - images[i].astype(np.float32)) / span).mean() for i in moved])
-        )
+        changes.append(np.mean([_change(correction, images[i], span) for i in moved]))
     return float(np.mean(changes))
+
+
+def _change(correction: Correction, image: Array, span: Array) -> float:
+    """Return the mean absolute change of an image of batch 1, in units of `span`, on bands of its rows."""
+    height = image.shape[1]
+    tops = np.linspace(0, height - BAND, BANDS).astype(int).tolist() if height > BANDS * BAND else [0]
+    rows = BAND if len(tops) > 1 else height
+    bands = [(top, image[:, top : top + rows]) for top in tops]
+    return float(np.mean([np.abs((correction(band, 1, (top, 0)) - band) / span).mean() for top, band in bands]))

@@ -1,12 +1,13 @@
 """`BatchEqualizer`: images of several experimental batches, moved onto one of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from sklearn import exceptions
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import estimator_html_repr
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
@@ -19,7 +20,8 @@ from img2img.lab.evaluating import judge
 from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.judge import Evaluation
 from img2img.lab.learning import check_parameters, learn, learn_batch
-from img2img.lab.notes import LabWarning as LabWarning
+from img2img.lab.notebook import with_batches
+from img2img.lab.notes import LabWarning as LabWarning, Notes
 from img2img.lab.recommendation import Recommendation
 from img2img.lab.recommending import recommend
 from img2img.lab.transforming import transform_arrays, transform_files
@@ -49,12 +51,13 @@ class _Options(TypedDict, total=False):
     origin: Sequence[Origin] | None
 
 
-class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
+class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Move images of several batches onto one of them, and keep what differs within a batch.
 
     It follows scikit-learn's conventions: `fit` learns from images and the names of their batches, `transform` applies.
     Results have the kind, axes, size and type of the input; images of the target batch are returned bit for bit.
-    Images are arrays, or a `Manifest`: the files that a table names.
+    Images are arrays, or a `Manifest`: the files that a table names. In a Pipeline, metadata routing hands the batches,
+    controls, groups and labels on to it.
 
     Args:
         model: "tone", a monotone curve per batch and channel; "tone+field", the same after a smooth illumination field;
@@ -77,7 +80,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         run: folder of that training, which resumes there after a stop; None for a temporary one.
         random_state: seed of everything random.
         device: device of the networks: "auto", "cpu", "cuda".
-        n_jobs: threads for "tone" and "tone+field"; -1 uses one for each core.
+        n_jobs: threads for "tone", "tone+field" and the report; -1 uses one for each core.
 
     Attributes:
         batches_: names of the batches, sorted; those added later at the end.
@@ -96,6 +99,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
     """
 
     _fitted: Fitted | None = None
+    __metadata_request__fit: ClassVar = {"batch": True, "control": True, "group": True, "label": True}
+    __metadata_request__transform: ClassVar = {"batch": True}
 
     def __init__(
         self,
@@ -178,7 +183,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         Args:
             X: images with the axes `axes`, of numpy, torch, xarray or dask; or a list of images; or a `Manifest`, which
                 brings the other arguments itself.
-            y: not used; part of scikit-learn's convention.
+            y: the batch of each image if `batch` is not given, which leaves a note; otherwise not used.
             batch: the batch of each image.
             control: whether each image is a control; if given, only controls are used.
             group: what images share besides the batch, such as a well, a donor or a source field.
@@ -190,10 +195,14 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         """
         self._fitted = None
         self.check_parameters()
-        design = Design.of(
-            _with_channels(X, self.channels), self._parameters, batch=batch, control=control, group=group, label=label
-        )
-        self._fitted = learn(self._parameters, design)
+        notes = Notes()
+        if batch is None and y is not None and not is_manifest(X):
+            batch = y
+            notes("The batches were taken from y; if y is what must be kept, give batch=, and y as label=.")
+        images = _with_channels(X, self.channels)
+        design = Design.of(images, self._parameters, batch=batch, control=control, group=group, label=label)
+        fitted = learn(self._parameters, design)
+        self._fitted = replace(fitted, notes=[*notes, *fitted.notes])
         return self
 
     def check(
@@ -226,7 +235,14 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     @overload
     def transform(
-        self, X: "Manifest", *, out_dir: str | Path, nan: o.Nan = "error", overwrite: bool = False, progress: Any = None
+        self,
+        X: "Manifest",
+        *,
+        out_dir: str | Path,
+        nan: o.Nan = "error",
+        quality: bool = True,
+        overwrite: bool = False,
+        progress: Any = None,
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
@@ -249,6 +265,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         nan: o.Nan = "error",
         origin: Sequence[Origin] | None = None,
         out_dir: str | Path | None = None,
+        quality: bool = True,
         overwrite: bool = False,
         progress: Any = None,
     ) -> Any:
@@ -262,6 +279,7 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
             out_dir: for a `Manifest`: the folder of the results, which have the names, formats, types and metadata of
                 the originals. Existing results are kept, so the same call finishes a stopped run.
+            quality: for a `Manifest`: measure how far to trust each image, which takes longer than equalizing it.
             overwrite: replace existing results.
             progress: for a `Manifest`: called with the number of rows done and the total.
 
@@ -281,15 +299,9 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
             makers = store.makers(fitted, p.out_dtype, X.batch)
             return transform_files(
-                p,
-                fitted,
-                self._as_fitted(X),
-                Path(out_dir),
-                makers=makers,
-                nan=nan,
-                overwrite=overwrite,
-                progress=progress,
-            )
+                p, fitted, self._as_fitted(X), Path(out_dir),
+                makers=makers, nan=nan, quality=quality, overwrite=overwrite, progress=progress,
+            )  # fmt: skip
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
         design = Design.of(X, p, batch=batch)
@@ -299,12 +311,31 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
         )
 
     @overload
-    def fit_transform(self, X: Array, y: Any = None, *, batch: Any, **others: Any) -> Array: ...
+    def fit_transform(self, X: Array, y: Any = None, *, batch: Any = None, **others: Any) -> Array: ...
     @overload
-    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any, **others: Any) -> Kind: ...
-    def fit_transform(self, X: Any, y: Any = None, *, batch: Any, **others: Any) -> Any:
+    def fit_transform(self, X: Kind, y: Any = None, *, batch: Any = None, **others: Any) -> Kind: ...
+    def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None, **others: Any) -> Any:
         """Call `fit`, then `transform` on the same images; `others` are arguments of `fit`."""
-        return self.fit(X, y, batch=batch, **others).transform(X, batch=batch)
+        return self.fit(X, y, batch=batch, **others).transform(X, batch=y if batch is None else batch)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Refuse tables as results, as scikit-learn asks of every transformer.
+
+        Raises:
+            ConfigError: unless `transform` is None or "default".
+        """
+        if transform not in (None, "default"):
+            raise ConfigError(
+                f"The results of an equalizer are images, which cannot be returned as {transform}; "
+                "leave set_output out, or call it only on the steps that follow."
+            )
+        return self
+
+    def _repr_html_(self) -> str:
+        return with_batches(estimator_html_repr(self), self._fitted)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def add_batch(self, name: str, X: "Manifest | Any", *, group: Any = None) -> Self:
         """Learn one more batch; use its controls if the fit was on controls. Everything else stays as it is.
@@ -353,7 +384,8 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
             truth: the images without batch effect, if they are known; as X.
             nuclei: the channel, by number or name, in which objects are segmented.
             dark: whether objects are dark; by default what `fit` found.
-            progress: called with the number of methods judged and the total.
+            progress: called with the number of steps done and the total: each image is read, then equalized and
+                measured by each method.
 
         Raises:
             InputError: if the images do not fit, or a group was part of the fit.
@@ -380,12 +412,14 @@ class BatchEqualizer(BaseEstimator):  # type: ignore[misc]
 
     def transform_table(
         self, table: Any, root: str | Path | None, out_dir: str | Path, *, batch: str | None = None,
-        where: str | None = None, nan: o.Nan = "error", overwrite: bool = False, progress: Any = None, **columns: Any,
+        where: str | None = None, nan: o.Nan = "error", quality: bool = True, overwrite: bool = False,
+        progress: Any = None, **columns: Any,
     ) -> "pd.DataFrame":  # fmt: skip
         """Call `transform` on `Manifest.open(table, root, batch=batch, where=where, **columns)`."""
         _ = self.fitted_
         manifest = _opened(table, root, {"batch": batch, "where": where} | columns)
-        return self.transform(manifest, out_dir=out_dir, nan=nan, overwrite=overwrite, progress=progress)
+        choices: dict[str, Any] = {"nan": nan, "quality": quality, "overwrite": overwrite, "progress": progress}
+        return self.transform(manifest, out_dir=out_dir, **choices)
 
     def evaluate_table(
         self, table: Any, root: str | Path | None = None, *, masks: str | None = None, nuclei: int | str = 0,

@@ -44,12 +44,20 @@ def judge(
     notes = [*fitted.notes, *design.notes]
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
     chosen = rules.judged(images, design.batch, p.max_images, notes.append)
-    before = list(rules.readable(rules.part(images, chosen), [images.called(i) for i in chosen]))
-    for i, image in zip(chosen, before, strict=True):
-        checks.check_range(image, images.called(i), fitted.dtype, fitted.highest)
-        checks.check_finite(image, images.called(i), fitted.channels)
     for i, image in enumerate(truth or ()):
         checks.check_finite(image, f"Image {i} of truth", fitted.channels)
+    methods = applicable(fitted.statistics)
+    every = len(chosen)  # images; reading, equalizing by each method, and measuring each are as many steps
+    made = every * (len(methods) + 2 + (fitted.generator is not None))
+    total = made + made - every
+    called = [images.called(i) for i in chosen]
+    before: list[Array] = []
+    progress(0, total)
+    for name, image in zip(called, rules.readable(rules.part(images, chosen), called), strict=True):
+        checks.check_range(image, name, fitted.dtype, fitted.highest)
+        checks.check_finite(image, name, fitted.channels)
+        before.append(image)
+        progress(len(before), total)
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")
@@ -58,7 +66,10 @@ def judge(
         return None if values is None else [values[i] for i in chosen]
 
     batch = of_chosen(design.batch)
-    outputs = {name: method(before, batch, fitted.statistics) for name, method in applicable(fitted.statistics).items()}
+    outputs = {}
+    for name, method in methods.items():
+        outputs[name] = method(before, batch, fitted.statistics)
+        progress(every * (1 + len(outputs)), total)
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
@@ -86,5 +97,6 @@ def judge(
         sham=fitted.sham,
         notes=dict.fromkeys(notes),
         fitted_on_controls=fitted.on_controls,
-        progress=progress,
+        n_jobs=p.n_jobs,
+        progress=lambda done, of: progress(made + (total - made) * done // of, total),
     )

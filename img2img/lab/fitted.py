@@ -14,7 +14,7 @@ from img2img.lab import checks
 from img2img.lab.curves.correction import Correction, Origin
 from img2img.lab.curves.found import Found
 from img2img.lab.judgement.baselines import Statistics
-from img2img.lab.judgement.quality import Familiarity, quality_of
+from img2img.lab.judgement.quality import Familiarity, largest_change, lost, quality_of
 from img2img.lab.networks.applying import apply, bind
 from img2img.lab.networks.models import MODELS
 
@@ -163,10 +163,34 @@ class Fitted(Learned):
         bound = bind(self.network.model, self.generator, number, self.batches.index(self.target))
         return apply(bound, signal, device=device)
 
-    def quality(self, image: Array, batch: str, origin: Origin | None, device: str) -> dict[str, Any]:
+    def quality(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> dict[str, Any]:
         """Return the quality of an image's result; see `judgement.quality.quality_of`."""
         number = self.batches.index(batch) if batch in self.batches else None
-        return quality_of(image, self.values(image, batch, origin, device), self.scale, self.familiarity, number)
+        shares = 0.0, 0.0
+        if image.size and not self._stays(batch):
+            clipped = self._clipped(image, result, batch, origin, device)
+            shares = clipped, 0.0 if self._is_curve(batch) else largest_change(image, result, self.scale)
+        return quality_of(image, self.scale, self.familiarity, number, *shares)
+
+    def _is_curve(self, batch: str) -> bool:
+        """Return whether the results of a batch are functions of the pixel values alone."""
+        return self.generator is None and not self.correction.fields[self.batches.index(batch)].any()
+
+    def _clipped(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> float:
+        """Return the share of pixels that the type cannot hold; it has none unless results are at its ends."""
+        if image.dtype.kind == "f":
+            return 0.0
+        if result.dtype.kind == "f":
+            return float(lost(result, image.dtype).mean())
+        limits = np.iinfo(image.dtype)
+        if result.min() > limits.min and result.max() < limits.max:
+            return 0.0
+        if not self._is_curve(batch):
+            return float(lost(self.values(image, batch, origin, device), image.dtype).mean())
+        every = np.arange(limits.max + 1, dtype=image.dtype)
+        curved = self.correction(np.broadcast_to(every, (len(image), 1, len(every))), self.batches.index(batch))
+        wrong = lost(curved, image.dtype)
+        return float(np.mean([table[0, plane].mean() for table, plane in zip(wrong, image, strict=True)]))
 
     def expect(self, manifest: Any) -> None:
         """Let the files of a manifest, if there is one, be compared with those that were fitted."""

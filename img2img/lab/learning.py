@@ -1,6 +1,7 @@
 """Learning from images of several batches: curves, fields, statistics, and a network if the model has one."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose, listed
-from img2img.lab import design as rules, positions
+from img2img.lab import checks, design as rules, positions
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
+from img2img.lab.curves.measuring import Remembered, log_contrasts
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
-from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.features import quick_features
 from img2img.lab.judgement.quality import Familiarity
 from img2img.lab.magnification import magnified
 from img2img.lab.networks.models import MODELS, Network
@@ -76,13 +78,16 @@ def learn(p: Parameters, design: Design) -> Fitted:
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
     target_number = None if target == "mean" else names.index(target)
-    features = np.stack([image_features(image, scale) for image in kept])
+    measured = Remembered(kept)
+    with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
+        known, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
+    features = np.stack(known)
     sham_groups = [groups[i] for i in members]
     network = model.network
     spec = None
     if network is not None:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
-    correction, corrections = Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs)
+    correction, corrections = Correction.fit(measured, number, groups, target_number, model.with_field, p.n_jobs)
     corrections = _named(corrections, names, channels)
     _note_left([found for found in corrections if found.batch != target], notes)
     fitted = Fitted(
@@ -97,21 +102,22 @@ def learn(p: Parameters, design: Design) -> Fitted:
         on_controls=on_controls,
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
-        fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        fingerprints=list(fingerprints),
+        sham=rules.sham(measured.part(members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
         notes=notes,
         stated=agreement and list(agreement.names(len(kept[0]))),
         pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
         scale=scale,
         correction=correction,
         corrections=corrections,
-        familiarity=Familiarity.of(features, number),
+        familiarity=Familiarity.of(features, number, len(kept[0])),
         statistics=statistics,
     )
+    contrast = log_contrasts(measured, correction.signs)
     for remark in (
         *positions.placing(design.batch, design.groups, design.control),
         *(
-            positions.drifts(features, batches, groups, channels or [str(c) for c in range(len(kept[0]))])
+            positions.drifts(contrast, batches, groups, channels or [str(c) for c in range(len(kept[0]))])
             if on_controls
             else ()
         ),
@@ -122,6 +128,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
         assert target_number is not None
         fitted = _with_network(p, network, fitted, kept, number, target_number, notes)
     return replace(fitted, notes=list(notes))
+
+
+def _known(image: Array, scale: Array) -> tuple[Array, int]:
+    """Return what is kept of an image: its features, and its checksum."""
+    return quick_features(image, scale), fingerprint(image)
 
 
 def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
@@ -220,7 +231,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     kept, groups = [images[chosen[i]] for i in usable], [design.groups[chosen[i]] for i in usable]
     for image in kept:
         fitted.place(image, None)
-    features = np.stack([image_features(image, fitted.scale) for image in kept])
+    features = np.stack([fitted.familiarity.features(image, fitted.scale) for image in kept])
     correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
     corrections = _named(corrections, [name], fitted.channels)
     _note_left(corrections, notes)

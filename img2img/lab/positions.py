@@ -12,7 +12,6 @@ from scipy.stats import linregress
 
 from img2img.data.picture import Array
 from img2img.lab.design import members_of
-from img2img.lab.judgement.features import FLOOR, feature_names
 
 WELL = re.compile(r".*/([A-Z]|A[A-F])0*([1-9]\d?)", re.IGNORECASE | re.DOTALL)
 FORMATS = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1536 wells
@@ -78,27 +77,30 @@ def _letters(row: int) -> str:
     return chr(ord("A") + row - 1) if row <= 26 else "A" + chr(ord("A") + row - 27)
 
 
-def drifts(features: Array, batch: Sequence[str], group: Sequence[str], channels: Sequence[str]) -> Iterator[str]:
+def drifts(contrast: Array, batch: Sequence[str], group: Sequence[str], channels: Sequence[str]) -> Iterator[str]:
     """Yield sentences on trends of the controls' contrast within the batches: along a plate, to its edge, or in order.
 
     Of each batch and channel the clearest trend counts, if it is larger than `SMALLEST` and significant at `LEVEL`
     after Bonferroni's correction for all that were looked at.
 
     Args:
-        features: of each image, as `image_features` returns them, (n, f).
+        contrast: log contrast of the foreground of each image, (n, C); NaN where there is none.
         batch: the batch of each image.
         group: the group of each image; within a batch in the order of acquisition, as far as that is known.
         channels: names of the channels.
     """
-    contrast = _contrast(features, len(channels))
     trends: list[tuple[float, float, str, str]] = []  # p, size, way, where
     looked_at = 0
     for name, rows in members_of(batch).items():
         wells = {well: [i for i in rows if group[i] == well] for well in dict.fromkeys(group[i] for i in rows)}
-        levels = np.array([contrast[members].mean(0) for members in wells.values()])
         ways = _ways(list(wells))
         for c in range(len(channels)):
-            tests = [(*_trend(x, levels[:, c]), way) for way, x in ways.items()]
+            values = [contrast[members, c] for members in wells.values()]
+            levels = np.array([np.nan if np.isnan(x).all() else np.nanmean(x) for x in values])
+            seen = ~np.isnan(levels)
+            if seen.sum() < FEWEST:
+                continue
+            tests = [(*_trend(x[seen], levels[seen]), way) for way, x in ways.items() if np.ptp(x[seen])]
             looked_at += len(tests)
             trends += [(*test, f"{name}, channel {channels[c]}") for test in sorted(tests)[:1]]
     for p, size, way, where in trends:
@@ -107,15 +109,6 @@ def drifts(features: Array, batch: Sequence[str], group: Sequence[str], channels
                 f"Within {where}, the contrast of the controls drifts {way} by a factor of {np.exp(size):.2f} "
                 f"(p = {p:.1g}); one curve for the whole batch leaves that as it is."
             )
-
-
-def _contrast(features: Array, channels: int) -> Array:
-    """Return the log distance of the lowest and the highest percent of the pixels of each channel, (n, C)."""
-    names = feature_names(channels)
-    low, high = (
-        features[:, [names.index(f"{c}: quantile {level}") for c in range(channels)]] for level in ("0.01", "0.99")
-    )
-    return np.asarray(np.log(np.maximum(high - low, FLOOR)))
 
 
 def _ways(wells: Sequence[str]) -> Mapping[str, Array]:

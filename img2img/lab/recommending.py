@@ -81,7 +81,7 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
         *_problems(design, members, wells),
         *([] if problem is None else [problem]),
         *positions.placing(design.batch, design.groups, design.control),
-        *(positions.drifts(features, batch, group, channels) if design.control is not None else ()),
+        *(positions.drifts(levels[:, 1], batch, group, channels) if design.control is not None else ()),
         *magnified(images, batch, signs),
         *([] if is_rgb else _dead(levels[:, 1], batch, channels)),
     ]

@@ -26,7 +26,7 @@ from img2img.runtime.device import environment
 from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
-FORMAT = 1
+FORMAT = 2  # in 1, `familiarity_` is of other features
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 # The shape of each array: B batches, C channels, K levels, F features, S batches of the baselines; any other letter is
@@ -43,7 +43,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "correction_.target_field": ("C", 2, TERMS),
     "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
     "familiarity_.centres": ("B", "F"),
-    "familiarity_.precision": ("F", "F"),
+    "familiarity_.precision": ("F", "features of a block"),
     "familiarity_.spread": ("F",),
     "familiarity_.limit": (),
     "statistics_.example": ("C", "height", "width"),

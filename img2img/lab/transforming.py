@@ -43,9 +43,10 @@ def transform_arrays(
         filled, holes = _filled(image, stack.called(i), nan)
         place = batches[i], places[i]
         out = equalized(p, fitted, filled, *place)
+        row = {"batch": batches[i]} | fitted.quality(filled, out, *place, p.device) if return_quality else {}
         if holes is not None:
             out[holes] = image[holes]
-        return out, {"batch": batches[i]} | fitted.quality(filled, *place, p.device) if return_quality else {}
+        return out, row
 
     if stack.lazy and not return_quality:
         return stack.map(lambda i, image: one(i, image)[0], np.float32 if p.out_dtype == "float32" else stack.dtype)
@@ -75,6 +76,7 @@ def transform_files(
     *,
     makers: Sequence[str],
     nan: str,
+    quality: bool,
     overwrite: bool,
     progress: Any,
 ) -> Any:
@@ -97,9 +99,10 @@ def transform_files(
         row = Stack((filled[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
         out = equalized(p, fitted, filled, batch)
+        quality_of = fitted.quality(filled, out, batch, None, p.device) if quality else {}
         if holes is not None:
             out[holes] = image[holes]
-        return out, fitted.quality(filled, batch, None, p.device)
+        return out, quality_of
 
     return results.transform(
         manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs, makers=makers

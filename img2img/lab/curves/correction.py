@@ -11,7 +11,7 @@ from img2img.lab.curves import tone
 from img2img.lab.curves.effects import Moves
 from img2img.lab.curves.field import ORDERS, TERMS, certain, surface
 from img2img.lab.curves.found import Found
-from img2img.lab.curves.measuring import Measured, Sample
+from img2img.lab.curves.measuring import Measured, Sample, signs as signs_of
 from img2img.lab.curves.tone import Curve
 from img2img.lab.lazy import LazyImages
 
@@ -71,8 +71,7 @@ class Correction:
         """
         count, channels = int(batch.max()) + 1, len(images[0])
         weights = np.full(count, 1 / count) if target is None else np.eye(count)[target]
-        voters = np.linspace(0, len(images) - 1, min(SIGN_IMAGES, len(images))).astype(int)
-        signs = tone.signs((images[i] for i in voters), channels)
+        signs = signs_of(images, SIGN_IMAGES)
         sample = Sample(images, batch, group, count, signs, n_jobs)
         measured = sample.measured()
         curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))

@@ -130,7 +130,8 @@ class Sample:
         """Return `function(plane, sign)` of every channel of every image."""
 
         def one(i: int) -> list[Any]:
-            return [function(plane, int(sign)) for plane, sign in zip(self.images[i], self.signs, strict=True)]
+            found: list[Any] = remembered(self.images, i, _by_channel, function, tuple(self.signs.tolist()))
+            return found
 
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
@@ -174,3 +175,54 @@ def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Mea
         contrasts.append(found)
     groups = np.array([len(set(names[batch == b].tolist())) for b in range(count)])
     return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups)
+
+
+def log_contrasts(images: Sequence[Array], signs: Array) -> Array:
+    """Return the mean log contrast of each image's foreground, (n, C); NaN where there is none."""
+    sides = tuple(signs.tolist())
+    found = [remembered(images, i, _by_channel, tone.measure, sides) for i in range(len(images))]
+    return np.array(found)[:, :, 1:].mean(2)
+
+
+def _by_channel(image: Array, function: Callable[[Array, int], Any], signs: tuple[int, ...]) -> list[Any]:
+    return [function(plane, sign) for plane, sign in zip(image, signs, strict=True)]
+
+
+def _vote(image: Array) -> Array:
+    return tone.signs([image], len(image))
+
+
+class Remembered(Sequence[Array]):
+    """Images with what was measured of each, so that no fit to some of them measures one twice."""
+
+    def __init__(self, images: Sequence[Array], members: Sequence[int] | None = None) -> None:
+        self.images, self.members = images, range(len(images)) if members is None else members
+        self.known: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.images[self.members[i]]
+
+    def part(self, members: Sequence[int]) -> "Remembered":
+        """Return some of the images, with the same memory."""
+        some = Remembered(self.images, [self.members[i] for i in members])
+        some.known = self.known
+        return some
+
+
+def remembered(images: Sequence[Array], i: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `function(images[i], *arguments)`, computed only once if the images are `Remembered`."""
+    if not isinstance(images, Remembered):
+        return function(images[i], *arguments)
+    key = function, images.members[i], arguments
+    if key not in images.known:
+        images.known[key] = function(images[i], *arguments)
+    return images.known[key]
+
+
+def signs(images: Sequence[Array], most: int) -> Array:
+    """Return `tone.signs` of all images, on which at most `most` of them vote."""
+    voters = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int).tolist()
+    return np.where(np.sum([remembered(images, i, _vote) for i in voters], 0) < 0, -1, 1)

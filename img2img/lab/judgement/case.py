@@ -21,6 +21,7 @@ from img2img.lab.judgement.scores import COLUMNS, Scores
 
 PIXELS = 2000  # of each image, inside and outside the objects, for comparing distributions
 STEPS = 3  # of whole numbers: a plane that spans no more shows nothing whose place could be followed
+STEPS_OF_MEASURING = 7  # of one method
 MOST_PSNR = 100.0  # dB, of an image that is equal
 
 
@@ -104,6 +105,20 @@ class Case:
         """Means inside the objects of the input (n, C), in units of the range."""
         return self.object_means(self.before)
 
+    @cached_property
+    def features(self) -> tuple[Array, Array]:
+        """Features of the input's images (n, f), and of the pixels inside their objects (n, g)."""
+        return _both_features(self.before, self.objects, self.scale)
+
+    def features_of(self, images: Sequence[Array]) -> tuple[Array, Array]:
+        """Return features as of the input; those of images that are unchanged are not computed again."""
+        rows = [i for i, image in enumerate(images) if not np.array_equal(image, self.before[i])]
+        whole, inside = (known.copy() for known in self.features)
+        if rows:
+            new = _both_features([images[i] for i in rows], [self.objects[i] for i in rows], self.scale)
+            whole[rows], inside[rows] = new
+        return whole, inside
+
     def object_means(self, images: Sequence[Array]) -> Array:
         """Return means (n, C) inside the objects, in units of the range; for dark objects how much darker they are."""
         means = np.stack([objects.object_means(*pair) for pair in zip(images, self.objects, strict=True)])
@@ -136,12 +151,12 @@ class Case:
         return ~self.controls, self.controls  # none is treated
 
 
-def measure(case: Case, after: Sequence[Array]) -> Scores:
+def measure(case: Case, after: Sequence[Array], step: Callable[[], None] = lambda: None) -> Scores:
     """Return all scores of one method; `COLUMNS` explains each, and what cannot be measured is None.
 
     Scores of the probes come with `_low`, `_high`, `_chance` and `_null`. Intensities and features inside objects are
     taken on the same pixels before and after. The others are compared with the reference batch, so scores of change
-    are means over the images of the other batches.
+    are means over the images of the other batches. `step` is called after each of `STEPS_OF_MEASURING` parts.
 
     Raises:
         InputError: if `after` differs from the input in number or shape.
@@ -150,8 +165,13 @@ def measure(case: Case, after: Sequence[Array]) -> Scores:
         raise InputError("A method's images differ from the input in number or shape; they must be the same.")
     parts = (_structure, _pixels, _intensity, _distributions, _fidelity)
     scores: Scores = dict.fromkeys(COLUMNS)
-    scores |= {name: value for part in parts for name, value in part(case, after).items()}
-    scores |= measure_features(case, *_both_features(after, case.objects, case.scale))
+    for part in parts:
+        scores |= part(case, after)
+        step()
+    features = case.features_of(after)
+    step()
+    scores |= measure_features(case, *features)
+    step()
     return {name: None if value is None or not np.isfinite(value) else float(value) for name, value in scores.items()}
 
 
@@ -180,7 +200,8 @@ def _attempt(case: Case, prefix: str, probe: Callable[[], dict[str, float]]) -> 
 
 def _structure(case: Case, after: Sequence[Array]) -> Scores:
     rows = case.moved
-    found = [objects.segment(after[i][case.nuclei], case.dark) for i in rows]
+    same = {i for i in rows if np.array_equal(after[i][case.nuclei], case.before[i][case.nuclei])}
+    found = [case.found[i] if i in same else objects.segment(after[i][case.nuclei], case.dark) for i in rows]
     return {**objects.structure([case.objects[i] for i in rows], [case.found[i] for i in rows], found)}
 
 

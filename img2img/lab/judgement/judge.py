@@ -6,19 +6,23 @@ method must pass every gate on structure and effect; those that pass are compare
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from img2img.data.picture import Array
 from img2img.errors import choose
+from img2img.lab.checks import threads
 from img2img.lab.judgement import pictures, probes, report, verdict
-from img2img.lab.judgement.case import Case, batch_left, measure, measure_normalised_features
+from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case, batch_left, measure, measure_normalised_features
 from img2img.lab.judgement.channels import interval, measure_channels, worst
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
-from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
+from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, Scores
 from img2img.lab.judgement.verdict import Advice, Outcome
 from img2img.runtime.files import write_text
 
@@ -94,6 +98,7 @@ def evaluate(
     notes: Iterable[str] = (),
     fit: tuple[Sequence[Array], Sequence[str], Sequence[Array] | None] | None = None,
     fitted_on_controls: bool | None = None,
+    n_jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Measure several methods on the same images and pass judgement on one of them.
@@ -106,22 +111,32 @@ def evaluate(
         notes: remarks for the report.
         fit: images, batches and masks (or None) of the fit set; adds a row for normalising features instead of images.
         fitted_on_controls: whether the methods have seen only controls; by default, whether the case names controls.
-        progress: called with the number of methods measured and the total.
+        n_jobs: threads, each of which measures one method at a time; -1 is one for each core.
+        progress: called with the number of steps done and the total.
 
     Raises:
         ConfigError: if `judged` is not in `outputs`.
         InputError: if the images of a method differ from the input in number or shape.
     """
     choose("method", judged, outputs)
-    methods = {IDENTITY: case.before} | dict(outputs)
-    progress(0, len(methods))
+    methods = ({} if IDENTITY in outputs else {IDENTITY: case.before}) | dict(outputs)
+    done, lock, total = count(), Lock(), len(methods) * STEPS_OF_MEASURING
+
+    def step() -> None:
+        with lock:
+            progress(next(done), total)
+
+    def judge(images: Sequence[Array]) -> tuple[Scores, dict[str, Scores]]:
+        return measure(case, images, step), measure_channels(case, images)
+
+    step()
+    _ = case.found, case.means, case.features  # all threads need them
+    with ThreadPoolExecutor(threads(n_jobs)) as pool:
+        judged_methods = dict(zip(methods, pool.map(judge, methods.values()), strict=True))
     rows, channels, places = {}, {}, {}
-    for done, (name, images) in enumerate(methods.items(), 1):
-        rows[name] = measure(case, images)
-        channels[name] = measure_channels(case, images)
+    for name, (row, channels[name]) in judged_methods.items():
         scores, places[name] = worst(channels[name])
-        rows[name] |= scores | interval(rows[name]["shift_control"], channels[name])
-        progress(done, len(methods))
+        rows[name] = row | scores | interval(row["shift_control"], channels[name])
     rows[judged]["sham"] = sham
     masked = case.masks is not None
     gates = {name: gates_of(row, rows[IDENTITY], masked) for name, row in rows.items()}

@@ -8,11 +8,12 @@ from sklearn.covariance import LedoitWolf
 
 from img2img.data.picture import Array
 from img2img.lab.checks import is_flat, saturated
-from img2img.lab.judgement.features import image_features
+from img2img.lab.judgement.features import PAIRED, SIDE, feature_names, image_features, quick_features
 
 BINS = 256  # of the fit of intensity alone
 SATURATED = 0.01  # share of pixels at the top of the range above which an image is flagged
 BEYOND = 1.5  # times the distance of the farthest fitted image; beyond it an image is unfamiliar
+LEAST = 1e-3  # spread of a feature; what varies less than this, such as the darkest of whole numbers, counts as equal
 FOLDS = 5  # a fitted image is judged without its fold, or a small fit would find all others unfamiliar
 
 
@@ -20,11 +21,12 @@ FOLDS = 5  # a fitted image is judged without its fold, or a small fit would fin
 class Familiarity:
     """The distance of an image from the fitted images of its batch: the Mahalanobis distance of its features.
 
-    The covariance is that within batches, shrunk (Ledoit and Wolf 2004).
+    The covariance is that within batches, shrunk (Ledoit and Wolf 2004). It has one block for all features; beyond
+    `PAIRED` channels it has one for each channel, so that time and memory grow with the number of channels only.
 
     Attributes:
         centres: (B, f), the batches' medians.
-        precision: (f, f), of features in units of `spread`.
+        precision: (f, m), of features in units of `spread`: f / m blocks (m, m), one below the other.
         spread: (f,).
         limit: `BEYOND` times the distance of the farthest fitted image from the other folds.
     """
@@ -35,31 +37,42 @@ class Familiarity:
     limit: Array
 
     @classmethod
-    def of(cls, features: Array, batch: Array) -> Self:
-        """Fit to features (n, f) and batch numbers (n,), at least two of each batch."""
+    def of(cls, features: Array, batch: Array, channels: int) -> Self:
+        """Fit to features (n, f) of images with so many channels and batch numbers (n,), at least two of each batch."""
+        blocks = 1 if channels <= PAIRED else channels
         fold = np.zeros(len(batch), int)
         for b in np.unique(batch):
             fold[batch == b] = np.arange((batch == b).sum()) % FOLDS
         farthest = 1e-9
         for k in np.unique(fold):
-            others = cls._of(features[fold != k], batch[fold != k])
+            others = cls._of(features[fold != k], batch[fold != k], blocks)
             judged = zip(features[fold == k], batch[fold == k], strict=True)
             farthest = max(farthest, *(others.distance(x, int(b)) for x, b in judged))
-        return replace(cls._of(features, batch), limit=np.array(BEYOND * farthest))
+        return replace(cls._of(features, batch, blocks), limit=np.array(BEYOND * farthest))
 
     @classmethod
-    def _of(cls, features: Array, batch: Array) -> Self:
+    def _of(cls, features: Array, batch: Array, blocks: int) -> Self:
         centres = np.stack([np.median(features[batch == b], 0) for b in range(int(batch.max()) + 1)])
         rest = features - centres[batch]
-        spread = rest.std(0)
-        spread[spread == 0] = 1
-        precision = LedoitWolf(assume_centered=True).fit(rest / spread).precision_
-        return cls(centres, precision, spread, np.array(np.inf))
+        spread = np.maximum(rest.std(0), LEAST)
+        parts = np.split(rest / spread, blocks, axis=1)
+        precision = [LedoitWolf(assume_centered=True).fit(part).precision_ for part in parts]
+        return cls(centres, np.concatenate(precision), spread, np.array(np.inf))
+
+    def features(self, image: Array, scale: Array) -> Array:
+        """Return the features (f,) of an image (C, H, W), as they were fitted.
+
+        Up to version 0.1 those were `image_features`.
+        """
+        earlier = len(self.spread) == len(feature_names(len(image)))
+        return image_features(image, scale) if earlier else quick_features(image, scale)
 
     def distance(self, features: Array, batch: int) -> float:
         """Return the distance of one image's features (f,) from its batch."""
-        rest = (features - self.centres[batch]) / self.spread
-        return float(np.sqrt(max(rest @ self.precision @ rest, 0)))
+        size = self.precision.shape[1]
+        rest = ((features - self.centres[batch]) / self.spread).reshape(-1, size)
+        squares = np.einsum("ki,kij,kj->k", rest, self.precision.reshape(-1, size, size), rest)
+        return float(np.sqrt(max(squares.sum(), 0)))
 
     def with_batch(self, features: Array) -> Self:
         """Return the state with the centre of one more batch, whose features are (n, f)."""
@@ -83,38 +96,49 @@ def change_map(before: Array, after: Array) -> Array:
     return rest.reshape(before.shape)
 
 
+def largest_change(before: Array, after: Array, scale: Array) -> float:
+    """Return the 99.9th percentile of `change_map`, of the range, in the worst channel of an image (C, H, W).
+
+    Of large images a regular grid of about `SIDE` pixels a side is used.
+    """
+    step = max(1, min(before.shape[1:]) // SIDE)
+    pairs = zip(before[:, ::step, ::step], after[:, ::step, ::step], scale[:, 1] - scale[:, 0], strict=True)
+    return max(float(np.quantile(np.abs(change_map(was, now)), 0.999) / span) for was, now, span in pairs)
+
+
+def lost(values: Array, dtype: Any) -> Array:
+    """Return which values (...,) an integer type cannot hold, even rounded."""
+    limits = np.iinfo(dtype)
+    return np.asarray((values < limits.min - 0.5) | (values > limits.max + 0.5))
+
+
 def quality_of(
-    before: Array, after: Array, scale: Array, familiarity: Familiarity, batch: int | None
+    image: Array, scale: Array, familiarity: Familiarity, batch: int | None, clipped: float, change: float
 ) -> dict[str, Any]:
     """Return the row of one image in the quality table.
 
     Args:
-        before: the image (C, H, W).
-        after: the equalized image, neither rounded nor clipped, in pixel values.
+        image: the image (C, H, W), before.
         scale: low and high value of each channel (C, 2).
         familiarity: of the fitted images.
         batch: the number of its batch; None if that was not fitted.
+        clipped: share of the result's pixels that are `lost`.
+        change: of the result, see `largest_change`; 0 if it is a curve of the image.
 
     Returns:
-        "clipped": share of the pixels that the type could not hold; "saturated": share at the top of the camera's
-        range; "unfamiliar": distance from the batch's fit, over the limit; "change": 99.9th percentile of
-        `change_map`, of the range, in the worst channel; "flags": what is unusual, in words.
+        "clipped"; "saturated": share at the top of the camera's range; "unfamiliar": distance from the batch's fit,
+        over the limit; "change"; "flags": what is unusual, in words.
     """
-    row: dict[str, Any] = {"clipped": 0.0}
-    if not before.size:
+    row: dict[str, Any] = {"clipped": clipped}
+    if not image.size:
         return row | {"saturated": 0.0, "unfamiliar": float("nan"), "change": 0.0, "flags": "empty"}
-    if before.dtype.kind == "u":
-        top = np.iinfo(before.dtype).max
-        row["clipped"] = float(((after < -0.5) | (after > top + 0.5)).mean())
-    row["saturated"] = float(saturated(before).max())
+    row["saturated"] = float(saturated(image).max())
     row["unfamiliar"] = float("nan")
     if batch is not None:
-        row["unfamiliar"] = familiarity.distance(image_features(before, scale), batch) / float(familiarity.limit)
-    span = scale[:, 1] - scale[:, 0]
-    changes = [np.quantile(np.abs(change_map(b, a)), 0.999) for b, a in zip(before, after, strict=True)]
-    row["change"] = float((np.array(changes) / span).max())
+        row["unfamiliar"] = familiarity.distance(familiarity.features(image, scale), batch) / float(familiarity.limit)
+    row["change"] = change
     flags = {
-        "empty": is_flat(before),
+        "empty": is_flat(image),
         "clipped": row["clipped"] > 0,
         "saturated": row["saturated"] > SATURATED,
         "unfamiliar": row["unfamiliar"] > 1,

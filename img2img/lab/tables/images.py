@@ -39,10 +39,12 @@ class TableImages(LazyImages):
         return quote(self.manifest.files[i][0])
 
 
-def joined(pictures: list[Picture]) -> Array:
-    """Return the files of one row as one image (C, H, W)."""
-    stacked = np.concatenate([picture.array for picture in pictures], axis=2)
-    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
+def joined(pictures: list[Picture], into: Array | None = None) -> Array:
+    """Return the files of one row as one image (C, H, W); in the array `into`, if it has the shape and the type."""
+    planes = [picture.array.transpose(2, 0, 1) for picture in pictures]
+    shape = (sum(map(len, planes)), *planes[0].shape[1:])
+    fits = into is not None and (into.shape, into.dtype) == (shape, planes[0].dtype)
+    return np.concatenate(planes, out=into if fits else None)
 
 
 def read_labels(path: Path, image: Path) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import local
 from typing import Any
 
 from img2img.data.domain import fingerprint
@@ -41,7 +42,7 @@ def transform(
     Args:
         manifest: the table.
         function: called with the number of a row and its image (C, H, W), from each of the `n_jobs` threads; returns
-            the result, of the same shape, and the notes on it.
+            the result, of the same shape, and the notes on it. The image's memory is that thread's next one's as well.
         out_dir: the folder of results.
         overwrite: replace existing results; if that fails, the earlier result is kept.
         progress: called with the number of rows done and the total.
@@ -66,6 +67,7 @@ def transform(
     destination.remove_stale()
     listing.begin(overwrite)  # to fail before anything is computed
     earlier = dict(listing.notes)
+    mine = local()
 
     def one(i: int) -> None:
         source = "" if makers is None else _source(manifest.files[i])
@@ -76,7 +78,8 @@ def transform(
             return
         try:
             pictures = manifest.pictures(i)
-            image, note = function(i, joined(pictures))
+            mine.image = joined(pictures, getattr(mine, "image", None))  # new memory costs more than copying into it
+            image, note = function(i, mine.image)
             destination.write(i, image, pictures)
             lost = dict.fromkeys(what for picture in pictures for what in picture.source.stated.lost)
             note |= {"not_kept": "; ".join(lost)} if lost else {}
