@@ -18,6 +18,8 @@ from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.manifest import Manifest
 from img2img.lab.tables.results import transform
 
+pytestmark = pytest.mark.filterwarnings("ignore:Within .* drifts")  # in fields of noise one does so by chance
+
 NAMES = ["DNA", "Actin"]
 CONTROL = "Metadata_Plate in ['P1', 'P2']"
 

@@ -181,7 +181,8 @@ def log_contrasts(images: Sequence[Array], signs: Array) -> Array:
     """Return the mean log contrast of each image's foreground, (n, C); NaN where there is none."""
     sides = tuple(signs.tolist())
     found = [remembered(images, i, _by_channel, tone.measure, sides) for i in range(len(images))]
-    return np.array(found)[:, :, 1:].mean(2)
+    contrasts: Array = np.array(found)[:, :, 1:].mean(2)
+    return contrasts
 
 
 def _by_channel(image: Array, function: Callable[[Array, int], Any], signs: tuple[int, ...]) -> list[Any]:
