@@ -81,6 +81,20 @@ def test_quick_features_are_finite_and_of_one_length(shape):
     assert len(found) == channels * (len(features.PLANE_NAMES) + features.FINE) + pairs
 
 
+def test_quick_features_of_small_images_begin_with_all_features():
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        image, scale = rng.integers(0, 4000, (channels, 64, 80)).astype(np.uint16), np.array([[100, 3000]] * channels)
+        whole, quick = features.image_features(image, scale), features.quick_features(image, scale)
+        assert np.array_equal(quick[: len(whole)], whole) and len(quick) == len(whole) + features.FINE * channels
+
+
+def test_blocks_hold_all_that_is_known_of_a_channel():
+    found = np.array([[10, 11, 20, 21, 30, 31, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]])
+    assert quality._blocks(found, 3)[:, 0].tolist() == [[10 * c, 10 * c + 1, c, c, c, c] for c in (1, 2, 3)]
+    assert np.array_equal(quality._blocks(found, 1), found[None])
+
+
 def test_means_of_blocks_are_those_of_numpy():
     image = np.random.default_rng(0).integers(0, 65535, (2, 14, 19)).astype(np.uint16)
     expected = image[:, :12, :16].reshape(2, 3, 4, 4, 4).mean((2, 4))

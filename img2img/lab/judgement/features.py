@@ -72,18 +72,17 @@ def image_features(image: Array, scale: Array) -> Array:
 def quick_features(image: Array, scale: Array) -> Array:
     """Return features of one image that cost a small part of `image_features`.
 
-    They are those of the image (C, H, W) averaged over square blocks, followed for each channel by the noise and the
-    detail of single pixels, which averages hide, on a grid of 2x2 pixels. Pairs of channels are only compared if there
-    are at most `PAIRED`. The features (n,) are float64; those of a channel are adjacent, and the
-    pairs come last.
+    They are those of the image (C, H, W) averaged over square blocks, in the same order; then come for each channel the
+    noise and the detail of single pixels, which averages hide, on a grid of 2x2 pixels. Pairs of channels are only
+    compared if there are at most `PAIRED`. The features (n,) are float64.
     """
     step = max(1, min(image.shape[1:]) // SIDE)
     planes = in_range(_averaged(image, step), scale)
     details = [_detail(plane) for plane in planes]
-    values = []
-    for plane, detail, pixels, ends in zip(planes, details, image, scale, strict=True):
-        values += [*_plane(plane, detail), *_fine(pixels, ends, 2 * step)]
-    return np.array(values + (_pairs(planes, details) if len(planes) <= PAIRED else []), np.float64)
+    values = [value for plane, detail in zip(planes, details, strict=True) for value in _plane(plane, detail)]
+    values += _pairs(planes, details) if len(planes) <= PAIRED else []
+    fine = [value for pixels, ends in zip(image, scale, strict=True) for value in _fine(pixels, ends, 2 * step)]
+    return np.array(values + fine, np.float64)
 
 
 def _averaged(image: Array, step: int) -> Array:

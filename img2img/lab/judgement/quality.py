@@ -8,7 +8,7 @@ from sklearn.covariance import LedoitWolf
 
 from img2img.data.picture import Array
 from img2img.lab.checks import is_flat, saturated
-from img2img.lab.judgement.features import PAIRED, SIDE, feature_names, image_features, quick_features
+from img2img.lab.judgement.features import FINE, PAIRED, SIDE, feature_names, image_features, quick_features
 
 BINS = 256  # of the fit of intensity alone
 SATURATED = 0.01  # share of pixels at the top of the range above which an image is flagged
@@ -26,7 +26,7 @@ class Familiarity:
 
     Attributes:
         centres: (B, f), the batches' medians.
-        precision: (f, m), of features in units of `spread`: f / m blocks (m, m), one below the other.
+        precision: (f, m), of features in units of `spread`: f / m blocks (m, m), one below the other; see `_blocks`.
         spread: (f,).
         limit: `BEYOND` times the distance of the farthest fitted image from the other folds.
     """
@@ -55,7 +55,7 @@ class Familiarity:
         centres = np.stack([np.median(features[batch == b], 0) for b in range(int(batch.max()) + 1)])
         rest = features - centres[batch]
         spread = np.maximum(rest.std(0), LEAST)
-        parts = np.split(rest / spread, blocks, axis=1)
+        parts = _blocks(rest / spread, blocks)
         precision = [LedoitWolf(assume_centered=True).fit(part).precision_ for part in parts]
         return cls(centres, np.concatenate(precision), spread, np.array(np.inf))
 
@@ -70,14 +70,23 @@ class Familiarity:
     def distance(self, features: Array, batch: int) -> float:
         """Return the distance of one image's features (f,) from its batch."""
         size = self.precision.shape[1]
-        rest = ((features - self.centres[batch]) / self.spread).reshape(-1, size)
-        squares = np.einsum("ki,kij,kj->k", rest, self.precision.reshape(-1, size, size), rest)
-        return float(np.sqrt(max(squares.sum(), 0)))
+        precision = self.precision.reshape(-1, size, size)
+        rest = _blocks((features - self.centres[batch])[None] / self.spread, len(precision))
+        return float(np.sqrt(max(np.einsum("kni,kij,knj->", rest, precision, rest), 0)))
 
     def with_batch(self, features: Array) -> Self:
         """Return the state with the centre of one more batch, whose features are (n, f)."""
         centres = np.concatenate([self.centres, np.median(features, 0)[None]])
         return replace(self, centres=centres)
+
+
+def _blocks(features: Array, blocks: int) -> Array:
+    """Return features (n, f) in blocks (blocks, n, m): all together, or those of each channel, the fine ones last."""
+    if blocks == 1:
+        return features[None]
+    cut = features.shape[1] - FINE * blocks
+    parts = (part.reshape(len(features), blocks, -1) for part in (features[:, :cut], features[:, cut:]))
+    return np.concatenate(list(parts), 2).swapaxes(0, 1)
 
 
 def change_map(before: Array, after: Array) -> Array:
