@@ -13,7 +13,6 @@ from img2img.data.picture import Array
 from img2img.errors import ConfoundedDesignError, InputError, counted
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
-from img2img.lab.curves.correction import Correction
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
@@ -232,9 +231,11 @@ def find_scale(statistics: Statistics, names: Sequence[str] | None) -> Array:
 
 
 def sham(
-    images: Sequence[Array], group: Sequence[str], scale: Array, with_field: bool, seed: int, n_jobs: int
+    images: Sequence[Array], group: Sequence[str], scale: Array, fit: Callable[..., Any], seed: int
 ) -> float | None:
     """Measure the change when one batch is split at random into two, by groups, and equalized; it should be 0.
+
+    `fit` takes images, their batches' numbers, their groups, and the number of the target, and returns a correction.
 
     Returns:
         The mean absolute change, as a share of the range, over a few splits; None if there are too few groups.
@@ -248,7 +249,7 @@ def sham(
     for _ in range(SHAM_SPLITS):
         side = {str(name): i % 2 for i, name in enumerate(rng.permutation(names))}
         number = np.array([side[g] for g in group])
-        correction = Correction.fit(images, number, group, 0, with_field, n_jobs)
+        correction = fit(images, number, group, 0)
         moved = np.flatnonzero(number == 1)[:SHAM_IMAGES].tolist()
         changes.append(
             np.mean([np.abs((correction(images[i], 1) - images[i].astype(np.float32)) / span).mean() for i in moved])

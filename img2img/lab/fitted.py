@@ -12,6 +12,7 @@ from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError, choose
 from img2img.lab import checks
 from img2img.lab.curves.correction import Correction, Origin
+from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, quality_of
 from img2img.lab.networks.applying import apply, bind
@@ -77,7 +78,7 @@ class Fitted(Learned):
     """
 
     scale: Array
-    correction: Correction
+    correction: Correction | StainCorrection
     familiarity: Familiarity
     statistics: Statistics
     generator: nn.Module | None = None
@@ -156,7 +157,11 @@ class Fitted(Learned):
     def quality(self, image: Array, batch: str, origin: Origin | None, device: str) -> dict[str, Any]:
         """Return the quality of an image's result; see `judgement.quality.quality_of`."""
         number = self.batches.index(batch) if batch in self.batches else None
-        return quality_of(image, self.values(image, batch, origin, device), self.scale, self.familiarity, number)
+        row = quality_of(image, self.values(image, batch, origin, device), self.scale, self.familiarity, number)
+        if isinstance(self.correction, StainCorrection) and number is not None:
+            blank = not self.correction.has_tissue(image, number)
+            row["flags"] = ", ".join(filter(None, [row["flags"], "no tissue" if blank else ""]))
+        return row
 
     def check(self, images: Any, batch: Sequence[str], unseen: str) -> None:
         """Raise an error unless batches, channels and type are those that were fitted."""

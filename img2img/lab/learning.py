@@ -11,6 +11,7 @@ from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import design as rules
 from img2img.lab.curves.correction import Correction
+from img2img.lab.curves.stain import StainCorrection, is_rgb
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
@@ -30,6 +31,8 @@ def check_parameters(p: Parameters) -> None:
     """Raise ConfigError if parameters, each of its type, make no sense together."""
     model = choose("model", p.model, MODELS)
     choose("type of output", p.out_dtype, ("same", "float32"))
+    if p.target == "mean" and model.with_stains:
+        raise ConfigError("The target 'mean' is for tone and tone+field; name a batch for stain, or use 'medoid'.")
     if p.target == "mean" and model.network:
         raise ConfigError(
             f"The target 'mean' is for tone and tone+field; the mean of the results of {p.model} would be blurred. "
@@ -54,6 +57,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     if not on_controls:
         notes("No controls were named: every difference between the batches is taken for the batch effect.")
     kept, batches, groups = _usable(p, design, notes)
+    if model.network is None and not model.with_stains and is_rgb(kept[0]):
+        notes(
+            "These are RGB images of 8 bits. If they are stained tissue or smears on white, compare with "
+            "model='stain', which moves colours rather than each channel by itself."
+        )
     if model.with_field:
         rules.refuse_sizes(kept, p.model)
 
@@ -70,6 +78,15 @@ def learn(p: Parameters, design: Design) -> Fitted:
     target_number = None if target == "mean" else names.index(target)
     features = np.stack([image_features(image, scale) for image in kept])
     sham_groups = [groups[i] for i in members]
+
+    def fit(images: Sequence[Array], number: Array, groups: Sequence[str], to: int | None) -> Any:
+        if not model.with_stains:
+            return Correction.fit(images, number, groups, to, model.with_field, p.n_jobs)
+        assert to is not None
+        return StainCorrection.fit(images, number, groups, to)
+
+    correction = fit(kept, number, groups, target_number)
+    _note_stains(correction, names, notes)
     network = model.network
     spec = None
     if network is not None:
@@ -87,10 +104,10 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(rules.part(kept, members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        sham=rules.sham(rules.part(kept, members), sham_groups, scale, fit, p.random_state),
         notes=notes,
         scale=scale,
-        correction=Correction.fit(kept, number, groups, target_number, model.with_field, p.n_jobs),
+        correction=correction,
         familiarity=Familiarity.of(features, number),
         statistics=statistics,
     )
@@ -98,6 +115,15 @@ def learn(p: Parameters, design: Design) -> Fitted:
         assert target_number is not None
         fitted = _with_network(p, network, fitted, kept, number, target_number, notes)
     return replace(fitted, notes=list(notes))
+
+
+def _note_stains(correction: Correction | StainCorrection, names: Sequence[str], notes: Notes) -> None:
+    """Note batches whose stains are not corrected."""
+    if isinstance(correction, StainCorrection) and (left := correction.without_tissue):
+        notes(
+            f"{', '.join(names[b] for b in left)}: too little tissue, or a single stain, so these images are left "
+            "unchanged. Give images with tissue, or use model='tone'."
+        )
 
 
 def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
@@ -179,6 +205,8 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     for image in kept:
         fitted.place(image, None)
     features = np.stack([image_features(image, fitted.scale) for image in kept])
+    correction = fitted.correction.with_batch(kept, groups, p.n_jobs)
+    _note_stains(correction, [*fitted.batches, name], notes)
     return replace(
         fitted,
         batches=[*fitted.batches, name],
@@ -186,7 +214,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
         fingerprints=[*fitted.fingerprints, *map(fingerprint, kept)],
         groups=fitted.groups if design.group is None else sorted({*fitted.groups, *groups}),
         notes=list(notes),
-        correction=fitted.correction.with_batch(kept, groups, p.n_jobs),
+        correction=correction,
         familiarity=fitted.familiarity.with_batch(features),
         statistics=fitted.statistics.with_batch(name, kept),
     )

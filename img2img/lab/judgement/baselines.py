@@ -16,6 +16,7 @@ from skimage.exposure import match_histograms
 
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError
+from img2img.lab.curves.stain import is_rgb
 
 LEVELS = np.linspace(0, 1, 257)
 SAMPLES = 4096  # pixels per channel of a float image, on a regular grid, that its quantiles are taken from
@@ -51,7 +52,7 @@ class Statistics:
         members = {name: [i for i, b in enumerate(batch) if b == name] for name in names}
         parts = [_of_batch(images[i] for i in indices) for indices in members.values()]
         mean, sd, quantiles = (np.stack(values) for values in list(zip(*parts, strict=True))[:3])
-        colour = np.stack([part[3] for part in parts if part[3] is not None]) if _is_rgb(example) else None
+        colour = np.stack([part[3] for part in parts if part[3] is not None]) if is_rgb(example) else None
         return cls(names, reference, example, mean, sd, quantiles, colour)
 
     def index(self, name: str) -> int:
@@ -71,17 +72,13 @@ class Statistics:
         )
 
 
-def _is_rgb(image: Array) -> bool:
-    return image.dtype == np.uint8 and len(image) == 3
-
-
 def _of_batch(images: Iterable[Array]) -> tuple[Array, Array, Array, Array | None]:
     """Return mean, sd (C,), quantiles (C, 257) and, of RGB images, colour (2, 3) of the pixels of one batch."""
     moments, lab, samples = [], [], []
     counts: Any = 0
     for image in images:
         moments.append(_moments(image))
-        if _is_rgb(image):
+        if is_rgb(image):
             lab.append(_moments(_to_lab(image)))
         if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
             values = 2 ** (8 * image.dtype.itemsize)

@@ -15,6 +15,7 @@ from skimage.metrics import structural_similarity
 
 from img2img.data.picture import Array
 from img2img.errors import InputError
+from img2img.lab.curves.stain import is_rgb
 from img2img.lab.judgement import baselines, objects, probes
 from img2img.lab.judgement.features import image_features, in_range
 from img2img.lab.judgement.scores import COLUMNS, Scores
@@ -189,7 +190,7 @@ def _pixels(case: Case, after: Sequence[Array]) -> Scores:
         for c in range(len(span))
         if np.ptp(case.before[i][c]) > (STEPS if case.before[i].dtype.kind == "u" else 0)
     ]
-    shifts = np.array([objects.shift(was, now) for was, now, _ in pairs])
+    shifts = np.array([objects.shift(*pair) for i in case.moved for pair in _followed(case.before[i], after[i])])
     change = np.array([np.abs(a - b.astype(np.float64)).mean((1, 2)) for a, b in zip(after, case.before, strict=True)])
     change = (change / span).mean(1)
     return {
@@ -199,6 +200,21 @@ def _pixels(case: Case, after: Sequence[Array]) -> Scores:
         "change": float(change[case.moved].mean()),
         "reference_change": float(change[case.batch == case.reference].mean()),
     }
+
+
+def _followed(before: Array, after: Array) -> list[tuple[Array, Array]]:
+    """Return the planes between which content is followed: those of each channel that shows something.
+
+    New colours mix the channels of RGB, so there each plane is compared with the best mixture of those before.
+    """
+    least = STEPS if before.dtype.kind == "u" else 0
+    shown = [c for c, plane in enumerate(before) if np.ptp(plane) > least]
+    if not is_rgb(before):
+        return [(before[c], after[c]) for c in shown]
+    parts = np.concatenate([np.ones((1, before[0].size)), before.reshape(3, -1)])
+    planes = after.reshape(3, -1)
+    mixed = (planes @ parts.T @ np.linalg.pinv(parts @ parts.T) @ parts).reshape(before.shape)
+    return [(mixed[c] if (before[c] != after[c]).any() else before[c], after[c]) for c in shown]
 
 
 def _mean(values: Sequence[float]) -> float | None:
