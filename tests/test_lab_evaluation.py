@@ -319,7 +319,7 @@ def test_html_holds_every_method_escaped_and_nothing_from_outside(judged, tmp_pa
         assert raw not in page
     assert "about &lt;this&gt;" in page and "&lt;b&gt;.tif" in page and "1.250" in page
     assert page.index(verdict.BANNER) < page.index("passes every gate") < page.index("<h2>Gates</h2>")
-    assert page.count("data:image/png;base64,") == 2 + 8 * 8  # charts; 2 images of 4 batches in 8 methods
+    assert page.count("data:image/png;base64,") == 2 + 8 * 9  # charts; 2 images of 4 batches in 9 methods
 
 
 def test_text_and_frame(judged):

@@ -11,6 +11,7 @@ from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.baselines import applicable
 from img2img.lab.judgement.case import Case
 from img2img.lab.judgement.judge import Evaluation, evaluate
+from img2img.lab.judgement.rivals import installed
 from img2img.lab.options import Parameters
 from img2img.lab.transforming import equalized
 
@@ -55,7 +56,8 @@ def judge(
         return None if values is None else [values[i] for i in chosen]
 
     batch = of_chosen(design.batch)
-    outputs = {name: method(before, batch, fitted.statistics) for name, method in applicable(fitted.statistics).items()}
+    methods = applicable(fitted.statistics) | installed(fitted.statistics, notes.append)
+    outputs = {name: method(before, batch, fitted.statistics) for name, method in methods.items()}
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]

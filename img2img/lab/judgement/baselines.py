@@ -19,6 +19,7 @@ from img2img.errors import InputError, UnknownBatchError
 from img2img.lab.curves.stain import is_rgb
 
 LEVELS = np.linspace(0, 1, 257)
+PERCENTILES = (0.01, 0.99)
 SAMPLES = 4096  # pixels per channel of a float image, on a regular grid, that its quantiles are taken from
 
 
@@ -150,8 +151,12 @@ def _affine(image: Array, source: Array, target: Array) -> Array:
 
 
 def _goal(context: Statistics) -> Array:
-    here = context.index(context.reference)
+    here = _here(context)
     return np.stack([context.mean[here], context.sd[here]])
+
+
+def _here(context: Statistics) -> int:
+    return context.index(context.reference)
 
 
 def _image_moments(image: Array, context: Statistics) -> Array:
@@ -165,6 +170,13 @@ def _image_histogram(image: Array, context: Statistics) -> Array:
 
 def _batch_moments(image: Array, index: int, context: Statistics) -> Array:
     return _affine(image, np.stack([context.mean[index], context.sd[index]]), _goal(context))
+
+
+def _batch_percentiles(image: Array, index: int, context: Statistics) -> Array:
+    """Move the 1st and the 99th percentile of each channel by a straight line; of one that has one value, the 1st."""
+    ends = [[np.interp(PERCENTILES, LEVELS, q) for q in context.quantiles[i]] for i in (index, _here(context))]
+    source, target = (np.stack(pair).T for pair in ends)
+    return _affine(image, *(np.stack([low, high - low]) for low, high in (source, target)))
 
 
 def _batch_quantiles(image: Array, index: int, context: Statistics) -> Array:
@@ -218,6 +230,7 @@ BASELINES: dict[str, Baseline] = {
     "per-image z-score": _per_image(_image_moments),
     "per-image match_histograms": _per_image(_image_histogram),
     "batch moments": _per_batch(_batch_moments),
+    "batch percentiles": _per_batch(_batch_percentiles),
     "batch quantiles": _per_batch(_batch_quantiles),
 }
 RGB_BASELINES: dict[str, Baseline] = {"per-batch Reinhard": _per_batch(_batch_reinhard)}

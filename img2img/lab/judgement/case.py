@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab.curves.stain import is_rgb
-from img2img.lab.judgement import baselines, objects, probes
+from img2img.lab.judgement import objects, probes
 from img2img.lab.judgement.features import image_features, in_range
 from img2img.lab.judgement.scores import COLUMNS, Scores
 
@@ -148,7 +148,7 @@ def measure(case: Case, after: Sequence[Array]) -> Scores:
     parts = (_structure, _pixels, _intensity, _distributions, _fidelity)
     scores: Scores = dict.fromkeys(COLUMNS)
     scores |= {name: value for part in parts for name, value in part(case, after).items()}
-    scores |= measure_features(case, *_both_features(after, case.objects, case.scale))
+    scores |= measure_features(case, *both_features(after, case.objects, case.scale))
     return {name: None if value is None or not np.isfinite(value) else float(value) for name, value in scores.items()}
 
 
@@ -257,22 +257,7 @@ def _fidelity(case: Case, after: Sequence[Array]) -> Scores:
     return {"psnr": float(np.mean(-10 * np.log10(errors))), "ssim": _mean(similar)}
 
 
-def measure_normalised_features(
-    case: Case, images: Sequence[Array], batch: Sequence[str], masks: Sequence[Array] | None = None
-) -> Scores:
-    """Return the scores of the input's features, normalised by those of the fit set (`images`, `batch`, `masks`).
-
-    There are no images to look at, so only the probes apply.
-    """
-    labels = [objects.segment(image[case.nuclei], case.dark) for image in images] if masks is None else masks
-    pairs = [_both_features(*sets, case.scale) for sets in ((case.before, case.objects), (images, labels))]
-    moved = [
-        baselines.zscore_features(here, list(case.batch), there, batch) for here, there in zip(*pairs, strict=True)
-    ]
-    return dict.fromkeys(COLUMNS) | measure_features(case, *moved)
-
-
-def _both_features(images: Sequence[Array], labels: Sequence[Array], scale: Array) -> tuple[Array, Array]:
+def both_features(images: Sequence[Array], labels: Sequence[Array], scale: Array) -> tuple[Array, Array]:
     """Return features of the images, and of the pixels inside their objects."""
     inside = [objects.object_features(*pair, scale) for pair in zip(images, labels, strict=True)]
     return np.stack([image_features(image, scale) for image in images]), np.stack(inside)

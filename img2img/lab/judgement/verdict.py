@@ -8,7 +8,11 @@ from img2img.lab.judgement.scores import IDENTITY, SHORT, Scores, number
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
 # The methods that a model must beat, besides doing nothing.
-SIMPLE = ("batch moments", "batch quantiles", "per-batch Reinhard", "per-image z-score", "per-image match_histograms")
+SIMPLE = (
+    *("batch moments", "batch percentiles", "batch quantiles", "per-batch Reinhard", "BaSiCPy and percentiles"),
+    *("per-image z-score", "per-image match_histograms"),
+    *("per-image torchstain Reinhard", "per-image torchstain Macenko"),
+)
 
 
 def _half(row: Scores, name: str) -> float:
