@@ -160,6 +160,14 @@ def test_other_images_are_refused(images):
     assert "RGB images of 8 bits" in refused(InputError, BatchEqualizer("stain").fit, images, batch=["A", "B"] * 10)
 
 
+def test_little_tissue_in_the_target_leaves_the_sham_unmeasured(labs):
+    images, _, names = labs
+    blank = [np.clip(240 + np.random.default_rng(i).normal(0, 1, (3, SIZE, SIZE)), 0, 255) for i in range(N)]
+    target = [blank[0].astype(np.uint8), *(image.astype(np.uint8) for image in blank[1:-1]), images[0]]
+    equalizer = BatchEqualizer("stain", target="B").fit(target + images[N : 2 * N], batch=["B"] * N + ["C"] * N)
+    assert equalizer.sham_ is None
+
+
 def test_there_is_no_mean_of_stains(labs):
     equalizer = BatchEqualizer("stain", target="mean")
     assert "name a batch for stain" in refused(ConfigError, equalizer.fit, labs[0], batch=labs[2])

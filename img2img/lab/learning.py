@@ -78,14 +78,8 @@ def learn(p: Parameters, design: Design) -> Fitted:
     target_number = None if target == "mean" else names.index(target)
     features = np.stack([image_features(image, scale) for image in kept])
     sham_groups = [groups[i] for i in members]
-
-    def fit(images: Sequence[Array], number: Array, groups: Sequence[str], to: int | None) -> Any:
-        if not model.with_stains:
-            return Correction.fit(images, number, groups, to, model.with_field, p.n_jobs)
-        assert to is not None
-        return StainCorrection.fit(images, number, groups, to)
-
-    correction = fit(kept, number, groups, target_number)
+    steps = model.with_field, model.with_stains
+    correction = rules.fit_correction(kept, number, groups, target_number, *steps, p.n_jobs)
     _note_stains(correction, names, notes)
     network = model.network
     spec = None
@@ -104,7 +98,15 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=[fingerprint(image) for image in kept],
-        sham=rules.sham(rules.part(kept, members), sham_groups, scale, fit, p.random_state),
+        sham=rules.sham(
+            rules.part(kept, members),
+            sham_groups,
+            scale,
+            model.with_field,
+            p.random_state,
+            p.n_jobs,
+            model.with_stains,
+        ),
         notes=notes,
         scale=scale,
         correction=correction,
