@@ -161,7 +161,7 @@ def test_other_images_are_refused(images):
 
 
 def test_little_tissue_in_the_target_leaves_the_sham_unmeasured(labs):
-    images, _, names = labs
+    images = labs[0]
     blank = [np.clip(240 + np.random.default_rng(i).normal(0, 1, (3, SIZE, SIZE)), 0, 255) for i in range(N)]
     target = [blank[0].astype(np.uint8), *(image.astype(np.uint8) for image in blank[1:-1]), images[0]]
     equalizer = BatchEqualizer("stain", target="B").fit(target + images[N : 2 * N], batch=["B"] * N + ["C"] * N)
