@@ -43,7 +43,11 @@ def measure_zscored_features(case: Case) -> Scores | None:
         rows, others = groups == fold, (groups != fold) & case.controls
         for name in np.unique(case.batch[rows]):
             if np.count_nonzero(others & (case.batch == name)) < FEWEST:
-                case.problems[f"Features were not normalised, because batch {name} has too few controls here."] = None
+                what = "images" if case.control is None else "controls"
+                remark = (
+                    f"Features were not normalised: batch {name} has fewer than {FEWEST} {what} of other groups here."
+                )
+                case.problems[remark] = None
                 return None
         for features, out in zip(pair, moved, strict=True):
             out[rows] = zscore_features(
