@@ -24,6 +24,7 @@ from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 
 PROBED = 8  # images on which a network is checked for having any effect
+CLEAR = 0.9  # share of the differences in stain below which a note says how much is corrected
 IDLE = 1e-4  # mean change, as a share of the range, below which it has none
 
 
@@ -81,6 +82,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     steps = model.with_field, model.with_stains
     correction = rules.fit_correction(kept, number, groups, target_number, *steps, p.n_jobs)
     _note_stains(correction, names, notes)
+    if isinstance(correction, StainCorrection) and correction.share < CLEAR:
+        notes(
+            f"{float(correction.share):.0%} of the differences in stain are corrected, as they are hardly larger than "
+            "those between the groups (slides, images) within batches. More groups would make them surer."
+        )
     network = model.network
     spec = None
     if network is not None:
