@@ -282,7 +282,7 @@ def test_unchanged_images_are_not_measured_again(monkeypatch):
     X, batch = slides(LAMPS)
     case = Case(list(X), batch=batch, reference="A", scale=np.array([[400, 4000]]))
     after = [x.copy() if b == "A" else x + 50 for x, b in zip(X, batch, strict=True)]
-    expected = case_module._both_features(after, case.objects, case.scale)
+    expected = case_module.both_features(after, case.objects, case.scale)
     _ = case.features
     seen = []
     real = case_module.image_features

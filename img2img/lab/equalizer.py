@@ -61,9 +61,10 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         model: "tone", a monotone curve per batch and channel; "tone+field", the same after a smooth illumination field;
-            "local" and "local+field", the same followed by a small bounded network, trained adversarially; "stargan",
-            one generator for all batches; "cyclegan", for two batches. The networks make up pixel values: judge them by
-            `img2img equalize report`.
+            "stain", the amounts of two stains, for stained tissue in RGB of 8 bits; "local" and "local+field", tone or
+            tone+field followed by a small bounded network, trained adversarially; "stargan", one generator for all
+            batches; "cyclegan", for two batches. The networks make up pixel values: judge them by `img2img equalize
+            report`.
         target: the batch that the others are moved to; "medoid", the one nearest to the others; or, for "tone" and
             "tone+field", "mean" of all.
         axes: axes of the images, one letter each: N images, C channels, Y rows, X columns. Lists have no N.
@@ -87,7 +88,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         target_: the batch, or "mean".
         channels_: names of the channels, or None.
         scale_: low and high pixel value (C, 2) of the target batch, the unit of every share of the range.
-        correction_: the curves and fields.
+        correction_: the curves and fields, or the stains.
         corrections_: what was found in each channel of each batch, how sure it is and how much of it is corrected: a
             DataFrame with the columns of `lab.curves.found.Found`.
         generator_: the network, or None.

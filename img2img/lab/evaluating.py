@@ -11,6 +11,7 @@ from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.baselines import applicable
 from img2img.lab.judgement.case import Case
 from img2img.lab.judgement.judge import Evaluation, evaluate
+from img2img.lab.judgement.rivals import installed
 from img2img.lab.options import Parameters
 from img2img.lab.transforming import equalized
 
@@ -46,7 +47,7 @@ def judge(
     chosen = rules.judged(images, design.batch, p.max_images, notes.append)
     for i, image in enumerate(truth or ()):
         checks.check_finite(image, f"Image {i} of truth", fitted.channels)
-    methods = applicable(fitted.statistics)
+    methods = applicable(fitted.statistics) | installed(fitted.statistics, notes.append)
     every = len(chosen)  # images; reading, equalizing by each method, and measuring each are as many steps
     made = every * (len(methods) + 2 + (fitted.generator is not None))
     total = made + made - every

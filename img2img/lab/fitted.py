@@ -13,6 +13,7 @@ from img2img.errors import InputError, UnknownBatchError, choose
 from img2img.lab import checks
 from img2img.lab.curves.correction import Correction, Origin
 from img2img.lab.curves.found import Found
+from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, largest_change, lost, quality_of
 from img2img.lab.networks.applying import apply, bind
@@ -86,7 +87,7 @@ class Fitted(Learned):
     """
 
     scale: Array
-    correction: Correction
+    correction: Correction | StainCorrection
     familiarity: Familiarity
     statistics: Statistics
     generator: nn.Module | None = None
@@ -170,11 +171,17 @@ class Fitted(Learned):
         if image.size and not self._stays(batch):
             clipped = self._clipped(image, result, batch, origin, device)
             shares = clipped, 0.0 if self._is_curve(batch) else largest_change(image, result, self.scale)
-        return quality_of(image, self.scale, self.familiarity, number, *shares)
+        row = quality_of(image, self.scale, self.familiarity, number, *shares)
+        if isinstance(self.correction, StainCorrection) and number is not None:
+            blank = not self.correction.has_tissue(image, number)
+            row["flags"] = ", ".join(filter(None, [row["flags"], "no tissue" if blank else ""]))
+        return row
 
     def _is_curve(self, batch: str) -> bool:
-        """Return whether the results of a batch are functions of the pixel values alone."""
-        return self.generator is None and not self.correction.fields[self.batches.index(batch)].any()
+        """Return whether the results of a batch are functions of the pixel values of each channel alone."""
+        if self.generator is not None or not isinstance(self.correction, Correction):
+            return False
+        return not self.correction.fields[self.batches.index(batch)].any()
 
     def _clipped(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> float:
         """Return the share of pixels that the type cannot hold; it has none unless results are at its ends."""

@@ -14,6 +14,7 @@ from img2img.lab import checks, design as rules, positions
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Remembered, log_contrasts
+from img2img.lab.curves.stain import StainCorrection, is_rgb
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
 from img2img.lab.judgement import probes
@@ -27,6 +28,7 @@ from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 
 PROBED = 8  # images on which a network is checked for having any effect
+CLEAR = 0.9  # share of the differences in stain below which a note says how much is corrected
 IDLE = 1e-4  # mean change, as a share of the range, below which it has none
 
 
@@ -34,6 +36,8 @@ def check_parameters(p: Parameters) -> None:
     """Raise ConfigError if parameters, each of its type, make no sense together."""
     model = choose("model", p.model, MODELS)
     choose("type of output", p.out_dtype, ("same", "float32"))
+    if p.target == "mean" and model.with_stains:
+        raise ConfigError("The target 'mean' is for tone and tone+field; name a batch for stain, or use 'medoid'.")
     if p.target == "mean" and model.network:
         raise ConfigError(
             f"The target 'mean' is for tone and tone+field; the mean of the results of {p.model} would be blurred. "
@@ -64,6 +68,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     agreement = None if design.manifest is None else design.manifest.agreement
     for note in [] if agreement is None else agreement.notes:
         notes(note)
+    if model.network is None and not model.with_stains and is_rgb(kept[0]):
+        notes(
+            "These are RGB images of 8 bits. If they are stained tissue or smears on white, compare with "
+            "model='stain', which moves colours rather than each channel by itself."
+        )
     if model.with_field:
         rules.refuse_sizes(kept, p.model)
 
@@ -83,11 +92,18 @@ def learn(p: Parameters, design: Design) -> Fitted:
         known, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
     features = np.stack(known)
     sham_groups = [groups[i] for i in members]
+    steps = model.with_field, model.with_stains
+    correction, corrections = rules.fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
+    _note_stains(correction, names, notes)
+    if isinstance(correction, StainCorrection) and correction.share < CLEAR:
+        notes(
+            f"{float(correction.share):.0%} of the differences in stain are corrected, as they are hardly larger than "
+            "those between the groups (slides, images) within batches. More groups would make them surer."
+        )
     network = model.network
     spec = None
     if network is not None:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
-    correction, corrections = Correction.fit(measured, number, groups, target_number, model.with_field, p.n_jobs)
     corrections = _named(corrections, names, channels)
     _note_left([found for found in corrections if found.batch != target], notes)
     fitted = Fitted(
@@ -103,7 +119,15 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=list(fingerprints),
-        sham=rules.sham(measured.part(members), sham_groups, scale, model.with_field, p.random_state, p.n_jobs),
+        sham=rules.sham(
+            measured.part(members),
+            sham_groups,
+            scale,
+            model.with_field,
+            p.random_state,
+            p.n_jobs,
+            model.with_stains,
+        ),
         notes=notes,
         stated=agreement and list(agreement.names(len(kept[0]))),
         pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
@@ -133,6 +157,15 @@ def learn(p: Parameters, design: Design) -> Fitted:
 def _known(image: Array, scale: Array) -> tuple[Array, int]:
     """Return what is kept of an image: its features, and its checksum."""
     return quick_features(image, scale), fingerprint(image)
+
+
+def _note_stains(correction: Correction | StainCorrection, names: Sequence[str], notes: Notes) -> None:
+    """Note batches whose stains are not corrected."""
+    if isinstance(correction, StainCorrection) and (left := correction.without_tissue):
+        notes(
+            f"{', '.join(names[b] for b in left)}: too little tissue, or a single stain, so these images are left "
+            "unchanged. Give images with tissue, or use model='tone'."
+        )
 
 
 def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array], list[str], list[str]]:
@@ -235,6 +268,7 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
     corrections = _named(corrections, [name], fitted.channels)
     _note_left(corrections, notes)
+    _note_stains(correction, [*fitted.batches, name], notes)
     return replace(
         fitted,
         batches=[*fitted.batches, name],

@@ -17,10 +17,12 @@ from img2img.data.picture import Array
 from img2img.errors import Img2ImgError, ModelFileError
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.field import TERMS
+from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.fitted import Fitted, Learned, Names
 from img2img.lab.judgement.baselines import LEVELS, Statistics
 from img2img.lab.judgement.quality import Familiarity
 from img2img.lab.networks.applying import build_generator
+from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
 from img2img.runtime.device import environment
 from img2img.runtime.files import atomic
@@ -33,15 +35,6 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 # one number too. "points" and the like vary freely.
 SHAPES: dict[str, tuple[str | int, ...]] = {
     "scale_": ("C", 2),
-    "correction_.signs": ("C",),
-    "correction_.levels": ("B", "C", "K"),
-    "correction_.curves": ("B", "C", 2, "points"),
-    "correction_.fields": ("B", "C", 2, TERMS),
-    "correction_.camera": (2,),
-    "correction_.target_level": ("C", "K"),
-    "correction_.target_covariance": ("C", "K", "K"),
-    "correction_.target_field": ("C", 2, TERMS),
-    "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
     "familiarity_.centres": ("B", "F"),
     "familiarity_.precision": ("F", "features of a block"),
     "familiarity_.spread": ("F",),
@@ -51,6 +44,25 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "statistics_.sd": ("S", "C"),
     "statistics_.quantiles": ("S", "C", len(LEVELS)),
     "statistics_.colour": ("S", 2, 3),
+}
+CURVES: dict[str, tuple[str | int, ...]] = {
+    "correction_.signs": ("C",),
+    "correction_.levels": ("B", "C", "K"),
+    "correction_.curves": ("B", "C", 2, "points"),
+    "correction_.fields": ("B", "C", 2, TERMS),
+    "correction_.camera": (2,),
+    "correction_.target_level": ("C", "K"),
+    "correction_.target_covariance": ("C", "K", "K"),
+    "correction_.target_field": ("C", 2, TERMS),
+    "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
+}
+STAINS: dict[str, tuple[str | int, ...]] = {
+    "correction_.white": ("B", 3),
+    "correction_.stains": ("B", 3, 3),
+    "correction_.mean": ("B", 3),
+    "correction_.spread": ("B", 3),
+    "correction_.share": (),
+    "correction_.target": (),
 }
 OPTIONAL = {"statistics_.colour"}
 
@@ -166,7 +178,7 @@ def _plain(value: Any) -> Any:
 
 
 def _arrays_of(fitted: Fitted) -> dict[str, Array]:
-    """Return all arrays by their names in `SHAPES`, and the weights of the generator."""
+    """Return all arrays by their names in the tables of shapes, and the weights of the generator."""
     arrays = {"scale_": fitted.scale}
     for name in ("correction", "familiarity", "statistics"):
         state = getattr(fitted, name)
@@ -183,7 +195,9 @@ def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) ->
     Raises:
         KeyError, ValueError, RuntimeError: if an array is missing, or does not fit.
     """
-    _check_shapes(arrays, {"B": len(learned.batches), "C": learned.n_channels, "S": len(statistics) - 1})
+    with_stains = MODELS[learned.model].with_stains
+    shapes = SHAPES | (STAINS if with_stains else CURVES)
+    _check_shapes(arrays, shapes, {"B": len(learned.batches), "C": learned.n_channels, "S": len(statistics) - 1})
     parts: dict[str, dict[str, Any]] = {}
     for name, x in arrays.items():
         part, _, key = name.partition("_.")
@@ -195,16 +209,18 @@ def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) ->
     return Fitted(
         **{f.name: getattr(learned, f.name) for f in fields(Learned)},
         scale=arrays["scale_"],
-        correction=Correction(**parts["correction"]),
+        correction=(StainCorrection if with_stains else Correction)(**parts["correction"]),
         familiarity=Familiarity(**parts["familiarity"]),
         statistics=Statistics(names=tuple(statistics[1:]), reference=statistics[0], **parts["statistics"]),
         generator=generator,
     )
 
 
-def _check_shapes(arrays: Mapping[str, Array], sizes: dict[str, int]) -> None:
-    """Raise ValueError unless every array is present, finite, and of its shape in `SHAPES`."""
-    for name, shape in SHAPES.items():
+def _check_shapes(
+    arrays: Mapping[str, Array], shapes: Mapping[str, tuple[str | int, ...]], sizes: dict[str, int]
+) -> None:
+    """Raise ValueError unless every array is present, finite, and of its shape."""
+    for name, shape in shapes.items():
         if name in OPTIONAL and name not in arrays:
             continue
         array = arrays[name]

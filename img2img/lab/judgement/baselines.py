@@ -16,8 +16,10 @@ from skimage.exposure import match_histograms
 
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError
+from img2img.lab.curves.stain import is_rgb
 
 LEVELS = np.linspace(0, 1, 257)
+PERCENTILES = (0.01, 0.99)
 SAMPLES = 4096  # pixels per channel of a float image, on a regular grid, that its quantiles are taken from
 
 
@@ -51,7 +53,7 @@ class Statistics:
         members = {name: [i for i, b in enumerate(batch) if b == name] for name in names}
         parts = [_of_batch(images[i] for i in indices) for indices in members.values()]
         mean, sd, quantiles = (np.stack(values) for values in list(zip(*parts, strict=True))[:3])
-        colour = np.stack([part[3] for part in parts if part[3] is not None]) if _is_rgb(example) else None
+        colour = np.stack([part[3] for part in parts if part[3] is not None]) if is_rgb(example) else None
         return cls(names, reference, example, mean, sd, quantiles, colour)
 
     def index(self, name: str) -> int:
@@ -71,17 +73,13 @@ class Statistics:
         )
 
 
-def _is_rgb(image: Array) -> bool:
-    return image.dtype == np.uint8 and len(image) == 3
-
-
 def _of_batch(images: Iterable[Array]) -> tuple[Array, Array, Array, Array | None]:
     """Return mean, sd (C,), quantiles (C, 257) and, of RGB images, colour (2, 3) of the pixels of one batch."""
     moments, lab, samples = [], [], []
     counts: Any = 0
     for image in images:
         moments.append(_moments(image))
-        if _is_rgb(image):
+        if is_rgb(image):
             lab.append(_moments(_to_lab(image)))
         if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
             values = 2 ** (8 * image.dtype.itemsize)
@@ -153,8 +151,12 @@ def _affine(image: Array, source: Array, target: Array) -> Array:
 
 
 def _goal(context: Statistics) -> Array:
-    here = context.index(context.reference)
+    here = _here(context)
     return np.stack([context.mean[here], context.sd[here]])
+
+
+def _here(context: Statistics) -> int:
+    return context.index(context.reference)
 
 
 def _image_moments(image: Array, context: Statistics) -> Array:
@@ -168,6 +170,13 @@ def _image_histogram(image: Array, context: Statistics) -> Array:
 
 def _batch_moments(image: Array, index: int, context: Statistics) -> Array:
     return _affine(image, np.stack([context.mean[index], context.sd[index]]), _goal(context))
+
+
+def _batch_percentiles(image: Array, index: int, context: Statistics) -> Array:
+    """Move the 1st and the 99th percentile of each channel by a straight line; of one that has one value, the 1st."""
+    ends = [[np.interp(PERCENTILES, LEVELS, q) for q in context.quantiles[i]] for i in (index, _here(context))]
+    source, target = (np.stack(pair).T for pair in ends)
+    return _affine(image, *(np.stack([low, high - low]) for low, high in (source, target)))
 
 
 def _batch_quantiles(image: Array, index: int, context: Statistics) -> Array:
@@ -221,6 +230,7 @@ BASELINES: dict[str, Baseline] = {
     "per-image z-score": _per_image(_image_moments),
     "per-image match_histograms": _per_image(_image_histogram),
     "batch moments": _per_batch(_batch_moments),
+    "batch percentiles": _per_batch(_batch_percentiles),
     "batch quantiles": _per_batch(_batch_quantiles),
 }
 RGB_BASELINES: dict[str, Baseline] = {"per-batch Reinhard": _per_batch(_batch_reinhard)}

@@ -15,7 +15,8 @@ from skimage.metrics import structural_similarity
 
 from img2img.data.picture import Array
 from img2img.errors import InputError
-from img2img.lab.judgement import baselines, objects, probes
+from img2img.lab.curves.stain import is_rgb
+from img2img.lab.judgement import objects, probes
 from img2img.lab.judgement.features import image_features, in_range
 from img2img.lab.judgement.scores import COLUMNS, Scores
 
@@ -108,14 +109,14 @@ class Case:
     @cached_property
     def features(self) -> tuple[Array, Array]:
         """Features of the input's images (n, f), and of the pixels inside their objects (n, g)."""
-        return _both_features(self.before, self.objects, self.scale)
+        return both_features(self.before, self.objects, self.scale)
 
     def features_of(self, images: Sequence[Array]) -> tuple[Array, Array]:
         """Return features as of the input; those of images that are unchanged are not computed again."""
         rows = [i for i, image in enumerate(images) if not np.array_equal(image, self.before[i])]
         whole, inside = (known.copy() for known in self.features)
         if rows:
-            new = _both_features([images[i] for i in rows], [self.objects[i] for i in rows], self.scale)
+            new = both_features([images[i] for i in rows], [self.objects[i] for i in rows], self.scale)
             whole[rows], inside[rows] = new
         return whole, inside
 
@@ -214,7 +215,7 @@ def _pixels(case: Case, after: Sequence[Array]) -> Scores:
         for c in range(len(span))
         if np.ptp(case.before[i][c]) > (STEPS if case.before[i].dtype.kind == "u" else 0)
     ]
-    shifts = np.array([objects.shift(was, now) for was, now, _ in pairs])
+    shifts = np.array([objects.shift(*pair) for i in case.moved for pair in _followed(case.before[i], after[i])])
     change = np.array([np.abs(a - b.astype(np.float64)).mean((1, 2)) for a, b in zip(after, case.before, strict=True)])
     change = (change / span).mean(1)
     return {
@@ -224,6 +225,21 @@ def _pixels(case: Case, after: Sequence[Array]) -> Scores:
         "change": float(change[case.moved].mean()),
         "reference_change": float(change[case.batch == case.reference].mean()),
     }
+
+
+def _followed(before: Array, after: Array) -> list[tuple[Array, Array]]:
+    """Return the planes between which content is followed: those of each channel that shows something.
+
+    New colours mix the channels of RGB, so there each plane is compared with the best mixture of those before.
+    """
+    least = STEPS if before.dtype.kind == "u" else 0
+    shown = [c for c, plane in enumerate(before) if np.ptp(plane) > least]
+    if not is_rgb(before):
+        return [(before[c], after[c]) for c in shown]
+    parts = np.concatenate([np.ones((1, before[0].size)), before.reshape(3, -1)])
+    planes = after.reshape(3, -1)
+    mixed = (planes @ parts.T @ np.linalg.pinv(parts @ parts.T) @ parts).reshape(before.shape)
+    return [(mixed[c] if (before[c] != after[c]).any() else before[c], after[c]) for c in shown]
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -266,22 +282,7 @@ def _fidelity(case: Case, after: Sequence[Array]) -> Scores:
     return {"psnr": float(np.mean(-10 * np.log10(errors))), "ssim": _mean(similar)}
 
 
-def measure_normalised_features(
-    case: Case, images: Sequence[Array], batch: Sequence[str], masks: Sequence[Array] | None = None
-) -> Scores:
-    """Return the scores of the input's features, normalised by those of the fit set (`images`, `batch`, `masks`).
-
-    There are no images to look at, so only the probes apply.
-    """
-    labels = [objects.segment(image[case.nuclei], case.dark) for image in images] if masks is None else masks
-    pairs = [_both_features(*sets, case.scale) for sets in ((case.before, case.objects), (images, labels))]
-    moved = [
-        baselines.zscore_features(here, list(case.batch), there, batch) for here, there in zip(*pairs, strict=True)
-    ]
-    return dict.fromkeys(COLUMNS) | measure_features(case, *moved)
-
-
-def _both_features(images: Sequence[Array], labels: Sequence[Array], scale: Array) -> tuple[Array, Array]:
+def both_features(images: Sequence[Array], labels: Sequence[Array], scale: Array) -> tuple[Array, Array]:
     """Return features of the images, and of the pixels inside their objects."""
     inside = [objects.object_features(*pair, scale) for pair in zip(images, labels, strict=True)]
     return np.stack([image_features(image, scale) for image in images]), np.stack(inside)

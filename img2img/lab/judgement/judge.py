@@ -18,10 +18,11 @@ from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.checks import threads
 from img2img.lab.judgement import pictures, probes, report, verdict
-from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case, batch_left, measure, measure_normalised_features
+from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case, batch_left, measure
 from img2img.lab.judgement.channels import interval, measure_channels, worst
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.gates import GATES, gates_of
+from img2img.lab.judgement.normalised import measure_normalised_features, measure_zscored_features
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, Scores
 from img2img.lab.judgement.verdict import Advice, Outcome
 from img2img.runtime.files import write_text
@@ -109,7 +110,8 @@ def evaluate(
         judged: the method, in `outputs`, that the verdict is on.
         sham: mean change of the judged method, in units of the range, on the halves of one batch split at random.
         notes: remarks for the report.
-        fit: images, batches and masks (or None) of the fit set; adds a row for normalising features instead of images.
+        fit: images, batches and masks (or None) of the fit set, by which the row for normalising features instead of
+            images is normalised; by default by the controls of the case itself, without the image's own group.
         fitted_on_controls: whether the methods have seen only controls; by default, whether the case names controls.
         n_jobs: threads, each of which measures one method at a time; -1 is one for each core.
         progress: called with the number of steps done and the total.
@@ -140,8 +142,9 @@ def evaluate(
     rows[judged]["sham"] = sham
     masked = case.masks is not None
     gates = {name: gates_of(row, rows[IDENTITY], masked) for name, row in rows.items()}
-    if fit is not None:
-        rows[FEATURES_ONLY] = measure_normalised_features(case, *fit)
+    normalised = measure_zscored_features(case) if fit is None else measure_normalised_features(case, *fit)
+    if normalised is not None:
+        rows[FEATURES_ONLY] = normalised
         gates[FEATURES_ONLY] = dict.fromkeys(gates[IDENTITY])
     for row in rows.values():
         row |= batch_left(row, rows[IDENTITY])

@@ -98,12 +98,13 @@ CYCLEGAN = Network(
 
 
 class Model(NamedTuple):
-    """The steps of a model: it may even out the illumination, always applies curves, and may end in a network.
+    """The steps of a model: it may even out the illumination, applies curves or moves stains, and may end in a network.
 
     A network that `starts_at_tone` is given the result of the curves; others are given the images as they are.
     """
 
     with_field: bool = False
+    with_stains: bool = False
     network: Network | None = None
     starts_at_tone: bool = True
 
@@ -111,6 +112,7 @@ class Model(NamedTuple):
 MODELS: dict[str, Model] = {
     "tone": Model(),
     "tone+field": Model(with_field=True),
+    "stain": Model(with_stains=True),
     "local": Model(network=LOCAL),
     "local+field": Model(with_field=True, network=LOCAL),
     "stargan": Model(network=STARGAN, starts_at_tone=False),
