@@ -79,7 +79,6 @@ FOREIGN_OPTIONS = {
     "kinds",
     "fast-seeds",
     "images",
-    "rounds",
 }
 
 TINY: dict[str, Any] = {
