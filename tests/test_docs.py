@@ -63,6 +63,10 @@ FOREIGN_OPTIONS = {
     "nproc-per-node",
     "fix",
     "large",
+    "wells",
+    "sites",
+    "rounds",
+    "report",
     "model",
     "only",
     "seeds",
@@ -75,7 +79,6 @@ FOREIGN_OPTIONS = {
     "kinds",
     "fast-seeds",
     "images",
-    "rounds",
 }
 
 TINY: dict[str, Any] = {
