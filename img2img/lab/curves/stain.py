@@ -12,9 +12,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from img2img.data.picture import Array
+from img2img.data.picture import Array, as_type
 from img2img.errors import InputError
-from img2img.lab.curves.found import Found, as_type
+from img2img.lab.curves.found import Found
 
 TISSUE = 0.45  # density, summed over the colours, from which on a pixel counts as tissue
 FEWEST = 500  # sampled pixels of tissue that a batch needs
