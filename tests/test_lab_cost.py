@@ -20,6 +20,7 @@ from img2img.lab.curves.measuring import Remembered
 from img2img.lab.judgement import case as case_module, features, probes, quality
 from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case
 from img2img.lab.judgement.judge import evaluate
+from img2img.lab.judgement.scores import FEATURES_ONLY
 from img2img.lab.synthetic import Effect, expose, nuclei
 from img2img.lab.tables import results
 from img2img.lab.tables.manifest import Manifest
@@ -274,7 +275,7 @@ def test_threads_measure_methods_alike_and_tell_every_step(monkeypatch):
         total = 3 * STEPS_OF_MEASURING
         assert steps == [(done, total) for done in range(total + 1)]
         rows.append(found.rows)
-    assert list(rows[0]) == ["do nothing", "brighter", "itself"] and rows[0] == rows[1]
+    assert list(rows[0]) == ["do nothing", "brighter", "itself", FEATURES_ONLY] and rows[0] == rows[1]
     assert rows[0]["itself"] == rows[0]["do nothing"] and rows[0]["brighter"]["change"] > 0
 
 
