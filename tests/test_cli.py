@@ -401,7 +401,7 @@ def test_fit_transform_and_again(command_line, plates, fitted, tmp_path):
         "batch A: 4 images, the target",
         "batch B: 4 images",
         *corrections,
-        "sham change, where there is nothing to correct: not measured, the target has too few groups",
+        "sham change, where there is nothing to correct: not measured: groups that lie in one batch are too few",
         f"saved: {eq}",
         BANNER,
     ]

@@ -151,6 +151,11 @@ def test_the_verdict_is_one_of_four_with_the_numbers_that_decide():
         "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”.": (
             by_hand(do_nothing=nothing, tone=good)
         ),
+        "Cannot be told: images change where there is nothing to correct, as there are few control groups to learn "
+        "from. "
+        "“tone” fails “sham unchanged” (0.02": (
+            by_hand({"sham unchanged": False}, scores={"sham": 0.02}, do_nothing=nothing, tone=good)
+        ),
         "Use it. Batch predictability is 0.60 with “tone”, 0.90 with “do nothing”.": (
             by_hand(do_nothing=nothing, tone=(0.6, 0.05, 0.1, 0.7), batch_moments=(0.8, 0.05, 0.1, 0.7))
         ),

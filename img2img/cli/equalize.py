@@ -182,7 +182,11 @@ def _fit(
             typer.echo(found)
     for note in dict.fromkeys(fitted.notes):
         typer.echo(f"note: {note}")
-    sham = "not measured, the target has too few groups" if fitted.sham is None else f"{fitted.sham:.2%} of the range"
+    sham = (
+        "not measured: groups that lie in one batch are too few"
+        if fitted.sham is None
+        else f"{fitted.sham:.2%} of the range"
+    )
     typer.echo(f"sham change, where there is nothing to correct: {sham}")
     typer.echo(f"saved: {out}")
     typer.echo(BANNER)

@@ -309,6 +309,11 @@ def fit_correction(
     return StainCorrection.fit(images, number, group, target), []
 
 
+def spans(batch: Sequence[str], group: Sequence[str]) -> bool:
+    """Return whether groups have images in several batches, and so show the differences directly."""
+    return len(set(zip(batch, group, strict=True))) > len(set(group))
+
+
 def sham(
     images: Sequence[Array],
     group: Sequence[str],

@@ -119,7 +119,9 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=list(fingerprints),
-        sham=rules.sham(
+        sham=None
+        if rules.spans(batches, groups)  # halves of one batch would not have them in common
+        else rules.sham(
             measured.part(members),
             sham_groups,
             scale,

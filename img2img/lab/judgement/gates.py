@@ -30,6 +30,8 @@ class Gate(NamedTuple):
         return value >= self.bound if self.more_is_better else value <= self.bound
 
 
+SHAM = "sham unchanged"
+
 # Without masks the input's own segmentation is the yardstick. An equalizer may improve on it, so the bounds are wider,
 # but a constant image (no objects) and a different image (dice about what chance gives) stay far outside. The gates on
 # noise and controls are on the worst batch and channel, so that no good channel makes up for a bad one.
@@ -46,7 +48,7 @@ GATES: dict[str, Gate] = {
     "same outline": Gate("dice", 0.9, "dice with the input's segmentation at least 0.9", False, more_is_better=True),
     "same count": Gate("count_excess", 0.1, "object count within 10 % of the input's", False),
     "nothing moved": Gate("px_shift", 0.1, "content moves by at most 0.1 pixel"),
-    "sham unchanged": Gate("sham", 0.01, "one batch split in two changes by at most 1 % of the range"),
+    SHAM: Gate("sham", 0.01, "one batch split in two changes by at most 1 % of the range"),
     "noise kept": Gate(
         "noise_worst", 3.0, "no channel's noise rises above 3 times that of the reference or of its own input"
     ),

@@ -5,7 +5,7 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from img2img.lab.judgement.findings import Findings
-from img2img.lab.judgement.gates import GATES
+from img2img.lab.judgement.gates import GATES, SHAM
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, SHORT, Scores, number
 
 BANNER = "Pixel values are model output; do not use for clinical reading; keep the originals."
@@ -44,13 +44,17 @@ class Verdict(NamedTuple):
 def judgement(findings: Findings) -> Verdict:
     """Return the verdict on the judged method.
 
-    A method that fails a gate is worse than nothing. Otherwise it is compared with doing nothing, then with the simpler
+    A method that fails a gate is worse than nothing, but for that on the sham, which is measured on half of the groups
+    of one batch and says that they are few. Otherwise it is compared with doing nothing, then with the simpler
     methods that pass, by the first score in `COMPARED` in which the two clearly differ: by more than half the width of
     the 95 % interval.
     """
     name, rows = findings.judged, findings.rows
     if failed := [gate for gate, passed in findings.gates[name].items() if passed is False]:
         reason = " and ".join(_bound(findings, gate) for gate in failed)
+        if failed == [SHAM]:
+            few = "images change where there is nothing to correct, as there are few control groups to learn from"
+            return Verdict("cannot be told", f"Cannot be told: {few}. “{name}” fails {reason}.")
         return Verdict("worse than nothing", f"Worse than nothing: do not use it. “{name}” fails {reason}.")
     if findings.confounded:
         reason = f"batch and label are confounded (Cramér's V {findings.cramers_v:.2f}, above 0.3), and the fit was not"
