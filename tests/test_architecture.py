@@ -37,7 +37,7 @@ ROWS = [
     ["lab.arrays", "lab.curves", "lab.tables"],
     ["lab.networks", "lab.judgement"],
     ["lab.design"],
-    ["lab.fitted", "lab.positions", "lab.magnification"],
+    ["lab.fitted", "lab.positions", "lab.magnification", "lab.sham"],
     ["lab.store", "lab.learning", "lab.transforming", "lab.notebook"],
     ["lab.evaluating", "lab.recommending"],
     ["lab.equalizer"],

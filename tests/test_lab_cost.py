@@ -14,7 +14,7 @@ from helpers import over
 from scipy import ndimage
 
 from img2img import BatchEqualizer
-from img2img.lab import design, fitted as fitted_module
+from img2img.lab import fitted as fitted_module, sham
 from img2img.lab.curves import measuring, tone
 from img2img.lab.curves.measuring import Remembered
 from img2img.lab.judgement import case as case_module, features, probes, quality
@@ -237,10 +237,10 @@ def test_the_sham_change_of_large_images_is_that_of_bands_of_their_rows():
     rng = np.random.default_rng(0)
     images = [rng.normal(1000, 200, (1, 600, 40)) for _ in range(2)]
     change = [
-        design._change(lambda image, batch, origin: image + origin[0], image, np.ones((1, 1, 1))) for image in images
+        sham._change(lambda image, batch, origin: image + origin[0], image, np.ones((1, 1, 1))) for image in images
     ]
-    assert change == pytest.approx([(600 - design.BAND) / 2] * 2, rel=0.01)
-    assert design._change(lambda image, batch, origin: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0)) == (
+    assert change == pytest.approx([(600 - sham.BAND) / 2] * 2, rel=0.01)
+    assert sham._change(lambda image, batch, origin: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0)) == (
         pytest.approx(images[0][:, :50].mean() / 1000)
     )
 

@@ -18,6 +18,7 @@ from img2img.lab.curves.effects import Levels, batch_levels, moves
 from img2img.lab.curves.field import certain, widening
 from img2img.lab.curves.tone import CONTRASTS, MODES, Curve, measure
 from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.sham import sham
 from img2img.lab.synthetic import Effect
 
 SIZE, N = 96, 10
@@ -561,10 +562,10 @@ def test_the_scale_is_that_of_the_reference():
 def test_a_batch_split_by_chance_is_hardly_changed(lamps):
     images, _, _, group = lamps
     scale = np.array([[400.0, 4000.0]])
-    found = [design.sham(images[:N], group[:N], scale, with_field, 0, 1) for with_field in (False, True)]
+    found = [sham(images[:N], group[:N], scale, with_field, 0, 1) for with_field in (False, True)]
     assert max(found) <= 0.01
-    assert found[0] == design.sham(images[:N], group[:N], scale, False, 0, 1)
-    assert design.sham(images[:N], ["a", "b", "c"] * 3 + ["a"], scale, False, 0, 1) is None
+    assert found[0] == sham(images[:N], group[:N], scale, False, 0, 1)
+    assert sham(images[:N], ["a", "b", "c"] * 3 + ["a"], scale, False, 0, 1) is None
 
 
 def test_a_split_that_is_a_batch_effect_shows(lamps):

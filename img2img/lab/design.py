@@ -13,9 +13,6 @@ from img2img.data.picture import Array
 from img2img.errors import ConfoundedDesignError, DataError, InputError, counted, listed, quote
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
-from img2img.lab.curves.correction import Correction
-from img2img.lab.curves.found import Found
-from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
@@ -24,8 +21,6 @@ from img2img.lab.tables.rows import BATCHES
 IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
 JUDGED = 2**30  # bytes of images to judge on; with the results of all methods, about eight times as much is held
 SATURATED = 0.01  # share of saturated pixels that is worth a note
-SHAM_SPLITS, SHAM_GROUPS, SHAM_IMAGES = 5, 4, 12
-BANDS, BAND = 8, 32  # number and height of the bands of rows, in pixels, on which the sham change is measured
 Note = Callable[[str], None]
 
 
@@ -291,68 +286,3 @@ def find_scale(statistics: Statistics, names: Sequence[str] | None) -> Array:
         channel = int(np.argmax(high <= low))
         raise InputError(f"Channel {names[channel] if names else channel} has one value in all images; leave it out.")
     return np.stack([low, high], 1)
-
-
-def fit_correction(
-    images: Sequence[Array],
-    number: Array,
-    group: Sequence[str],
-    target: int | None,
-    with_field: bool,
-    with_stains: bool,
-    n_jobs: int,
-) -> tuple[Correction | StainCorrection, list[Found]]:
-    """Return the correction of the batches of images that are numbered from 0, and what was found: `Correction.fit`."""
-    if not with_stains:
-        return Correction.fit(images, number, group, target, with_field, n_jobs)
-    assert target is not None  # there is no mean of stains
-    return StainCorrection.fit(images, number, group, target), []
-
-
-def spans(batch: Sequence[str], group: Sequence[str]) -> bool:
-    """Return whether groups have images in several batches, and so show the differences directly."""
-    return len(set(zip(batch, group, strict=True))) > len(set(group))
-
-
-def sham(
-    images: Sequence[Array],
-    group: Sequence[str],
-    scale: Array,
-    with_field: bool,
-    seed: int,
-    n_jobs: int,
-    with_stains: bool = False,
-) -> float | None:
-    """Measure the change when one batch is split at random into two, by groups, and equalized; it should be 0.
-
-    Images that are `Remembered` are measured once for all splits.
-
-    Returns:
-        The mean absolute change, as a share of the range, over a few splits; None if there are too few groups, or too
-        little tissue.
-    """
-    names = sorted(set(group))
-    if len(names) < SHAM_GROUPS:
-        return None
-    rng = np.random.default_rng(seed)
-    span = (scale[:, 1] - scale[:, 0])[:, None, None]
-    changes = []
-    for _ in range(SHAM_SPLITS):
-        side = {str(name): i % 2 for i, name in enumerate(rng.permutation(names))}
-        number = np.array([side[g] for g in group])
-        try:
-            correction, _ = fit_correction(images, number, group, 0, with_field, with_stains, n_jobs)
-        except InputError:  # half of the batch shows too little tissue
-            return None
-        moved = np.flatnonzero(number == 1)[:SHAM_IMAGES].tolist()
-        changes.append(np.mean([_change(correction, images[i], span) for i in moved]))
-    return float(np.mean(changes))
-
-
-def _change(correction: Correction | StainCorrection, image: Array, span: Array) -> float:
-    """Return the mean absolute change of an image of batch 1, in units of `span`, on bands of its rows."""
-    height = image.shape[1]
-    tops = np.linspace(0, height - BAND, BANDS).astype(int).tolist() if height > BANDS * BAND else [0]
-    rows = BAND if len(tops) > 1 else height
-    bands = [(top, image[:, top : top + rows]) for top in tops]
-    return float(np.mean([np.abs((correction(band, 1, (top, 0)) - band) / span).mean() for top, band in bands]))

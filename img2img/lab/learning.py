@@ -26,6 +26,7 @@ from img2img.lab.networks.models import MODELS, Network
 from img2img.lab.networks.training import train_generator
 from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
+from img2img.lab.sham import fit_correction, sham, spans
 
 PROBED = 8  # images on which a network is checked for having any effect
 CLEAR = 0.9  # share of the differences in stain below which a note says how much is corrected
@@ -93,7 +94,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
     features = np.stack(known)
     sham_groups = [groups[i] for i in members]
     steps = model.with_field, model.with_stains
-    correction, corrections = rules.fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
+    correction, corrections = fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
     _note_stains(correction, names, notes)
     if isinstance(correction, StainCorrection) and correction.share < CLEAR:
         notes(
@@ -120,8 +121,8 @@ def learn(p: Parameters, design: Design) -> Fitted:
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=list(fingerprints),
         sham=None
-        if rules.spans(batches, groups)  # halves of one batch would not have them in common
-        else rules.sham(
+        if spans(batches, groups)  # halves of one batch would not have them in common
+        else sham(
             measured.part(members),
             sham_groups,
             scale,
