@@ -16,6 +16,7 @@ from img2img.lab.curves import effects, field, tone
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.effects import Levels, batch_levels, moves
 from img2img.lab.curves.field import certain, widening
+from img2img.lab.curves.measuring import measured_of
 from img2img.lab.curves.tone import CONTRASTS, MODES, Curve, measure
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.sham import sham
@@ -119,6 +120,17 @@ def test_order_and_names_do_not_matter():
     others = batch_levels(y[order], renamed[batch][order], names, 3)
     assert others.values[renamed] == pytest.approx(levels.values)
     assert others.covariance[:, renamed][:, :, renamed] == pytest.approx(levels.covariance)
+
+
+def test_a_batch_whose_images_are_all_alike_is_not_taken_for_certain():
+    """Beside a target that is known with an error of 7: the batch's own spread, none, says nothing of the target's."""
+    y = np.tile([100, 6, 6.5, 7, 7.5, 8], (10, 1, 1))
+    alone = measured_of(y, np.zeros(10, int), [str(i) for i in range(10)], 1)
+    covariance = np.diag([49.0, *[0.01] * 5])[None]
+    for background, least in ((107.0, 0.3), (170.0, 0.9)):
+        level = np.array([[background, 6.1, 6.6, 7.1, 7.6, 8.1]])
+        found = alone.beside(level, covariance).moves(np.array([1.0, 0])).of_batch(1)
+        assert least < found.applied[0, 0, 0] / found.found[0, 0, 0] < 1
 
 
 def test_a_few_images_far_out_do_not_move_a_level():

@@ -9,6 +9,7 @@ from img2img.lab.curves.effects import Moves
 from img2img.lab.curves.measuring import FARTHEST, FEWEST, Measured
 
 MOST = 0.9  # share of a difference above which the remark asks for no more controls
+MANY = 20  # times as many controls, above which nobody has them: the difference is no more than chance
 SMALL = 0.02  # a log gain below it needs no remark
 
 
@@ -103,5 +104,5 @@ def _remark(found: float, error: float, share: float, seen: int, images: int) ->
         )
     if share < MOST and abs(found) > SMALL and error:
         more = MOST / (1 - MOST) * (error / found) ** 2
-        return f"about {max(more, 2):.0f} times as many control wells would make it sure" if more > 1 else ""
+        return f"about {max(more, 2):.0f} times as many control wells would make it sure" if 1 < more <= MANY else ""
     return ""

@@ -85,10 +85,11 @@ class Measured:
             self,
             levels=np.concatenate([level[None], self.levels]),
             backgrounds=[
-                _beside(own, level[c, :1], covariance[c, :1, :1].diagonal()) for c, own in enumerate(self.backgrounds)
+                _beside(own, level[c, :1], covariance[c, :1, :1].diagonal(), self.images[0])
+                for c, own in enumerate(self.backgrounds)
             ],
             contrasts=[
-                None if own is None or not known[c] else _beside(own, MODES @ level[c, 1:], modes[c])
+                None if own is None or not known[c] else _beside(own, MODES @ level[c, 1:], modes[c], self.images[0])
                 for c, own in enumerate(self.contrasts)
             ],
             seen=np.concatenate([np.where(known, FEWEST, 0)[None], self.seen]),
@@ -99,11 +100,15 @@ def _stacked(moves: Moves) -> Array:
     return np.stack([moves.found, moves.error, moves.applied, moves.left])
 
 
-def _beside(own: Levels, level: Array, variance: Array) -> Levels:
-    """Return the levels of a target whose level and variances (k,) are known, and of the one batch of `own`."""
+def _beside(own: Levels, level: Array, variance: Array, images: int) -> Levels:
+    """Return the levels of a target whose level and variances (k,) are known, and of the one batch of `own`.
+
+    The images of the target are supposed to be as many, `images`, so that their spread follows from the variance.
+    """
     covariance = np.zeros((len(level), 2, 2))
     covariance[:, 0, 0], covariance[:, 1, 1] = variance, own.covariance[:, 0, 0]
-    return replace(own, values=np.stack([level, own.values[0]]), covariance=covariance)
+    within = np.maximum(own.within, np.sqrt(variance * images))
+    return replace(own, values=np.stack([level, own.values[0]]), covariance=covariance, within=within)
 
 
 @dataclass(frozen=True)
