@@ -92,7 +92,10 @@ def learn(p: Parameters, design: Design) -> Fitted:
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
         known, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
     features = np.stack(known)
-    sham_groups = [groups[i] for i in members]
+    by_chance = None
+    if not spans(batches, groups):  # halves of one batch would have none in common
+        own = measured.part(members), [groups[i] for i in members], scale
+        by_chance = sham(*own, model.with_field, p.random_state, p.n_jobs, model.with_stains)
     steps = model.with_field, model.with_stains
     correction, corrections = fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
     _note_stains(correction, names, notes)
@@ -120,17 +123,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         n_images={name: batches.count(name) for name in names},
         cramers_v=None if design.label is None else probes.cramers_v(design.batch, design.label),
         fingerprints=list(fingerprints),
-        sham=None
-        if spans(batches, groups)  # halves of one batch would not have them in common
-        else sham(
-            measured.part(members),
-            sham_groups,
-            scale,
-            model.with_field,
-            p.random_state,
-            p.n_jobs,
-            model.with_stains,
-        ),
+        sham=by_chance,
         notes=notes,
         stated=agreement and list(agreement.names(len(kept[0]))),
         pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
@@ -140,16 +133,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
         familiarity=Familiarity.of(features, number, len(kept[0])),
         statistics=statistics,
     )
-    contrast = log_contrasts(measured, correction.signs)
-    for remark in (
-        *positions.placing(design.batch, design.groups, design.control),
-        *(
-            positions.drifts(contrast, batches, groups, channels or [str(c) for c in range(len(kept[0]))])
-            if on_controls
-            else ()
-        ),
-        *magnified(kept, batches, fitted.correction.signs),
-    ):
+    remarks = [*positions.placing(design.batch, design.groups, design.control)]
+    if on_controls:
+        called = channels or [str(c) for c in range(len(kept[0]))]
+        remarks += positions.drifts(log_contrasts(measured, correction.signs), batches, groups, called)
+    for remark in [*remarks, *magnified(kept, batches, correction.signs)]:
         notes(remark)
     if network is not None:
         assert target_number is not None

@@ -80,7 +80,7 @@ class Found:
         return bool(self.remark) and not self.gain_corrected
 
     def __str__(self) -> str:
-        """Say it in one line, such as "P2, DNA: 0.61 x, ± 0.08, corrected by 93 %; background +80 ± 3, ..."."""
+        """Say it in one line, such as "P2, DNA: 0.61 x ± 0.08, corrected by 93%; background +80 ± 3, ..."."""
         parts = [f"background {self.background:+.4g} ± {self.background_error:.2g}"]
         parts[0] += f", corrected by {self.background_corrected:.0%}" if self.background else ""
         if self.gain is not None and self.gain_error is not None and self.gain_corrected is not None:
