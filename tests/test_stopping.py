@@ -190,9 +190,12 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(presses, apart, uncached, tm
 
 @linux
 @pytest.mark.slow
-def test_workers_do_not_outlive_a_killed_parent(unpaired, tmp_path):
+@pytest.mark.parametrize("when", ["workers start", "workers work"])
+def test_workers_do_not_outlive_a_killed_parent(when, unpaired, tmp_path):
     with Training(tmp_path, "dcgan", *TINY, f"--data={unpaired[0]}", "--workers=2") as training:
-        training.until_step(1)
+        if when == "workers work":
+            training.until_step(1)
+        training.until(lambda: len(training.workers()) == 2)
         there = training.workers()
         assert len(there) == 2
         training.process.kill()

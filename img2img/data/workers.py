@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,14 +39,24 @@ class Context(SpawnContext):
 
 
 def shield(_: int = 0) -> None:
-    """Make a worker ignore the signals that a terminal or a scheduler sends to the whole process group, and a parent
-    that ends while a batch is handed over to it.
+    """Make a worker ignore the signals that a terminal or a scheduler sends to the whole process group, and end with
+    its parent, without a word even where a batch is being handed over.
     """
     sys.excepthook = _except_hang_ups
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    if parent := parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End this process when `parent` has ended, were it before the call: PyTorch's watchdog misses one that is killed
+    while its workers start.
+    """
+    parent.join()
+    os._exit(1)
 
 
 def _except_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
