@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from img2img.core.method import Batch, Method, Noise, Optimizer, Scalars, Use, adam
 from img2img.core.needs import Facts
 from img2img.core.options import NoiseConfig
+from img2img.core.penalties import clamping, stretches
 from img2img.core.referee import Referee, learning_rates, measured, regularised
+from img2img.errors import ConfigError
 from img2img.networks import FROM_NOISE
 
 SHOWN = 64  # images of the sample grid
@@ -31,10 +33,16 @@ class FromNoise(Method):
 
     def __init__(self, config: Any, facts: Facts) -> None:
         super().__init__(config, facts)
+        if config.pack > 1 and config.diffaugment != "none":
+            raise ConfigError(
+                f"--diffaugment changes single images, and --pack {config.pack} makes several one; leave one out."
+            )
+        if config.clamp_low > config.clamp_high:
+            raise ConfigError(f"--clamp-low {config.clamp_low:g} is above --clamp-high {config.clamp_high:g}.")
         self.draws = config.n_critic
         self.g = self.uses["sample"].network
         self.noise: Noise = self.uses["sample"].inputs[0]  # type: ignore[assignment]
-        self.d = regularised(self.build_d(), config.spectral)
+        self.d = regularised(self.build_d(), config.spectral, config.weight_norm, config.d_dropout)
         self.referee = Referee(config, config.d_norm if config.network == "dcgan" else "none", option="--d-norm")
         self.register_buffer("fixed_noise", self.noise.draw(SHOWN))
         self.register_load_state_dict_pre_hook(_flatten_noise)  # type: ignore[no-untyped-call]
@@ -48,8 +56,9 @@ class FromNoise(Method):
         return {"sample": Use(g, (Noise(config.latent, config.noise),), "image")}
 
     def build_d(self) -> nn.Module:
-        """Build the discriminator."""
-        return FROM_NOISE[self.config.network].d(self.facts.channels["image"], self.facts.size, self.config)
+        """Build the discriminator, of `pack` images as one."""
+        c = self.config
+        return FROM_NOISE[c.network].d(c.pack * self.facts.channels["image"], self.facts.size, c)
 
     def optimizer(self) -> Optimizer:
         return adam(self.config.beta1, self.config.beta2)
@@ -78,12 +87,15 @@ class FromNoise(Method):
             batch = next(batches)
             with torch.no_grad():
                 fake = self.fake(batch)
-            d_loss, measures = self.d_loss(batch, fake)
+            d_loss, measures = self.d_loss(*self.packed(batch, fake))
             self.move("D", d_loss)
 
         # ... then G moves once.
         fake = self.fake(batch)
-        g_loss, scalars = self.g_loss(batch, fake)
+        g_loss, scalars = self.g_loss(*self.packed(batch, fake))
+        if self.config.clamp:
+            clamp, stretch = self.clamping(batch)
+            g_loss, scalars = g_loss + self.config.clamp * clamp, scalars | {"clamp": clamp, "stretch": stretch}
         self.move("G", g_loss)
 
         scalars = scalars | {"d": d_loss} | {f"d_{name}": value for name, value in measures.items()}
@@ -96,6 +108,27 @@ class FromNoise(Method):
         image = batch["image"]
         fake: Tensor = self.g(self.noise.draw(len(image), image.device), *self.conditions(batch))
         return fake
+
+    def packed(self, batch: Batch, fake: Tensor) -> tuple[Batch, Tensor]:
+        """Stack every `pack` images of a batch along their channels, and the labels of a pack in a row.
+
+        D then judges independent images as one (Lin et al. 2018, PacGAN, arXiv:1712.04086): m images that lack modes
+        differ more from m real ones than a single one does. Images (N, C, H, W) become (N / m, m C, H, W), labels (N,)
+        become (N / m, m).
+        """
+        m, n = self.config.pack, len(fake)
+        if m == 1:
+            return batch, fake
+        if n % m:
+            raise ConfigError(f"A batch of {n} images makes no packs of {m}; use a multiple of {m} as --batch-size.")
+        packs = {name: x.reshape(n // m, -1, *x.shape[2:]) for name, x in (batch | {"fake": fake}).items()}
+        return packs, packs.pop("fake")
+
+    def clamping(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the term that keeps G's answers to small steps of the noise within bounds, and their mean length."""
+        image = batch["image"]
+        q = stretches(self.g, self.noise.draw(len(image), image.device), *self.conditions(batch))
+        return clamping(q, self.config.clamp_low, self.config.clamp_high), q.mean()
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:

@@ -26,6 +26,10 @@ Penalty = Annotated[
 ]
 LambdaGP = Annotated[float, "Weight of the penalty.", WEIGHT]
 Spectral = Annotated[bool, "Spectral normalization in the discriminators (Miyato et al. 2018)."]
+WeightNorm = Annotated[bool, "Weight normalization in the discriminators (Salimans and Kingma 2016)."]
+DDropout = Annotated[
+    float, "Dropout rate after each activation of the discriminators; 0 disables it.", Within(0, 1, below=True)
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Adversarial(Options):
     penalty: Penalty = "auto"
     lambda_gp: LambdaGP = 10.0
     spectral: Spectral = False
+    weight_norm: WeightNorm = False
+    d_dropout: DDropout = 0.0
     smooth: Annotated[
         float,
         "One-sided label smoothing: D aims at 1 minus this for real images; 0 disables it.",
@@ -80,6 +86,16 @@ NCritic = Annotated[int, "Discriminator steps per generator step.", Within(1, 10
 LearningRate = Annotated[float, "Learning rate.", RATE]
 Beta1 = Annotated[float, "Adam's beta 1.", BETA]
 Beta2 = Annotated[float, "Adam's beta 2.", BETA]
+Pack = Annotated[
+    int,
+    "Images that the discriminator judges together, all real or all generated (Lin et al. 2018); 1 is the plain game.",
+    Within(1, 64),
+]
+Clamp = Annotated[
+    float, "Weight of Jacobian clamping in the generator's loss (Odena et al. 2018); 0 disables it.", WEIGHT
+]
+ClampLow = Annotated[float, "Least length of the generator's answer to a step of noise of length 1.", WEIGHT]
+ClampHigh = Annotated[float, "Greatest length of the generator's answer to a step of noise of length 1.", WEIGHT]
 Decay = Annotated[
     float, "Final fraction of the run over which the learning rate decays linearly to zero.", Within(0, 1)
 ]
@@ -100,6 +116,10 @@ class NoiseConfig(Adversarial):
     norm: Norm = "batch"
     d_norm: DNorm = "batch"
     n_critic: NCritic = 1
+    pack: Pack = 1
+    clamp: Clamp = 0.0
+    clamp_low: ClampLow = 1.0
+    clamp_high: ClampHigh = 20.0
     lr: LearningRate = 2e-4
     beta1: Beta1 = 0.5
     beta2: Beta2 = 0.999
@@ -107,6 +127,8 @@ class NoiseConfig(Adversarial):
 
     def idle(self) -> Iterator[tuple[str, str]]:
         yield from super().idle()
+        if not self.clamp:
+            yield from (("clamp_low", "runs with a --clamp"), ("clamp_high", "runs with a --clamp"))
         if self.network == "mlp":
             yield from (("norm", "--network dcgan"), ("d_norm", "--network dcgan"))
         else:

@@ -1,8 +1,9 @@
-"""Bounds on the discriminator's slope: terms added to its loss, and clipped weights."""
+"""Bounds on slopes: terms added to the loss of the discriminator or the generator, and clipped weights."""
 
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.runtime.device import second_derivatives
@@ -66,6 +67,24 @@ PENALTIES: dict[str, Callable[[Critic, Tensor, Tensor], Tensor]] = {
     "r2": r2,
     "dragan": dragan,
 }
+
+
+def stretches(g: Callable[..., Tensor], z: Tensor, *conditions: Tensor) -> Tensor:
+    """Return Q = |g(z + d) - g(z)| / |d| of each image, (N,), for random steps d of length 1 of the noise z (N, length)
+    (Odena et al. 2018, Algorithm 1, with epsilon 1).
+
+    Both go through `g` in one pass, so that batch norm shifts and scales them alike.
+    """
+    d = F.normalize(torch.randn_like(z))
+    images = g(torch.cat([z, z + d]), *(torch.cat([y, y]) for y in conditions))
+    near, far = images.flatten(1).chunk(2)
+    stretch: Tensor = torch.linalg.vector_norm(far - near, dim=1)
+    return stretch
+
+
+def clamping(q: Tensor, low: float, high: float) -> Tensor:
+    """Return E[max(Q - high, 0)^2 + max(low - Q, 0)^2] of stretches (N,) (Odena et al. 2018, Algorithm 1)."""
+    return ((q - high).clamp_min(0).square() + (low - q).clamp_min(0).square()).mean()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from img2img.core.penalties import PENALTIES
 from img2img.errors import ConfigError, choose
 
 Critic = Callable[..., Tensor]  # images, then conditions, to logits
+ACTIVATIONS = (nn.LeakyReLU, nn.ReLU, nn.ELU)
 
 
 class Referee:
@@ -109,12 +110,17 @@ def measured(*players: str) -> dict[str, str]:
     return {f"{player}_{name}": kind for player in players for name, kind in kinds.items()}
 
 
-def regularised(network: nn.Module, spectral: bool) -> nn.Module:
-    """Return `network`, with spectral norm on its weights if `spectral`."""
-    if spectral:
-        for module in list(network.modules()):
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                torch.nn.utils.parametrizations.spectral_norm(module)
+def regularised(network: nn.Module, spectral: bool, weight_norm: bool = False, dropout: float = 0.0) -> nn.Module:
+    """Return `network`, with its weights in spectral or weight norm if asked for, and dropout after each activation."""
+    if spectral and weight_norm:
+        raise ConfigError("--spectral and --weight-norm both rescale the discriminator's weights; leave one out.")
+    norms = torch.nn.utils.parametrizations
+    for module in list(network.modules()):
+        if (spectral or weight_norm) and isinstance(module, nn.Conv2d | nn.Linear):
+            (norms.spectral_norm if spectral else norms.weight_norm)(module)
+        for name, child in list(module.named_children()):
+            if dropout and isinstance(child, ACTIVATIONS):
+                setattr(module, name, nn.Sequential(child, nn.Dropout(dropout)))
     return network
 
 

@@ -27,8 +27,10 @@ class LabelledGenerator(nn.Module):
 class LabelledDiscriminator(nn.Module):
     """A discriminator, conditioned by concatenating one-hot planes (N, classes, H, W) to the image (N, C, H, W).
 
+    Labels may be (N, m), those of m images in a pack; they make m times as many planes.
+
     Args:
-        d: a discriminator that takes images of C + classes channels.
+        d: a discriminator that takes images of C + m classes channels.
         classes: number of classes.
     """
 
@@ -37,6 +39,6 @@ class LabelledDiscriminator(nn.Module):
         self.d, self.classes = d, classes
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        planes = F.one_hot(label, self.classes).to(x)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        planes = F.one_hot(label, self.classes).to(x).flatten(1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         logits: Tensor = self.d(torch.cat([x, planes], 1))
         return logits

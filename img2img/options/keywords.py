@@ -68,6 +68,8 @@ class AnyTraining(Scoring, total=False):
     penalty: str
     lambda_gp: float
     spectral: bool
+    weight_norm: bool
+    d_dropout: float
     smooth: float
     instance_noise: float
     diffaugment: str
@@ -113,6 +115,10 @@ class OnlySampling(TypedDict, total=False):
     noise: str
     depth: int
     d_norm: str
+    pack: int
+    clamp: float
+    clamp_low: float
+    clamp_high: float
     beta2: float
     weight_clip: float
     warm_up: bool

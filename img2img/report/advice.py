@@ -25,7 +25,8 @@ def _wasserstein(options: Options) -> Change | None:
 
 def _smaller_batch(options: Options) -> Change | None:
     half = options["batch_size"] // 2
-    return {"batch_size": half, "accumulate": 2 * options["accumulate"]} if half else None
+    fits = half and half % options.get("pack", 1) == 0
+    return {"batch_size": half, "accumulate": 2 * options["accumulate"]} if fits else None
 
 
 def _recompute(options: Options) -> Change | None:
@@ -42,14 +43,19 @@ CHANGES: dict[str, Callable[[Options], Change | None]] = {
     "least squares": lambda o: {"objective": "lsgan"} if OBJECTIVES[o["objective"]].binary else None,
     "smooth": lambda o: {"smooth": 0.1} if OBJECTIVES[o["objective"]].binary and o["smooth"] < 0.1 else None,
     "instance noise": lambda o: {"instance_noise": 0.1} if o["instance_noise"] < 0.1 else None,
-    "spectral": lambda o: None if o["spectral"] else {"spectral": True},
-    "few images": lambda o: {"diffaugment": "color,translation,cutout"} if o["diffaugment"] == "none" else None,
+    "spectral": lambda o: None if o["spectral"] or o["weight_norm"] else {"spectral": True},
+    "few images": lambda o: (
+        {"diffaugment": "color,translation,cutout"} if o["diffaugment"] == "none" and o.get("pack", 1) == 1 else None
+    ),
     "slower D": lambda o: {"d_lr": (o["d_lr"] or o["lr"]) / 4},
     "slower": lambda o: {"lr": o["lr"] / 2},
     "no momentum": lambda o: {"beta1": 0.0} if o["beta1"] and "weight_clip" not in o else None,
     "average": lambda o: {"ema": 0.999} if o["ema"] < 0.999 else None,
     "larger batch": lambda o: {"batch_size": 2 * o["batch_size"]},
     "more critic": lambda o: {"n_critic": o["n_critic"] + 1} if o.get("n_critic", 5) < 5 else None,
+    "pack": lambda o: (
+        {"pack": 2} if o["pack"] == 1 and o["diffaugment"] == "none" and o["batch_size"] % 2 == 0 else None
+    ),
     "clip": lambda o: {"clip": 1.0} if not 0 < o["clip"] <= 1 else None,
     "fp32": lambda o: {"precision": "fp32"} if o["precision"] != "fp32" else None,
     "smaller batch": _smaller_batch,
@@ -59,7 +65,7 @@ CHANGES: dict[str, Callable[[Options], Change | None]] = {
 REMEDIES: dict[str, tuple[str, ...]] = {
     "discriminator winning": ("penalty", "instance noise", "slower D", "spectral", "wasserstein", "few images"),
     "saturation": ("smooth", "penalty", "nonsaturating", "least squares", "wasserstein", "slower"),
-    "mode collapse": ("penalty", "wasserstein", "larger batch", "more critic", "slower"),
+    "mode collapse": ("penalty", "wasserstein", "pack", "larger batch", "more critic", "slower"),
     "oscillation": ("slower", "no momentum", "average", "penalty"),
     "not finite": ("slower", "clip", "fp32", "no exponential"),
     "out of memory": ("smaller batch", "recompute", "narrower"),

@@ -28,7 +28,7 @@ def build_discriminator(config: Any, in_channels: int) -> nn.Module:
     network = choose("discriminator", config.discriminator, DISCRIMINATORS)(
         in_channels, width=config.d_width, norm=config.norm
     )
-    return regularised(init_weights(network), config.spectral)
+    return regularised(init_weights(network), config.spectral, config.weight_norm, config.d_dropout)
 
 
 def deepest_unet(size: int) -> str:

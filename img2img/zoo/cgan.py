@@ -42,5 +42,5 @@ class CGAN(FromNoise):
 
     def build_d(self) -> nn.Module:
         c, f = self.config, self.facts
-        d = FROM_NOISE[c.network].d(f.channels["image"] + len(f.classes), f.size, c)
+        d = FROM_NOISE[c.network].d(c.pack * (f.channels["image"] + len(f.classes)), f.size, c)
         return LabelledDiscriminator(d, len(f.classes))
