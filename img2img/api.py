@@ -153,6 +153,11 @@ def train(
             f"--batch-size {train_config.batch_size} cannot hold an image of each of the {len(opened.train.classes)} "
             f"classes, which {method} needs; use at least --batch-size {len(opened.train.classes)}."
         )
+    pack = getattr(method_config, "pack", 1)
+    if train_config.batch_size % pack:
+        raise ConfigError(
+            f"--batch-size {train_config.batch_size} makes no packs of {pack} images; use a multiple of {pack}."
+        )
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, Facts(data_config.size, opened.train.channels, opened.train.classes))
     refuse_wrong_size(built, data_config.size)

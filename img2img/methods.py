@@ -21,6 +21,9 @@ PLACES = {
     "wgan": ("img2img.core.wgan", "WGAN"),
     "wgan_gp": ("img2img.core.wgan_gp", "WGANGP"),
     "cgan": ("img2img.zoo.cgan", "CGAN"),
+    "ebgan": ("img2img.zoo.ebgan", "EBGAN"),
+    "began": ("img2img.zoo.began", "BEGAN"),
+    "unrolled": ("img2img.zoo.unrolled", "Unrolled"),
 }
 
 

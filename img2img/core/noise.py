@@ -119,8 +119,6 @@ class FromNoise(Method):
         m, n = self.config.pack, len(fake)
         if m == 1:
             return batch, fake
-        if n % m:
-            raise ConfigError(f"A batch of {n} images makes no packs of {m}; use a multiple of {m} as --batch-size.")
         packs = {name: x.reshape(n // m, -1, *x.shape[2:]) for name, x in (batch | {"fake": fake}).items()}
         return packs, packs.pop("fake")
 

@@ -72,10 +72,10 @@ Network = Annotated[str, f"Networks: {NETWORKS}.", NETWORKS]
 Latent = Annotated[int, "Length of the noise vector.", Within(1, 2**16)]
 Noise = Annotated[str, f"Distribution of the noise: {NOISES}.", NOISES]
 Width = Annotated[
-    int, "Generator: channels of the last feature map (dcgan), or units per hidden layer (mlp).", CHANNELS
+    int, "Generator: channels of the last feature map (dcgan, began), or units per hidden layer (mlp).", CHANNELS
 ]
 DWidth = Annotated[
-    int, "Discriminator: channels of the first feature map (dcgan), or units per hidden layer (mlp).", CHANNELS
+    int, "Discriminator: channels of the first feature map (dcgan, began), or units per hidden layer (mlp).", CHANNELS
 ]
 Depth = Annotated[int, "Number of hidden layers of the mlp networks.", Within(1, 100)]
 Norm = Annotated[str, "Normalization in dcgan's generator: batch or none.", Choice(("batch", "none"))]
@@ -129,7 +129,7 @@ class NoiseConfig(Adversarial):
         yield from super().idle()
         if not self.clamp:
             yield from (("clamp_low", "runs with a --clamp"), ("clamp_high", "runs with a --clamp"))
-        if self.network == "mlp":
+        if self.network != "dcgan":
             yield from (("norm", "--network dcgan"), ("d_norm", "--network dcgan"))
-        else:
+        if self.network != "mlp":
             yield "depth", "--network mlp"

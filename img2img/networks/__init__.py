@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from img2img.networks.began import BEGANEncoder, BEGANGenerator
 from img2img.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from img2img.networks.layers import init_weights
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
@@ -38,7 +39,9 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class FromNoise(NamedTuple):
-    """Builders of a generator `g(latent, channels, size, options)` and a discriminator `d(channels, size, options)`."""
+    """Builders of a generator `g(latent, channels, size, options)` and of a discriminator `d(channels, size, options)`,
+    which has one output unless a fourth argument asks for more.
+    """
 
     g: Callable[..., nn.Module]
     d: Callable[..., nn.Module]
@@ -47,10 +50,16 @@ class FromNoise(NamedTuple):
 FROM_NOISE = {
     "mlp": FromNoise(
         lambda latent, channels, size, o: MLPGenerator(latent, channels, size, o.width, o.depth),
-        lambda channels, size, o: MLPDiscriminator(channels, size, o.d_width, o.depth),
+        lambda channels, size, o, outputs=1: MLPDiscriminator(channels, size, o.d_width, o.depth, outputs),
     ),
     "dcgan": FromNoise(
         lambda latent, channels, size, o: init_weights(DCGANGenerator(latent, channels, size, o.width, o.norm)),
-        lambda channels, size, o: init_weights(DCGANDiscriminator(channels, size, o.d_width, o.d_norm)),
+        lambda channels, size, o, outputs=1: init_weights(
+            DCGANDiscriminator(channels, size, o.d_width, o.d_norm, outputs)
+        ),
+    ),
+    "began": FromNoise(
+        lambda latent, channels, size, o: BEGANGenerator(latent, channels, size, o.width),
+        lambda channels, size, o, outputs=1: BEGANEncoder(channels, size, o.d_width, outputs),
     ),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled"]
 
 
 class Scoring(TypedDict, total=False):
@@ -122,6 +122,14 @@ class OnlySampling(TypedDict, total=False):
     beta2: float
     weight_clip: float
     warm_up: bool
+    code: int
+    margin: float
+    lambda_pt: float
+    gamma: float
+    lambda_k: float
+    unroll: int
+    unroll_rule: str
+    unroll_lr: float
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...

@@ -97,8 +97,8 @@ def _completed(change: Change, options: Options) -> Change:
     after, norm = {**options, **change}, "d_norm" if "d_norm" in options else "norm"
     if "objective" not in options:
         return change
-    convolves = options.get("network", "conv") != "mlp"
-    if _penalised(after) and convolves and options.get(norm) == "batch":  # a penalty is per image
+    normed = options.get("network", "dcgan") == "dcgan"
+    if _penalised(after) and normed and options.get(norm) == "batch":  # a penalty is per image
         change = change | {norm: "none" if norm == "d_norm" else "instance"}
     if after.get("smooth") and not OBJECTIVES[after["objective"]].binary:
         change = change | {"smooth": 0.0}

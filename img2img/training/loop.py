@@ -59,6 +59,7 @@ class Trainer:
         self.schedule = Schedule.of(config, method.config.decay, -(-len(data) // method.draws), runtime.world_size)
         method.accumulate, method.clip = config.accumulate, config.clip
         networks = list(method.networks().values())
+        method.to(runtime.device)  # also what is no network's, e.g. fixed noise
         for network in networks:
             runtime.place(network)
         if config.checkpoint_activations and not checkpoint_parts(networks):
@@ -75,7 +76,8 @@ class Trainer:
         if run.files.last.exists():
             self.state.load()
         self.start = self.state.step
-        self.state.options = flat(method.config, replace(config, precision=runtime.precision))
+        options = flat(method.config, replace(config, precision=runtime.precision))
+        self.state.options = {name: x for name, x in options.items() if name not in method.config.unused}
         steps, ways = self.schedule.steps, self.state.ways
         self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, config.tensorboard)
         self.journal.say(self._introduction())
