@@ -24,6 +24,7 @@ PLACES = {
     "ebgan": ("img2img.zoo.ebgan", "EBGAN"),
     "began": ("img2img.zoo.began", "BEGAN"),
     "unrolled": ("img2img.zoo.unrolled", "Unrolled"),
+    "lapgan": ("img2img.zoo.lapgan", "LAPGAN"),
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled", "lapgan"]
 
 
 class Scoring(TypedDict, total=False):
@@ -130,6 +130,8 @@ class OnlySampling(TypedDict, total=False):
     unroll: int
     unroll_rule: str
     unroll_lr: float
+    levels: int
+    coarse_width: int
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...
