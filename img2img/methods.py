@@ -21,6 +21,11 @@ PLACES = {
     "wgan": ("img2img.core.wgan", "WGAN"),
     "wgan_gp": ("img2img.core.wgan_gp", "WGANGP"),
     "cgan": ("img2img.zoo.cgan", "CGAN"),
+    "acgan": ("img2img.zoo.acgan", "ACGAN"),
+    "infogan": ("img2img.zoo.infogan", "InfoGAN"),
+    "semigan": ("img2img.zoo.semigan", "SemiGAN"),
+    "sagan": ("img2img.zoo.sagan", "SAGAN"),
+    "biggan": ("img2img.zoo.biggan", "BigGAN"),
 }
 
 

@@ -38,7 +38,9 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class FromNoise(NamedTuple):
-    """Builders of a generator `g(latent, channels, size, options)` and a discriminator `d(channels, size, options)`."""
+    """Builders of a generator `g(latent, channels, size, options)`, and of a discriminator `d(channels, size, options,
+    outputs)` with one output or more for each image.
+    """
 
     g: Callable[..., nn.Module]
     d: Callable[..., nn.Module]
@@ -47,10 +49,12 @@ class FromNoise(NamedTuple):
 FROM_NOISE = {
     "mlp": FromNoise(
         lambda latent, channels, size, o: MLPGenerator(latent, channels, size, o.width, o.depth),
-        lambda channels, size, o: MLPDiscriminator(channels, size, o.d_width, o.depth),
+        lambda channels, size, o, outputs=1: MLPDiscriminator(channels, size, o.d_width, o.depth, outputs),
     ),
     "dcgan": FromNoise(
         lambda latent, channels, size, o: init_weights(DCGANGenerator(latent, channels, size, o.width, o.norm)),
-        lambda channels, size, o: init_weights(DCGANDiscriminator(channels, size, o.d_width, o.d_norm)),
+        lambda channels, size, o, outputs=1: init_weights(
+            DCGANDiscriminator(channels, size, o.d_width, o.d_norm, outputs)
+        ),
     ),
 }

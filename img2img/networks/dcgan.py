@@ -50,22 +50,23 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """A discriminator from images (N, in_channels, size, size) to logits (N, 1); the first layer has no norm.
+    """A discriminator from images (N, in_channels, size, size) to logits (N, outputs); the first layer has no norm.
 
     Args:
         in_channels: channels of the images.
         size: side of the images in pixels.
         width: channels of the first map; they double with every halving of the size.
         norm: "batch", "instance" or "none".
+        outputs: numbers that it returns for each image.
     """
 
-    def __init__(self, in_channels: int, size: int, width: int = 64, norm: str = "batch") -> None:
+    def __init__(self, in_channels: int, size: int, width: int = 64, norm: str = "batch", outputs: int = 1) -> None:
         super().__init__()
         down, normalise = widths(size, width), choose("--d-norm", norm, NORMS)
         stack: list[nn.Module] = [Conv2d(in_channels, down[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for c_in, c in pairwise(down):
             stack += [Conv2d(c_in, c, 4, stride=2, padding=1, bias=norm != "batch"), normalise(c), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*stack, Conv2d(down[-1], 1, 4))
+        self.layers = nn.Sequential(*stack, Conv2d(down[-1], outputs, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x)

@@ -38,15 +38,15 @@ class MLPGenerator(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """A discriminator from images (N, in_channels, size, size) to logits (N, 1).
+    """A discriminator from images (N, in_channels, size, size) to logits (N, outputs).
 
     LeakyReLU replaces the paper's maxout and dropout, which would be noise to gradient penalties.
     """
 
-    def __init__(self, in_channels: int, size: int, width: int = 1200, depth: int = 2) -> None:
+    def __init__(self, in_channels: int, size: int, width: int = 1200, depth: int = 2, outputs: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *hidden(in_channels * size * size, width, depth, lambda: nn.LeakyReLU(0.2)), nn.Linear(width, 1)
+            *hidden(in_channels * size * size, width, depth, lambda: nn.LeakyReLU(0.2)), nn.Linear(width, outputs)
         )
 
     def forward(self, x: Tensor) -> Tensor:

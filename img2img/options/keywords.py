@@ -9,7 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "acgan", "infogan", "semigan", "sagan", "biggan"]
 
 
 class Scoring(TypedDict, total=False):
@@ -116,6 +116,17 @@ class OnlySampling(TypedDict, total=False):
     beta2: float
     weight_clip: float
     warm_up: bool
+    lambda_class: float
+    codes: int
+    continuous: int
+    lambda_info: float
+    labelled: int
+    match_features: bool
+    lambda_game: float
+    d_dropout: float
+    attention: int
+    embedding: int
+    lambda_ortho: float
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...
@@ -154,6 +165,7 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
+    truncation: float
     seed: int
     batch_size: int
     format: str

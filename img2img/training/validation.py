@@ -1,6 +1,7 @@
 """Evaluation on held-out images during a run, which decides on the best model and on when to stop."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -76,6 +77,7 @@ class Validation:
         self.identity = "identity" in names
         self.method, self.runtime, self.scales = method, runtime, heldout.scales
         self.images = {domain: _some(heldout, images) for domain, images in heldout.domains.items()}
+        self.labels = [image.evenly(IMAGES).labels for image in heldout.domains.values()]
         self.scorer = Scorer(names, options, channels[self.target], runtime.device)
         self.scorer.prepare(lambda: self._batches(self.target))
         first = next(self._batches(self.target))  # images too small for a metric are refused now
@@ -99,8 +101,20 @@ class Validation:
                 row.add(**images)
             for real in self._batches(self.target) if self.identity else ():
                 row.add(real=real, identity=self._run(self.use, real, 0))
+            measured = self._measured()
         self.method.train()
-        return {name: score.value for name, score in row.scores().items()}
+        return {name: score.value for name, score in row.scores().items()} | measured
+
+    def _measured(self) -> dict[str, float]:
+        """Return what the method itself measures on the held-out samples of one domain, averaged over those."""
+        total, count = defaultdict[str, float](float), 0
+        for i, images in enumerate(self._batches(self.target) if len(self.images) == 1 else ()):
+            label = torch.tensor(self.labels[0][BATCH * i : BATCH * (i + 1)], device=images.device)
+            measured = self.method.measure({self.target: images} | ({"label": label} if len(label) else {}))
+            for name, x in measured.items():
+                total[name] += float(x) * len(images)
+            count += len(images)
+        return {name: x / count for name, x in total.items()}
 
     def _run(self, use: Use, images: Tensor, number: int) -> Tensor:
         """Return a use's output for images, the first of which has a `number`: classes in turn, noise by number."""
