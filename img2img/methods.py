@@ -26,6 +26,7 @@ PLACES = {
     "semigan": ("img2img.zoo.semigan", "SemiGAN"),
     "sagan": ("img2img.zoo.sagan", "SAGAN"),
     "biggan": ("img2img.zoo.biggan", "BigGAN"),
+    "stackgan": ("img2img.zoo.stackgan", "StackGAN"),
 }
 
 

@@ -26,8 +26,10 @@ from img2img.networks.residual import (
     ResidualGenerator,
     attended,
 )
+from img2img.networks.stacked import Augmentation
 from img2img.training.ema import Ema
 from img2img.zoo.biggan import orthogonality
+from img2img.zoo.stackgan import another, kl
 
 CLASSES = ("x", "y", "z")
 SEMI = Needs(labels=True, unlabelled=True)
@@ -480,3 +482,91 @@ def test_truncation_is_an_option_of_drawing(tmp_path):
     uniform = img2img.train("cgan", data=data, labels=labels, out=tmp_path / "cgan", network="mlp", **options)
     text = refused(ConfigError, uniform, 3, truncation=0.5)
     assert text == "--truncation is for normal noise, and this model draws uniform noise."
+
+
+# StackGAN.
+
+
+def stacked(**options):
+    torch.manual_seed(0)
+    config = METHODS["stackgan"].Config(**dict(latent=3, code=2, width=4, d_width=4, blocks=1) | options)
+    return METHODS["stackgan"](config, Facts(16, {"image": 2}, CLASSES))
+
+
+def test_the_divergence_of_codes_is_that_of_normal_distributions():
+    assert kl(torch.zeros(4, 3), torch.zeros(4, 3)) == 0
+    mu, log_variance = torch.randn(2, 5, 3)
+    found = [kl(m, v).item() for m, v in zip(mu.flatten(), log_variance.flatten(), strict=True)]
+    apart = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mu, (log_variance / 2).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(torch.tensor(found), apart.flatten(), atol=1e-12, rtol=0)
+    assert kl(mu, log_variance).item() == pytest.approx(apart.mean().item(), abs=1e-12)
+
+
+def test_a_code_is_its_mean_plus_noise_of_its_deviation():
+    torch.manual_seed(0)
+    code, label, e = Augmentation(3, 2), torch.tensor([2, 0]), torch.randn(2, 2)
+    rows = code.table.weight[label]
+    assert torch.equal(code(label, torch.zeros(2, 2)), rows[:, :2])
+    torch.testing.assert_close(code(label, e), rows[:, :2] + rows[:, 2:].exp().sqrt() * e, atol=1e-14, rtol=0)
+
+
+def test_wrong_classes_are_never_right_and_all_others_occur():
+    torch.manual_seed(0)
+    label = torch.arange(4).repeat(200)
+    wrong = another(label, 4)
+    pairs = set(zip(label.tolist(), wrong.tolist(), strict=True))
+    assert pairs == {(a, b) for a in range(4) for b in range(4) if a != b}
+    assert another(torch.tensor([0, 1]), 2).tolist() == [1, 0]
+
+
+def test_losses_of_a_stage(monkeypatch):
+    method, losses = stacked(lambda_kl=3.0), {}
+    monkeypatch.setattr(method, "move", lambda player, loss: losses.update({player: loss.item()}))
+    real, fake, wrong, fooled = torch.randn(4, 6, 1)
+    method.d = Judged(real, fake, wrong, fooled)
+    x, y = torch.randn(6, 2, 16, 16), torch.arange(6) % 3
+    method.play("", x, y, torch.randn(6, 2, 16, 16))
+    binary = [
+        np.log1p(np.exp(sign * v.numpy())).mean() for sign, v in ((-1, real), (1, fake), (1, wrong), (-1, fooled))
+    ]
+    assert losses["D"] == pytest.approx(binary[0] + (binary[1] + binary[2]) / 2, abs=1e-12)
+    divergence = kl(*method.g.second.code.moments(y)).item()
+    assert losses["G"] == pytest.approx(binary[3] + 3 * divergence, abs=1e-12)
+    assert [torch.equal(label, y) for label in method.d.labels] == [True, True, False, True]
+
+
+class Judged(nn.Module):
+    """A conditional discriminator that gives what it is told, call by call."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits, self.labels = list(logits), []
+
+    def forward(self, x, label):
+        self.labels.append(label)
+        return self.logits.pop(0)
+
+
+def test_the_first_stage_rests_while_the_second_learns():
+    method, batch = stacked(first_stage=0.5), {"image": torch.randn(6, 2, 16, 16), "label": torch.arange(6) % 3}
+    seen = []
+    method.d_small.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
+    for step, moved in ((1, {"first", "d_small"}), (2, {"second", "d"})):
+        before = {name: p.detach().clone() for name, p in method.named_parameters()}
+        method.proceed(step, 2)
+        method.step(iter([batch]))
+        changed = {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+        parts = {name.removeprefix("g.").partition(".")[0] for name in changed}
+        assert parts == moved, step
+    small = batch["image"].view(6, 2, 8, 2, 8, 2).mean((3, 5))
+    torch.testing.assert_close(seen[0], small, atol=1e-14, rtol=0)
+
+
+def test_both_stages_draw_from_one_noise():
+    g = stacked().g.eval()
+    z, label = torch.randn(2, 3 + 2 * 2), torch.tensor([0, 2])
+    small = g.first(z[:, :5], label)
+    assert small.shape == (2, 2, 8, 8) and g(z, label).shape == (2, 2, 16, 16)
+    assert torch.equal(g(z, label), g.second(small, label, z[:, 5:]))

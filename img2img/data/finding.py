@@ -88,6 +88,9 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
             refuse_missing(train["image"], classes, config.val_fraction)
     if count := getattr(config, "labelled", 0):
         train = {key: keep_labels(domain, count, classes) for key, domain in train.items()}
+    if needs.unlabelled:
+        labels = train["image"].labels
+        notes.append(f"{len(labels) - labels.count(-1)} of {len(labels)} training images have a label.")
     for domain in train.values():
         if len(domain) < 2:
             raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")

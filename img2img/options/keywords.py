@@ -9,7 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "acgan", "infogan", "semigan", "sagan", "biggan"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "acgan", "infogan", "semigan", "sagan", "biggan", "stackgan"]
 
 
 class Scoring(TypedDict, total=False):
@@ -79,6 +79,7 @@ class AnyTraining(Scoring, total=False):
     beta1: float
     decay: float
     labels: str | None
+    blocks: int
     n_critic: int
 
 
@@ -96,7 +97,6 @@ class OnlyTranslation(TypedDict, total=False):
     lambda_identity: float
     pool: int
     lambda_l1: float
-    blocks: int
     d_layers: int
     lambda_cls: float
     lambda_rec: float
@@ -127,6 +127,9 @@ class OnlySampling(TypedDict, total=False):
     attention: int
     embedding: int
     lambda_ortho: float
+    code: int
+    first_stage: float
+    lambda_kl: float
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...

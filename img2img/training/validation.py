@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Validation:
         self.identity = "identity" in names
         self.method, self.runtime, self.scales = method, runtime, heldout.scales
         self.images = {domain: _some(heldout, images) for domain, images in heldout.domains.items()}
-        self.labels = [image.evenly(IMAGES).labels for image in heldout.domains.values()]
+        self.labels = heldout.domains[self.target].evenly(IMAGES).labels
         self.scorer = Scorer(names, options, channels[self.target], runtime.device)
         self.scorer.prepare(lambda: self._batches(self.target))
         first = next(self._batches(self.target))  # images too small for a metric are refused now
@@ -106,15 +107,17 @@ class Validation:
         return {name: score.value for name, score in row.scores().items()} | measured
 
     def _measured(self) -> dict[str, float]:
-        """Return what the method itself measures on the held-out samples of one domain, averaged over those."""
-        total, count = defaultdict[str, float](float), 0
-        for i, images in enumerate(self._batches(self.target) if len(self.images) == 1 else ()):
-            label = torch.tensor(self.labels[0][BATCH * i : BATCH * (i + 1)], device=images.device)
-            measured = self.method.measure({self.target: images} | ({"label": label} if len(label) else {}))
-            for name, x in measured.items():
-                total[name] += float(x) * len(images)
-            count += len(images)
-        return {name: x / count for name, x in total.items()}
+        """Return what the method itself measures on held-out samples, with a label if it has labels, on average."""
+        values = defaultdict[str, list[float]](list)
+        for i, images in enumerate(self._batches(self.target)):
+            batch = {self.target: images}
+            if self.labels:
+                label = torch.tensor(self.labels[BATCH * i : BATCH * (i + 1)], device=images.device)
+                batch = {self.target: images[label >= 0], "label": label[label >= 0]}
+            if count := len(batch[self.target]):
+                for name, x in self.method.measure(batch).items():
+                    values[name] += [float(x)] * count
+        return {name: fmean(x) for name, x in values.items()}
 
     def _run(self, use: Use, images: Tensor, number: int) -> Tensor:
         """Return a use's output for images, the first of which has a `number`: classes in turn, noise by number."""
