@@ -25,6 +25,12 @@ PLACES = {
     "began": ("img2img.zoo.began", "BEGAN"),
     "unrolled": ("img2img.zoo.unrolled", "Unrolled"),
     "lapgan": ("img2img.zoo.lapgan", "LAPGAN"),
+    "acgan": ("img2img.zoo.acgan", "ACGAN"),
+    "infogan": ("img2img.zoo.infogan", "InfoGAN"),
+    "semigan": ("img2img.zoo.semigan", "SemiGAN"),
+    "sagan": ("img2img.zoo.sagan", "SAGAN"),
+    "biggan": ("img2img.zoo.biggan", "BigGAN"),
+    "stackgan": ("img2img.zoo.stackgan", "StackGAN"),
 }
 
 

@@ -14,6 +14,7 @@ from img2img.core.referee import Referee
 from img2img.errors import choose
 from img2img.runtime.averaging import averaged_gradients
 
+CLASS = "class"  # the output of a use that gives the logits of classes in place of images
 Batch = dict[str, Tensor]
 Scalars = dict[str, Tensor]
 Optimizer = Callable[..., torch.optim.Optimizer]  # called with parameters, and lr
@@ -53,7 +54,10 @@ Input = Image | Noise | Label
 
 
 class Use(NamedTuple):
-    """A network that is kept in the model file: its inputs, in the order of its arguments, and the output's domain."""
+    """A network that is kept in the model file: its inputs, in the order of its arguments, and the output's domain.
+
+    A classifier has the output `CLASS`, and gives logits (N, classes) first.
+    """
 
     network: nn.Module
     inputs: tuple[Input, ...]
@@ -70,6 +74,19 @@ class Use(NamedTuple):
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
+
+
+def truncated(z: Tensor, limit: float) -> Tensor:
+    """Map normal noise to noise of the normal distribution cut at plus and minus `limit` (Brock et al. 2019).
+
+        Phi(z') = Phi(-limit) + Phi(z) (Phi(limit) - Phi(-limit))
+
+    Each number keeps its rank, so an image changes continuously with the limit; no limit leaves it unchanged.
+    """
+    share = torch.special.ndtr(z.double())
+    low, high = torch.special.ndtr(torch.tensor([-limit, limit], dtype=torch.float64, device=z.device))
+    cut: Tensor = torch.special.ndtri(low + share * (high - low)).clamp(-limit, limit).to(z)
+    return cut
 
 
 def adam(beta1: float, beta2: float = 0.999) -> Optimizer:
@@ -148,6 +165,10 @@ class Method(nn.Module):
     def step(self, batches: Iterator[Batch]) -> Scalars:
         """Take one training step in the paper's own order; return scalars worth logging, detached, on the device."""
         raise NotImplementedError
+
+    def measure(self, batch: Batch) -> Scalars:
+        """Return what this method itself measures on a batch of held-out samples, in evaluation mode."""
+        return {}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:

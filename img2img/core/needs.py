@@ -12,12 +12,14 @@ class Needs:
         paired: whether image n of one domain shows the same thing as image n of the others.
         labels: whether it also holds "label", (N,) int64, the index of each image's class.
         balanced: whether classes take turns, so that a batch of enough images holds each of them.
+        unlabelled: whether the label of an image may be unknown, -1; images with a label then take every other turn.
     """
 
     domains: tuple[str, ...] = ("image",)
     paired: bool = False
     labels: bool = False
     balanced: bool = False
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from img2img.core.method import Batch, Method, Noise, Optimizer, Scalars, Use, adam
+from img2img.core.method import Batch, Label, Method, Noise, Optimizer, Scalars, Use, adam
 from img2img.core.needs import Facts
 from img2img.core.options import NoiseConfig
 from img2img.core.penalties import clamping, stretches
 from img2img.core.referee import Referee, learning_rates, measured, regularised
 from img2img.errors import ConfigError
 from img2img.networks import FROM_NOISE
+from img2img.networks.conditional import LabelledGenerator
 
 SHOWN = 64  # images of the sample grid
 
@@ -52,8 +53,7 @@ class FromNoise(Method):
 
     @staticmethod
     def build(config: Any, facts: Facts) -> dict[str, Use]:
-        g = FROM_NOISE[config.network].g(config.latent, facts.channels["image"], facts.size, config)
-        return {"sample": Use(g, (Noise(config.latent, config.noise),), "image")}
+        return drawing(config, facts)
 
     def build_d(self) -> nn.Module:
         """Build the discriminator, of `pack` images as one."""
@@ -132,6 +132,18 @@ class FromNoise(Method):
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         labels = torch.arange(SHOWN, device=self.fixed_noise.device) % max(len(self.facts.classes), 1)
         return {"": self.g(self.fixed_noise, *[labels][: len(self.uses["sample"].inputs) - 1])}
+
+
+def drawing(config: Any, facts: Facts, classes: int = 0, codes: int = 0) -> dict[str, Use]:
+    """Build a generator from noise, whose last entries may be codes, and from the one-hot label where there are
+    classes.
+    """
+    length, channels = config.latent + codes, facts.channels["image"]
+    noise = Noise(length, config.noise)
+    g = FROM_NOISE[config.network].g(length + classes, channels, facts.size, config)
+    if not classes:
+        return {"sample": Use(g, (noise,), "image")}
+    return {"sample": Use(LabelledGenerator(g, classes), (noise, Label(classes)), "image")}
 
 
 def _flatten_noise(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

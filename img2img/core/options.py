@@ -30,6 +30,7 @@ WeightNorm = Annotated[bool, "Weight normalization in the discriminators (Salima
 DDropout = Annotated[
     float, "Dropout rate after each activation of the discriminators; 0 disables it.", Within(0, 1, below=True)
 ]
+DLearningRate = Annotated[float, "Learning rate of the discriminators.", Within(0, 1000, special=(0, "that of --lr"))]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Adversarial(Options):
         f"Augmentations of everything D sees, for small data sets: none, or any of {','.join(TRANSFORMS.names[1:])}.",
         TRANSFORMS,
     ] = "none"
-    d_lr: Annotated[float, "Learning rate of the discriminators.", Within(0, 1000, special=(0, "that of --lr"))] = 0.0
+    d_lr: DLearningRate = 0.0
 
     def idle(self) -> Iterator[tuple[str, str]]:
         from img2img.core.objectives import OBJECTIVES
@@ -133,3 +134,31 @@ class NoiseConfig(Adversarial):
             yield from (("norm", "--network dcgan"), ("d_norm", "--network dcgan"))
         if self.network != "mlp":
             yield "depth", "--network mlp"
+
+
+ResidualWidth = Annotated[int, "Generator: channels of the last feature map.", CHANNELS]
+ResidualDWidth = Annotated[int, "Discriminator: channels of the first feature map.", CHANNELS]
+Attention = Annotated[
+    int,
+    "Attention is on the largest map of at most this side in pixels, and at most half that of the image.",
+    Within(8, 256, special=(0, "none")),
+]
+
+
+@dataclass(frozen=True)
+class ResidualConfig(NoiseConfig):
+    """The options of residual networks under a class, with the defaults of SAGAN."""
+
+    needs: ClassVar[Needs] = Needs(labels=True)
+    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "norm", "d_norm")
+
+    objective: Objective = "hinge"
+    spectral: Annotated[bool, "Spectral normalization in both networks (Miyato et al. 2018)."] = True
+    width: ResidualWidth = 64
+    d_width: ResidualDWidth = 64
+    attention: Attention = 32
+    d_norm: DNorm = "none"
+    lr: LearningRate = 1e-4
+    d_lr: DLearningRate = 4e-4
+    beta1: Beta1 = 0.0
+    beta2: Beta2 = 0.9

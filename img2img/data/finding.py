@@ -13,8 +13,19 @@ from img2img.data.augment import PRESETS
 from img2img.data.domain import Domain, alike, from_arrays, passed_beside, refuse_small
 from img2img.data.folders import Found, find_images, scan
 from img2img.data.idx import is_idx, read_idx
-from img2img.data.labels import Table, beside, classes_of, from_folders, from_idx, from_values, labelled, refuse_missing
-from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig
+from img2img.data.labels import (
+    UNKNOWN,
+    Table,
+    beside,
+    classes_of,
+    from_folders,
+    from_idx,
+    from_values,
+    keep_labels,
+    labelled,
+    refuse_missing,
+)
+from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, PartlyLabelledConfig
 from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
 from img2img.data.picture import Array, Header
 from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted, quote
@@ -75,6 +86,11 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
         train, heldout = ({key: part[k] for key, part in parts.items()} for k in range(2))
         if classes:
             refuse_missing(train["image"], classes, config.val_fraction)
+    if count := getattr(config, "labelled", 0):
+        train = {key: keep_labels(domain, count, classes) for key, domain in train.items()}
+    if needs.unlabelled:
+        labels = train["image"].labels
+        notes.append(f"{len(labels) - labels.count(-1)} of {len(labels)} training images have a label.")
     for domain in train.values():
         if len(domain) < 2:
             raise DataError(f"Domain {domain.title} has one image to train on; a GAN needs at least two.")
@@ -128,8 +144,9 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     classes: tuple[str, ...] = ()
     if needs_labels:
         what = "data" if data is not None else quote(path)
-        classes = classes_of(names[0], what)
-        domains = [labelled(domain, part, classes, what) for domain, part in zip(domains, names, strict=True)]
+        unlabelled = isinstance(config, PartlyLabelledConfig)
+        classes = classes_of([name for name in names[0] if not (unlabelled and name == UNKNOWN)], what)
+        domains = [labelled(x, part, classes, what, unlabelled) for x, part in zip(domains, names, strict=True)]
     return replace(_split(["image"], domains[:1], domains[1:]), classes=classes, notes=notes)
 
 

@@ -10,6 +10,8 @@ from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from img2img.data.domain import Domain
 from img2img.data.folders import is_run
 from img2img.data.idx import read_idx
@@ -17,6 +19,7 @@ from img2img.data.picture import Header
 from img2img.errors import ConfigError, DataError, counted, listed, quote
 
 COLUMNS = ("file", "label")
+UNKNOWN = "-1"  # the label of an image whose class is not known, for a method that learns from such images too
 WAYS = "one sub-folder per class in --data, or --labels FILE.csv with the columns file and label"
 
 
@@ -164,8 +167,10 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def labelled(domain: Domain, labels: Sequence[str], classes: Sequence[str], what: str) -> Domain:
-    """Return the domain with the index of each image's class.
+def labelled(
+    domain: Domain, labels: Sequence[str], classes: Sequence[str], what: str, unlabelled: bool = False
+) -> Domain:
+    """Return the domain with the index of each image's class; -1 where it is `UNKNOWN`, if that is allowed.
 
     Raises:
         DataError: if there is not one label per image, or a held-out image has a class that no training image has.
@@ -174,13 +179,28 @@ def labelled(domain: Domain, labels: Sequence[str], classes: Sequence[str], what
         raise DataError(
             f"{what} has {len(domain)} images and {len(labels)} labels; there has to be one for each image."
         )
-    index = {name: i for i, name in enumerate(classes)}
+    index = {name: i for i, name in enumerate(classes)} | ({UNKNOWN: -1} if unlabelled else {})
     if unknown := sorted(set(labels) - index.keys(), key=_natural):
         raise DataError(
             f"Held-out images have {'classes' if len(unknown) > 1 else 'a class'} that no training image has: "
             f"{listed(unknown)}."
         )
     return replace(domain, labels=tuple(index[label] for label in labels))
+
+
+def keep_labels(domain: Domain, count: int, classes: Sequence[str]) -> Domain:
+    """Return the domain with the labels of `count` images of each class, drawn at random, and -1 for the others.
+
+    Raises:
+        ConfigError: if a class has fewer.
+    """
+    labels, kept = np.array(domain.labels), np.full(len(domain), -1)
+    for i, name in enumerate(classes):
+        members = np.flatnonzero(labels == i)
+        if len(members) < count:
+            raise ConfigError(f"--labelled {count} is more than the {len(members)} labelled images of {name}.")
+        kept[np.random.default_rng((0, i)).permutation(members)[:count]] = i
+    return replace(domain, labels=tuple(kept.tolist()))
 
 
 def refuse_missing(domain: Domain, classes: Sequence[str], fraction: float) -> None:

@@ -84,8 +84,21 @@ class LabelledConfig(ImagesConfig):
     ] = None
 
 
+@dataclass(frozen=True)
+class PartlyLabelledConfig(LabelledConfig):
+    """Which images to train on, what classes some of them have, and how they are cut."""
+
+    labelled: Annotated[
+        int,
+        "Images of each class whose label is used, drawn at random; the other labels are left out.",
+        Within(1, 10**9, special=(0, "all")),
+    ] = 0
+
+
 def data_options(needs: Needs) -> type[Options]:
     """Return the dataclass of the options that say which images a method is trained on."""
     if needs.domains == ("a", "b"):
         return DataConfig if needs.paired else UnpairedConfig
+    if needs.unlabelled:
+        return PartlyLabelledConfig
     return LabelledConfig if needs.labels else ImagesConfig

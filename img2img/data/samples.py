@@ -35,7 +35,8 @@ class Samples(Dataset[dict[str, Tensor]]):
     With labels a sample also holds "label", the int64 index of the class of its image (of the first domain's, where
     there are several). Images are drawn uniformly whatever their class: an epoch shows every image once, so a class of
     ten times as many images is seen ten times as often. If `balanced`, classes take turns instead, sample n being of
-    class n modulo their number, and each goes through its own images in a new order again and again.
+    class n modulo their number, and each goes through its own images in a new order again and again. If `unlabelled`,
+    images with a label take turns with all images in the same way; a label that is not known is -1.
 
     Args:
         domains: the images by the key that they have in a sample; with pairs, image i of one belongs to image i of all.
@@ -47,6 +48,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         heldout: held-out images, which are read once to make sure that they can be.
         say: receives lines about the progress of reading.
         balanced: whether the classes of the one domain take turns.
+        unlabelled: whether images with a label take turns with all.
 
     Attributes:
         channels: channels of each domain.
@@ -67,6 +69,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         heldout: Iterable[Domain] = (),
         say: Callable[[str], None] = lambda text: None,
         balanced: bool = False,
+        unlabelled: bool = False,
     ) -> None:
         self.domains, self.config, self.paired, self.seed = dict(domains), config, paired, seed
         self.classes = tuple(classes)
@@ -84,9 +87,11 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.scales = {key: Scale.of(store.extremes, store.domain.dtype) for key, store in self.stores.items()}
         self._augment: Augment | None = None
         self._order: tuple[int, list[Array]] = (-1, [])
-        self._members: list[Array] = []  # the images of each class, if they take turns
+        self._members: list[Array] = []  # the images of each class, or of those with a label and of all: take turns
+        labels = np.array(next(iter(self.domains.values())).labels)
+        if unlabelled:
+            self._members = [np.flatnonzero(labels >= 0), np.arange(len(labels))]
         if balanced:
-            labels = np.array(next(iter(self.domains.values())).labels)
             self._members = [np.flatnonzero(labels == label) for label in range(len(self.classes))]
 
     def __len__(self) -> int:
@@ -118,7 +123,7 @@ class Samples(Dataset[dict[str, Tensor]]):
     def _indices(self, n: int) -> list[int]:
         """Return which image of each domain sample n shows."""
         if self._members:
-            turn, label = divmod(n, len(self.classes))
+            turn, label = divmod(n, len(self._members))
             members = self._members[label]
             epoch, position = divmod(turn, len(members))
             return [int(np.random.default_rng((self.seed, 1, epoch, label)).permutation(members)[position])]
@@ -217,7 +222,16 @@ def open_samples(
     split = find_domains(needs, config, **arrays)
     heldout = split.heldout or {}
     train = Samples(
-        split.train, config, needs.paired, split.classes, seed, shared, heldout.values(), say, needs.balanced
+        split.train,
+        config,
+        needs.paired,
+        split.classes,
+        seed,
+        shared,
+        heldout.values(),
+        say,
+        needs.balanced,
+        needs.unlabelled,
     )
     return Opened(train, HeldOut(heldout, train) if heldout else None, split)
 

@@ -85,7 +85,7 @@ def export_model(
     name = _format_of(out) if format == "auto" else format
     chosen, card = choose("format", name, FORMATS), read_card(path)
     direction = direction or next(iter(card.directions))
-    if name == "pth" and not card.directions[choose("direction in this model", direction, card.uses)].takes_images:
+    if not choose("direction in this model", direction, card.directions).takes_images and name == "pth":
         raise ConfigError(
             f"{path} is a {card.method} model, which draws from noise, and the published code has no such networks; "
             "export it as onnx or torchscript."

@@ -24,7 +24,7 @@ def model_info(path: str | Path) -> dict[str, Any]:
     """
     file = model_file(path)
     card = read_card(file)
-    parameters = dict.fromkeys(card.directions, 0)
+    parameters = dict.fromkeys(card.uses, 0)
     with safe_open(file, framework="pt") as tensors:
         for name in list(tensors.keys()):
             parameters[name.partition(".")[0]] += prod(tensors.get_slice(name).get_shape())

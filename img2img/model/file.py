@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save
 from torch import Tensor, nn
 
-from img2img.core.method import Noise, Use
+from img2img.core.method import CLASS, Noise, Use
 from img2img.core.needs import Facts
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose, quote
@@ -124,8 +124,8 @@ class ModelCard:
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
-        """The uses, by name, with channels and pixel values."""
-        return {name: self._direction(use) for name, use in self.build().items()}
+        """The uses that give images, by name, with channels and pixel values."""
+        return {name: self._direction(use) for name, use in self.build().items() if use.output != CLASS}
 
     def _direction(self, use: Use) -> Direction:
         if use.source:

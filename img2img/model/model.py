@@ -6,13 +6,17 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.core.method import Label, Noise, Use
+from img2img.core.method import CLASS, Label, Noise, Use
+from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.model.file import Direction, content_of, load_use, read_card
 from img2img.runtime.device import Runtime
+
+BATCH = 64  # images classified at once
 
 
 class Model:
@@ -65,7 +69,7 @@ class Model:
 
     @property
     def directions(self) -> list[str]:
-        return list(self.card.uses)
+        return list(self.card.directions)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,6 +108,25 @@ class Model:
             raise ConfigError(f"label {label}: this model takes no class; leave it out.")
         choose("--label", str(label), self.classes)
         return str(label)
+
+    @torch.no_grad()
+    def classify(self, images: Array) -> list[str]:
+        """Return the class of each image (N, H, W, C), of the size, type and range of the training images.
+
+        Raises:
+            ConfigError: if the model has no classifier, or images have another size or number of channels.
+        """
+        use = self.use("classify") if "classify" in self.card.uses else None
+        if use is None or use.output != CLASS:
+            raise ConfigError(f"A {self.card.method} model does not classify images; semigan's do.")
+        size, channels = self.card.size, self.card.channels[use.source]
+        if (images := np.asarray(images)).shape[1:] != (size, size, channels):
+            raise ConfigError(
+                f"images of shape {images.shape}: this model classifies images (N, {size}, {size}, {channels})."
+            )
+        network, scale, device = use.network.to(self.runtime.device), self.card.scales[use.source], self.runtime.device
+        parts = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
+        return [self.classes[k] for x in parts for k in network(scale.encode_all(x).to(device))[0].argmax(1).tolist()]
 
     def digest(self) -> str:
         """Return the SHA-256 of the model file."""

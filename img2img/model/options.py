@@ -106,6 +106,11 @@ class SampleOptions(Options):
     label: Annotated[str | None, "The class to draw, for a model that takes one; by default all classes in turn."] = (
         None
     )
+    truncation: Annotated[
+        float,
+        "Cut normal noise at plus and minus this: images that are more typical, and less diverse.",
+        Within(0, 100, special=(0, "none")),
+    ] = 0.0
     seed: Annotated[int, "Seed of the noise; image i depends only on the seed and i.", Within(0, SEEDS)] = 0
     batch_size: Annotated[int, "Images per batch.", Within(1, 2**16)] = 64
     format: Annotated[

@@ -1,17 +1,18 @@
 """A trained model as a source of images: from noise to arrays, and to files."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.method import Noise
+from img2img.core.method import Noise, truncated
 from img2img.data.grid import draw_grid
 from img2img.data.images import FORMATS, write_image
 from img2img.data.picture import Array, Picture
@@ -29,6 +30,9 @@ class Sampler(Model):
     """A model that generates images from noise. Image i of a seed is always the same, whatever else is drawn.
 
     A model with classes draws image i of class i modulo their number, unless a label is chosen.
+
+    Attributes:
+        truncation: where noise is cut; 0 for nowhere.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Sampler(Model):
         super().__init__(path, device, precision, None, label)
         if self.spec().takes_images:
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
+        self.truncation = 0.0
         self._open()
 
     def _open(self) -> None:
@@ -57,7 +62,14 @@ class Sampler(Model):
         return self._in_words(f"{spec.scale_out.dtype} x{spec.out_channels}")
 
     def __call__(
-        self, n: int, seed: int = 0, *, label: str | None = None, start: int = 0, batch_size: int = 64
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        label: str | None = None,
+        start: int = 0,
+        batch_size: int = 64,
+        truncation: float | None = None,
     ) -> Array:
         """Draw images number `start` to `start` + `n` of a seed.
 
@@ -67,6 +79,7 @@ class Sampler(Model):
             label: the class, one of `classes`, for a model that takes one; by default all in turn.
             start: number of the first one.
             batch_size: images drawn at once.
+            truncation: cut normal noise at plus and minus this; 0 does not, and by default as in `self.truncation`.
 
         Returns:
             (n, H, W, C), in the type and range of the training images.
@@ -80,13 +93,27 @@ class Sampler(Model):
                 f"and {seed}."
             )
         numbers = list(range(start, start + n))
-        return np.stack(list(self.towards(label=label)._draw(numbers, seed, batch_size)))
+        model = self.towards(label=label).cut(self.truncation if truncation is None else truncation)
+        return np.stack(list(model._draw(numbers, seed, batch_size)))
 
     def noise(self, number: int, seed: int = 0) -> Tensor:
         """Return the noise (1, latent) of image `number` of a seed."""
         state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
         generator = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
-        return self._noise.draw(1, generator=generator)
+        z = self._noise.draw(1, generator=generator)
+        return truncated(z, self.truncation) if self.truncation else z
+
+    def cut(self, truncation: float) -> Self:
+        """Return the same model, whose noise is cut at plus and minus `truncation`; 0 for none.
+
+        Raises:
+            ConfigError: if its noise is not normal.
+        """
+        if truncation and self._noise.kind != "normal":
+            raise ConfigError(f"--truncation is for normal noise, and this model draws {self._noise.kind} noise.")
+        other = copy.copy(self)
+        other.truncation = truncation
+        return other
 
     @torch.no_grad()
     def images_of(self, noise: Tensor, numbers: Sequence[int] | None = None) -> list[Array]:
@@ -141,19 +168,20 @@ def write_samples(
     """Write images number 0 to `n` into `out`, a batch at a time, keeping those that exist.
 
     Raises:
-        ConfigError: if `out` holds images of another model, seed or class.
+        ConfigError: if `out` holds images of another model, seed, class or truncation.
     """
     suffix = _suffix(model, options.format)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
-    model = model.towards(label=options.label)
+    model = model.towards(label=options.label).cut(options.truncation or model.truncation)
     known = {"model": model.digest(), "seed": options.seed} | ({"label": model.label} if model.label else {})
+    known |= {"truncation": model.truncation} if model.truncation else {}
     source = json.dumps(known) + "\n"
     begun = (out / SOURCE).exists()
     others = begun and (out / SOURCE).read_text() != source
     if others and not options.overwrite:
         raise ConfigError(
-            f"{out} holds images of another model, seed or class; give another --out, or --overwrite them."
+            f"{out} holds images of another model, seed, class or truncation; give another --out, or --overwrite them."
         )
     paths = [out / f"{i:06}{suffix}" for i in range(n)]
     sheets = {"grid.png": options.grid, "walk.png": options.interpolate}

@@ -39,8 +39,8 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class FromNoise(NamedTuple):
-    """Builders of a generator `g(latent, channels, size, options)` and of a discriminator `d(channels, size, options)`,
-    which has one output unless a fourth argument asks for more.
+    """Builders of a generator `g(latent, channels, size, options)`, and of a discriminator `d(channels, size, options,
+    outputs)` with one output or more for each image.
     """
 
     g: Callable[..., nn.Module]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from img2img.errors import ConfigError, choose
 from img2img.networks.layers import NORMS, Conv2d, ConvTranspose2d, RunningBatchNorm
 
-SIZES = (16, 32, 64, 128, 256)
+SIZES = (8, 16, 32, 64, 128, 256)
 MAX_FACTOR = 16  # of `width`: the paper's 1024 channels for its first map, and no more for larger images
 
 
@@ -28,7 +28,7 @@ class DCGANGenerator(nn.Module):
     Args:
         in_channels: length of the noise.
         out_channels: channels of the images.
-        size: side of the images in pixels, a power of two from 16 to 256.
+        size: side of the images in pixels, a power of two from 8 to 256.
         width: channels of the last map before the image; they double with every halving of the size.
         norm: "batch", with running averages for inference, or "none"; the last layer has no norm.
     """
@@ -57,7 +57,7 @@ class DCGANDiscriminator(nn.Module):
         size: side of the images in pixels.
         width: channels of the first map; they double with every halving of the size.
         norm: "batch", "instance" or "none".
-        outputs: number of logits, or length of a code.
+        outputs: numbers that it returns for each image.
     """
 
     def __init__(self, in_channels: int, size: int, width: int = 64, norm: str = "batch", outputs: int = 1) -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+from torch.nn.utils.parametrize import is_parametrized
 
 from img2img.errors import choose
 from img2img.runtime.device import several_processes
@@ -212,9 +213,15 @@ def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
 
 
 def traceable(network: nn.Module) -> nn.Module:
-    """Return a copy whose convolutions do not choose an algorithm by map size: a trace would fix one choice."""
+    """Return a copy whose convolutions do not choose an algorithm by map size: a trace would fix one choice. Weights
+    under a norm of their own, such as spectral norm, are those of this moment.
+    """
     network = copy.deepcopy(network)
-    for layer in network.modules():
+    for layer in list(network.modules()):
+        if is_parametrized(layer, "weight"):  # removing it would change the class, which is that of the original
+            weight, layer.__class__ = layer.weight, type(layer).__base__  # type: ignore[assignment]
+            del layer.parametrizations
+            layer.weight = nn.Parameter(weight.detach().clone())  # type: ignore[operator]
         for plain in (nn.Conv2d, nn.ConvTranspose2d):
             if isinstance(layer, plain):
                 layer.__class__ = plain

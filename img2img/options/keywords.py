@@ -9,7 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled", "lapgan"]
+SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled", "lapgan", "acgan", "infogan", "semigan", "sagan", "biggan", "stackgan"]
 
 
 class Scoring(TypedDict, total=False):
@@ -81,6 +81,7 @@ class AnyTraining(Scoring, total=False):
     beta1: float
     decay: float
     labels: str | None
+    blocks: int
     n_critic: int
 
 
@@ -98,7 +99,6 @@ class OnlyTranslation(TypedDict, total=False):
     lambda_identity: float
     pool: int
     lambda_l1: float
-    blocks: int
     d_layers: int
     lambda_cls: float
     lambda_rec: float
@@ -132,6 +132,18 @@ class OnlySampling(TypedDict, total=False):
     unroll_lr: float
     levels: int
     coarse_width: int
+    lambda_class: float
+    codes: int
+    continuous: int
+    lambda_info: float
+    labelled: int
+    match_features: bool
+    lambda_game: float
+    attention: int
+    embedding: int
+    lambda_ortho: float
+    first_stage: float
+    lambda_kl: float
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...
@@ -170,6 +182,7 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
+    truncation: float
     seed: int
     batch_size: int
     format: str

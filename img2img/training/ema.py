@@ -15,8 +15,7 @@ class Ema:
 
     def __init__(self, networks: list[nn.Module], decay: float) -> None:
         self.decay = decay
-        every = dict.fromkeys(x for network in networks for x in (*network.parameters(), *network.buffers()))
-        # Floating-point buffers are the running averages of norms, which belong to the weights.
+        every = dict.fromkeys(x for network in networks for x in (*network.parameters(), *_averages(network)))
         self.weights: list[Tensor] = [x for x in every if x.is_floating_point()] if decay else []
         self.average = [x.detach().clone() for x in self.weights]
         self.steps = 0
@@ -53,3 +52,12 @@ class Ema:
         self.steps = steps
         for mine, saved in zip(self.average, average, strict=True):
             mine.copy_(saved)
+
+
+def _averages(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the buffers that belong to the weights: the running averages of norms. The vectors of spectral norm do not:
+    their average would no longer be of length 1.
+    """
+    for name, x in network.named_buffers():
+        if name.rpartition(".")[2] not in ("_u", "_v"):
+            yield x

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from img2img.core.method import Image, Method
+from img2img.core.method import CLASS, Image, Method
 from img2img.data.samples import Opened
 from img2img.data.scale import Scale
 from img2img.model.file import ModelCard
@@ -58,6 +58,7 @@ def facts_of(name: str, method: Method, opened: Opened, processes: int) -> RunFa
         uses=tuple(
             UseRecord(title, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
             for title, use in method.uses.items()
+            if use.output != CLASS
         ),
         kinds=method.all_kinds,
         started=time.strftime("%Y-%m-%d %H:%M"),

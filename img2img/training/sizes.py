@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from img2img.core.method import Method, Use
+from img2img.core.method import CLASS, Method, Use
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError
 from img2img.networks import DISCRIMINATORS
@@ -20,7 +20,7 @@ SMALLEST_HALF = 64  # pixels below which no smaller --size is advised
 
 def refuse_wrong_size(method: Method, size: int, option: str = "--size") -> None:
     """Refuse a size that the networks of a translation cannot take; those that draw are built for it."""
-    if not any(use.source for use in method.uses.values()):
+    if not any(use.source and use.output != CLASS for use in method.uses.values()):
         return
     smallest, multiple = _smallest(method), _multiple(method.uses)
     chosen = getattr(method.config, "generator", "this method")

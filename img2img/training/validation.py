@@ -1,7 +1,9 @@
 """Evaluation on held-out images during a run, which decides on the best model and on when to stop."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -76,6 +78,7 @@ class Validation:
         self.identity = "identity" in names
         self.method, self.runtime, self.scales = method, runtime, heldout.scales
         self.images = {domain: _some(heldout, images) for domain, images in heldout.domains.items()}
+        self.labels = heldout.domains[self.target].evenly(IMAGES).labels
         self.scorer = Scorer(names, options, channels[self.target], runtime.device)
         self.scorer.prepare(lambda: self._batches(self.target))
         first = next(self._batches(self.target))  # images too small for a metric are refused now
@@ -99,8 +102,22 @@ class Validation:
                 row.add(**images)
             for real in self._batches(self.target) if self.identity else ():
                 row.add(real=real, identity=self._run(self.use, real, 0))
+            measured = self._measured()
         self.method.train()
-        return {name: score.value for name, score in row.scores().items()}
+        return {name: score.value for name, score in row.scores().items()} | measured
+
+    def _measured(self) -> dict[str, float]:
+        """Return what the method itself measures on held-out samples, with a label if it has labels, on average."""
+        values = defaultdict[str, list[float]](list)
+        for i, images in enumerate(self._batches(self.target)):
+            batch = {self.target: images}
+            if self.labels:
+                label = torch.tensor(self.labels[BATCH * i : BATCH * (i + 1)], device=images.device)
+                batch = {self.target: images[label >= 0], "label": label[label >= 0]}
+            if count := len(batch[self.target]):
+                for name, x in self.method.measure(batch).items():
+                    values[name] += [float(x)] * count
+        return {name: fmean(x) for name, x in values.items()}
 
     def _run(self, use: Use, images: Tensor, number: int) -> Tensor:
         """Return a use's output for images, the first of which has a `number`: classes in turn, noise by number."""

@@ -6,11 +6,11 @@ from typing import ClassVar
 from torch import nn
 
 from img2img.core import options as o
-from img2img.core.method import Label, Noise, Use
+from img2img.core.method import Use
 from img2img.core.needs import Facts, Needs
-from img2img.core.noise import FromNoise
+from img2img.core.noise import FromNoise, drawing
 from img2img.networks import FROM_NOISE
-from img2img.networks.conditional import LabelledDiscriminator, LabelledGenerator
+from img2img.networks.conditional import LabelledDiscriminator
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ class CGAN(FromNoise):
 
     @staticmethod
     def build(config: CGANConfig, facts: Facts) -> dict[str, Use]:
-        classes = len(facts.classes)
-        g = FROM_NOISE[config.network].g(config.latent + classes, facts.channels["image"], facts.size, config)
-        inputs = (Noise(config.latent, config.noise), Label(classes))
-        return {"sample": Use(LabelledGenerator(g, classes), inputs, "image")}
+        return drawing(config, facts, classes=len(facts.classes))
 
     def build_d(self) -> nn.Module:
         c, f = self.config, self.facts
