@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
+TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "stargan", "local"]
 SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
 
 
@@ -78,8 +78,9 @@ class AnyTraining(Scoring, total=False):
     lr: float
     beta1: float
     decay: float
-    labels: str | None
+    weight_clip: float
     n_critic: int
+    labels: str | None
 
 
 class OnlyTranslation(TypedDict, total=False):
@@ -92,10 +93,20 @@ class OnlyTranslation(TypedDict, total=False):
     padding: str
     dropout: float
     upsample: str
+    lambda_feature: float
+    lambda_perceptual: float
+    perceptual: str
+    perceptual_weights: str | None
     lambda_cycle: float
+    distance: str
     lambda_identity: float
     pool: int
     lambda_l1: float
+    lambda_nce: float
+    flip: bool
+    places: int
+    head_width: int
+    temperature: float
     blocks: int
     d_layers: int
     lambda_cls: float
@@ -114,7 +125,6 @@ class OnlySampling(TypedDict, total=False):
     depth: int
     d_norm: str
     beta2: float
-    weight_clip: float
     warm_up: bool
 
 
