@@ -17,6 +17,8 @@ PLACES = {
     "dualgan": ("img2img.translation.dualgan", "DualGAN"),
     "cut": ("img2img.translation.cut", "CUT"),
     "fastcut": ("img2img.translation.cut", "FastCUT"),
+    "bicyclegan": ("img2img.translation.bicyclegan", "BicycleGAN"),
+    "icgan": ("img2img.translation.icgan", "IcGAN"),
     "stargan": ("img2img.translation.stargan", "StarGAN"),
     "local": ("img2img.translation.local", "Local"),
     "gan": ("img2img.core.gan", "GAN"),

@@ -21,8 +21,9 @@ GENERATOR = {"cyclegan": "resnet_3", "cut": "resnet_3", "fastcut": "resnet_3"}  
 BOTH = {"G": {"g_ab", "g_ba"}, "D": {"d_a", "d_b"}}
 ONE_WAY = {"G": {"g", "h"}, "D": {"d"}}
 PLAYERS = {"cyclegan": BOTH, "discogan": BOTH, "dualgan": BOTH, "cut": ONE_WAY, "fastcut": ONE_WAY}
-PLAYERS |= {"pix2pix": {"G": {"g"}, "D": {"d"}}}
-ORDER = {"cyclegan": ["G", "D"], "discogan": ["G", "D"], "dualgan": ["D", "D", "G"]}  # of others: ["D", "G"]
+PLAYERS |= {"pix2pix": {"G": {"g"}, "D": {"d"}}, "bicyclegan": {"G": {"g", "e"}, "D": {"d_code", "d_noise"}}}
+GD = ["G", "D"]
+ORDER = {"cyclegan": GD, "discogan": GD, "bicyclegan": GD, "dualgan": ["D", "D", "G"]}  # of others: ["D", "G"]
 EQUAL = ("cut", "fastcut")  # need domains of equal channels
 
 
@@ -129,6 +130,7 @@ def test_two_time_scales(name):
         ("pix2pix", 20, "resnet_9"),
         ("discogan", 64, "unet_64"),
         ("dualgan", 128, "unet_128"),
+        ("bicyclegan", 32, "unet_32"),
         ("cut", 256, "resnet_9"),
         ("fastcut", 64, "resnet_6"),
     ],
@@ -196,7 +198,8 @@ def test_uses_lead_where_they_say(name):
     method = tiny(name, **channels, **({"lambda_identity": 0.0} if name == "cyclegan" else {}))
     for title, use in method.uses.items():
         assert title == f"{use.source}2{use.output}"
-        assert use.network(torch.zeros(1, channels[use.source], 16, 16)).shape[1] == channels[use.output]
+        noise = [x.draw(1) for x in use.inputs[1:]]
+        assert use.network(torch.zeros(1, channels[use.source], 16, 16), *noise).shape[1] == channels[use.output]
 
 
 def as_the_identity(method):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "stargan", "local"]
+TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"]
 SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
 
 
@@ -80,7 +80,13 @@ class AnyTraining(Scoring, total=False):
     decay: float
     weight_clip: float
     n_critic: int
+    latent: int
     labels: str | None
+    network: str
+    noise: str
+    depth: int
+    d_norm: str
+    beta2: float
 
 
 class OnlyTranslation(TypedDict, total=False):
@@ -107,6 +113,11 @@ class OnlyTranslation(TypedDict, total=False):
     places: int
     head_width: int
     temperature: float
+    e_width: int
+    lambda_kl: float
+    lambda_latent: float
+    e_lr: float
+    e_share: float
     blocks: int
     d_layers: int
     lambda_cls: float
@@ -119,12 +130,6 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
-    network: str
-    latent: int
-    noise: str
-    depth: int
-    d_norm: str
-    beta2: float
     warm_up: bool
 
 
@@ -158,6 +163,8 @@ class Translating(AnyTranslating, Loading, total=False):
     max_megapixels: float
     overwrite: bool
     report: str | Path | None
+    n_outputs: int
+    seed: int
 
 
 class Sampling(TypedDict, total=False):
