@@ -110,8 +110,7 @@ class Translator(Model):
             if key not in self._networks:
                 use = self.use()
                 alone = len(use.inputs) == 1 or hasattr(use.network, "bind")  # `prepare` changes networks in place
-                bound = of_images(use, self.classes, self.label, self.drawn)
-                self._networks[key] = bound if alone else self._fresh()
+                self._networks[key] = of_images(use, self.classes, self.label) if alone else self._fresh()
             return self._networks[key]
 
     def describe(self) -> str:

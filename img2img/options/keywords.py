@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"]
+TranslationMethod = Literal[
+    "cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"
+]
 SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan"]
 
 

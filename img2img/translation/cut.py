@@ -62,19 +62,6 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similarity.flatten(0, 1), own)
 
 
-class Heads(nn.Module):
-    """H: two fully connected layers for the features of each map, (N, P, channels) to (N, P, features)."""
-
-    def __init__(self, channels: list[int], features: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(c, features), nn.ReLU(), nn.Linear(features, features)) for c in channels
-        )
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [head(x) for head, x in zip(self.heads, maps, strict=True)]
-
-
 class CUT(Method):
     r"""One generator g: A -> B, whose own encoder must find each place of an image again in its translation.
 
@@ -104,7 +91,9 @@ class CUT(Method):
         edge = 4 * self.g.multiple  # any size: only the channels of the maps matter
         with torch.no_grad():
             maps = self.g.encode(torch.zeros(1, a, edge, edge))
-        self.h = init_weights(Heads([x.shape[1] for x in maps], config.head_width))
+        n = config.head_width
+        heads = (nn.Sequential(nn.Linear(x.shape[1], n), nn.ReLU(), nn.Linear(n, n)) for x in maps)
+        self.h = init_weights(nn.ModuleList(heads))
         g_lr, d_lr = learning_rates(config)
         self.player("G", self.g, self.h, lr=g_lr, optimizer=adam(config.beta1))
         self.player("D", self.d, lr=d_lr, optimizer=adam(config.beta1))
@@ -117,29 +106,29 @@ class CUT(Method):
     def build(config: CUTConfig, facts: Facts) -> dict[str, Use]:
         return {"a2b": Use(build_generator(config, facts.channels["a"], facts.channels["b"]), (Image("a"),), "b")}
 
-    def nce(self, x: Tensor, translated: Tensor) -> Tensor:
-        """Return L_NCE between images and their translations, at places drawn anew for each map."""
-        queries = [m.flatten(2).transpose(1, 2) for m in self.g.encode(translated)]  # (N, H * W, C)
-        places = [torch.randperm(q.shape[1], device=q.device)[: self.config.places] for q in queries]
+    def nce(self, x: Tensor, translated: Tensor, mirrored: bool = False) -> Tensor:
+        """Return L_NCE between images and their translations, `mirrored` or not, at places drawn anew for each map."""
+        queries, losses = self.g.encode(translated), []
         with torch.no_grad():
-            keys = [m.flatten(2).transpose(1, 2) for m in self.g.encode(x)]
-            keys = self.h([k[:, s] for k, s in zip(keys, places, strict=True)])
-        queries = self.h([q[:, s] for q, s in zip(queries, places, strict=True)])
-        losses = [contrast(q, k, self.config.temperature) for q, k in zip(queries, keys, strict=True)]
+            keys = self.g.encode(x)
+        for q, k, head in zip(queries, keys, self.h, strict=True):
+            q = q.flip(3) if mirrored else q
+            s = torch.randperm(q[0, 0].numel(), device=q.device)[: self.config.places]
+            q, k = (head(m.flatten(2)[:, :, s].transpose(1, 2)) for m in (q, k))  # (N, P, C)
+            losses.append(contrast(q, k, self.config.temperature))
         return torch.stack(losses).mean()
 
     def step(self, batches: Iterator[Batch]) -> Scalars:
         c, referee, batch = self.config, self.referee, next(batches)
         a, b = batch["a"], batch["b"]
         mirrored = c.flip and bool(torch.rand(()) < 0.5)
-        x = a.flip(3) if mirrored else a
 
+        x = a.flip(3) if mirrored else a
         fake_b, *same_b = each(self.g, x, b) if c.lambda_identity else [self.g(x)]
         d_loss, measures = referee.judge(self.d, b, fake_b)
         self.move("D", d_loss)
 
-        scalars = {"g_gan": referee.fool(self.d, fake_b, b)}
-        scalars["nce"] = self.nce(a, fake_b.flip(3) if mirrored else fake_b)
+        scalars = {"g_gan": referee.fool(self.d, fake_b, b), "nce": self.nce(a, fake_b, mirrored)}
         contrastive = c.lambda_nce * scalars["nce"]
         for y in same_b:
             scalars["nce_b"] = self.nce(b, y)
