@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -320,12 +321,13 @@ def translate(
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
-    job = Job(model, Path(source), Path(out), going, files)
-    summary.computed = job.translator.describe()
-    for outcome in job.run():
-        summary.add(outcome)
-        summary.seconds = time.perf_counter() - begin
-        progress(outcome)
+    for k, job in enumerate(_jobs(model, Path(source), Path(out), going, files)):
+        summary.computed = summary.computed or job.translator.describe()
+        for outcome in job.run():
+            total = outcome.total * files.n_outputs
+            summary.add(outcome)
+            summary.seconds = time.perf_counter() - begin
+            progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
     if files.report:
         write_report(Path(files.report), model, summary)
     return summary
@@ -338,7 +340,20 @@ def translate_folder(
     """Translate as `translate` does, as an iterator over the outcome of each file."""
     model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
-    return Job(model, Path(source), Path(out), going, files).run()
+    jobs = _jobs(model, Path(source), Path(out), going, files)
+    first = next(jobs)  # so that what is wrong is said at once
+    return (outcome for job in chain([first], jobs) for outcome in job.run())
+
+
+def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions) -> Iterator[Job]:
+    """Yield the job of each result of the images; several have a folder each."""
+    if files.n_outputs == 1:
+        yield Job(model.with_noise(0, files.seed) if files.seed else model, source, out, going, files)
+        return
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--n-outputs writes several folders, which must not be inside {source}; give another --out.")
+    for number in range(files.n_outputs):
+        yield Job(model.with_noise(number, files.seed), source, out / f"{number:03}", going, files)
 
 
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:

@@ -17,16 +17,20 @@ from img2img.translation.pix2pix import Pix2Pix, Pix2PixConfig
 from img2img.translation.pool import ImagePool
 
 TRANSLATION = [name for name, method in METHODS.items() if method.Config.needs.domains == ("a", "b")]
-GENERATOR = {"cyclegan": "resnet_3", "pix2pix": "unet_16", "discogan": "unet_16"}
+GENERATOR = {"cyclegan": "resnet_3", "cut": "resnet_3", "fastcut": "resnet_3"}  # of others: unet_16
 BOTH = {"G": {"g_ab", "g_ba"}, "D": {"d_a", "d_b"}}
-PLAYERS = {"cyclegan": BOTH, "discogan": BOTH, "pix2pix": {"G": {"g"}, "D": {"d"}}}
-ORDER = {"cyclegan": ["G", "D"], "discogan": ["G", "D"], "pix2pix": ["D", "G"]}
+ONE_WAY = {"G": {"g", "h"}, "D": {"d"}}
+PLAYERS = {"cyclegan": BOTH, "discogan": BOTH, "dualgan": BOTH, "cut": ONE_WAY, "fastcut": ONE_WAY}
+PLAYERS |= {"pix2pix": {"G": {"g"}, "D": {"d"}}, "bicyclegan": {"G": {"g", "e"}, "D": {"d_code", "d_noise"}}}
+GD = ["G", "D"]
+ORDER = {"cyclegan": GD, "discogan": GD, "bicyclegan": GD, "dualgan": ["D", "D", "G"]}  # of others: ["D", "G"]
+EQUAL = ("cut", "fastcut")  # need domains of equal channels
 
 
 def tiny(name, a=3, b=3, seed=0, **options):
     """A method with networks of a few channels."""
     torch.manual_seed(seed)
-    config = dict(generator=GENERATOR[name], discriminator="patch_16", width=4, d_width=4) | options
+    config = dict(generator=GENERATOR.get(name, "unet_16"), discriminator="patch_16", width=4, d_width=4) | options
     return METHODS[name](METHODS[name].Config(**config), Facts(16, {"a": a, "b": b}))
 
 
@@ -59,8 +63,8 @@ def test_players_have_their_networks_and_move_in_the_papers_order(name, monkeypa
         assert {id(p) for p in method.parameters_of(player)} == owned
     move = method.move
     monkeypatch.setattr(method, "move", lambda player, loss: turns.append(player) or move(player, loss))
-    method.step(batches_of(1))
-    assert turns == ORDER[name]
+    method.step(batches_of(method.draws))
+    assert turns == ORDER.get(name, ["D", "G"])
 
 
 @over(name=TRANSLATION)
@@ -68,7 +72,7 @@ def test_every_objective_trains(name):
     wrong = []
     for objective in OBJECTIVES:
         method = tiny(name, objective=objective, norm="instance")
-        batches = batches_of(2, n=2)
+        batches = batches_of(2 * method.draws, n=2)
         for _ in range(2):
             scalars = method.step(batches)
         kinds = {kind for key, kind in method.kinds.items() if key in scalars}
@@ -96,7 +100,7 @@ TRICKS = {
 def test_every_trick_trains_and_matters(name):
     def after_two_steps(**options):
         method = tiny(name, norm="instance", dropout=0.0, **{"objective": "nonsaturating"} | options)
-        batches = batches_of(2, n=2)
+        batches = batches_of(2 * method.draws, n=2)
         for step in (1, 2):
             method.proceed(step, 10)
             scalars = method.step(batches)
@@ -125,6 +129,10 @@ def test_two_time_scales(name):
         ("pix2pix", 96, "unet_32"),
         ("pix2pix", 20, "resnet_9"),
         ("discogan", 64, "unet_64"),
+        ("dualgan", 128, "unet_128"),
+        ("bicyclegan", 32, "unet_32"),
+        ("cut", 256, "resnet_9"),
+        ("fastcut", 64, "resnet_6"),
     ],
 )
 def test_auto_generator(name, size, generator):
@@ -136,9 +144,13 @@ def test_auto_generator(name, size, generator):
 
 @over(name=TRANSLATION)
 def test_different_channels(name):
+    if name in EQUAL:
+        with pytest.raises(ConfigError, match=r"A has 1 channels and B has 4\. Use cyclegan\."):
+            tiny(name, a=1, b=4)
+        return
     options = {"lambda_identity": 0.0} if name == "cyclegan" else {}
     method = tiny(name, a=1, b=4, **options)
-    scalars = method.step(batches_of(1, a=1, b=4))
+    scalars = method.step(batches_of(method.draws, a=1, b=4))
     assert all(torch.isfinite(x) for x in scalars.values())
 
 
@@ -182,11 +194,12 @@ def test_a_discriminator_sees_its_own_domain_alone(pool):
 
 @over(name=TRANSLATION)
 def test_uses_lead_where_they_say(name):
-    channels = {"a": 1, "b": 4}
+    channels = {"a": 1, "b": 1 if name in EQUAL else 4}
     method = tiny(name, **channels, **({"lambda_identity": 0.0} if name == "cyclegan" else {}))
     for title, use in method.uses.items():
         assert title == f"{use.source}2{use.output}"
-        assert use.network(torch.zeros(1, channels[use.source], 16, 16)).shape[1] == channels[use.output]
+        noise = [x.draw(1) for x in use.inputs[1:]]
+        assert use.network(torch.zeros(1, channels[use.source], 16, 16), *noise).shape[1] == channels[use.output]
 
 
 def as_the_identity(method):
@@ -325,7 +338,7 @@ def test_wasserstein_applies_the_penalty(name, key):
 @over(name=TRANSLATION)
 def test_wasserstein_refuses_batch_norm(name):
     with pytest.raises(ConfigError, match=r"--norm batch mixes the images of a batch\. Use --norm instance"):
-        tiny(name, objective="wasserstein", norm="batch")
+        tiny(name, objective="wasserstein", penalty="auto", norm="batch")
 
 
 @over(option=["generator", "discriminator", "objective", "norm", "penalty"], name=TRANSLATION)

@@ -20,7 +20,7 @@ from img2img.errors import ConfigError, DataError, ModelFileError
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.perceptual import BACKBONES, lpips, open_lpips
 from img2img.metrics.scorer import Scorer
-from img2img.metrics.weights import read_weights
+from img2img.runtime.weights import read_weights
 
 
 @pytest.fixture(autouse=True)

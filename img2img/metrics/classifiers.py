@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from img2img.errors import ConfigError
 from img2img.metrics.network import Extract
-from img2img.metrics.weights import find_weights, misfit, read_weights
+from img2img.runtime.weights import find_weights, misfit, read_weights
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from img2img.errors import ConfigError, install_hint
 from img2img.metrics.network import Extract
 from img2img.metrics.resampling import own_randomness
-from img2img.metrics.weights import find_weights, misfit, read_weights
+from img2img.runtime.weights import find_weights, misfit, read_weights
 
 LAYERS = ["2048", "logits_unbiased"]
 SIDE = 299

@@ -12,7 +12,7 @@ from img2img.errors import ConfigError, choose
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.paired import refuse_smaller
 from img2img.metrics.resampling import own_randomness
-from img2img.metrics.weights import find_weights, misfit, read_weights
+from img2img.runtime.weights import find_weights, misfit, read_weights
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 LEAST = 32  # px, of which the strides of the backbones leave one

@@ -61,7 +61,7 @@ def openvino(network: nn.Module, runtime: Runtime) -> Forward:
         raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
     import openvino as ov
 
-    channels = next(network.parameters()).shape[1]
+    channels = getattr(network, "in_channels", None) or next(network.parameters()).shape[1]
     edge = max(int(network.multiple), 64)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces, which PyTorch has deprecated

@@ -153,7 +153,7 @@ class Bound(nn.Module):
     def __init__(self, network: nn.Module, *conditions: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.multiple = network.multiple
+        self.multiple, self.in_channels = network.multiple, getattr(network, "in_channels", None)
         for i, x in enumerate(conditions):
             self.register_buffer(f"condition_{i}", x)
         self.count = len(conditions)
@@ -164,8 +164,16 @@ class Bound(nn.Module):
         return out
 
 
-def of_images(use: Use, classes: tuple[str, ...], label: str | None) -> nn.Module:
-    """Return the network of a use as one of images alone, with its other inputs fixed.
+def noise_of(noise: Noise, number: int, seed: int) -> Tensor:
+    """Return the noise (1, length) of image or result `number` of a seed."""
+    state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
+    return noise.draw(1, generator=generator)
+
+
+def of_images(use: Use, classes: tuple[str, ...], label: str | None, drawn: tuple[int, int] = (0, 0)) -> nn.Module:
+    """Return the network of a use as one of images alone, with its other inputs fixed: class, and number and seed of
+    its noise.
 
     Raises:
         ConfigError: if it takes a class and none was chosen.
@@ -181,7 +189,7 @@ def of_images(use: Use, classes: tuple[str, ...], label: str | None) -> nn.Modul
         bound: nn.Module = bind(index)
         return bound.eval()
     fixed = [
-        torch.tensor([index]) if isinstance(x, Label) else x.draw(1, generator=torch.Generator().manual_seed(0))
+        torch.tensor([index]) if isinstance(x, Label) else noise_of(x, *drawn)
         for x in conditions
         if isinstance(x, Label | Noise)
     ]

@@ -89,6 +89,16 @@ class FolderOptions(Options):
     ] = MAX_PIXELS / 1e6
     overwrite: Annotated[bool, "Overwrite existing results."] = False
     report: Annotated[Path | None, "Write a report of all files to this path, as JSON."] = None
+    n_outputs: Annotated[
+        int,
+        "Results for each image, by a model that takes noise; several go into the folders 000, 001, ... of --out.",
+        Within(1, 1000),
+    ] = 1
+    seed: Annotated[
+        int,
+        "Seed of that noise; result k of every image has the same noise, and depends only on the seed and k.",
+        Within(0, SEEDS),
+    ] = 0
 
 
 @dataclass(frozen=True)

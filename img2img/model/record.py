@@ -15,7 +15,7 @@ from img2img.runtime.records import read_record
 
 RECORD = ".img2img.json"
 BY_MACHINE = ("device", "precision", "backend", "threads")  # taken from the record where the user left them open
-NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report")  # options that do not affect pixels
+NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report", "n_outputs")  # options that do not affect pixels
 
 
 @dataclass

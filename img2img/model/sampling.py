@@ -17,7 +17,7 @@ from img2img.data.grid import draw_grid
 from img2img.data.images import FORMATS, write_image
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
-from img2img.model.model import Model
+from img2img.model.model import Model, noise_of
 from img2img.model.options import SampleOptions
 from img2img.runtime.files import atomic, holds_keys, remove_stale, write_text
 
@@ -98,9 +98,7 @@ class Sampler(Model):
 
     def noise(self, number: int, seed: int = 0) -> Tensor:
         """Return the noise (1, latent) of image `number` of a seed."""
-        state = np.random.SeedSequence((seed, number)).generate_state(2, np.uint32)
-        generator = torch.Generator().manual_seed((int(state[0]) << 32 | int(state[1])) % 2**63)
-        z = self._noise.draw(1, generator=generator)
+        z = noise_of(self._noise, number, seed)
         return truncated(z, self.truncation) if self.truncation else z
 
     def cut(self, truncation: float) -> Self:

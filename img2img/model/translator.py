@@ -11,8 +11,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from img2img.core.method import Noise
 from img2img.data.picture import Array
-from img2img.errors import ModelFileError, TrainingError, choose
+from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, crop, fit, pad, unpack
 from img2img.model.backends import Forward, Way, prepare
 from img2img.model.file import load_use
@@ -60,6 +61,7 @@ class Translator(Model):
         self.backend = choose("backend", backend, BACKENDS)
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number
         self.notes: list[str] = []  # changes that were necessary, for the user to know
+        self.drawn = 0, 0  # number and seed of the noise, for a model that takes noise
         self._networks: dict[tuple[str, str | None], nn.Module] = {}
         self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
         self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
@@ -83,6 +85,20 @@ class Translator(Model):
         other._uses, other._networks, other._ways, other._batches = {}, {}, {}, {}
         return other
 
+    def with_noise(self, number: int, seed: int = 0) -> "Translator":
+        """Return the same model with the noise of result `number` of a seed.
+
+        Raises:
+            ConfigError: if the model takes no noise.
+        """
+        if not any(isinstance(x, Noise) for x in self.use().inputs):
+            raise ConfigError(
+                "This model takes no noise, so each image has one result; leave out --n-outputs and --seed."
+            )
+        other = copy.copy(self)
+        other.drawn, other._networks, other._ways, other._batches = (number, seed), {}, {}, {}
+        return other
+
     def network(self) -> nn.Module:
         """Return the network of the model's direction and, if it takes one, class, as a function of images alone.
 
@@ -92,7 +108,9 @@ class Translator(Model):
         key = self.direction, self.label
         with self._lock:
             if key not in self._networks:
-                self._networks[key] = of_images(self.use(), self.classes, self.label)
+                use = self.use()
+                alone = len(use.inputs) == 1 or hasattr(use.network, "bind")  # `prepare` changes networks in place
+                self._networks[key] = of_images(use, self.classes, self.label) if alone else self._fresh()
             return self._networks[key]
 
     def describe(self) -> str:
@@ -290,4 +308,4 @@ class Translator(Model):
     def _fresh(self) -> nn.Module:
         """Return the network, loaded anew: `prepare` changes networks in place."""
         use = load_use(self.path, self.card, self.direction, self._content)
-        return of_images(use, self.classes, self.label)
+        return of_images(use, self.classes, self.label, self.drawn)

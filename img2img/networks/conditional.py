@@ -42,3 +42,21 @@ class LabelledDiscriminator(nn.Module):
         planes = F.one_hot(label, self.classes).to(x).flatten(1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         logits: Tensor = self.d(torch.cat([x, planes], 1))
         return logits
+
+
+class NoisyGenerator(nn.Module):
+    """A generator from images (N, C, H, W), conditioned by concatenating the noise (N, length) to them as planes.
+
+    Args:
+        g: a generator that takes images of C + length channels.
+        in_channels: C.
+    """
+
+    def __init__(self, g: nn.Module, in_channels: int) -> None:
+        super().__init__()
+        self.g, self.in_channels, self.multiple = g, in_channels, g.multiple
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        planes = z.to(x)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        out: Tensor = self.g(torch.cat([x, planes], 1))
+        return out

@@ -1,7 +1,7 @@
 """Layers that the networks share: norms that keep the memory layout, padding, upsampling, initialisation."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
 
 import torch
@@ -210,6 +210,16 @@ def each(network: nn.Module, *images: Tensor) -> list[Tensor]:
     if len({x.shape for x in images}) > 1 or any(isinstance(layer, BatchNorm) for layer in network.modules()):
         return [network(x) for x in images]
     return list(network(torch.cat(images)).split(len(images[0])))
+
+
+def maps_at(layers: nn.Sequential, x: Tensor, places: Collection[int]) -> list[Tensor]:
+    """Return the maps that the layers numbered `places` give for `x`; layers behind the last of them do not run."""
+    maps = []
+    for i, layer in enumerate(list(layers)[: max(places) + 1]):
+        x = layer(x)
+        if i in places:
+            maps.append(x)
+    return maps
 
 
 def traceable(network: nn.Module) -> nn.Module:

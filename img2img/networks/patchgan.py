@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError
-from img2img.networks.layers import Conv2d, norm_layer
+from img2img.networks.layers import Conv2d, maps_at, norm_layer
 
 
 class PatchGAN(nn.Module):
@@ -39,6 +39,10 @@ class PatchGAN(nn.Module):
         logits: Tensor = self.layers(x)
         return logits
 
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the map after each activation."""
+        return maps_at(self.layers, x, _activations(self.layers))
+
 
 class PixelGAN(nn.Module):
     """The 1x1 PatchGAN, which judges each pixel separately (C64-C128 with 1x1 kernels)."""
@@ -55,3 +59,11 @@ class PixelGAN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.layers(x)
         return logits
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the map after each activation."""
+        return maps_at(self.layers, x, _activations(self.layers))
+
+
+def _activations(layers: nn.Sequential) -> list[int]:
+    return [i for i, layer in enumerate(layers) if isinstance(layer, nn.LeakyReLU)]

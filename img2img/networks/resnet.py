@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from img2img.errors import choose
-from img2img.networks.layers import PADDINGS, UPSAMPLINGS, ReflectPad, norm_layer
+from img2img.networks.layers import PADDINGS, UPSAMPLINGS, ReflectPad, maps_at, norm_layer
 
 
 class ResidualBlock(nn.Module):
@@ -59,6 +59,7 @@ class ResNet(nn.Module):
         padding = "reflect" if padding == "auto" else padding
         up = choose("--upsample", upsample, UPSAMPLINGS)
         w = width
+        self.encoded = (0, 4, 7, 10, 9 + min(blocks, 5))
         self.layers = nn.Sequential(
             ReflectPad(3), nn.Conv2d(in_channels, w, 7, bias=bias), normalise(w), nn.ReLU(),
             nn.Conv2d(w, 2 * w, 3, stride=2, padding=1, bias=bias), normalise(2 * w), nn.ReLU(),
@@ -72,3 +73,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
         return out
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the padded image, both its halvings, and the maps of the first and the fifth (or last) block."""
+        return maps_at(self.layers, x, self.encoded)

@@ -1,5 +1,7 @@
 """The U-Net generator of pix2pix (Isola et al. 2017, appendix 6.1.1; after Ronneberger et al. 2015)."""
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +80,7 @@ class UNet(nn.Module):
         for up in reversed(self.up[:-1]):
             x = up(torch.cat([skips.pop(), x], dim=1))
         return x
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the image and its first four halvings, without the innermost."""
+        return list(accumulate(self.down[:-1][:4], lambda y, down: down(y), initial=x))

@@ -8,8 +8,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled", "lapgan", "acgan", "infogan", "semigan", "sagan", "biggan", "stackgan"]
+TranslationMethod = Literal[
+    "cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"
+]
+SamplingMethod = Literal[
+    "gan",
+    "dcgan",
+    "wgan",
+    "wgan_gp",
+    "cgan",
+    "ebgan",
+    "began",
+    "unrolled",
+    "lapgan",
+    "acgan",
+    "infogan",
+    "semigan",
+    "sagan",
+    "biggan",
+    "stackgan",
+]
 
 
 class Scoring(TypedDict, total=False):
@@ -80,9 +98,21 @@ class AnyTraining(Scoring, total=False):
     lr: float
     beta1: float
     decay: float
-    labels: str | None
-    blocks: int
+    weight_clip: float
     n_critic: int
+    latent: int
+    lambda_kl: float
+    labels: str | None
+    network: str
+    noise: str
+    depth: int
+    d_norm: str
+    pack: int
+    clamp: float
+    clamp_low: float
+    clamp_high: float
+    beta2: float
+    blocks: int
 
 
 class OnlyTranslation(TypedDict, total=False):
@@ -95,10 +125,24 @@ class OnlyTranslation(TypedDict, total=False):
     padding: str
     dropout: float
     upsample: str
+    lambda_feature: float
+    lambda_perceptual: float
+    perceptual: str
+    perceptual_weights: str | None
     lambda_cycle: float
+    distance: str
     lambda_identity: float
     pool: int
     lambda_l1: float
+    lambda_nce: float
+    flip: bool
+    places: int
+    head_width: int
+    temperature: float
+    e_width: int
+    lambda_latent: float
+    e_lr: float
+    e_share: float
     d_layers: int
     lambda_cls: float
     lambda_rec: float
@@ -110,17 +154,6 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
-    network: str
-    latent: int
-    noise: str
-    depth: int
-    d_norm: str
-    pack: int
-    clamp: float
-    clamp_low: float
-    clamp_high: float
-    beta2: float
-    weight_clip: float
     warm_up: bool
     code: int
     margin: float
@@ -143,7 +176,6 @@ class OnlySampling(TypedDict, total=False):
     embedding: int
     lambda_ortho: float
     first_stage: float
-    lambda_kl: float
 
 
 class TranslationTraining(AnyTraining, OnlyTranslation): ...
@@ -176,6 +208,8 @@ class Translating(AnyTranslating, Loading, total=False):
     max_megapixels: float
     overwrite: bool
     report: str | Path | None
+    n_outputs: int
+    seed: int
 
 
 class Sampling(TypedDict, total=False):

@@ -66,21 +66,24 @@ class Runtime:
 
         The forward pass may have any inputs and outputs, also in tuples, lists and dicts. In bf16 it converts images
         to channels_last and returns fp32, so that whatever follows (losses, metrics) is computed in fp32; labels and
-        other integers stay as they are. A method of a network other than `forward` runs in fp32.
+        other integers stay as they are. So does `encode`, of networks that have it; any other method runs in fp32.
         """
         network.to(self.device)
         if self.dtype is torch.bfloat16:
             if self.device.type == "cuda":  # on a CPU the large weights of small maps are faster as they are
                 network.to(memory_format=torch.channels_last)
-            forward = network.forward
+            for name in ("forward", "encode"):
+                if hasattr(network, name):
+                    setattr(network, name, self._in_bf16(getattr(network, name)))
 
-            def forward_bf16(*inputs: Any, **conditions: Any) -> Any:
-                inputs, conditions = map_tensors(_channels_last, inputs), map_tensors(_channels_last, conditions)
-                with torch.autocast(self.device.type, torch.bfloat16):
-                    out = forward(*inputs, **conditions)
-                return map_tensors(_fp32, out)
+    def _in_bf16(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def forward_bf16(*inputs: Any, **conditions: Any) -> Any:
+            inputs, conditions = map_tensors(_channels_last, inputs), map_tensors(_channels_last, conditions)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                out = forward(*inputs, **conditions)
+            return map_tensors(_fp32, out)
 
-            network.forward = forward_bf16
+        return forward_bf16
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}

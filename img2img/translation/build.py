@@ -35,3 +35,8 @@ def deepest_unet(size: int) -> str:
     """Return the deepest U-Net up to unet_256 whose multiple divides `size`; resnet_9 where there is none."""
     depth = next((m for m in (256, 128, 64, 32, 16) if size % m == 0), None)
     return f"unet_{depth}" if depth else "resnet_9"
+
+
+def published_resnet(size: int) -> str:
+    """Return the ResNet that CycleGAN (appendix 7.2) chooses for images of `size` pixels."""
+    return "resnet_9" if size >= 256 else "resnet_6"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from img2img.core.method import Batch, Scalars
@@ -16,16 +15,16 @@ from img2img.errors import ConfigError
 from img2img.networks.layers import each
 from img2img.options.declared import Within
 from img2img.translation import options as o
+from img2img.translation.build import published_resnet
 from img2img.translation.pool import ImagePool
 from img2img.translation.two_domains import TwoDomains
 
 
 @dataclass(frozen=True)
-class CycleGANConfig(o.TranslationConfig):
+class CycleGANConfig(o.TwoDomainsConfig):
     """CycleGAN's options, with the defaults of section 4 and appendix 7."""
 
     objective: Objective = "lsgan"
-    lambda_cycle: o.LambdaCycle = 10.0
     lambda_identity: Annotated[float, "Weight of the identity loss, as a share of --lambda-cycle.", WEIGHT] = 0.5
     pool: Annotated[
         int, "Size of the pool of past fakes that the discriminators are shown; 0 disables it.", Within(0, 10**6)
@@ -59,9 +58,7 @@ class CycleGAN(TwoDomains):
 
     @staticmethod
     def resolve(config: CycleGANConfig, facts: Facts) -> CycleGANConfig:
-        if config.generator != "auto":
-            return config
-        return replace(config, generator="resnet_9" if facts.size >= 256 else "resnet_6")  # appendix 7.2
+        return replace(config, generator=published_resnet(facts.size)) if config.generator == "auto" else config
 
     def generate(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor | float, Scalars]:
         c = self.config
@@ -69,7 +66,7 @@ class CycleGAN(TwoDomains):
             return super().generate(a, b)
         # each generator also gets an image that it must not change
         (fake_b, same_b), (fake_a, same_a) = each(self.g_ab, a, b), each(self.g_ba, b, a)
-        identity = F.l1_loss(same_a, a) + F.l1_loss(same_b, b)
+        identity = self.distance(same_a, a) + self.distance(same_b, b)
         return fake_b, fake_a, c.lambda_cycle * c.lambda_identity * identity, {"identity": identity}
 
     def shown(self, fake: Tensor, domain: str) -> Tensor:

@@ -4,9 +4,6 @@ Networks", ICML 2017, arXiv:1703.05192.
 
 from dataclasses import dataclass, replace
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from img2img.core.needs import Facts
 from img2img.core.options import Decay
 from img2img.translation import options as o
@@ -15,12 +12,13 @@ from img2img.translation.two_domains import TwoDomains
 
 
 @dataclass(frozen=True)
-class DiscoGANConfig(o.TranslationConfig):
+class DiscoGANConfig(o.TwoDomainsConfig):
     """DiscoGAN's options, with the defaults of section 3 and of the authors' code."""
 
     norm: o.Norm = "batch"
-    lambda_cycle: o.LambdaCycle = 1.0
     decay: Decay = 0.0
+    lambda_cycle: o.LambdaCycle = 1.0
+    distance: o.Distance = "l2"
 
 
 class DiscoGAN(TwoDomains):
@@ -40,6 +38,3 @@ class DiscoGAN(TwoDomains):
     @staticmethod
     def resolve(config: DiscoGANConfig, facts: Facts) -> DiscoGANConfig:
         return replace(config, generator=deepest_unet(facts.size)) if config.generator == "auto" else config
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(x, y)

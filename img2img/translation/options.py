@@ -1,5 +1,6 @@
 """The options that translation methods share; imports nothing heavy, to keep help fast."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -32,7 +33,10 @@ LearningRate = Annotated[float, "Adam's learning rate.", RATE]
 Beta1 = Annotated[float, "Adam's beta 1.", BETA]
 
 
+PERCEPTUAL = Choice(table="img2img.translation.features.DISTANCES")
 LambdaCycle = Annotated[float, "Weight of the cycle loss.", WEIGHT]
+DISTANCES = Choice(table="img2img.translation.two_domains.DISTANCES")
+Distance = Annotated[str, "Distance in the cycle and identity losses: l1 (absolute) or l2 (squared).", DISTANCES]
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,34 @@ class TranslationConfig(Adversarial):
     lr: LearningRate = 2e-4
     beta1: Beta1 = 0.5
     decay: Decay = 0.5
+
+
+@dataclass(frozen=True)
+class ComparingConfig(TranslationConfig):
+    """The options of methods that compare two images, and may do so by their features as well."""
+
+    lambda_feature: Annotated[
+        float, "Weight of feature matching in the discriminators (Wang et al. 2018, Salimans et al. 2016).", WEIGHT
+    ] = 0.0
+    lambda_perceptual: Annotated[
+        float, "Weight of a distance in the features of a classifier (Johnson et al. 2016).", WEIGHT
+    ] = 0.0
+    perceptual: Annotated[
+        str, "That distance: vgg16 (squared, at relu3_3) or lpips (with VGG16; Zhang et al. 2018).", PERCEPTUAL
+    ] = "vgg16"
+    perceptual_weights: Annotated[
+        str | None, "File of torchvision's VGG16 weights; by default the one in torch's cache."
+    ] = None
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        yield from super().idle()
+        if not self.lambda_perceptual:
+            yield from ((name, "runs with --lambda-perceptual") for name in ("perceptual", "perceptual_weights"))
+
+
+@dataclass(frozen=True)
+class TwoDomainsConfig(ComparingConfig):
+    """The options of methods that translate both ways and compare what goes there and back."""
+
+    lambda_cycle: LambdaCycle = 10.0
+    distance: Distance = "l1"

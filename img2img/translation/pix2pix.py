@@ -16,10 +16,11 @@ from img2img.core.options import WEIGHT
 from img2img.core.referee import Referee, learning_rates, measured
 from img2img.translation import options as o
 from img2img.translation.build import build_discriminator, build_generator, deepest_unet
+from img2img.translation.features import match_pairs, perceptual
 
 
 @dataclass(frozen=True)
-class Pix2PixConfig(o.TranslationConfig):
+class Pix2PixConfig(o.ComparingConfig):
     """pix2pix's options, with the defaults of section 3.3 and appendix 6."""
 
     needs: ClassVar[Needs] = Needs(("a", "b"), paired=True)
@@ -47,6 +48,7 @@ class Pix2Pix(Method):
     def __init__(self, config: Pix2PixConfig, facts: Facts) -> None:
         super().__init__(config, facts)
         self.referee = Referee(config, config.norm, weight=0.5)  # half, to slow D (section 3.3)
+        self.perceptual = perceptual(config, facts.channels["b"])
         self.g = self.uses["a2b"].network
         self.d = build_discriminator(config, facts.channels["a"] + facts.channels["b"])
         g_lr, d_lr = learning_rates(config)
@@ -73,9 +75,16 @@ class Pix2Pix(Method):
 
         adversarial = referee.fool(self.d, fake_pair, real_pair)
         l1 = F.l1_loss(fake_b, b)
-        self.move("G", adversarial + c.lambda_l1 * l1)
+        loss, scalars = adversarial + c.lambda_l1 * l1, {"g_gan": adversarial, "l1": l1}
+        if c.lambda_feature:
+            scalars["feature"] = match_pairs(self.d, real_pair, fake_pair)
+            loss = loss + c.lambda_feature * scalars["feature"]
+        if c.lambda_perceptual:
+            scalars["perceptual"] = self.perceptual(fake_b, b)
+            loss = loss + c.lambda_perceptual * scalars["perceptual"]
+        self.move("G", loss)
 
-        scalars = {"g_gan": adversarial, "l1": l1, "d": d_loss} | {f"d_{name}": x for name, x in measures.items()}
+        scalars |= {"d": d_loss} | {f"d_{name}": x for name, x in measures.items()}
         return {name: x.detach() for name, x in scalars.items()}
 
     @torch.no_grad()

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from img2img.core.method import Batch, Image, Method, Scalars, Use, adam
+from img2img.core.method import Batch, Image, Method, Optimizer, Scalars, Use, adam
 from img2img.core.needs import Facts
 from img2img.core.referee import Referee, learning_rates, measured
 from img2img.translation.build import build_discriminator, build_generator
+from img2img.translation.features import match_means, perceptual
+
+DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
 class TwoDomains(Method):
@@ -18,8 +21,8 @@ class TwoDomains(Method):
 
         L_G = L_GAN(g_ab, d_b) + L_GAN(g_ba, d_a) + lambda (d(g_ba(g_ab(a)), a) + d(g_ab(g_ba(b)), b)) + more
 
-    One optimizer drives both generators and another both discriminators. G moves first, then D. A paper changes the
-    `distance`, adds to G's loss in `generate`, or shows D other fakes than the newest (`shown`).
+    One optimizer drives both generators and another both discriminators. G moves first, then D. A paper adds to G's
+    loss in `generate`, shows D other fakes than the newest (`shown`), or changes the order (`step`).
 
     Attributes:
         weight: factor of D's loss.
@@ -32,11 +35,12 @@ class TwoDomains(Method):
     def __init__(self, config: Any, facts: Facts) -> None:
         super().__init__(config, facts)
         self.referee = Referee(config, config.norm, self.weight)
+        self.perceptual = perceptual(config, *facts.channels.values())
         self.g_ab, self.g_ba = self.uses["a2b"].network, self.uses["b2a"].network
         self.d_a, self.d_b = (build_discriminator(config, facts.channels[domain]) for domain in "ab")
         g_lr, d_lr = learning_rates(config)
-        self.player("G", self.g_ab, self.g_ba, lr=g_lr, optimizer=adam(config.beta1))
-        self.player("D", self.d_a, self.d_b, lr=d_lr, optimizer=adam(config.beta1))
+        self.player("G", self.g_ab, self.g_ba, lr=g_lr, optimizer=self.optimizer())
+        self.player("D", self.d_a, self.d_b, lr=d_lr, optimizer=self.optimizer())
 
     @staticmethod
     def build(config: Any, facts: Facts) -> dict[str, Use]:
@@ -46,8 +50,11 @@ class TwoDomains(Method):
             "b2a": Use(build_generator(config, b, a), (Image("b"),), "a"),
         }
 
+    def optimizer(self) -> Optimizer:
+        return adam(self.config.beta1)
+
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        return F.l1_loss(x, y)
+        return DISTANCES[self.config.distance](x, y)
 
     def generate(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor | float, Scalars]:
         """Return the fakes of B and of A, what else is added to G's loss, and scalars for the log."""
@@ -57,22 +64,36 @@ class TwoDomains(Method):
         """Return the fakes that the discriminator of `domain` is shown."""
         return fake
 
-    def step(self, batches: Iterator[Batch]) -> Scalars:
-        batch, referee = next(batches), self.referee
-        a, b = batch["a"], batch["b"]
-
+    def move_g(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Scalars]:
+        """Move the generators; return their fakes of B and of A, and scalars for the log."""
+        c = self.config
         fake_b, fake_a, more, scalars = self.generate(a, b)
-        adversarial = referee.fool(self.d_b, fake_b, b) + referee.fool(self.d_a, fake_a, a)
-        cycle = self.distance(self.g_ba(fake_b), a) + self.distance(self.g_ab(fake_a), b)
-        self.move("G", adversarial + self.config.lambda_cycle * cycle + more)
+        adversarial = self.referee.fool(self.d_b, fake_b, b) + self.referee.fool(self.d_a, fake_a, a)
+        back_a, back_b = self.g_ba(fake_b), self.g_ab(fake_a)
+        cycle = self.distance(back_a, a) + self.distance(back_b, b)
+        loss = adversarial + c.lambda_cycle * cycle + more
+        if c.lambda_feature:
+            scalars["feature"] = match_means(self.d_b, b, fake_b) + match_means(self.d_a, a, fake_a)
+            loss = loss + c.lambda_feature * scalars["feature"]
+        if c.lambda_perceptual:
+            scalars["perceptual"] = self.perceptual(back_a, a) + self.perceptual(back_b, b)
+            loss = loss + c.lambda_perceptual * scalars["perceptual"]
+        self.move("G", loss)
+        return fake_b, fake_a, {"g_gan": adversarial, "cycle": cycle} | scalars
 
-        loss_a, measures_a = referee.judge(self.d_a, a, self.shown(fake_a, "a"))
-        loss_b, measures_b = referee.judge(self.d_b, b, self.shown(fake_b, "b"))
+    def move_d(self, a: Tensor, b: Tensor, fake_b: Tensor, fake_a: Tensor) -> Scalars:
+        """Move the discriminators; return scalars for the log."""
+        loss_a, measures_a = self.referee.judge(self.d_a, a, self.shown(fake_a, "a"))
+        loss_b, measures_b = self.referee.judge(self.d_b, b, self.shown(fake_b, "b"))
         self.move("D", loss_a + loss_b)
+        scalars = {"d_a": loss_a, "d_b": loss_b} | {f"d_a_{name}": x for name, x in measures_a.items()}
+        return scalars | {f"d_b_{name}": x for name, x in measures_b.items()}
 
-        scalars = {"g_gan": adversarial, "cycle": cycle} | scalars | {"d_a": loss_a, "d_b": loss_b}
-        scalars |= {f"d_a_{name}": x for name, x in measures_a.items()}
-        scalars |= {f"d_b_{name}": x for name, x in measures_b.items()}
+    def step(self, batches: Iterator[Batch]) -> Scalars:
+        batch = next(batches)
+        a, b = batch["a"], batch["b"]
+        fake_b, fake_a, scalars = self.move_g(a, b)
+        scalars |= self.move_d(a, b, fake_b, fake_a)
         return {name: x.detach() for name, x in scalars.items()}
 
     @torch.no_grad()
