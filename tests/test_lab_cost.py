@@ -237,12 +237,13 @@ def test_the_sham_change_of_large_images_is_that_of_bands_of_their_rows():
     rng = np.random.default_rng(0)
     images = [rng.normal(1000, 200, (1, 600, 40)) for _ in range(2)]
     change = [
-        sham._change(lambda image, batch, origin: image + origin[0], image, np.ones((1, 1, 1))) for image in images
+        sham._change(lambda image, batch, place: image + place.origin[0], image, np.ones((1, 1, 1)), (0, 0))
+        for image in images
     ]
     assert change == pytest.approx([(600 - sham.BAND) / 2] * 2, rel=0.01)
-    assert sham._change(lambda image, batch, origin: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0)) == (
-        pytest.approx(images[0][:, :50].mean() / 1000)
-    )
+    assert sham._change(
+        lambda image, batch, place: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0), (0, 0)
+    ) == (pytest.approx(images[0][:, :50].mean() / 1000))
 
 
 def test_a_thread_uses_the_memory_of_its_images_again(table, tmp_path):

@@ -74,7 +74,13 @@ def judge(
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
-    outputs[fitted.model] = [equalized(p, fitted, image, b) for image, b in pairs]
+    places = [
+        fitted.place(image, b, group=None if design.group is None else design.group[i])
+        for i, (image, b) in zip(chosen, pairs, strict=True)
+    ]
+    outputs[fitted.model] = [
+        equalized(p, fitted, image, b, place) for (image, b), place in zip(pairs, places, strict=True)
+    ]
     case = Case(
         before,
         batch=batch,

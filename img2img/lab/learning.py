@@ -11,9 +11,11 @@ import numpy as np
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose, listed
 from img2img.lab import checks, design as rules, positions
+from img2img.lab.curves import trend
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Remembered, log_contrasts
+from img2img.lab.curves.place import centred, plate_of
 from img2img.lab.curves.stain import StainCorrection, is_rgb
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
@@ -44,6 +46,8 @@ def check_parameters(p: Parameters) -> None:
             f"The target 'mean' is for tone and tone+field; the mean of the results of {p.model} would be blurred. "
             "Name a batch, or use 'medoid'."
         )
+    if p.plate_position and (model.network or model.with_stains):
+        raise ConfigError(f"plate_position is for tone and tone+field, not for {p.model}; leave it out.")
     if p.max_images < p.min_images:
         raise ConfigError(f"max_images, {p.max_images}, is less than min_images, {p.min_images}.")
 
@@ -88,6 +92,13 @@ def learn(p: Parameters, design: Design) -> Fitted:
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
     target_number = None if target == "mean" else names.index(target)
+    if p.plate_position and not on_controls:
+        raise InputError(
+            "plate_position learns trends from controls, since one of the treated wells may be the effect; name the "
+            "controls, or leave plate_position out."
+        )
+    plate = plate_of(design.groups) if p.plate_position else None
+    wells = None if plate is None else np.array([centred(group, plate) for group in groups])
     measured = Remembered(kept)
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
         known, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
@@ -95,9 +106,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     by_chance = None
     if not spans(batches, groups):  # halves of one batch would have none in common
         own = measured.part(members), [groups[i] for i in members], scale
-        by_chance = sham(*own, model.with_field, p.random_state, p.n_jobs, model.with_stains)
-    steps = model.with_field, model.with_stains
-    correction, corrections = fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
+        at = None if wells is None else wells[members]
+        by_chance = sham(*own, model.with_field, p.random_state, p.n_jobs, model.with_stains, at)
+    correction, corrections = fit_correction(
+        measured, number, groups, target_number, model.with_field, model.with_stains, p.n_jobs, wells
+    )
     _note_stains(correction, names, notes)
     if isinstance(correction, StainCorrection) and correction.share < CLEAR:
         notes(
@@ -110,6 +123,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     corrections = _named(corrections, names, channels)
     _note_left([found for found in corrections if found.batch != target], notes)
+    if plate is not None and (few := trend.with_few_wells(batches, groups)):
+        notes(
+            f"Trends along the plate are not corrected in {', '.join(few)}, which have fewer than {trend.FEWEST} wells "
+            "to learn from; give more."
+        )
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -127,6 +145,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         notes=notes,
         stated=agreement and list(agreement.names(len(kept[0]))),
         pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
+        plate=plate,
         scale=scale,
         correction=correction,
         corrections=corrections,
@@ -136,7 +155,10 @@ def learn(p: Parameters, design: Design) -> Fitted:
     remarks = [*positions.placing(design.batch, design.groups, design.control)]
     if on_controls:
         called = channels or [str(c) for c in range(len(kept[0]))]
-        remarks += positions.drifts(log_contrasts(measured, correction.signs), batches, groups, called)
+        contrasts = log_contrasts(measured, correction.signs)
+        if wells is not None and isinstance(correction, Correction):
+            contrasts -= np.einsum("nct,nt->nc", correction.trends[number, :, 1], wells)
+        remarks += positions.drifts(contrasts, batches, groups, called)
     for remark in [*remarks, *magnified(kept, batches, correction.signs)]:
         notes(remark)
     if network is not None:
@@ -254,9 +276,10 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     usable = rules.inspect(rules.part(images, chosen), [name] * len(chosen), called, p.min_images, notes)
     kept, groups = [images[chosen[i]] for i in usable], [design.groups[chosen[i]] for i in usable]
     for image in kept:
-        fitted.place(image, None)
+        fitted.origin(image)
     features = np.stack([fitted.familiarity.features(image, fitted.scale) for image in kept])
-    correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
+    wells = None if fitted.plate is None else np.array([centred(group, fitted.plate) for group in groups])
+    correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs, wells)
     corrections = _named(corrections, [name], fitted.channels)
     _note_left(corrections, notes)
     _note_stains(correction, [*fitted.batches, name], notes)

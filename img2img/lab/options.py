@@ -41,4 +41,5 @@ class Parameters:
     random_state: int
     device: str
     n_jobs: int
-    allow_single_group: bool = False  # equalizers before 0.2 lack it
+    allow_single_group: bool = False  # equalizers before 0.2 lack it, and the next
+    plate_position: bool = False

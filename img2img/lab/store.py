@@ -55,6 +55,7 @@ CURVES: dict[str, tuple[str | int, ...]] = {
     "correction_.target_covariance": ("C", "K", "K"),
     "correction_.target_field": ("C", 2, TERMS),
     "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
+    "correction_.trends": ("B", "C", 2, 2),
 }
 STAINS: dict[str, tuple[str | int, ...]] = {
     "correction_.white": ("B", 3),
@@ -64,7 +65,7 @@ STAINS: dict[str, tuple[str | int, ...]] = {
     "correction_.share": (),
     "correction_.target": (),
 }
-OPTIONAL = {"statistics_.colour"}
+OPTIONAL = {"statistics_.colour", "correction_.trends"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def makers(fitted: Fitted, out_dtype: str, batch: Sequence[str]) -> list[str]:
         name: x for name, x in _arrays_of(fitted).items() if name.startswith(("scale", "correction", "generator"))
     }
     own = {name for name in arrays if (SHAPES | CURVES | STAINS).get(name, ("",))[0] == "B"}
-    shared = [fitted.model, fitted.target, fitted.dtype, out_dtype]
+    shared = [fitted.model, fitted.target, fitted.dtype, out_dtype, *(map(str, fitted.plate or ()))]
 
     def checksum(parts: Mapping[str, Array], texts: Sequence[str]) -> str:
         content = to_bytes({name: np.array(x, order="C") for name, x in parts.items()})
@@ -184,6 +185,8 @@ def _arrays_of(fitted: Fitted) -> dict[str, Array]:
         state = getattr(fitted, name)
         values = {f.name: getattr(state, f.name) for f in fields(state)}
         arrays |= {f"{name}_.{key}": x for key, x in values.items() if isinstance(x, np.ndarray)}
+    if fitted.plate is None:
+        arrays.pop("correction_.trends", None)
     if fitted.generator is not None:
         arrays |= {f"generator_.{key}": x.cpu().numpy() for key, x in fitted.generator.state_dict().items()}
     return arrays
@@ -202,6 +205,8 @@ def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) ->
     for name, x in arrays.items():
         part, _, key = name.partition("_.")
         parts.setdefault(part, {})[key] = x
+    if not with_stains:
+        parts["correction"].setdefault("trends", np.zeros((len(learned.batches), learned.n_channels, 2, 2)))
     generator = None
     if learned.network is not None:
         generator = build_generator(**asdict(learned.network))

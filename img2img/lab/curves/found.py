@@ -29,6 +29,9 @@ class Found:
         images: number of images that were measured.
         with_foreground: number of those that show foreground.
         groups: number of groups (wells, donors) that they came from.
+        row_trend: contrast in the last row of the plate over that in the first, as far as it is corrected; None if
+            trends along the plate are not corrected.
+        column_trend: the same of the columns.
         remark: what was not corrected and what would help, or empty.
     """
 
@@ -44,11 +47,14 @@ class Found:
     with_foreground: int
     groups: int
     remark: str
+    row_trend: float | None = None
+    column_trend: float | None = None
 
     @classmethod
-    def all(cls, measured: Measured, moves: Moves) -> list[Self]:
+    def all(cls, measured: Measured, moves: Moves, with_trends: bool = False) -> list[Self]:
         """Return what was found, for every batch and channel, both by number; the target has no difference."""
         rows = []
+        trends = np.exp(2 * measured.trends[:, :, 1])  # from -1 to 1
         for b, c in np.ndindex(measured.seen.shape):
             found, error, applied = moves.found[b, c], moves.error[b, c], moves.applied[b, c]
             shares = [
@@ -70,6 +76,8 @@ class Found:
                     with_foreground=seen,
                     groups=int(measured.groups[b]),
                     remark=_remark(found[1], error[1], shares[1], seen, images),
+                    row_trend=float(trends[b, c, 0]) if with_trends else None,
+                    column_trend=float(trends[b, c, 1]) if with_trends else None,
                 )
             )
         return rows
@@ -86,6 +94,8 @@ class Found:
         if self.gain is not None and self.gain_error is not None and self.gain_corrected is not None:
             gain = f"{self.gain:.2f} x ± {self.gain * self.gain_error:.2f}"
             parts.insert(0, gain + (f", corrected by {self.gain_corrected:.0%}" if self.gain != 1 else ""))
+        if self.row_trend is not None and self.column_trend is not None:
+            parts.append(f"along the plate {self.row_trend:.2f} x by row, {self.column_trend:.2f} x by column")
         return f"{self.batch}, {self.channel}: {'; '.join(filter(None, [*parts, self.remark]))}"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.lab.checks import threads
-from img2img.lab.curves import effects, field, tone
+from img2img.lab.curves import effects, field, tone, trend
 from img2img.lab.curves.effects import Levels, Moves
 from img2img.lab.curves.tone import CONTRASTS, MODES
 
@@ -30,6 +30,7 @@ class Measured:
         seen: number of images with foreground, (B, C).
         images: number of images of each batch, (B,).
         groups: number of groups of each batch, (B,).
+        trends: (B, C, 2, 2), as `Correction` has them.
     """
 
     levels: Array
@@ -38,6 +39,7 @@ class Measured:
     seen: Array
     images: Array
     groups: Array
+    trends: Array
 
     @property
     def comparable(self) -> Array:
@@ -122,6 +124,8 @@ class Sample:
         count: number of batches.
         signs: (C,), 1 where the foreground is bright, -1 where it is dark.
         n_jobs: threads; -1 is one for each core.
+        wells: row and column of the image's well, from -1 to 1, (n, 2); None if trends along the plate are not looked
+            for.
     """
 
     images: Sequence[Array]
@@ -130,6 +134,7 @@ class Sample:
     count: int
     signs: Array
     n_jobs: int
+    wells: Array | None = None
 
     def _each(self, function: Callable[[Array, int], Any]) -> list[list[Any]]:
         """Return `function(plane, sign)` of every channel of every image."""
@@ -143,7 +148,7 @@ class Sample:
 
     def measured(self) -> Measured:
         """Return the measurements of the batches."""
-        return measured_of(np.array(self._each(tone.measure)), self.batch, self.group, self.count)
+        return measured_of(np.array(self._each(tone.measure)), self.batch, self.group, self.count, self.wells)
 
     def fields(self) -> tuple[Array, Array]:
         """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
@@ -158,9 +163,17 @@ class Sample:
         return coefficients, covariances
 
 
-def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Measured:
-    """Return the measurements of `count` batches from those of their images, `tone.measure` of each (n, C, 1 + K)."""
+def measured_of(y: Array, batch: Array, group: Sequence[str], count: int, wells: Array | None = None) -> Measured:
+    """Return the measurements of `count` batches from those of their images, `tone.measure` of each (n, C, 1 + K).
+
+    With the places of their `wells` (n, 2), the levels are those of the middle of the plate.
+    """
     _, channels, columns = y.shape
+    trends = np.zeros((count, channels, 2, 2))
+    if wells is not None:
+        trends = trend.fit(y, batch, group, count, wells)
+        rise = np.einsum("ncjt,nt->ncj", trends[batch], wells)
+        y = y - rise[:, :, [0] + [1] * (columns - 1)]
     levels, names = np.zeros((count, channels, columns)), np.asarray(group)
     backgrounds: list[Levels] = []
     contrasts: list[Levels | None] = []
@@ -179,7 +192,7 @@ def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Mea
             levels[~enough, c, 1:] = levels[enough, c, 1:].mean(0)
         contrasts.append(found)
     groups = np.array([len(set(names[batch == b].tolist())) for b in range(count)])
-    return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups)
+    return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups, trends)
 
 
 def log_contrasts(images: Sequence[Array], signs: Array) -> Array:
