@@ -1100,7 +1100,7 @@ def test_a_manifest_goes_through_the_same_doors(plates, from_table, tmp_path):
 
 
 @pytest.mark.parametrize("probed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_judgement_knows_the_truth(request, toned, probed):
+def test_the_judgement_knows_the_truth(request, toned, probed, tmp_path):
     if not probed:
         request.getfixturevalue("without_probes")
     held_out = slides(first=100)
@@ -1110,6 +1110,11 @@ def test_the_judgement_knows_the_truth(request, toned, probed):
     assert judged.rows["tone"]["psnr"] > judged.rows["do nothing"]["psnr"] + 10
     assert set(toned.notes_) <= set(judged.notes) and "tone" in judged.verdict
     assert (judged.rows["tone"]["batch_linear"] is not None) == probed
+    judged.to_html(tmp_path / "report.html")
+    found = [found for found in toned.fitted_.corrections if found.batch != toned.target_]
+    assert found and all(
+        f"<td>{f.place}</td><td>{f.text}</td>" in (tmp_path / "report.html").read_text() for f in found
+    )
 
 
 # What a review found

@@ -102,6 +102,7 @@ def judge(
         case,
         judged=fitted.model,
         sham=fitted.sham,
+        corrections=[found for found in fitted.corrections if found.batch != fitted.target],
         notes=dict.fromkeys(notes),
         fitted_on_controls=fitted.on_controls,
         n_jobs=p.n_jobs,

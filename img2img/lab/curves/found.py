@@ -87,8 +87,14 @@ class Found:
         """Tell whether the contrast could not be corrected at all."""
         return bool(self.remark) and not self.gain_corrected
 
-    def __str__(self) -> str:
-        """Say it in one line, such as "P2, DNA: 0.61 x ± 0.08, corrected by 93%; background +80 ± 3, ..."."""
+    @property
+    def place(self) -> str:
+        """The batch and the channel, such as "P2, DNA"."""
+        return f"{self.batch}, {self.channel}"
+
+    @property
+    def text(self) -> str:
+        """The difference and its correction, such as "0.61 x ± 0.08, corrected by 93%; background +80 ± 3, ..."."""
         parts = [f"background {self.background:+.4g} ± {self.background_error:.2g}"]
         parts[0] += f", corrected by {self.background_corrected:.0%}" if self.background else ""
         if self.gain is not None and self.gain_error is not None and self.gain_corrected is not None:
@@ -96,7 +102,10 @@ class Found:
             parts.insert(0, gain + (f", corrected by {self.gain_corrected:.0%}" if self.gain != 1 else ""))
         if self.row_trend is not None and self.column_trend is not None:
             parts.append(f"along the plate {self.row_trend:.2f} x by row, {self.column_trend:.2f} x by column")
-        return f"{self.batch}, {self.channel}: {'; '.join(filter(None, [*parts, self.remark]))}"
+        return "; ".join(filter(None, [*parts, self.remark]))
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
 
 
 def _remark(found: float, error: float, share: float, seen: int, images: int) -> str:
