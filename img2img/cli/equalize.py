@@ -44,8 +44,9 @@ TEXTS = {
 FILES = ("root", "map", "file_column", "channel_column")
 COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "pages", "metadata")
 TABLE = (
-    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image), or "
-    "a folder with one subfolder per batch."
+    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image); "
+    "several files of one, as a folder or a pattern in quotes ('*/load_data.csv'); or a folder of images with one "
+    "subfolder per batch."
 )
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]

@@ -37,8 +37,8 @@ class Destination:
             raise ConfigError(f"{quote(folder)} is a file; give a folder for the results.")
         if os.path.realpath(folder) == os.path.realpath(manifest.root):
             raise ConfigError(f"{quote(folder)} is the folder of the originals; give another for the results.")
-        if manifest.table is not None and _real(folder / RESULTS) == _real(manifest.table):
-            raise ConfigError(f"The results would overwrite the table {quote(manifest.table)}; give another folder.")
+        if table := next((path for path in manifest.tables if _real(folder / RESULTS) == _real(path)), None):
+            raise ConfigError(f"The results would overwrite the table {quote(table)}; give another folder.")
         self.targets = [tuple(folder / _name(path, manifest.root) for path in row) for row in manifest.files]
         self._check_targets()
 

@@ -8,7 +8,7 @@ DataFrame or AnnData, or a folder with one subfolder per batch. A CSV file is re
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from img2img.lab.tables.folders import FILE, METADATA
 from img2img.lab.tables.images import TableImages, joined, read_labels
 from img2img.lab.tables.paths import Places, moves_of, places_of
 from img2img.lab.tables.rows import first_of
-from img2img.lab.tables.sources import opened, with_files
+from img2img.lab.tables.sources import opened
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class Manifest:
         batch_column: the column of the batches.
         places: where the files of the table are.
         notes: what a user should know about how the table was read.
-        table: the file of the table, or None.
+        tables: the files of the table; none if it is a folder of images, or in memory.
     """
 
     frame: Any
@@ -77,7 +77,7 @@ class Manifest:
     batch_column: str
     places: Places
     notes: list[str]
-    table: Path | None = None
+    tables: list[Path] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -100,7 +100,8 @@ class Manifest:
 
         Args:
             table: a DataFrame or AnnData; the path of a file, table.sqlite::Image or table.xlsx::Sheet for one of its
-                tables; or a folder with one subfolder per batch.
+                tables; a folder with one subfolder of images per batch; or a table in several files, such as a Parquet
+                folder, or a pattern like "*/load_data.csv".
             root: folder that file names are relative to, by default that of the table; given, it also stands for
                 absolute folders of the table that do not exist here.
             batch: column of the batches; by default Metadata_Batch, or else Metadata_Plate.
@@ -121,13 +122,11 @@ class Manifest:
             ConfigError: if a column does not exist, or no row is a control or selected.
             DataError: if the table cannot be read, has no rows, or lacks entries.
         """
-        frame, path, notes = opened(table)
-        frame, named = with_files(frame, file_column, channel_column)
-        is_folder = path is not None and path.is_dir()
-        base = Path(root or (path if path and is_folder else path.parent if path else "."))
+        source = opened(table, file_column, channel_column, root is not None)
+        frame, base = source.frame, Path(root or source.root)
         if not base.is_dir():
             raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
-        known, more = channels_of(frame) if named is None else (named, [])
+        known, more = (source.channels, []) if source.channels else channels_of(frame)
         names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))
         columns = known if channels is None else chosen_channels(_all_channels(frame), channels)
         if not len(frame):
@@ -152,8 +151,8 @@ class Manifest:
             kept=[name for name in frame.columns if name.startswith(METADATA) or name in used],
             batch_column=column,
             places=places,
-            notes=[*notes, *(more if channels is None else []), *moved, *choice],
-            table=None if is_folder else path,
+            notes=[*source.notes, *(more if channels is None else []), *moved, *choice],
+            tables=source.files,
         )
 
     def __len__(self) -> int:
