@@ -273,7 +273,7 @@ def test_several_tables_that_are_not_one(lab):
     (folder / "other.tsv").write_text("x")
     says = refused(ConfigError, Manifest.open, folder)
     assert "tables holds 2 .csv and 1 .tsv; say which are the table with a pattern in quotes" in says
-    assert "No file matches" in refused(DataError, Manifest.open, lab.root / "*.xlsx")
+    assert "No table matches" in refused(DataError, Manifest.open, lab.root / "*.xlsx")
     assert "is not a pattern of files" in refused(DataError, Manifest.open, lab.root / "tables" / "x**y" / "t.csv")
     (lab.root / "empty").mkdir()
     assert "contains no images" in refused(DataError, Manifest.open, lab.root / "empty")

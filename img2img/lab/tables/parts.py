@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
+from img2img.data.ome_zarr import is_plate
 from img2img.errors import ConfigError, DataError, listed, quote
 from img2img.lab.tables.formats import refuse_cells
 
@@ -39,21 +40,24 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def matching(pattern: Path) -> tuple[list[Path], Path]:
-    """Return the files that match a pattern, sorted, and the folder before its first wildcard.
+    """Return the files, or OME-Zarr plates, that match a pattern, sorted, and the folder before its first wildcard.
 
     Raises:
-        ConfigError: if they are too many.
+        ConfigError: if they are too many, or both.
         DataError: if there is none.
     """
     plain = next(i for i, part in enumerate(pattern.parts) if WILDCARDS.search(part))
     base = Path(*pattern.parts[:plain])
     try:
-        found = [path for path in islice(base.glob("/".join(pattern.parts[plain:])), MOST + 1) if path.is_file()]
+        found = islice(base.glob("/".join(pattern.parts[plain:])), MOST + 1)
+        tables = [path for path in found if path.is_file() or is_plate(path)]
     except ValueError as error:  # of ** that is not alone
         raise DataError(f"{quote(pattern)} is not a pattern of files: {str(error).rstrip('.')}.") from error
-    if not found:
-        raise DataError(f"No file matches {quote(pattern)}; correct the pattern.")
-    return _few(found, pattern), base
+    if not tables:
+        raise DataError(f"No table matches {quote(pattern)}; correct the pattern.")
+    if len({path.is_file() for path in tables}) > 1:
+        raise ConfigError(f"{quote(pattern)} matches both tables and OME-Zarr plates; give a pattern of one kind.")
+    return _few(tables, pattern), base
 
 
 def _few(found: list[Path], where: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import pandas as pd
 from img2img.errors import ConfigError, DataError, NoImagesError, choose, quote
 from img2img.lab.tables.columns import names_in
 from img2img.lab.tables.expressions import missing_entries
-from img2img.lab.tables.folders import FILE, FOLDER, METADATA, table_of_folder
+from img2img.lab.tables.folders import FILE, FOLDER, METADATA, plates_in, table_of_folder, table_of_plates
 from img2img.lab.tables.formats import AMONG, KNOWN, read_file
 from img2img.lab.tables.parts import WILDCARDS, joined, matching, tables_in, with_partition
 from img2img.lab.tables.paths import joined_names, slashed
@@ -56,8 +56,8 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
     """Open a table; see `with_files` for the columns.
 
     Args:
-        table: a file; table.sqlite::Name; a folder of images, or of tables; a pattern such as "*/load_data.csv"; or a
-            frame.
+        table: a file; table.sqlite::Name; a folder of images, of OME-Zarr plates or of tables; a pattern such as
+            "*/load_data.csv" or "*.zarr"; or a frame.
         file_column: the column of the files.
         channel_column: the column of their channels.
         has_root: whether the caller says what file names are relative to. If not, those in files that match a pattern
@@ -89,6 +89,9 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
     if path.is_dir():
         if sheet is not None:
             raise ConfigError(f"{quote(path)} is a folder; leave out {AMONG}{sheet}.")
+        if plates := plates_in(path):
+            root = path.parent if plates == [path] else path
+            return Source(prepared(table_of_plates(root, plates), quote(path)), named, root, [], notes)
         try:
             return Source(prepared(table_of_folder(path), quote(path)), named, path, [], notes)
         except NoImagesError:
@@ -99,6 +102,8 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
     if path.exists() or not WILDCARDS.search(str(path)):
         return Source(read(path), named, path.parent, [path], notes)
     paths, base = matching(path)
+    if paths[0].is_dir():
+        return Source(prepared(table_of_plates(base, paths), quote(path)), named, base, [], notes)
 
     def placed(part: Path) -> Any:
         frame = with_partition(read(part), part, base)
