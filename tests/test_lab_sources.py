@@ -557,3 +557,48 @@ def test_two_fits_differ_in_nothing(lab):
     assert texts[0] == texts[1] == texts[2]
     config = json.loads(texts[0])
     assert list(config["parameters"]) == sorted(config["parameters"])
+
+
+# Rows and groups
+
+
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
+def test_rows_of_missing_files_are_left_out_only_if_asked(lab, command_line):
+    for name in ("P1/A02_ER.tif", "P2/B01_DNA.tif"):
+        (lab.root / name).unlink()
+    path = lab.root / "plates.csv"
+    lab.frame.to_csv(path, index=False)
+    manifest = Manifest.open(path, control=CONTROL, missing="skip")
+    assert manifest.batch == ["P1"] * 2 + ["P2"] * 2 and manifest.control.tolist() == [True, False, True, True]
+    note = "2 of 6 rows are left out, since their files are missing: "
+    assert manifest.notes == [note + f"{lab.root}/P1/A02_ER.tif, {lab.root}/P2/B01_DNA.tif."]
+    assert len(Manifest.open(path)) == 6 and len(manifest.originals) == 12
+    assert BatchEqualizer(target="P1", min_images=2).fit_table(path, missing="skip").n_images_ == {"P1": 2, "P2": 2}
+    words = ("fit", path, "--min-images", "2", "--out", lab.root / "eq")
+    code, _, errors = command_line("equalize", *words)
+    assert code == 2 and "2 images cannot be used" in errors and "A02_ER.tif" in errors
+    code, out, _ = command_line("equalize", *words, "--missing", "skip")
+    assert code == 0 and f"note: {note}" in out
+    says = refused(DataError, Manifest.open, lab.frame[1:2], lab.root, missing="skip")
+    assert says.startswith("The files of all rows of the table are missing, such as ")
+    says = refused(DataError, Manifest.open, lab.frame, lab.root, control=[0, 1, 0, 0, 0, 0], missing="skip")
+    assert "The files of all controls of the table are missing" in says
+    assert "Unknown value of missing, 'no'" in refused(ConfigError, Manifest.open, path, missing="no")
+
+
+def test_wells_of_several_plates_as_one_group_are_noted(lab):
+    says = (
+        "The column Metadata_Well makes A01 of P1 and A01 of P2 one well; unless they are, leave --group (group=) out, "
+        "or name a column of plate and well together."
+    )
+    manifest = Manifest.open(lab.frame, lab.root, group="Metadata_Well")
+    assert manifest.notes == [says] and manifest.group[0] == manifest.group[3] == "A01"
+    batches = lab.frame.rename(columns={"Metadata_Plate": "Metadata_Batch"})
+    assert Manifest.open(batches, lab.root, group="Metadata_Well").notes == [says]
+    assert Manifest.open(lab.frame[:3], lab.root, group="Metadata_Well").notes == []
+    one_plate = batches.assign(Metadata_Plate="P1")  # scanned twice: its wells are the same
+    manifest = Manifest.open(one_plate, lab.root, batch="Metadata_Batch", group="Metadata_Well")
+    assert manifest.notes == [] and Manifest.open(one_plate, lab.root).group[0] == "P1/A01"
+    donors = lab.frame.assign(Donor=["d1", "d2", "d3"] * 2)
+    assert Manifest.open(donors, lab.root, group="Donor").notes == []
+    assert Manifest.open(lab.frame, lab.root).notes == []

@@ -1,6 +1,7 @@
 """The columns of a table: files and their channels, wells, controls, and the rows that are selected."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,31 @@ def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]
     return column, batches, [f"The batches are those of {counts[0]}, not of {counts[1]}; batch names another column."]
 
 
-def wells_of(frame: Any, batches: list[str], files: list[tuple[Path, ...]]) -> list[str]:
-    """Return plate and well of every row; without wells its first file."""
-    if "Metadata_Well" not in frame:
-        return [str(row[0]) for row in files]
-    wells = check_batch(frame["Metadata_Well"].tolist(), len(frame), "Metadata_Well")
+def groups_of(
+    frame: Any, group: str | None, batches: list[str], files: list[tuple[Path, ...]]
+) -> tuple[list[str], list[str]]:
+    """Return the group of every row, and a note if a column of wells makes those of several plates one group.
+
+    By default the groups are plate and well, or without wells the first file.
+    """
     plates = batches
     if "Metadata_Plate" in frame:
         plates = check_batch(frame["Metadata_Plate"].tolist(), len(frame), "Metadata_Plate")
-    return [f"{plate}/{well}" for plate, well in zip(plates, wells, strict=True)]
+    if group is not None:
+        groups = check_batch(frame[group].tolist(), len(frame), "group")
+        pairs = set(zip(groups, plates, strict=True))
+        twice = sorted(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        if not twice or "well" not in group.lower():
+            return groups, []
+        one, other = sorted(plate for name, plate in pairs if name == twice[0])[:2]
+        return groups, [
+            f"The column {group} makes {twice[0]} of {one} and {twice[0]} of {other} one well; unless they are, leave "
+            "--group (group=) out, or name a column of plate and well together."
+        ]
+    if "Metadata_Well" not in frame:
+        return [str(row[0]) for row in files], []
+    wells = check_batch(frame["Metadata_Well"].tolist(), len(frame), "Metadata_Well")
+    return [f"{plate}/{well}" for plate, well in zip(plates, wells, strict=True)], []
 
 
 def control_of(frame: Any, control: Any) -> Array | None:

@@ -28,10 +28,10 @@ from img2img.lab.tables.columns import (
     chosen_channels,
     control_of,
     files_of,
+    groups_of,
     names_in,
     names_of,
     selected,
-    wells_of,
 )
 from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import FILE, METADATA
@@ -95,6 +95,7 @@ class Manifest:
         map: Sequence[str] | Mapping[str, Any] | str | None = None,
         file_column: str | None = None,
         channel_column: str | None = None,
+        missing: o.Missing = "error",
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
@@ -117,6 +118,8 @@ class Manifest:
             map: OLD=NEW, where the folder OLD of the table is on this machine; can be repeated.
             file_column: column of the files, if its name does not begin with FileName_.
             channel_column: column of the channels, for a table with one row per file instead of one per image.
+            missing: rows with a file that is not there: "error" when it is read, or "skip" to leave them out and count
+                them.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
@@ -137,7 +140,8 @@ class Manifest:
         files = files_of(frame, columns, places)
         column, batches, choice = batches_of(frame, batch)
         used = [choose("column", name, list(frame.columns)) for name in (column, group, label) if name]
-        return cls(
+        groups, same = groups_of(frame, group, batches, files)
+        manifest = cls(
             frame=frame,
             root=base,
             columns=columns,
@@ -145,14 +149,19 @@ class Manifest:
             originals=[places.path(name) for name in names],
             batch=batches,
             control=control_of(frame, control),
-            group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
+            group=groups,
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
             agreement=Agreement(metadata, pages),
             kept=[name for name in frame.columns if name.startswith(METADATA) or name in used],
             batch_column=column,
             places=places,
-            notes=[*source.notes, *(more if channels is None else []), *moved, *choice],
+            notes=[*source.notes, *(more if channels is None else []), *moved, *choice, *same],
             tables=source.files,
+        )
+        return (
+            manifest.of_present_files()
+            if choose("value of missing,", missing, ("error", "skip")) == "skip"
+            else manifest
         )
 
     def __len__(self) -> int:
@@ -196,6 +205,23 @@ class Manifest:
         if not mask.any():
             raise DataError(f"Batch {name} has no controls in the table; name those it has.")
         return self.with_rows(mask)
+
+    def of_present_files(self) -> "Manifest":
+        """Return the manifest without the rows that have a file that is not there, and a note that counts them.
+
+        Raises:
+            DataError: if no row is left, or no control.
+        """
+        absent = [next((path for path in row if not path.exists()), None) for row in self.files]
+        lost = [quote(path) for path in absent if path is not None]
+        if not lost:
+            return self
+        here = np.array([path is None for path in absent])
+        if not here.any() or (self.control is not None and not self.control[here].any()):
+            kind = "rows" if not here.any() else "controls"
+            raise DataError(f"The files of all {kind} of the table are missing, such as {lost[0]}; correct its root.")
+        note = f"{len(lost)} of {len(self)} rows are left out, since their files are missing: {first_of(lost)}."
+        return replace(self.with_rows(here), notes=[*self.notes, note])
 
     def with_rows(self, mask: Array) -> "Manifest":
         """Return the manifest with only the rows (n,) for which the mask is true."""
