@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, DataError, choose
+from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.checks import check_batch, check_mask
 from img2img.lab.tables.expressions import missing_entries, select, truths
 from img2img.lab.tables.folders import FILE, FOLDER
@@ -88,6 +90,36 @@ def files_of(frame: Any, columns: list[str], places: Places) -> list[tuple[Path,
     if lacking := [f"{FILE}{c} in row {i}" for c in columns for i, name in enumerate(names[c]) if not name]:
         raise DataError(f"File names are missing from the table: {first_of(lacking)}; fill them in.")
     return list(zip(*([places(name) for name in names[c]] for c in columns), strict=True))
+
+
+def labels_of(frame: Any, column: str, places: Places) -> list[Path]:
+    """Return the label image of every row, from a column of their names.
+
+    Raises:
+        ConfigError: if there is no such column.
+        DataError: if a row has none.
+    """
+    names = frame[choose("column", column, {name: name for name in frame.columns})]
+    if (lacking := missing_entries(names)).any():
+        rows = first_of([f"row {i}" for i in np.flatnonzero(lacking)])
+        raise DataError(f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=.")
+    return [places(name) for name in names]
+
+
+def present(files: list[tuple[Path, ...]], control: Array | None) -> tuple[Array, list[str]]:
+    """Return which rows have all their files (n,), and a note that counts the others.
+
+    Raises:
+        DataError: if no row has, or no control.
+    """
+    absent = [next((path for path in row if not path.exists()), None) for row in files]
+    lost = [quote(path) for path in absent if path is not None]
+    here = np.array([path is None for path in absent])
+    if not here.any() or (control is not None and not control[here].any()):
+        kind = "rows" if not here.any() else "controls"
+        raise DataError(f"The files of all {kind} of the table are missing, such as {lost[0]}; correct its root.")
+    note = f"{len(lost)} of {len(files)} rows are left out, since their files are missing: {first_of(lost)}."
+    return here, [note] if lost else []
 
 
 def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]]:

@@ -29,15 +29,15 @@ from img2img.lab.tables.columns import (
     control_of,
     files_of,
     groups_of,
+    labels_of,
     names_in,
     names_of,
+    present,
     selected,
 )
-from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import FILE, METADATA
-from img2img.lab.tables.images import TableImages, joined, read_labels
+from img2img.lab.tables.images import Contents, TableImages, joined, read_labels
 from img2img.lab.tables.paths import Places, moves_of, places_of
-from img2img.lab.tables.rows import first_of
 from img2img.lab.tables.sources import opened
 
 
@@ -212,16 +212,8 @@ class Manifest:
         Raises:
             DataError: if no row is left, or no control.
         """
-        absent = [next((path for path in row if not path.exists()), None) for row in self.files]
-        lost = [quote(path) for path in absent if path is not None]
-        if not lost:
-            return self
-        here = np.array([path is None for path in absent])
-        if not here.any() or (self.control is not None and not self.control[here].any()):
-            kind = "rows" if not here.any() else "controls"
-            raise DataError(f"The files of all {kind} of the table are missing, such as {lost[0]}; correct its root.")
-        note = f"{len(lost)} of {len(self)} rows are left out, since their files are missing: {first_of(lost)}."
-        return replace(self.with_rows(here), notes=[*self.notes, note])
+        here, notes = present(self.files, self.control)
+        return replace(self.with_rows(here), notes=[*self.notes, *notes]) if notes else self
 
     def with_rows(self, mask: Array) -> "Manifest":
         """Return the manifest with only the rows (n,) for which the mask is true."""
@@ -246,7 +238,7 @@ class Manifest:
         return TableImages(self)
 
     @cached_property
-    def _first(self) -> "_Contents":
+    def _first(self) -> Contents:
         """The contents of the first row that can be read; the others must have the same."""
         failed: DataError | None = None
         for row in self.files:
@@ -258,7 +250,7 @@ class Manifest:
                 failed = failed or error
             else:
                 check_type(headers[0].dtype, quote(row[0]), of_file=True)
-                return _Contents(row, counts, headers[0].dtype)
+                return Contents(row, counts, headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first error: {failed}") from failed
 
@@ -291,24 +283,7 @@ class Manifest:
         pictures = [read_image(path, pages="channels") for path in row]
         counts = [picture.array.shape[2] for picture in pictures]
         self.agreement.check(row, [picture.source.stated for picture in pictures], counts)
-        first = self._first
-        height, width = pictures[0].array.shape[:2]
-        for path, picture, expected, other in zip(row, pictures, first.channels, first.files, strict=True):
-            (h, w, count), dtype = picture.array.shape, str(picture.array.dtype)
-            if dtype != first.dtype:
-                raise DataError(
-                    f"{quote(path)} holds {dtype} values, but {quote(first.files[0])} holds {first.dtype}; "
-                    "give all images as they came from the camera."
-                )
-            if count != expected:
-                raise DataError(
-                    f"{quote(path)} has {count} channels, but {quote(other)} has {expected}; give every row the same."
-                )
-            if (h, w) != (height, width):
-                raise DataError(
-                    f"{quote(path)} is {w}x{h}, but {quote(row[0])} is {width}x{height}; the files of a row are the "
-                    "channels of one image, so give them one size."
-                )
+        self._first.check(row, pictures)
         return pictures
 
     def read(self, i: int) -> Array:
@@ -326,23 +301,8 @@ class Manifest:
             DataError: if a row has none; and on reading, if one does not hold one channel of integers, or its size
                 differs from its image's.
         """
-        names = self.frame[choose("column", column, {name: name for name in self.frame.columns})]
-        if (lacking := missing_entries(names)).any():
-            rows = first_of([f"row {i}" for i in np.flatnonzero(lacking)])
-            raise DataError(
-                f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=."
-            )
-        paths = [self.places(name) for name in names]
+        paths = labels_of(self.frame, column, self.places)
         return LazyImages(len(paths), lambda i: read_labels(paths[i], self.files[i][0]))
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """Files, their numbers of channels, and their type."""
-
-    files: tuple[Path, ...]
-    channels: list[int]
-    dtype: str
 
 
 def _all_channels(frame: Any) -> list[str]:
