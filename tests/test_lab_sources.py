@@ -236,7 +236,7 @@ def test_a_parquet_folder(lab):
     for i in range(3):
         lab.frame[2 * i : 2 * i + 2].to_parquet(plain / f"part.{i}.parquet")
     assert is_same(Manifest.open(plain, control=CONTROL), lab)
-    assert "is a folder; leave out ::Image" in refused(ConfigError, Manifest.open, f"{folder}::Image")
+    assert "leave out ::Image" in refused(ConfigError, Manifest.open, f"{lab.root}::Image")
     nameless = folder / "Metadata_Plate=__HIVE_DEFAULT_PARTITION__"
     (folder / "Metadata_Plate=P2").rename(nameless)
     assert "Metadata_Plate[3] is missing" in refused(InputError, Manifest.open, folder)

@@ -241,6 +241,10 @@ def test_plates_are_a_table(tmp_path, version):
     assert manifest.channels == list(NAMES) and manifest.read(0).shape == (2, 24, 24)
     assert manifest.agreement.pixel_size[0] == (0.25, 0.5)
     assert Manifest.open(tmp_path / "screen" / "*.zarr").files == manifest.files
+    assert "*.zarr is not a file; leave out ::x." in refused(ConfigError, Manifest.open, f"{tmp_path}/screen/*.zarr::x")
+    says = refused(ConfigError, Manifest.open, tmp_path / "screen", channels="ER")
+    assert "the only one is FileName_Image, whose files have the channels DNA, ER; leave channels out." in says
+    assert Manifest.open(tmp_path / "screen", channels="DNA,ER").channels == list(NAMES)
     one = Manifest.open(tmp_path / "screen" / "P1.zarr")
     assert one.files == manifest.files[:6] and one.root == tmp_path / "screen"
     named = manifest.frame.assign(Metadata_Batch="b")  # a table that names the images of plates

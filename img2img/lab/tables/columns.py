@@ -54,6 +54,11 @@ def _columns(channels: Sequence[str]) -> str:
     return ", ".join(FILE + name for name in channels) + (" is" if len(channels) == 1 else " are")
 
 
+def given_names(channels: Sequence[str] | str) -> list[str]:
+    """Return the names of channels that a caller has given: a list, or text with commas."""
+    return [name.strip() for name in channels.split(",")] if isinstance(channels, str) else [str(c) for c in channels]
+
+
 def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list[str]:
     """Return the columns of the channels that a caller has named: a list, or text with commas.
 
@@ -62,7 +67,7 @@ def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list
     Raises:
         ConfigError: if one is unknown or named twice.
     """
-    names = [name.strip() for name in channels.split(",")] if isinstance(channels, str) else [str(c) for c in channels]
+    names = given_names(channels)
     table = {name.removeprefix(ORIGINAL): name for name in known} | {name: name for name in known}
     chosen = [choose("channel", name, table) for name in names]
     if not chosen or len(set(chosen)) < len(chosen):

@@ -28,6 +28,7 @@ from img2img.lab.tables.columns import (
     chosen_channels,
     control_of,
     files_of,
+    given_names,
     groups_of,
     labels_of,
     names_in,
@@ -131,7 +132,8 @@ class Manifest:
             raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
         known, more = (source.channels, []) if source.channels else channels_of(frame)
         names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))
-        columns = known if channels is None else chosen_channels(_all_channels(frame), channels)
+        in_files = known == ["Image"]  # whose names are known once a file is read
+        columns = known if channels is None or in_files else chosen_channels(_all_channels(frame), channels)
         if not len(frame):
             raise DataError("The table has no rows; give a row for each image.")
         places, moved = places_of(names, base, moves_of(map), root is not None)
@@ -158,11 +160,9 @@ class Manifest:
             notes=[*source.notes, *(more if channels is None else []), *moved, *choice, *same],
             tables=source.files,
         )
-        return (
-            manifest.of_present_files()
-            if choose("value of missing,", missing, ("error", "skip")) == "skip"
-            else manifest
-        )
+        if choose("value of missing,", missing, ("error", "skip")) == "skip":
+            manifest = manifest.of_present_files()
+        return manifest.with_channels(channels) if in_files else manifest
 
     def __len__(self) -> int:
         return len(self.files)
@@ -176,7 +176,7 @@ class Manifest:
         if channels is None:
             return self
         if self.columns == ["Image"]:
-            if list(channels) == self.channels:
+            if given_names(channels) in (self.columns, self.channels):
                 return self
             raise ConfigError(
                 f"channels chooses among the columns {FILE}<Channel>, but the only one is {FILE}Image, whose files "

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
+from img2img.data.images import FORMATS
 from img2img.data.ome_zarr import is_plate
 from img2img.errors import ConfigError, DataError, listed, quote
 from img2img.lab.tables.formats import refuse_cells
@@ -22,14 +23,19 @@ MOST = 10_000  # files of a table
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """Return the files of the table in a folder, at any depth, sorted; none if it holds no table.
+    """Return the files of the table in a folder, at any depth, sorted; none if it holds no table, or images.
 
     Files whose names begin with a dot or an underscore are left out, as every reader of Parquet does.
 
     Raises:
         ConfigError: if they are of several kinds, or too many.
     """
-    found = [path for path in folder.rglob("*") if _kind(path) and path.name[0] not in "._" and path.is_file()]
+    found = []
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in FORMATS:
+            return []
+        if _kind(path) and path.name[0] not in "._" and path.is_file():
+            found.append(path)
     if len(kinds := Counter(map(_kind, found))) > 1:
         counts = " and ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from img2img.errors import ConfigError, DataError, NoImagesError, choose, quote
+from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.tables.columns import names_in
 from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import FILE, FOLDER, METADATA, plates_in, table_of_folder, table_of_plates
@@ -75,41 +75,42 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
         named[:] = channels or []
         return frame
 
-    if not isinstance(table, str | Path):
-        return Source(prepared(_frame_of(table), "The table"), named, Path(), [], notes)
-    text, _, name = str(table).rpartition(AMONG)
-    path = Path(text if text and not Path(table).exists() else table)
-    sheet = name if path != Path(table) else None
-
     def read(part: Path) -> Any:
         frame, more = read_file(part, sheet)
         notes.extend(more)
         return prepared(frame, quote(part))
 
+    def read_part(part: Path) -> Any:
+        frame = with_partition(read(part), part, root)
+        return frame if has_root or path.is_dir() else _placed(frame, part.parent.relative_to(root))
+
+    if not isinstance(table, str | Path):
+        return Source(prepared(_frame_of(table), "The table"), named, Path(), [], notes)
+    text, _, name = str(table).rpartition(AMONG)
+    path = Path(text if text and not Path(table).exists() else table)
+    sheet = name if path != Path(table) else None
+    root, plates, files = _contents(path)
+    if sheet is not None and not files:
+        raise ConfigError(f"{quote(path)} is not a file; leave out {AMONG}{sheet}.")
+    if plates:
+        frame = prepared(table_of_plates(root, plates), quote(path))
+    elif not files:
+        frame = prepared(table_of_folder(root), quote(root))
+    else:
+        frame = read(path) if files == [path] else joined(files, read_part)
+    return Source(frame, named, root, files, notes)
+
+
+def _contents(path: Path) -> tuple[Path, list[Path], list[Path]]:
+    """Return what is at a path: its root, OME-Zarr plates, and files of a table; with neither, a folder of images."""
     if path.is_dir():
-        if sheet is not None:
-            raise ConfigError(f"{quote(path)} is a folder; leave out {AMONG}{sheet}.")
-        if plates := plates_in(path):
-            root = path.parent if plates == [path] else path
-            return Source(prepared(table_of_plates(root, plates), quote(path)), named, root, [], notes)
-        try:
-            return Source(prepared(table_of_folder(path), quote(path)), named, path, [], notes)
-        except NoImagesError:
-            if not (paths := tables_in(path)):
-                raise
-        frame = joined(paths, lambda part: with_partition(read(part), part, path))
-        return Source(frame, named, path.parent, paths, notes)
+        plates = plates_in(path)
+        files = [] if plates else tables_in(path)  # a plate has very many files
+        return (path.parent if files or plates == [path] else path), plates, files
     if path.exists() or not WILDCARDS.search(str(path)):
-        return Source(read(path), named, path.parent, [path], notes)
-    paths, base = matching(path)
-    if paths[0].is_dir():
-        return Source(prepared(table_of_plates(base, paths), quote(path)), named, base, [], notes)
-
-    def placed(part: Path) -> Any:
-        frame = with_partition(read(part), part, base)
-        return frame if has_root else _placed(frame, part.parent.relative_to(base))
-
-    return Source(joined(paths, placed), named, base, paths, notes)
+        return path.parent, [], [path]
+    found, root = matching(path)
+    return (root, found, []) if found[0].is_dir() else (root, [], found)
 
 
 def _frame_of(table: Any) -> Any:
