@@ -154,6 +154,10 @@ HOSTILE = {
     "long": (lambda x: (x / "0" / "0.0.0.0").write_bytes(b"\0" * 3 * 10**6), "is larger than the values it should"),
     "short": (lambda x: (x / "0" / "0.0.0.0").write_bytes(packed("zstd", b"\0" * 10)), "is damaged: its pixels"),
     "garbage": (lambda x: (x / "0" / "0.0.0.0").write_bytes(b"\xff" * 99), "is damaged: its pixels"),
+    "copied in part": (
+        lambda x: [path.unlink() for path in (x / "0").glob("*.0*")],
+        "holds none of its chunks; it may",
+    ),
     "link": (lambda x: _linked(x / "0" / "0.0.0.0"), "leads outside of its store; copy the file there"),
     "linked level": (lambda x: _linked(x / "0"), "names the path '0', which leads outside of it"),
 }

@@ -135,12 +135,12 @@ class ZarrArray:
         _check_codecs(self.codecs, len(self.shape), name)
 
     def read(self) -> Array:
-        """Return all values.
+        """Return all values; those of a chunk that is not there are `fill`, which is how stores leave out empty ones.
 
         Raises:
-            DataError: if a chunk lies outside the store; other errors come from damaged chunks.
+            DataError: if there is no chunk at all, or one lies outside the store. Damaged chunks raise anything.
         """
-        out = self._empty(self.shape)
+        out, found = self._empty(self.shape), False
         inside = os.path.realpath(self.folder)
         for number in np.ndindex(*_grid(self.shape, self.chunks)):
             path = self.folder / (self.prefix + self.separator.join(map(str, number)))
@@ -148,7 +148,10 @@ class ZarrArray:
                 continue
             if not Path(os.path.realpath(path)).is_relative_to(inside):
                 raise DataError(f"{quote(path)} leads outside of its store; copy the file there.")
+            found = True
             self._put(out, number, self.chunks, self._decoded(self._content(path), self.chunks, self.codecs))
+        if not found:
+            raise DataError(f"{quote(self.folder)} holds none of its chunks; it may not have been copied completely.")
         return out
 
     def _empty(self, shape: tuple[int, ...]) -> Array:
