@@ -182,13 +182,11 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     array = ZarrArray.open(_inside(folder, image.datasets[0].path))
     axes = [_Axis(axis) if isinstance(axis, str) else axis for axis in image.axes]
     letters = "".join(axis.name for axis in axes)
-    if len(letters) != len(axes) or len(axes) != len(array.shape) or not re.fullmatch("t?c?z?y?x?", letters):
+    if len(axes) != len(array.shape) or not re.fullmatch("t?c?z?yx", letters):
         names = ", ".join(axis.name[:9] for axis in axes)
         raise DataError(
-            f"{quote(folder)} has the axes {names[:60]} of shape {array.shape}; img2img reads t, c, z, y, x."
+            f"{quote(folder)} has the axes {names[:60]} of shape {array.shape}; img2img reads y and x after any of t, c, z."
         )
-    if not letters.endswith("yx"):
-        raise DataError(f"{quote(folder)} has the axes {letters}; an image ends with y and x.")
     sizes = dict.fromkeys(AXES, 1) | dict(zip(letters, array.shape, strict=True))
     paging = [axis for axis in "tz" if sizes[axis] > 1]
     stated = Stated(
@@ -243,6 +241,6 @@ def result_name(path: PurePosixPath) -> str:
     """
     parts = [re.sub(r"(\.ome)?\.zarr$", "", part, flags=re.IGNORECASE) for part in path.parts]
     if len(parts) > 3 and re.fullmatch(r"[A-Z]{1,2}/\d{1,2}/\w+", "/".join(parts[-3:])):
-        row, column, field_ = parts[-3:]
-        parts[-3:] = [f"{row}{column:0>2}_s{field_}"]
+        row, column, site = parts[-3:]
+        parts[-3:] = [f"{row}{column:0>2}_s{site}"]
     return "/".join(parts) + ".ome.tif"
