@@ -564,6 +564,19 @@ def test_dask_is_read_when_it_is_asked_for(data, toned):
     assert same_state(BatchEqualizer(target="A").fit(X, batch=data.batch, group=data.group), toned)
 
 
+def test_arrays_on_disk_give_the_same_as_in_memory(data, toned):
+    class OnDisk:
+        shape, dtype = data.X.shape, data.X.dtype
+
+        def __getitem__(self, index):
+            assert isinstance(index[0], int), "it was read as a whole"
+            return data.X[index]
+
+    Z = toned.transform(OnDisk(), batch=data.batch)
+    assert isinstance(Z, np.ndarray) and np.array_equal(Z, toned.transform(data.X, batch=data.batch))
+    assert same_state(BatchEqualizer(target="A").fit(OnDisk(), batch=data.batch, group=data.group), toned)
+
+
 def test_errors_of_dask_come_when_it_is_asked_for(data):
     X = data.X.astype(np.float32)
     equalizer = BatchEqualizer().fit(X, batch=data.batch)

@@ -42,10 +42,11 @@ TEXTS = {
     "overwrite": "Replace existing results.",
 }
 FILES = ("root", "map", "file_column", "channel_column")
-COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "pages", "metadata")
+COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "missing", "pages", "metadata")
 TABLE = (
-    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image), or "
-    "a folder with one subfolder per batch."
+    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image); "
+    "several files of one, as a folder or a pattern in quotes ('*/load_data.csv'); or a folder of images with one "
+    "subfolder per batch."
 )
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
@@ -82,7 +83,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
 
     new = BatchEqualizer.__init__
     add("fit", _fit, like(open_table, *COLUMNS, "channels"), like(new))
-    add("add", _add, like(open_table, *COLUMNS[:-2], "where"))
+    add("add", _add, like(open_table, *COLUMNS))
     add(
         "transform",
         _transform,

@@ -186,8 +186,9 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Learn what each batch needs.
 
         Args:
-            X: images with the axes `axes`, of numpy, torch, xarray or dask; or a list of images; or a `Manifest`, which
-                brings the other arguments itself.
+            X: images with the axes `axes`, of numpy, torch, xarray, dask, or anything with shape, dtype and indexing,
+                such as zarr, which is read one image at a time; or a list of images; or a `Manifest`, which brings the
+                other arguments itself.
             y: the batch of each image if `batch` is not given, which leaves a note; otherwise not used.
             batch: the batch of each image.
             control: whether each image is a control; if given, only controls are used.
@@ -278,7 +279,8 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return the images as the target batch would have recorded them, or write them for a `Manifest`.
 
         Args:
-            X: images as in `fit`; a dask array gives a dask array, computed when asked for.
+            X: images as in `fit`; a dask array gives a dask array, computed when asked for, and an array of zarr one
+                of numpy.
             batch: the batch of each image, or one name for all. Not every fitted batch has to occur.
             group: the well of each image, as in `fit`; only used with `plate_position`.
             return_quality: also return a table (pandas) with a row for each image; see `judgement.quality.quality_of`.
