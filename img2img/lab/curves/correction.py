@@ -71,7 +71,7 @@ class Correction:
         """
         count, channels = int(batch.max()) + 1, len(images[0])
         weights = np.full(count, 1 / count) if target is None else np.eye(count)[target]
-        signs = signs_of(images, SIGN_IMAGES)
+        signs = signs_of(images, SIGN_IMAGES, n_jobs)
         sample = Sample(images, batch, group, count, signs, n_jobs)
         measured = sample.measured()
         curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))
