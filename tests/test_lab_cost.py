@@ -240,7 +240,7 @@ def test_images_beyond_the_memory_are_read_again_and_give_the_same_fit(tmp_path,
         return equalizer, [seen.count(i) for i in range(len(X))]
 
     (whole, once), (part, again) = fit(1), fit(4 * X[0].nbytes / GB)
-    assert once == [1] * len(X) and sorted(again)[:4] == [1] * 4 and 1 < max(again) < 10
+    assert once == [1] * len(X) and sorted(again)[:4] == [1] * 4 and 1 < max(again) < 12
     for name in ("curves", "fields", "levels"):
         assert np.array_equal(getattr(whole.correction_, name), getattr(part.correction_, name))
     assert whole.sham_ == part.sham_ and whole.notes_ == part.notes_

@@ -141,10 +141,16 @@ class Sample:
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
 
-    def measured(self) -> Measured:
-        """Return the measurements of the batches."""
-        found = np.array([[levels for levels, _ in row] for row in self._each(tone.look)])
-        return measured_of(found, self.batch, self.group, self.count)
+    def measured(self, even: Callable[[int], Array | None] = lambda i: None) -> Measured:
+        """Return the measurements of the batches; those of `even(i)` instead of image `i` unless that is None."""
+
+        def one(i: int) -> Array:
+            image = even(i)
+            return levels_of(*((self.images, i) if image is None else ([image], 0)), self.signs)
+
+        with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
+            levels = np.array(list(pool.map(one, range(len(self.images)))))
+        return measured_of(levels, self.batch, self.group, self.count)
 
     def fields(self) -> tuple[Array, Array]:
         """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
