@@ -209,6 +209,23 @@ def test_the_table_of_quality_can_be_left_out(table, tmp_path, monkeypatch):
     assert not {"clipped", "saturated", "unfamiliar", "change", "flags"} & set(found) and (found.status == "done").all()
 
 
+# Starting
+
+
+def test_curves_do_without_torch(table, tmp_path):
+    """Its import takes longer than a small table."""
+    BatchEqualizer(target="A", min_images=2).fit(Manifest.open(table)).save(tmp_path / "equalizer")
+    script = f"""if True:
+        import sys
+        from img2img.lab import BatchEqualizer, Manifest
+        manifest = Manifest.open({str(table)!r})
+        BatchEqualizer().check(manifest)
+        BatchEqualizer.load({str(tmp_path / "equalizer")!r}).transform(manifest, out_dir={str(tmp_path / "out")!r})
+        sys.exit("torch was imported" if "torch" in sys.modules else 0)
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)
+
+
 # Measuring
 
 

@@ -24,7 +24,6 @@ from img2img.lab.judgement.quality import Familiarity
 from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified
 from img2img.lab.networks.models import MODELS, Network
-from img2img.lab.networks.training import train_generator
 from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 from img2img.lab.sham import fit_correction, sham, spans
@@ -207,6 +206,8 @@ def training_options(p: Parameters, network: Network) -> dict[str, Any]:
 def _with_network(
     p: Parameters, network: Network, fitted: Fitted, images: Sequence[Array], number: Array, target: int, notes: Notes
 ) -> Fitted:
+    from img2img.lab.networks.training import train_generator  # imports torch, which curves do without
+
     notes(
         f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
         "Judge it by evaluate(), and keep the originals."
