@@ -1170,9 +1170,9 @@ def test_one_group_of_a_batch_is_noted(data):
         equalizer.fit(data.X, batch=data.batch, group=group)
 
 
-def test_more_images_than_fit_are_judged_in_part(data, monkeypatch):
-    equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
-    monkeypatch.setattr(design, "JUDGED", 3 * 6 * data.X[0].nbytes)
+def test_more_images_than_fit_are_judged_in_part(data):
+    half = 3 * 6 * data.X[0].nbytes
+    equalizer = BatchEqualizer(target="A", memory=2 * half / design.GB).fit(data.X, batch=data.batch)
     found = equalizer.evaluate(data.X + np.uint16(1), batch=data.batch)
     assert found.counts["images"] == 18 and "at most 6 images of each batch" in " ".join(found.notes)
 

@@ -262,7 +262,7 @@ def test_gain_and_offset_are_found():
 
 def test_a_dark_foreground_is_a_bright_one_mirrored():
     bright, dark = disks(9), 5000 - disks(9)
-    assert tone.signs([np.stack([bright, dark])], 2).tolist() == [1, -1]
+    assert tone.signs(np.array([[tone.look(plane, 1)[1] for plane in (bright, dark)]])).tolist() == [1, -1]
     found, mirrored = measure(bright, 1), measure(dark, -1)
     assert mirrored[0] == pytest.approx(5000 - found[0]) and mirrored[1:] == pytest.approx(found[1:])
 

@@ -84,7 +84,9 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         run: folder of that training, which resumes there after a stop; None for a temporary one.
         random_state: seed of everything random.
         device: device of the networks: "auto", "cpu", "cuda".
-        n_jobs: threads for "tone", "tone+field" and the report; -1 uses one for each core.
+        n_jobs: threads; -1 uses one for each core.
+        memory: gigabytes of images that stay in memory; `fit` and `check` read others again, and `report`, which also
+            holds every method's results, judges on half as much.
 
     Attributes:
         batches_: names of the batches, sorted; those added later at the end.
@@ -125,13 +127,14 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         n_jobs: o.Jobs = 1,
         allow_single_group: bool = False,
         plate_position: bool = False,
+        memory: o.Memory = 2.0,
     ) -> None:
         self.model, self.target, self.axes, self.channels = model, target, axes, channels
         self.max_change, self.unseen, self.out_dtype = max_change, unseen, out_dtype
         self.min_images, self.max_images, self.allow_confounded = min_images, max_images, allow_confounded
         self.training, self.run = training, run
         self.random_state, self.device, self.n_jobs = random_state, device, n_jobs
-        self.allow_single_group, self.plate_position = allow_single_group, plate_position
+        self.allow_single_group, self.plate_position, self.memory = allow_single_group, plate_position, memory
 
     batches_, target_, channels_ = _learned("batches"), _learned("target"), _learned("channels")
     scale_, correction_, generator_ = _learned("scale"), _learned("correction"), _learned("generator")

@@ -44,7 +44,7 @@ def judge(
         raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
     notes = [*fitted.notes, *design.notes]
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
-    chosen = rules.judged(images, design.batch, p.max_images, notes.append)
+    chosen = rules.judged(images, design.batch, p.max_images, p.memory, notes.append)
     for i, image in enumerate(truth or ()):
         checks.check_finite(image, f"Image {i} of truth", fitted.channels)
     methods = applicable(fitted.statistics) | installed(fitted.statistics, notes.append)
@@ -52,13 +52,15 @@ def judge(
     made = every * (len(methods) + 2 + (fitted.generator is not None))
     total = made + made - every
     called = [images.called(i) for i in chosen]
-    before: list[Array] = []
     progress(0, total)
-    for name, image in zip(called, rules.readable(rules.part(images, chosen), called), strict=True):
-        checks.check_range(image, name, fitted.dtype, fitted.highest)
-        checks.check_finite(image, name, fitted.channels)
-        before.append(image)
-        progress(len(before), total)
+
+    def checked(i: int) -> Array:
+        image: Array = images[chosen[i]]
+        checks.check_range(image, called[i], fitted.dtype, fitted.highest)
+        checks.check_finite(image, called[i], fitted.channels)
+        return image
+
+    before: list[Array] = rules.each(checked, called, p.n_jobs, lambda done: progress(done, total))
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from annotated_types import Interval, Len
-from torch import nn
 
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError, choose
@@ -17,8 +16,10 @@ from img2img.lab.curves.place import NOWHERE, Origin, Place, centred
 from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, largest_change, lost, quality_of
-from img2img.lab.networks.applying import apply, bind
 from img2img.lab.networks.models import MODELS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Names = list[str]
 
@@ -93,7 +94,7 @@ class Fitted(Learned):
     correction: Correction | StainCorrection
     familiarity: Familiarity
     statistics: Statistics
-    generator: nn.Module | None = None
+    generator: "nn.Module | None" = None
 
     @property
     def highest(self) -> float:
@@ -173,6 +174,8 @@ class Fitted(Learned):
 
     def run_network(self, signal: Array, number: int, device: str) -> Array:
         """Return the network's output for its input, on the same scale."""
+        from img2img.lab.networks.applying import apply, bind  # imports torch, which curves do without
+
         assert self.network is not None and self.generator is not None
         bound = bind(self.network.model, self.generator, number, self.batches.index(self.target))
         return apply(bound, signal, device=device)

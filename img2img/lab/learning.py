@@ -23,9 +23,9 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import quick_features
 from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified
 from img2img.lab.networks.models import MODELS, Network
-from img2img.lab.networks.training import train_generator
 from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 from img2img.lab.sham import fit_correction, sham, spans
@@ -82,7 +82,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         rules.refuse_sizes(kept, p.model)
 
     names = sorted(set(batches))
-    statistics = Statistics.of(kept, batches, reference=names[0], example=kept[0])
+    statistics = Statistics.of(kept, batches, reference=names[0], example=kept[0], n_jobs=p.n_jobs)
     medoid = rules.medoid(statistics)
     target = medoid if p.target == "medoid" else str(p.target)
     reference = medoid if p.target == "mean" else target
@@ -159,7 +159,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         if wells is not None and isinstance(correction, Correction):
             contrasts -= np.einsum("nct,nt->nc", correction.trends[number, :, 1], wells)
         remarks += positions.drifts(contrasts, batches, groups, called)
-    for remark in [*remarks, *magnified(kept, batches, correction.signs)]:
+    for remark in [*remarks, *magnified(kept, batches, correction.signs, p.n_jobs)]:
         notes(remark)
     if network is not None:
         assert target_number is not None
@@ -186,9 +186,9 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
     names = [design.images.called(i) for i in chosen]
-    kept = rules.in_memory(rules.part(design.images, chosen), names)
+    kept = KeptImages(rules.part(design.images, chosen), p.memory * rules.GB)
     batches, groups = [design.batch[i] for i in chosen], [design.groups[i] for i in chosen]
-    usable = rules.inspect(kept, batches, names, p.min_images, notes)
+    usable = rules.inspect(kept, batches, names, p.min_images, notes, p.n_jobs)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.refuse_single_groups(batches, groups, design.control is not None and not p.allow_single_group, notes)
@@ -228,6 +228,8 @@ def training_options(p: Parameters, network: Network) -> dict[str, Any]:
 def _with_network(
     p: Parameters, network: Network, fitted: Fitted, images: Sequence[Array], number: Array, target: int, notes: Notes
 ) -> Fitted:
+    from img2img.lab.networks.training import train_generator  # imports torch, which curves do without
+
     notes(
         f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
         "Judge it by evaluate(), and keep the originals."

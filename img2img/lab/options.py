@@ -20,6 +20,7 @@ MaxChange = Annotated[float, Within(0, 1, above=True)]
 MinImages = Annotated[int, Within(2, 10**6)]
 MaxImages = Annotated[int, Within(2, 10**9)]
 Seed = Annotated[int, Within(0, 2**32 - 1)]
+Memory = Annotated[float, Within(0, 10**6, above=True)]
 Jobs = Annotated[int, Within(1, 1024, special=(-1, "one for each core"))]
 
 
@@ -44,3 +45,4 @@ class Parameters:
     n_jobs: int
     allow_single_group: bool = False  # equalizers before 0.2 lack it, and the next
     plate_position: bool = False
+    memory: float = 2.0

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_types import Len
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes, save as to_bytes
@@ -21,10 +20,8 @@ from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.fitted import Fitted, Learned, Names
 from img2img.lab.judgement.baselines import LEVELS, Statistics
 from img2img.lab.judgement.quality import Familiarity
-from img2img.lab.networks.applying import build_generator
 from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
-from img2img.runtime.device import environment
 from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
@@ -98,6 +95,8 @@ class _Config:
 
 def save(parameters: Parameters, fitted: Fitted, folder: Path) -> None:
     """Write both files; each appears whole or not at all."""
+    from img2img.runtime.device import environment  # imports torch
+
     content = to_bytes({name: np.array(x, order="C") for name, x in _arrays_of(fitted).items()})
     config = {
         "format": FORMAT,
@@ -209,6 +208,10 @@ def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) ->
         parts["correction"].setdefault("trends", np.zeros((len(learned.batches), learned.n_channels, 2, 2)))
     generator = None
     if learned.network is not None:
+        import torch
+
+        from img2img.lab.networks.applying import build_generator
+
         generator = build_generator(**asdict(learned.network))
         generator.load_state_dict({key: torch.from_numpy(x) for key, x in parts.get("generator", {}).items()})
     return Fitted(

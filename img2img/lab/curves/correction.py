@@ -14,7 +14,6 @@ from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Measured, Sample, signs as signs_of
 from img2img.lab.curves.place import NOWHERE, Origin, Place, Well
 from img2img.lab.curves.tone import Curve
-from img2img.lab.lazy import LazyImages
 
 SIGN_IMAGES = 64  # images that vote on whether the foreground is bright
 CACHED = 65536  # pixels mapped at once
@@ -76,7 +75,7 @@ class Correction:
         """
         count, channels = int(batch.max()) + 1, len(images[0])
         weights = np.full(count, 1 / count) if target is None else np.eye(count)[target]
-        signs = signs_of(images, SIGN_IMAGES)
+        signs = signs_of(images, SIGN_IMAGES, n_jobs)
         sample = Sample(images, batch, group, count, signs, n_jobs, wells)
         measured = sample.measured()
         curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))
@@ -134,9 +133,12 @@ class Correction:
         target = self.target_field, self.target_field_covariance
         fields = [_relative(a, b, *target, gain) for a, b, gain in zip(own, sure, gains, strict=True)]
         start = replace(self, levels=measured.levels, fields=np.stack(fields))
-        images, batch = sample.images, sample.batch
-        even = LazyImages(len(images), lambda i: start.evened(images[i], int(batch[i])))
-        return start, replace(sample, images=even).measured()
+
+        def even(i: int) -> Array | None:
+            number = int(sample.batch[i])
+            return start.evened(sample.images[i], number) if start.fields[number].any() else None
+
+        return start, sample.measured(even)
 
     def curve(self, batch: int, channel: int, well: Well = NOWHERE.well) -> Curve:
         """Return the curve of one batch and channel, for images of a well whose row and column are from -1 to 1."""

@@ -146,9 +146,16 @@ class Sample:
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
 
-    def measured(self) -> Measured:
-        """Return the measurements of the batches."""
-        return measured_of(np.array(self._each(tone.measure)), self.batch, self.group, self.count, self.wells)
+    def measured(self, even: Callable[[int], Array | None] = lambda i: None) -> Measured:
+        """Return the measurements of the batches; those of `even(i)` instead of image `i` unless that is None."""
+
+        def one(i: int) -> Array:
+            image = even(i)
+            return levels_of(*((self.images, i) if image is None else ([image], 0)), self.signs)
+
+        with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
+            levels = np.array(list(pool.map(one, range(len(self.images)))))
+        return measured_of(levels, self.batch, self.group, self.count, self.wells)
 
     def fields(self) -> tuple[Array, Array]:
         """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
@@ -197,18 +204,16 @@ def measured_of(y: Array, batch: Array, group: Sequence[str], count: int, wells:
 
 def log_contrasts(images: Sequence[Array], signs: Array) -> Array:
     """Return the mean log contrast of each image's foreground, (n, C); NaN where there is none."""
-    sides = tuple(signs.tolist())
-    found = [remembered(images, i, _by_channel, tone.measure, sides) for i in range(len(images))]
-    contrasts: Array = np.array(found)[:, :, 1:].mean(2)
-    return contrasts
+    return np.array([levels_of(images, i, signs)[:, 1:].mean(1) for i in range(len(images))])
+
+
+def levels_of(images: Sequence[Array], i: int, signs: Array) -> Array:
+    """Return `tone.measure` of each channel of image `i`, (C, 1 + K)."""
+    return np.array([levels for levels, _ in remembered(images, i, _by_channel, tone.look, tuple(signs.tolist()))])
 
 
 def _by_channel(image: Array, function: Callable[[Array, int], Any], signs: tuple[int, ...]) -> list[Any]:
     return [function(plane, sign) for plane, sign in zip(image, signs, strict=True)]
-
-
-def _vote(image: Array) -> Array:
-    return tone.signs([image], len(image))
 
 
 class Remembered(Sequence[Array]):
@@ -241,7 +246,13 @@ def remembered(images: Sequence[Array], i: int, function: Callable[..., Any], *a
     return images.known[key]
 
 
-def signs(images: Sequence[Array], most: int) -> Array:
+def signs(images: Sequence[Array], most: int, n_jobs: int = 1) -> Array:
     """Return `tone.signs` of all images, on which at most `most` of them vote."""
     voters = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int).tolist()
-    return np.where(np.sum([remembered(images, i, _vote) for i in voters], 0) < 0, -1, 1)
+    bright = (1,) * len(images[0])  # if that is so, the votes are not counted in vain
+
+    def share(i: int) -> list[float]:
+        return [share for _, share in remembered(images, i, _by_channel, tone.look, bright)]
+
+    with ThreadPoolExecutor(threads(n_jobs)) as pool:
+        return tone.signs(np.array(list(pool.map(share, voters))))
