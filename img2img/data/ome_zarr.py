@@ -185,7 +185,7 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     if len(axes) != len(array.shape) or not re.fullmatch("t?c?z?yx", letters):
         names = ", ".join(axis.name[:9] for axis in axes)
         raise DataError(
-            f"{quote(folder)} has the axes {names[:60]} of shape {array.shape}; img2img reads t, c, z, y, x in this order."
+            f"{quote(folder)} has the axes {names[:60]} of shape {array.shape}, not t, c, z, y, x in this order."
         )
     sizes = dict.fromkeys(AXES, 1) | dict(zip(letters, array.shape, strict=True))
     paging = [axis for axis in "tz" if sizes[axis] > 1]
