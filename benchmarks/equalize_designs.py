@@ -2,12 +2,14 @@
 
     python benchmarks/equalize_designs.py            on numbers and on images, about 5 minutes on two cores
     python benchmarks/equalize_designs.py --quick    a tenth of it
+    python benchmarks/equalize_designs.py --only plates
 
 On numbers: the log contrast of every image is its batch's level, plus its well's, plus noise; the estimate is compared
 with the known difference over a grid of designs. On images: fields of synthetic nuclei with a known effect are
 equalized, and the error is what is left of it in the brightness of nuclei, on wells that were not fitted. The regret of
 a method is its error (root mean square) minus that of the better of doing nothing and plain scaling, which nobody can
-choose without knowing the truth. Seeds from 1000 on; the estimator was chosen on seeds below 100.
+choose without knowing the truth. On plates: a plane along a plate of 384 wells, found from its control wells as with
+`plate_position`, beside leaving it and least squares. Seeds from 1000 on; the estimator was chosen on seeds below 100.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import pandas as pd
 from scipy import ndimage
 
 from img2img.lab import BatchEqualizer
-from img2img.lab.curves import effects, tone
+from img2img.lab.curves import effects, tone, trend
 from img2img.lab.curves.measuring import EXPECTED
 from img2img.lab.synthetic import PEDESTAL, nuclei
 
@@ -146,6 +148,27 @@ def left(image: Any, other: dict[str, Any]) -> float:
     return float(np.log(max(ratio[0], 1e-9) / ratio[1]))
 
 
+def of_plates(seed: int, repeats: int) -> Rows:
+    """Return the squared errors over a plate of 384 wells with a trend in a random direction, by layout and size."""
+    rng, rows = np.random.default_rng(seed), []
+    plate = np.array(list(product(np.linspace(-1, 1, 16), np.linspace(-1, 1, 24))))
+    for layout, wells, size in product(("scattered", "two outer columns"), (6, 8, 16, 32), (0, 0.2, 0.5, 1.0)):
+        for _ in range(repeats):
+            outer = np.array(list(product(np.linspace(-1, 1, wells // 2), (-1, 1))))
+            places = outer if "outer" in layout else plate[rng.choice(len(plate), wells, replace=False)]
+            angle = rng.uniform(0, 2 * np.pi)
+            truth = size / 2 * np.array([np.cos(angle), np.sin(angle)])
+            y = places @ truth + rng.normal(0, 0.1, wells)
+            line = np.linalg.lstsq(np.column_stack([np.ones(wells), places]), y)[0][1:]
+            found = trend.fit(np.stack([y, y], 1)[:, None], np.zeros(wells, int), range(wells), 1, places)[0, 0, 1]
+            slopes = {"as it is": np.zeros(2), "plane": line, "tone": found}
+            left = {name: plate @ (b - truth) + (y - places @ b).mean() for name, b in slopes.items()}
+            rows.append(
+                {"controls": layout, "wells": wells, "trend": size} | {n: (x**2).mean() for n, x in left.items()}
+            )
+    return rows
+
+
 def table(rows: Rows, by: list[str]) -> pd.DataFrame:
     """Return root mean squares by design, the regret of plain scaling and of tone, and the coverage."""
     frame = pd.DataFrame(rows)
@@ -159,10 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the repeats")
     parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--only", choices=("numbers", "images", "plates"), help="by default all three")
     options = parser.parse_args()
     share = 1 if options.quick else 10
-    numbers = of_numbers(options.seed, 4 * share)
-    for batches in (2, 4, 20):
+    numbers = of_numbers(options.seed, 4 * share) if options.only in (None, "numbers") else []
+    for batches in (2, 4, 20) if numbers else ():
         part = [row for row in numbers if row["batches"] == batches]
         whole = table(part, ["wells", "spread", "effect"])
         print(f"\nnumbers, {batches} batches: regret of plain scaling {whole.regret_plain.mean():.4f}, worst "
@@ -170,8 +194,13 @@ def main() -> None:
               f"{whole.regret_tone.max():.3f}; 90 % intervals hold {whole.held.mean():.0%}")  # fmt: skip
         print(table(part, ["wells"]).round(3).to_string())
         print(table(part, ["effect"]).round(3).to_string())
-    print("\nimages")
-    print(table(of_images(options.seed, 1 + 2 * share), ["wells", "sites", "effect"]).round(3).to_string())
+    if options.only in (None, "images"):
+        print("\nimages")
+        print(table(of_images(options.seed, 1 + 2 * share), ["wells", "sites", "effect"]).round(3).to_string())
+    if options.only in (None, "plates"):
+        plates = pd.DataFrame(of_plates(options.seed, 30 * share))
+        print("\nplates")
+        print((plates.groupby(["controls", "wells", "trend"], sort=False).mean() ** 0.5).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The real sets of `equalize.py`: blood cells of three labs, one screen on two plates, tissue of several hospitals.
+"""The real sets of `equalize.py`: blood cells of three labs, one screen on two plates.
 
 Their ground truth is unknown. They are judged by how well a classifier transfers from one batch to another, by how well
-the batch can still be predicted, and by the masks.
+the batch can still be predicted, and by the masks. A seed draws which half of the images is fitted; the other half is
+judged. Rivals of other packages (torchstain, BaSiCPy, inmoose for ComBat) have a row where they are installed.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,14 @@ from img2img.data.images import read_image
 from img2img.lab import Case, evaluate
 from img2img.lab.judgement import objects
 from img2img.lab.judgement.baselines import applicable, zscore_features
+from img2img.lab.judgement.case import measure_features
 from img2img.lab.judgement.features import image_features
 from img2img.lab.judgement.probes import batch_predictability
+from img2img.lab.judgement.rivals import installed
+from img2img.lab.judgement.scores import COLUMNS
 
 SIDE = 120  # pixels: the labs' cells have 120 and 300
+PLATE = "PK-10B-pl1"  # the target of the screen
 
 
 def classifiers(seed):
@@ -50,12 +56,33 @@ def lab_left_out(features, lab, label, seed):
 
 def outputs_of(equalizers, images, batch):
     statistics = next(iter(equalizers.values())).statistics_
-    outputs = {name: method(images, batch, statistics) for name, method in applicable(statistics).items()}
+    methods = applicable(statistics) | installed(statistics, print)
+    outputs = {name: method(images, batch, statistics) for name, method in methods.items()}
     return outputs | {name: e.transform(images, batch=batch) for name, e in equalizers.items()}
 
 
+def combat(features, batch, reference):
+    """Return features (n, f) after ComBat (Johnson et al. 2007), without covariates; None if it is not installed."""
+    if not find_spec("inmoose"):
+        return None
+    from inmoose.pycombat import pycombat_norm
+
+    vary = np.all([features[np.asarray(batch) == name].std(0) > 1e-9 for name in set(batch)], 0)
+    out = np.array(features, np.float64)
+    out[:, vary] = np.asarray(pycombat_norm(out[:, vary].T, list(batch), ref_batch=reference)).T
+    return out
+
+
+def halves(strata, seed):
+    """Return the indices of a random half of every stratum, and of the other halves."""
+    strata, rng = np.asarray(strata), np.random.default_rng(seed)
+    drawn = [rng.permutation(np.flatnonzero(strata == name)) for name in np.unique(strata)]
+    first = np.sort(np.concatenate([rows[: len(rows) // 2] for rows in drawn]))
+    return first, np.setdiff1d(np.arange(len(strata)), first)
+
+
 def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """Run wbc-3labs: equalize all images without labels (there is one set per lab, and there are no controls)."""
+    """Run wbc-3labs: equalize without labels (there is one set per lab, and there are no controls)."""
     table = pd.read_csv(data / "wbc-3labs" / "labels.csv")
     table = table[table.cell_class != "basophil"].reset_index(drop=True)  # almost absent
     folder = data / "wbc-3labs"
@@ -64,17 +91,18 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
         return np.asarray(Image.open(folder / name).convert(mode).resize((SIDE, SIDE), how))
 
     images = [opened(name, "RGB", Image.Resampling.BICUBIC).transpose(2, 0, 1) for name in table.file]
+    fit, test = halves(table.lab, seed)
+    equalizers = {
+        model: BatchEqualizer(model, random_state=seed).fit([images[i] for i in fit], batch=table.lab[fit].tolist())
+        for model in [*(model for model in models if "field" not in model), "stain"]
+    }
+    some, table = [images[i] for i in test], table.iloc[test]
     lab, label = table.lab.tolist(), table.cell_class.to_numpy()
     masks = [None if pd.isna(m) else opened(m, "L", Image.Resampling.NEAREST) > 192 for m in table["mask"]]
-    equalizers = {
-        model: BatchEqualizer(model, random_state=seed).fit(images, batch=lab)
-        for model in models
-        if "field" not in model
-    }
-    scale = next(iter(equalizers.values())).scale_
+    first = next(iter(equalizers.values()))
     rows = {}
-    for name, out in outputs_of(equalizers, images, lab).items():
-        features = np.stack([image_features(image, scale) for image in out])
+    for name, out in outputs_of(equalizers, some, lab).items():
+        features = np.stack([image_features(image, first.scale_) for image in out])
         kept = [
             iou(objects.segment(image[0], dark=True) > 0, mask)
             for image, mask in zip(out, masks, strict=True)
@@ -86,8 +114,9 @@ def run_wbc(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
             "nucleus IoU": float(np.mean(kept)),  # of the dark objects in red, if the nucleus is the only one
         }
         if name == "do nothing":
-            scaled = zscore_features(features, lab, features, lab)
-            rows["feature z-score per batch"] = row_of(scaled, lab, label, seed)
+            rows["feature z-score per batch"] = row_of(zscore_features(features, lab, features, lab), lab, label, seed)
+            if (moved := combat(features, lab, first.target_)) is not None:
+                rows["feature ComBat"] = row_of(moved, lab, label, seed)
     return rows
 
 
@@ -110,69 +139,32 @@ def iou(a, b):
 
 
 def run_rnai(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """Run rnai-2plates: fit on the negative controls of the upper half of the wells' tiles, judge on the other half."""
+    """Run rnai-2plates: fit on the negative controls of half of the tiles of each well, judge on the other half."""
     folder = data / "rnai-2plates"
     table = pd.read_csv(folder / "tiles.csv")
     images = [read_image(folder / "tiles" / Path(name).name).array.transpose(2, 0, 1) for name in table.file]
-    upper = (table.y < table.y.median()).to_numpy()
     control = (table.sirna_target == "RLUC").to_numpy()
     plate = table.plate.to_numpy()
-    fit, test = np.flatnonzero(upper), np.flatnonzero(~upper)
+    fit, test = halves(table.plate + table.well.astype(str), seed)
     equalizers = {
-        model: BatchEqualizer(model, target="PK-10B-pl1", random_state=seed).fit(
+        model: BatchEqualizer(model, target=PLATE, random_state=seed).fit(
             [images[i] for i in fit], batch=plate[fit], control=control[fit]
         )
         for model in models
     }
-    some = [images[i] for i in test]
+    some, of = [images[i] for i in test], plate[test].tolist()
     judged = models[0]
-    judgement = evaluate(
-        outputs_of(equalizers, some, plate[test].tolist()),
-        Case(
-            some, batch=plate[test].tolist(), reference="PK-10B-pl1", scale=equalizers[judged].scale_,
-            control=control[test], label=table.sirna_target.to_numpy()[test].tolist(), seed=seed,
-            group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
-        ),
-        judged=judged,
-        sham=equalizers[judged].sham_,
+    case = Case(
+        some, batch=of, reference=PLATE, scale=equalizers[judged].scale_,
+        control=control[test], label=table.sirna_target.to_numpy()[test].tolist(), seed=seed,
+        group=[f"{w} {x} {y}" for w, x, y in zip(table.well[test], table.x[test], table.y[test], strict=True)],
     )  # fmt: skip
-    return {name: row | {"passed": judgement.passed(name)} for name, row in judgement.rows.items()}
-
-
-def run_monuseg(data: Path, seed: int, models: list[str]) -> dict[str, dict]:
-    """Run monuseg-labs: six hospitals with nine tiles per source image; fit on five tiles of each, judge on four.
-
-    Hospital and patient coincide here, and tiles of one source are in both fit and test: only the stain is judged.
-    """
-    folder = data / "monuseg-labs"
-    table = pd.read_csv(folder / "tiles.csv")
-    many = table.groupby("source_image").image.transform("size") == 9
-    table = table[many].reset_index(drop=True)
-    place = table.groupby("source_image").cumcount().to_numpy()
-    images = [
-        np.asarray(Image.open(folder / "images" / Path(n).name).convert("RGB")).transpose(2, 0, 1) for n in table.image
-    ]
-    masks = [np.asarray(Image.open(folder / "masks" / Path(n).name).convert("L")) > 0 for n in table["mask"]]
-    lab = table.lab_tss.to_numpy()
-    fit, test = np.flatnonzero(place % 2 == 0), np.flatnonzero(place % 2 == 1)
-    equalizers = {
-        model: BatchEqualizer(model, min_images=5, random_state=seed).fit([images[i] for i in fit], batch=lab[fit])
-        for model in models
-        if "field" not in model
-    }
-    some, of = [images[i] for i in test], lab[test].tolist()
-    scale = next(iter(equalizers.values())).scale_
-    rows = {}
-    for name, out in outputs_of(equalizers, some, of).items():
-        features = np.stack([image_features(image, scale) for image in out])
-        dice = [
-            objects.compare(masks[i].astype(int), (objects.segment(image[0], dark=True) > 0).astype(int))["dice"]
-            for i, image in zip(test, out, strict=True)
-        ]
-        groups = [f"{s} {p}" for s, p in zip(table.source_image[test], place[test], strict=True)]
-        probed = batch_predictability(features, of, groups, seed=seed)
-        rows[name] = {"nucleus Dice": float(np.mean(dice)), "hospital told": probed["linear"]}
+    judgement = evaluate(outputs_of(equalizers, some, of), case, judged=judged, sham=equalizers[judged].sham_)
+    rows = {name: row | {"passed": judgement.passed(name)} for name, row in judgement.rows.items()}
+    moved = [combat(features, of, PLATE) for features in case.features]
+    if moved[0] is not None:
+        rows["feature ComBat"] = dict.fromkeys(COLUMNS) | measure_features(case, *moved) | {"passed": False}
     return rows
 
 
-REAL = {"wbc": run_wbc, "rnai": run_rnai, "monuseg": run_monuseg}
+REAL = {"wbc": run_wbc, "rnai": run_rnai}

@@ -5,9 +5,10 @@
 A plate of the JUMP consortium has 384 wells of 9 sites with 5 channels, 1080x1080 pixels of 16 bits: 3456 images, 40
 GB. Plate A, the target, has the wells to fit and to judge alone; plate B, which is moved to it, is whole. Fields of
 nuclei are exposed by two synthetic microscopes and shifted at random, so no two images are alike. The commands are
-those of docs/equalizing.md: `fit`, `transform` with and without the table of quality, stopped and resumed, and
-`report`. Copying plate B and transforming it alternate; a sync of the disk is part of each. Results are printed and
-written to results.json: wall and CPU seconds an image, megabytes a second, and the largest memory.
+those of docs/equalizing.md: `check`, `fit`, also with a quarter of its images in memory, `transform` with and without
+the table of quality, stopped and resumed, and `report`. Copying plate B and transforming it alternate, from memory and,
+where the system can be made to forget files, from the disk; a sync of the disk is part of each. Results are printed
+and written to results.json: wall and CPU seconds an image, megabytes a second, and the largest memory.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
+from img2img.lab.recommending import MOST
 from img2img.lab.synthetic import Effect, brighten, expose, nuclei
 
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
@@ -34,6 +36,7 @@ EFFECTS = {"A": Effect(), "B": Effect(gain=0.6, offset=80)}
 CONTROLS = 1 / 6  # of the wells
 JUDGED = 1 / 12  # of the wells, of either plate; half are controls
 POOL, TILE = 6, 216  # fields of each channel, plate and treatment; pixels of the tiles they are made of
+FROM_DISK = ", from the disk"
 CONTROL = "Metadata_Treatment == 'DMSO'"
 IMG2IMG = [sys.executable, "-c", "from img2img.cli.main import main; main()", "equalize"]
 
@@ -114,6 +117,13 @@ def copy(files: list[Path], root: Path, out: Path, jobs: int) -> None:
         list(pool.map(one, files))
 
 
+def forget(files: list[Path]) -> None:
+    """Drop files from the system's memory, so that they are read from the disk."""
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def measure(folder: Path, table: Path, rounds: int, jobs: int, with_report: bool) -> dict[str, list[dict[str, float]]]:
     """Return the costs of each step, in every round."""
     frame = pd.read_csv(table, dtype=str)
@@ -129,16 +139,28 @@ def measure(folder: Path, table: Path, rounds: int, jobs: int, with_report: bool
     transform = ("transform", equalizer, table, "--where", "Metadata_Plate == 'B'", "--out", out, "--jobs", jobs)
     fit = ("fit", table, "--control", CONTROL, "--target", "A", "--where", "Metadata_Use == 'fit'", "--jobs", jobs)
     fit = (*fit, "--min-images", 2, "--out", equalizer)
-    found = {"fit": [measured(lambda: command(*fit), *part(frame[frame.Metadata_Use == "fit"]))]}
+    fitted, controls = frame[frame.Metadata_Use == "fit"], frame[frame.Metadata_Treatment == "DMSO"]
+    check = ("check", table, "--control", CONTROL, "--jobs", jobs)
+    quarter = ("--memory", len(fitted) * size[1] / size[0] / 4 * 1e6 / 2**30, "--overwrite")
+    found = {
+        "check": [measured(lambda: command(*check), *part(controls[:MOST]))],
+        "fit": [measured(lambda: command(*fit), *part(fitted))],
+        "fit, a quarter in memory": [measured(lambda: command(*fit, *quarter), *part(fitted))],
+    }
     steps = {
         "copy": lambda: copy(files, folder, out, os.cpu_count() if jobs < 0 else jobs),
         "transform --no-quality": lambda: command(*transform, "--no-quality"),
         "transform": lambda: command(*transform),
     }
+    from_disk = {name: steps[name] for name in ("copy", "transform --no-quality") if hasattr(os, "posix_fadvise")}
     for _ in range(rounds):
-        for name, work in steps.items():
-            shutil.rmtree(out, ignore_errors=True)
-            found.setdefault(name, []).append(measured(work, *size))
+        for place, chosen in (("", steps), (FROM_DISK, from_disk)):
+            for name, work in chosen.items():
+                shutil.rmtree(out, ignore_errors=True)
+                if place:
+                    os.sync()
+                    forget(files)
+                found.setdefault(name + place, []).append(measured(work, *size))
     found["nothing left to do"] = [measured(lambda: command(*transform), *size)]
     shutil.rmtree(out)
     start, whole = found["nothing left to do"][0]["seconds"], found["transform"][-1]["seconds"]
@@ -170,11 +192,12 @@ def main() -> None:
     seconds = {name: np.array([row["seconds"] for row in rows]) for name, rows in found.items()}
     for name, rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        print(f"{name:24}", "  ".join(f"{key} {value:.4g}" for key, value in mean.items()))
+        print(f"{name:34}", "  ".join(f"{key} {value:.4g}" for key, value in mean.items()))
         if name.startswith("transform"):
+            copied = seconds["copy" + FROM_DISK * name.endswith(FROM_DISK)]
             for what, start in (("", 0), (" after the start", seconds["nothing left to do"])):
-                shares = seconds["copy"] / (seconds[name] - start)
-                print(f"{'':24} speed{what}, as a share of copying: {', '.join(f'{share:.0%}' for share in shares)}")
+                shares = copied / (seconds[name] - start)
+                print(f"{'':34} speed{what}, as a share of copying: {', '.join(f'{share:.0%}' for share in shares)}")
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     shown = {key: str(value) for key, value in vars(options).items() if key not in ("folder", "out")}
     options.out.write_text(json.dumps({"options": shown, "machine": machine, "steps": found}, indent=1))

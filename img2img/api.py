@@ -111,7 +111,6 @@ def train(
     if wrong := [name for name in arrays if name not in taken]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(taken)}, not as {wrong[0]}.")
     listed = {name: arrays.pop(name) for name in ("labels",) if name in arrays}
-    arrays = arrays_of(arrays, channel_axis) | listed
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
@@ -125,6 +124,7 @@ def train(
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = absolute(options)
     data_config, train_config, method_config, *others = split(options, *groups)
+    arrays = arrays_of(arrays, channel_axis, data_config.pages) | listed
     for config in (data_config, method_config):
         refuse_idle(method, asked, config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
@@ -183,7 +183,7 @@ def train(
         hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
         other_way = getattr(data_config, "direction", "a2b") == "b2a"
-        card = card_of(method, built, opened.train.scales, other_way)
+        card = card_of(method, built, opened.train.scales, other_way, data_config.pages)
         run = Run(files, card, facts, hint, shorten)
         trainer = Trainer(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         trained = trainer.run_to_the_end()

@@ -270,12 +270,12 @@ def test_small_images_are_refused_for_a_crop_at_their_own_scale(tmp_path):
 def test_files_with_several_pages_are_named_before_training(tmp_path):
     folders = two_folders(tmp_path)
     write_image(tmp_path / "b" / "stack.tif", Picture(np.stack([picture(0), picture(1)])))
-    with pytest.raises(DataError, match=r"1 of the images .*stack\.tif has 2 pages; training takes single images") as e:
+    with pytest.raises(DataError, match=r"1 of the images .*stack\.tif has 2 pages, and a single image") as e:
         find(**folders)
-    assert "if its pages are channels, save it with metadata={'axes': 'CYX'} of tifffile.imwrite" in str(e.value)
+    assert "use --pages channels (pages='channels') if they are its channels" in str(e.value)
     planes = np.stack([picture(seed, channels=1)[..., 0] for seed in range(3)])
     tifffile.imwrite(tmp_path / "b" / "stack.tif", planes, photometric="minisblack", metadata={"axes": "ZYX"})
-    with pytest.raises(DataError, match="takes single images, so save each page as a separate file"):
+    with pytest.raises(DataError, match="otherwise save each page as a separate file"):
         find(**folders)
     tifffile.imwrite(tmp_path / "b" / "stack.tif", planes, photometric="minisblack", metadata={"axes": "CYX"})
     find(**folders)

@@ -145,6 +145,42 @@ def test_a_list_of_dask_arrays_and_a_lazy_xarray():
     assert isinstance(mapped.data, da.Array) and list(mapped.N.values) == [7, 9] and mapped[1].max() == 2
 
 
+class OnDisk:
+    """An array that is read by indexing, as those of zarr and h5py are, but never as a whole."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.reads = values, values.shape, values.dtype, []
+
+    def __getitem__(self, index):
+        values = self.values[index]
+        assert values.ndim < self.values.ndim or self.values.ndim < 4, "it was read as a whole"
+        self.reads.append(index)
+        return values
+
+
+@over(axes=["NCYX", "YNXC", "NYX", "XYN"])
+def test_arrays_on_disk_are_read_one_image_at_a_time(axes):
+    lengths = {"N": 4, "C": 2, "Y": 6, "X": 5}
+    values = pixels(*(lengths[letter] for letter in axes))
+    disk = OnDisk(values)
+    stack, expected = unpack(disk, axes), unpack(values, axes)
+    assert not stack.lazy and disk.reads == [] and (len(stack), stack.channels) == (4, expected.channels)
+    assert np.array_equal(stack[-1], expected[3]) and len(disk.reads) == 1
+    images = list(stack)
+    assert len(disk.reads) == 5 and all(map(np.array_equal, images, expected))
+    assert np.array_equal(stack.map(lambda i, image: image, "uint16"), values)
+
+
+def test_lists_of_arrays_on_disk():
+    arrays = [OnDisk(pixels(2, 6 + i, 5)) for i in range(3)]
+    stack = unpack(arrays)
+    assert not any(array.reads for array in arrays) and np.array_equal(stack[1], arrays[1].values)
+    assert [len(array.reads) for array in arrays] == [0, 1, 0]
+    assert isinstance(stack.pack(list(stack))[2], np.ndarray)
+    assert "holds int32 values" in refused(InputTypeError, unpack, OnDisk(pixels(2, 1, 4, 4, dtype="int32")))
+    assert "has 3 axes" in refused(InputError, unpack, OnDisk(pixels(2, 4, 4)))
+
+
 def test_xarray_keeps_its_coordinates():
     X = xr.DataArray(
         pixels(2, 8, 9, 3), dims=["n", "y", "x", "c"], coords={"c": ["DNA", "ER", "RNA"], "x": np.arange(9.0)}, name="I"
@@ -200,6 +236,8 @@ def test_axes_that_do_not_fit(X, axes, says):
         ("plate1/", "X is a str; give an array"),
         (None, "X is a NoneType"),
         (pd.DataFrame({"a": [1]}), "X is a DataFrame"),
+        (pd.Series([1]), "X is a Series"),
+        (np.uint16(3), "X is a uint16"),
         ([[[1, 2], [3, 4]]], "X[0] is a list"),
         (
             [pixels(1, 4, 4), pixels(1, 4, 4, dtype="uint8")],

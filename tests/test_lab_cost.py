@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from img2img import BatchEqualizer
 from img2img.lab import fitted as fitted_module, sham
 from img2img.lab.curves import measuring, tone
 from img2img.lab.curves.measuring import Remembered
+from img2img.lab.design import GB
 from img2img.lab.judgement import case as case_module, features, probes, quality
 from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case
 from img2img.lab.judgement.judge import evaluate
 from img2img.lab.judgement.scores import FEATURES_ONLY
+from img2img.lab.lazy import KeptImages, LazyImages
 from img2img.lab.synthetic import Effect, expose, nuclei
 from img2img.lab.tables import results
 from img2img.lab.tables.manifest import Manifest
@@ -206,17 +209,70 @@ def test_the_table_of_quality_can_be_left_out(table, tmp_path, monkeypatch):
     assert not {"clipped", "saturated", "unfamiliar", "change", "flags"} & set(found) and (found.status == "done").all()
 
 
+# Starting
+
+
+def test_curves_do_without_torch(table, tmp_path):
+    """Its import takes longer than a small table."""
+    BatchEqualizer(target="A", min_images=2).fit(Manifest.open(table)).save(tmp_path / "equalizer")
+    script = f"""if True:
+        import sys
+        from img2img.lab import BatchEqualizer, Manifest
+        manifest = Manifest.open({str(table)!r})
+        BatchEqualizer().check(manifest)
+        BatchEqualizer.load({str(tmp_path / "equalizer")!r}).transform(manifest, out_dir={str(tmp_path / "out")!r})
+        sys.exit("torch was imported" if "torch" in sys.modules else 0)
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)
+
+
 # Measuring
 
 
 @over(n_jobs=[1, 3])
 def test_a_fit_measures_every_image_once(monkeypatch, n_jobs):
     seen = []
-    monkeypatch.setattr(tone, "measure", lambda plane, sign, real=tone.measure: seen.append(1) or real(plane, sign))
-    monkeypatch.setattr(tone, "signs", lambda images, n, real=tone.signs: seen.append(0) or real(images, n))
+    real = tone.foreground
+    monkeypatch.setattr(tone, "foreground", lambda plane, sign: seen.append(sign) or real(plane, sign))
     X, batch = slides(LAMPS)
     equalizer = BatchEqualizer(target="A", n_jobs=n_jobs).fit(X, batch=batch)
-    assert equalizer.sham_ is not None and seen.count(1) == seen.count(0) == len(X)
+    assert equalizer.sham_ is not None and len(seen) == len(X)  # once, to vote on the sign and to be measured
+    seen.clear()
+    BatchEqualizer(n_jobs=n_jobs).fit(5000 - X, batch=batch)
+    assert seen.count(1) == seen.count(-1) == len(X)  # a dark foreground is another
+
+
+@over(n_jobs=[1, 3], model=["tone", "tone+field"])
+def test_images_beyond_the_memory_are_read_again_and_give_the_same_fit(tmp_path, n_jobs, model):
+    X, batch = slides(LAMPS)
+    rows = [{"FileName_DNA": f"{b}{i}.tif", "Metadata_Batch": b} for i, b in enumerate(batch)]
+    for image, row in zip(X, rows, strict=True):
+        tifffile.imwrite(tmp_path / row["FileName_DNA"], image[0])
+
+    def fit(gigabytes):
+        manifest = Manifest.open(pd.DataFrame(rows), tmp_path)
+        seen = []
+        manifest.read = lambda i: seen.append(i) or Manifest.read(manifest, i)
+        equalizer = BatchEqualizer(model, target="A", n_jobs=n_jobs, memory=gigabytes).fit(manifest)
+        return equalizer, [seen.count(i) for i in range(len(X))]
+
+    (whole, once), (part, again) = fit(1), fit(4 * X[0].nbytes / GB)
+    assert once == [1] * len(X) and sorted(again)[:4] == [1] * 4 and 1 < max(again) < 12
+    for name in ("curves", "fields", "levels"):
+        assert np.array_equal(getattr(whole.correction_, name), getattr(part.correction_, name))
+    assert whole.sham_ == part.sham_ and whole.notes_ == part.notes_
+
+
+def test_kept_images_fill_the_memory_that_they_are_given():
+    read = []
+    images = KeptImages(LazyImages(6, lambda i: read.append(i) or np.full((1, 4, 4), i, np.uint8)), 3 * 16)
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            assert [int(x.max()) for x in pool.map(images.__getitem__, range(6))] == list(range(6))
+    assert len(images.kept) == 3 and images.left == 0 and all(read.count(i) == 1 for i in images.kept)
+    last = next(i for i in range(6) if i not in images.kept)
+    read.clear()
+    assert [images[last].max() for _ in range(3)] == [last] * 3 and read == [last]  # it is at hand
 
 
 def test_parts_of_remembered_images_share_what_was_measured():
@@ -237,12 +293,13 @@ def test_the_sham_change_of_large_images_is_that_of_bands_of_their_rows():
     rng = np.random.default_rng(0)
     images = [rng.normal(1000, 200, (1, 600, 40)) for _ in range(2)]
     change = [
-        sham._change(lambda image, batch, origin: image + origin[0], image, np.ones((1, 1, 1))) for image in images
+        sham._change(lambda image, batch, place: image + place.origin[0], image, np.ones((1, 1, 1)), (0, 0))
+        for image in images
     ]
     assert change == pytest.approx([(600 - sham.BAND) / 2] * 2, rel=0.01)
-    assert sham._change(lambda image, batch, origin: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0)) == (
-        pytest.approx(images[0][:, :50].mean() / 1000)
-    )
+    assert sham._change(
+        lambda image, batch, place: image * 2, images[0][:, :50], np.full((1, 1, 1), 1000.0), (0, 0)
+    ) == (pytest.approx(images[0][:, :50].mean() / 1000))
 
 
 def test_a_thread_uses_the_memory_of_its_images_again(table, tmp_path):
@@ -308,5 +365,7 @@ def test_a_hundredth_of_a_screen(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     steps = json.loads(out.read_text())["steps"]
-    assert {"fit", "copy", "transform", "transform --no-quality", "resumed after a stop", "report"} <= steps.keys()
+    assert {"check", "fit", "fit, a quarter in memory", "copy", "transform", "resumed after a stop", "report"} <= {
+        *steps
+    }
     assert steps["transform"][0]["images"] == 36 and "speed after the start, as a share of copying" in done.stdout

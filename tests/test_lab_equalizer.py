@@ -564,6 +564,19 @@ def test_dask_is_read_when_it_is_asked_for(data, toned):
     assert same_state(BatchEqualizer(target="A").fit(X, batch=data.batch, group=data.group), toned)
 
 
+def test_arrays_on_disk_give_the_same_as_in_memory(data, toned):
+    class OnDisk:
+        shape, dtype = data.X.shape, data.X.dtype
+
+        def __getitem__(self, index):
+            assert isinstance(index[0], int), "it was read as a whole"
+            return data.X[index]
+
+    Z = toned.transform(OnDisk(), batch=data.batch)
+    assert isinstance(Z, np.ndarray) and np.array_equal(Z, toned.transform(data.X, batch=data.batch))
+    assert same_state(BatchEqualizer(target="A").fit(OnDisk(), batch=data.batch, group=data.group), toned)
+
+
 def test_errors_of_dask_come_when_it_is_asked_for(data):
     X = data.X.astype(np.float32)
     equalizer = BatchEqualizer().fit(X, batch=data.batch)
@@ -1100,7 +1113,7 @@ def test_a_manifest_goes_through_the_same_doors(plates, from_table, tmp_path):
 
 
 @pytest.mark.parametrize("probed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_judgement_knows_the_truth(request, toned, probed):
+def test_the_judgement_knows_the_truth(request, toned, probed, tmp_path):
     if not probed:
         request.getfixturevalue("without_probes")
     held_out = slides(first=100)
@@ -1110,6 +1123,11 @@ def test_the_judgement_knows_the_truth(request, toned, probed):
     assert judged.rows["tone"]["psnr"] > judged.rows["do nothing"]["psnr"] + 10
     assert set(toned.notes_) <= set(judged.notes) and "tone" in judged.verdict
     assert (judged.rows["tone"]["batch_linear"] is not None) == probed
+    judged.to_html(tmp_path / "report.html")
+    found = [found for found in toned.fitted_.corrections if found.batch != toned.target_]
+    assert found and all(
+        f"<td>{f.place}</td><td>{f.text}</td>" in (tmp_path / "report.html").read_text() for f in found
+    )
 
 
 # What a review found
@@ -1152,9 +1170,9 @@ def test_one_group_of_a_batch_is_noted(data):
         equalizer.fit(data.X, batch=data.batch, group=group)
 
 
-def test_more_images_than_fit_are_judged_in_part(data, monkeypatch):
-    equalizer = BatchEqualizer(target="A").fit(data.X, batch=data.batch)
-    monkeypatch.setattr(design, "JUDGED", 3 * 6 * data.X[0].nbytes)
+def test_more_images_than_fit_are_judged_in_part(data):
+    half = 3 * 6 * data.X[0].nbytes
+    equalizer = BatchEqualizer(target="A", memory=2 * half / design.GB).fit(data.X, batch=data.batch)
     found = equalizer.evaluate(data.X + np.uint16(1), batch=data.batch)
     assert found.counts["images"] == 18 and "at most 6 images of each batch" in " ".join(found.notes)
 

@@ -211,6 +211,74 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, start, packag
     assert says.endswith(f"needs {package}. Install it with: pip install 'img2img-gan[lab]'.")
 
 
+# Several files
+
+
+def in_parts(lab, folder, name="part-0.parquet", **columns):
+    """Write the plates of a lab below a folder, each into a folder of its own; return the folder."""
+    for plate, rows in lab.frame.groupby("Metadata_Plate"):
+        inside = folder / f"Metadata_Plate={plate}"
+        inside.mkdir(parents=True)
+        rows = rows.drop(columns="Metadata_Plate").assign(**columns)
+        rows.to_parquet(inside / name) if name.endswith("parquet") else rows.to_csv(inside / name, index=False)
+    return folder
+
+
+def test_a_parquet_folder(lab):
+    pytest.importorskip("pyarrow")
+    folder = in_parts(lab, lab.root / "tables")
+    for name in ("_SUCCESS", ".part-0.parquet.crc", "_metadata.parquet"):
+        (folder / name).write_bytes(b"x")
+    manifest = Manifest.open(folder, control=CONTROL)  # whose files lie beside it
+    assert is_same(manifest, lab) and manifest.notes == [] and len(manifest.tables) == 2
+    plain = lab.root / "plain"
+    plain.mkdir()
+    for i in range(3):
+        lab.frame[2 * i : 2 * i + 2].to_parquet(plain / f"part.{i}.parquet")
+    assert is_same(Manifest.open(plain, control=CONTROL), lab)
+    assert "leave out ::Image" in refused(ConfigError, Manifest.open, f"{lab.root}::Image")
+    nameless = folder / "Metadata_Plate=__HIVE_DEFAULT_PARTITION__"
+    (folder / "Metadata_Plate=P2").rename(nameless)
+    assert "Metadata_Plate[3] is missing" in refused(InputError, Manifest.open, folder)
+    nameless.rename(folder / "Metadata_Plate=P%202")
+    assert Manifest.open(folder).batch == ["P 2"] * 3 + ["P1"] * 3
+    lab.frame.to_parquet(folder / "Metadata_Plate=P1" / "part-0.parquet")
+    says = refused(DataError, Manifest.open, folder)
+    assert "lies in Metadata_Plate=P1, but has other values of Metadata_Plate; correct one" in says
+
+
+def test_a_table_for_each_plate(lab, tmp_path):
+    own = lab.frame.assign(**{f"FileName_{c}": lab.frame[f"FileName_{c}"].str[3:] for c in ("DNA", "ER")})
+    for plate, rows in own.groupby("Metadata_Plate"):
+        rows.assign(PathName_ER=".").to_csv(lab.root / plate / "load_data.csv", index=False)
+    manifest = Manifest.open(lab.root / "*" / "load_data.csv", control=CONTROL)
+    assert is_same(manifest, lab) and manifest.root == lab.root
+    assert set(transform(manifest, lambda i, image: (image, {}), tmp_path / "out").status) == {"done"}
+    for plate, rows in lab.frame.groupby("Metadata_Plate"):
+        rows.to_csv(lab.root / plate / "load_data.csv", index=False)
+    assert is_same(Manifest.open(lab.root / "**" / "load_data.csv", lab.root, control=CONTROL), lab)
+    (lab.root / "P2" / "load_data.csv").rename(lab.root / "P2" / "equalized.csv")
+    manifest = Manifest.open(lab.root / "P*" / "*.csv", lab.root, control=CONTROL)
+    says = refused(ConfigError, transform, manifest, lambda i, image: (image, {}), lab.root / "P2")
+    assert "would overwrite the table" in says and "equalized.csv" in says
+
+
+def test_several_tables_that_are_not_one(lab):
+    folder = in_parts(lab, lab.root / "tables", "t.csv")
+    assert is_same(Manifest.open(folder, control=CONTROL), lab)
+    path = folder / "Metadata_Plate=P2" / "t.csv"
+    pd.read_csv(path).drop(columns="FileName_ER").assign(Metadata_Dose=1).to_csv(path, index=False)
+    says = refused(DataError, Manifest.open, folder)
+    assert "t.csv has Metadata_Dose and lacks FileName_ER, unlike" in says and says.count(". ") == 0
+    (folder / "other.tsv").write_text("x")
+    says = refused(ConfigError, Manifest.open, folder)
+    assert "tables holds 2 .csv and 1 .tsv; say which are the table with a pattern in quotes" in says
+    assert "No table matches" in refused(DataError, Manifest.open, lab.root / "*.xlsx")
+    assert "is not a pattern of files" in refused(DataError, Manifest.open, lab.root / "tables" / "x**y" / "t.csv")
+    (lab.root / "empty").mkdir()
+    assert "contains no images" in refused(DataError, Manifest.open, lab.root / "empty")
+
+
 # Columns
 
 
@@ -264,6 +332,33 @@ def test_exports_of_cellprofiler(lab):
     assert is_same(Manifest.open(bare, lab.root, control=CONTROL), lab)
     last = {f"FileName_{c}": [n.split("/")[1] for n in lab.frame[f"FileName_{c}"]] for c in ("DNA", "ER")}
     assert is_same(Manifest.open(bare.assign(**last), lab.root, control=CONTROL), lab)
+
+
+@over(
+    "objects numbers",
+    [
+        (["Nuclei", "Cells"], True),
+        (["Nuclei"], True),
+        (["Nuclei", "Cells"], False),
+    ],
+)
+def test_objects_of_cellprofiler(lab, objects, numbers):
+    """Tables that ExportToSpreadsheet writes: of several objects with two rows of names, or of the image alone."""
+    columns = [("Image", "ImageNumber", list(range(6)))]
+    columns += [("Image", name, lab.frame[name].str.replace(",", "").tolist()) for name in lab.frame]
+    rows = [0, 0, 0, 1, 2, 2, 3, 4, 5, 5] if numbers else range(6)
+    table = {(owner, name): [values[i] for i in rows] for owner, name, values in columns}
+    table |= {(objects[0], "ObjectNumber"): range(len(rows))} if numbers else {}
+    table |= {(name, "AreaShape_Area"): range(len(rows)) for name in objects}
+    names = [[owner for owner, _ in table], [name for _, name in table]][len(objects) == 1 :]
+    lines = [*names, *zip(*table.values(), strict=True)]
+    path = lab.root / "objects.csv"
+    path.write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n")
+    manifest = Manifest.open(path, control=CONTROL)
+    assert is_same(manifest, lab)
+    assert ("Nuclei_AreaShape_Area" in manifest.frame) != numbers
+    says = f"{path} has a row for each of 10 objects, which are on 6 images; images without objects are not in it."
+    assert manifest.notes == ([says] if numbers else [])
 
 
 def test_any_column_of_files(lab):
@@ -462,3 +557,48 @@ def test_two_fits_differ_in_nothing(lab):
     assert texts[0] == texts[1] == texts[2]
     config = json.loads(texts[0])
     assert list(config["parameters"]) == sorted(config["parameters"])
+
+
+# Rows and groups
+
+
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
+def test_rows_of_missing_files_are_left_out_only_if_asked(lab, command_line):
+    for name in ("P1/A02_ER.tif", "P2/B01_DNA.tif"):
+        (lab.root / name).unlink()
+    path = lab.root / "plates.csv"
+    lab.frame.to_csv(path, index=False)
+    manifest = Manifest.open(path, control=CONTROL, missing="skip")
+    assert manifest.batch == ["P1"] * 2 + ["P2"] * 2 and manifest.control.tolist() == [True, False, True, True]
+    note = "2 of 6 rows are left out, since their files are missing: "
+    assert manifest.notes == [note + f"{lab.root}/P1/A02_ER.tif, {lab.root}/P2/B01_DNA.tif."]
+    assert len(Manifest.open(path)) == 6 and len(manifest.originals) == 12
+    assert BatchEqualizer(target="P1", min_images=2).fit_table(path, missing="skip").n_images_ == {"P1": 2, "P2": 2}
+    words = ("fit", path, "--min-images", "2", "--out", lab.root / "eq")
+    code, _, errors = command_line("equalize", *words)
+    assert code == 2 and "2 images cannot be used" in errors and "A02_ER.tif" in errors
+    code, out, _ = command_line("equalize", *words, "--missing", "skip")
+    assert code == 0 and f"note: {note}" in out
+    says = refused(DataError, Manifest.open, lab.frame[1:2], lab.root, missing="skip")
+    assert says.startswith("The files of all rows of the table are missing, such as ")
+    says = refused(DataError, Manifest.open, lab.frame, lab.root, control=[0, 1, 0, 0, 0, 0], missing="skip")
+    assert "The files of all controls of the table are missing" in says
+    assert "Unknown value of missing, 'no'" in refused(ConfigError, Manifest.open, path, missing="no")
+
+
+def test_wells_of_several_plates_as_one_group_are_noted(lab):
+    says = (
+        "The column Metadata_Well makes A01 of P1 and A01 of P2 one well; unless they are, leave --group (group=) out, "
+        "or name a column of plate and well together."
+    )
+    manifest = Manifest.open(lab.frame, lab.root, group="Metadata_Well")
+    assert manifest.notes == [says] and manifest.group[0] == manifest.group[3] == "A01"
+    batches = lab.frame.rename(columns={"Metadata_Plate": "Metadata_Batch"})
+    assert Manifest.open(batches, lab.root, group="Metadata_Well").notes == [says]
+    assert Manifest.open(lab.frame[:3], lab.root, group="Metadata_Well").notes == []
+    one_plate = batches.assign(Metadata_Plate="P1")  # scanned twice: its wells are the same
+    manifest = Manifest.open(one_plate, lab.root, batch="Metadata_Batch", group="Metadata_Well")
+    assert manifest.notes == [] and Manifest.open(one_plate, lab.root).group[0] == "P1/A01"
+    donors = lab.frame.assign(Donor=["d1", "d2", "d3"] * 2)
+    assert Manifest.open(donors, lab.root, group="Donor").notes == []
+    assert Manifest.open(lab.frame, lab.root).notes == []

@@ -17,6 +17,7 @@ from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.effects import Levels, batch_levels, moves
 from img2img.lab.curves.field import certain, widening
 from img2img.lab.curves.measuring import measured_of
+from img2img.lab.curves.place import Place
 from img2img.lab.curves.tone import CONTRASTS, MODES, Curve, measure
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.sham import sham
@@ -261,7 +262,7 @@ def test_gain_and_offset_are_found():
 
 def test_a_dark_foreground_is_a_bright_one_mirrored():
     bright, dark = disks(9), 5000 - disks(9)
-    assert tone.signs([np.stack([bright, dark])], 2).tolist() == [1, -1]
+    assert tone.signs(np.array([[tone.look(plane, 1)[1] for plane in (bright, dark)]])).tolist() == [1, -1]
     found, mirrored = measure(bright, 1), measure(dark, -1)
     assert mirrored[0] == pytest.approx(5000 - found[0]) and mirrored[1:] == pytest.approx(found[1:])
 
@@ -452,9 +453,9 @@ def test_a_tile_is_corrected_as_in_the_whole(tilted, evened, origin, size):
     image = tilted[0][N]
     (y, x), (h, w) = origin, size
     window = np.s_[:, y : y + h, x : x + w]
-    assert np.array_equal(evened.corrected(image[window], 1, origin), evened.corrected(image, 1)[window])
-    assert np.array_equal(evened(image[window], 1, origin), evened(image, 1)[window])
-    assert not np.array_equal(evened(image[:, :40, :50], 1, (60, 60)), evened(image, 1)[:, :40, :50])
+    assert np.array_equal(evened.corrected(image[window], 1, Place(origin)), evened.corrected(image, 1)[window])
+    assert np.array_equal(evened(image[window], 1, Place(origin)), evened(image, 1)[window])
+    assert not np.array_equal(evened(image[:, :40, :50], 1, Place((60, 60))), evened(image, 1)[:, :40, :50])
 
 
 def test_the_target_of_a_field_is_left_alone(tilted, evened):

@@ -24,6 +24,7 @@ from img2img.options.declared import Option, arguments_of
 from img2img.options.outline import outline
 
 LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # for arrays, or with another form here
+DEFAULTS = {"n_jobs": -1}  # a command has the machine to itself, other than a call
 FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
 KINDS: dict[str, Any] = {
     "root": Path,
@@ -42,10 +43,11 @@ TEXTS = {
     "overwrite": "Replace existing results.",
 }
 FILES = ("root", "map", "file_column", "channel_column")
-COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "pages", "metadata")
+COLUMNS = (*FILES, "batch", "control", "group", "label", "where", "missing", "pages", "metadata")
 TABLE = (
-    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image), or "
-    "a folder with one subfolder per batch."
+    "A table with FileName_<Channel> and Metadata_ columns (CSV, Parquet, Excel, or SQLite as table.sqlite::Image); "
+    "several files of one, as a folder or a pattern in quotes ('*/load_data.csv'); or a folder of images with one "
+    "subfolder per batch."
 )
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
@@ -74,7 +76,8 @@ def add_equalizing(equalize: typer.Typer) -> None:
         chosen = names or [name for name in inspect.signature(function).parameters if name not in {"self"} | LEFT_OUT]
         for name, one in arguments_of(function, *chosen).items():
             flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-            one = replace(one, text=texts[name], flag=flag, kind=KINDS.get(name, one.kind))
+            kind, default = KINDS.get(name, one.kind), DEFAULTS.get(name, one.default)
+            one = replace(one, text=texts[name], flag=flag, kind=kind, default=default)
             yield one, parameter_of(one, flag=flag if name in FLAGS else None)
 
     def add(name: str, command: Callable[..., None], *options: Iterable[tuple[Option, inspect.Parameter]]) -> None:
@@ -82,7 +85,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
 
     new = BatchEqualizer.__init__
     add("fit", _fit, like(open_table, *COLUMNS, "channels"), like(new))
-    add("add", _add, like(open_table, *COLUMNS[:-2], "where"))
+    add("add", _add, like(open_table, *COLUMNS))
     add(
         "transform",
         _transform,
@@ -90,13 +93,14 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(BatchEqualizer.transform, "nan", "quality", "overwrite"),
         like(new, "n_jobs"),
     )
-    add("check", _check, like(open_table, *COLUMNS, "channels"), like(new, "target", "random_state", "n_jobs"))
+    looking = like(new, "target", "random_state", "n_jobs", "memory")
+    add("check", _check, like(open_table, *COLUMNS, "channels"), looking)
     add(
         "report",
         _report,
         like(open_table, *COLUMNS),
         like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"),
-        like(new, "n_jobs"),
+        like(new, "n_jobs", "memory"),
     )
 
 
@@ -321,7 +325,7 @@ def _report(
     refuse_unwritable(out, is_page)
     if json:
         refuse_unwritable(json, holds_keys("verdict", "gates"))
-    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
+    equalizer = BatchEqualizer.load(eq).set_params(**{name: options.pop(name) for name in ("n_jobs", "memory")})
     columns = {name: options.pop(name) for name in COLUMNS}
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei

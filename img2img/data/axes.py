@@ -13,7 +13,9 @@ from img2img.data.raster import from_pil
 from img2img.errors import ConfigError, DataError
 
 
-def arrays_of(images: dict[str, Any], channel_axis: int | None) -> dict[str, list[Header | Array]]:
+def arrays_of(
+    images: dict[str, Any], channel_axis: int | None, pages: str = "images"
+) -> dict[str, list[Header | Array]]:
     """Convert images passed as arguments, by the name of the argument; see `images_in`.
 
     Raises:
@@ -21,10 +23,10 @@ def arrays_of(images: dict[str, Any], channel_axis: int | None) -> dict[str, lis
     """
     if channel_axis is not None and not images:
         raise ConfigError("channel_axis is for arrays; the channel axis of a file is known from its format.")
-    return {name: images_in(name, argument, channel_axis) for name, argument in images.items()}
+    return {name: images_in(name, argument, channel_axis, pages) for name, argument in images.items()}
 
 
-def images_in(title: str, images: Any, channel_axis: int | None = None) -> list[Header | Array]:
+def images_in(title: str, images: Any, channel_axis: int | None = None, pages: str = "images") -> list[Header | Array]:
     """Return images as headers of files and arrays (H, W) or (H, W, C).
 
     Args:
@@ -33,6 +35,7 @@ def images_in(title: str, images: Any, channel_axis: int | None = None) -> list[
             (C, H, W), PIL images and paths of files.
         channel_axis: the axis of the channels, in an array or tensor of all images or in each item of a list; by
             default last in arrays and third from last in tensors.
+        pages: of files, see `folders.readable`.
 
     Raises:
         DataError: if they are none of these, or an array appears to have its channels first and no axis is given.
@@ -49,12 +52,12 @@ def images_in(title: str, images: Any, channel_axis: int | None = None) -> list[
         items = list(images)
     except TypeError:
         raise DataError(f"{title} must be a folder or images, not {type(images).__name__}.") from None
-    return [_image(f"{title}[{i}]", image, channel_axis) for i, image in enumerate(items)]
+    return [_image(f"{title}[{i}]", image, channel_axis, pages) for i, image in enumerate(items)]
 
 
-def _image(title: str, image: Any, channel_axis: int | None) -> Header | Array:
+def _image(title: str, image: Any, channel_axis: int | None, pages: str) -> Header | Array:
     if isinstance(image, str | Path):
-        return readable(Path(image))
+        return readable(Path(image), pages)
     if isinstance(image, Image.Image):
         return from_pil(image).array
     return _channels_last(title, image, channel_axis, 3)

@@ -9,6 +9,7 @@ from typing import Any
 MICROMETRES = {
     **dict.fromkeys(("µm", "μm", "\\u00B5m", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4},
+    **{"nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "picometer": 1e-6, "angstrom": 1e-4},
 }
 OF_A_FILE = re.compile(r"\b[czt]:\d+/\d+|\.\w{3,5}$|^\d*$")  # a label that names a slice or a file, not a channel
 
@@ -44,7 +45,7 @@ def claimed_pages(root: Any) -> float:
 def ome_names(root: Any, count: int) -> tuple[str, ...]:
     """Return the names of the channels in OME-XML; empty unless it names each of `count` channels, and differently."""
     pixels = pixels_of(root)
-    return _all([] if pixels is None else [e.get("Name") for e in pixels if e.tag.endswith("}Channel")], count)
+    return all_names([] if pixels is None else [e.get("Name") for e in pixels if e.tag.endswith("}Channel")], count)
 
 
 def ome_pixel_size(root: Any) -> PixelSize | None:
@@ -57,28 +58,29 @@ def ome_pixel_size(root: Any) -> PixelSize | None:
         size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
         with suppress(ValueError):
             sides += [float(size) * MICROMETRES[unit]] if size and unit in MICROMETRES else []
-    return _size(sides)
+    return size_of(sides)
 
 
 def imagej_names(metadata: dict[str, Any], count: int) -> tuple[str, ...]:
     """Return the labels of an ImageJ file as names of its channels, unless they are names of slices or files."""
     labels = metadata.get("Labels")
     names = [str(label).strip() for label in labels] if isinstance(labels, list) else []
-    return () if any(OF_A_FILE.search(name) for name in names) else _all(names, count)
+    return () if any(OF_A_FILE.search(name) for name in names) else all_names(names, count)
 
 
 def imagej_pixel_size(metadata: dict[str, Any], resolution: Any) -> PixelSize | None:
     """Return the width and height of a pixel in micrometres, from the pixels per unit of an ImageJ file."""
     unit = MICROMETRES.get(str(metadata.get("unit", "")).strip())
-    return None if unit is None else _size([unit * d / n for n, d in resolution])
+    return None if unit is None else size_of([unit * d / n for n, d in resolution])
 
 
-def _all(names: list[Any], count: int) -> tuple[str, ...]:
+def all_names(names: list[Any], count: int) -> tuple[str, ...]:
     """Return the names if there are `count`, all different."""
     known = tuple(str(name).strip() for name in names if name and str(name).strip())
     return known if len(known) == len(names) == count == len(set(known)) else ()
 
 
-def _size(sides: list[float]) -> PixelSize | None:
+def size_of(sides: list[float]) -> PixelSize | None:
+    """Return width and height from the sides of a pixel that are positive and finite; None if there is none."""
     usable = [side for side in sides if 0 < side < math.inf]
     return (usable[0], usable[-1]) if usable else None

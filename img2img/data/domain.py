@@ -82,9 +82,9 @@ class Domain:
         return quote(source.path) if isinstance(source, Header) else f"array {i} of domain {self.title}"
 
     def load(self, i: int) -> Array:
-        """Load image i as (H, W, channels)."""
+        """Load image i as (H, W, channels). A file with pages was admitted only if they are channels."""
         source = self.sources[i]
-        array = read_image(source.path).array if isinstance(source, Header) else source
+        array = read_image(source.path, "channels").array if isinstance(source, Header) else source
         refuse_non_finite(array, self.name(i))
         if self.half != "whole":
             middle = array.shape[1] // 2

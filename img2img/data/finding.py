@@ -107,7 +107,7 @@ def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) ->
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
-        train, heldout = find_pair(places, paired)
+        train, heldout = find_pair(places, paired, config.pages)
     if config.direction == "b2a":
         if not paired:
             raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
@@ -136,7 +136,7 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     if data is None and path.is_dir():
         if labels is not None or (file and is_idx(file)):
             raise ConfigError("The labels of a folder of images are its sub-folders, or --labels FILE.csv, not a list.")
-        domains, names, notes = _in_folder(path, file, needs_labels)
+        domains, names, notes = _in_folder(path, file, needs_labels, config.pages)
     else:
         domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
         if needs_labels:
@@ -150,10 +150,12 @@ def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, lab
     return replace(_split(["image"], domains[:1], domains[1:]), classes=classes, notes=notes)
 
 
-def _in_folder(root: Path, table_file: Path | None, needs_labels: bool) -> tuple[list[Domain], list[list[str]], Notes]:
+def _in_folder(
+    root: Path, table_file: Path | None, needs_labels: bool, pages: str
+) -> tuple[list[Domain], list[list[str]], Notes]:
     """Return the domains of the parts of a folder, the labels of each if they are needed, and notes."""
     folders, notes = _divide(root, needs_labels and not table_file)
-    scans = [_scan(folder) for folder in folders]
+    scans = [_scan(folder, pages) for folder in folders]
     names: list[list[str]] = []
     if table_file:
         table = Table(table_file)
@@ -212,9 +214,9 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
     return [root / "train", held], ()
 
 
-def _scan(folder: Path) -> Found[Header]:
+def _scan(folder: Path, pages: str) -> Found[Header]:
     try:
-        return scan(folder)
+        return scan(folder, pages)
     except NoImagesError as error:
         found = sorted(filter(is_idx, folder.iterdir()), key=lambda x: ("image" not in x.name, "train" not in x.name))
         if not found:

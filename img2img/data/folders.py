@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from img2img.data.images import FORMATS, SUFFIXES, read_header
-from img2img.data.picture import UNKNOWN_AXES, Header
+from img2img.data.picture import Header
 from img2img.errors import DataError, NoImagesError, counted, listed, quote
 from img2img.runtime.files import json_object
 
@@ -115,12 +115,12 @@ def skipped_note(suffixes: Counter[str]) -> tuple[str, ...]:
     return (f"{files} skipped: {', '.join(kinds[:MAX_SUFFIXES])}{more}.",)
 
 
-def scan(folder: Path) -> Found[Header]:
-    """Read the headers of all images below `folder`; unreadable files are reported together."""
+def scan(folder: Path, pages: str = "images") -> Found[Header]:
+    """Read the headers of all images below `folder`; unreadable files are reported together. See `readable`."""
 
     def header(path: Path) -> Header | DataError:
         try:
-            return readable(path)
+            return readable(path, pages)
         except DataError as error:
             return error
 
@@ -132,18 +132,16 @@ def scan(folder: Path) -> Found[Header]:
     return Found((h for h in headers if isinstance(h, Header)), paths.passed)
 
 
-def readable(path: Path) -> Header:
-    """Return the header of a file that has to be a single image.
+def readable(path: Path, pages: str = "images") -> Header:
+    """Return the header of a file that has to be a single image; with `pages="channels"` all its pages are one.
 
     Raises:
         DataError: if it is not a readable image, or has several pages.
     """
-    header = read_header(path)
+    header = read_header(path, pages)
     if header.pages > 1:
-        channels = "if its pages are channels, save it with metadata={'axes': 'CYX'} of tifffile.imwrite, otherwise "
-        unknown = any(axis in UNKNOWN_AXES for axis, _ in header.stated.axes)
         raise DataError(
-            f"{quote(path)} has {header.pages} pages; training takes single images, so {channels * unknown}save each "
-            "page as a separate file"
+            f"{quote(path)} has {header.pages} pages, and a single image is needed; use --pages channels "
+            "(pages='channels') if they are its channels, otherwise save each page as a separate file"
         )
     return header

@@ -5,6 +5,8 @@ type, with alpha separate. The orientation is applied; palettes are expanded to 
 grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the simple formula; premultiplied alpha is divided out.
 Other colour spaces, animations and damaged files are refused.
 
+A folder is an OME-Zarr image if its metadata say so; where it is named as a file, its largest level is read.
+
 **Several pages.** Axes named C or S are channels. Every other axis (Z, T, pages of unknown meaning, several series of
 equal shape, the first axis of a (P, H, W, C) array) gives separate images, in file order: the array is (P, H, W, C),
 and is written back with the same axes. With `pages="channels"` all of them, Z and T included, become the channels of a
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from img2img.data import npy, raster, tiff, tiff_write
+from img2img.data import npy, ome_zarr, raster, tiff, tiff_write
 from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.data.picture import DTYPES, Array, Header, Picture, as_type, check_size, merge, unmerge
 from img2img.errors import ConfigError, DataError, choose, first_line, quote
@@ -169,6 +171,8 @@ def _opened(path: Path, pages: str, max_pixels: int) -> Iterator[tuple[Header, C
 
 def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
     status = path.stat()
+    if stat.S_ISDIR(status.st_mode) and ome_zarr.is_zarr(path):
+        return "OME-Zarr", ome_zarr.open_image
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{quote(path)} is not a regular file.")
     if not status.st_size:

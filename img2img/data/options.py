@@ -11,8 +11,9 @@ MAX_PIXELS = 2**28  # of a file, all pages together: 16384x16384
 JPEG_QUALITY = 95  # of JPEG and lossy WebP
 PAGES = {
     "images": "each page of a stack is an image",
-    "channels": "pages without a stated meaning are the channels of one image",
+    "channels": "all pages of a file, such as planes of Z or series, are the channels of one image",
 }
+TRAINED_PAGES = PAGES | {"images": "a file is one image, and one with several pages is refused"}
 DIRECTIONS = Choice(("a2b", "b2a"))
 SIDES = Within(1, 2**16)
 Size = Annotated[int, "Side of the training images, in pixels.", SIDES]
@@ -24,6 +25,7 @@ ValFraction = Annotated[
     "Share of the images to hold out if the data set has no held-out part.",
     Within(0, 1, below=True),
 ]
+Pages = Annotated[str, "; ".join(f"{name}: {text}" for name, text in TRAINED_PAGES.items()) + ".", Choice(tuple(PAGES))]
 CacheMB = Annotated[int, "Keep decoded images in memory if they fit into this many megabytes.", Within(0, 10**9)]
 
 
@@ -43,6 +45,7 @@ class DataConfig(Options):
     augment: Augmentation = "standard"
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
+    pages: Pages = "images"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class ImagesConfig(Options):
     augment: Augmentation = "none"
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
+    pages: Pages = "images"
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 Domains = tuple[Domain, Domain]
 
 
-def find_pair(places: dict[str, str | None], paired: bool) -> tuple[Domains, Domains | None]:
+def find_pair(places: dict[str, str | None], paired: bool, pages: str = "images") -> tuple[Domains, Domains | None]:
     """Find the domains to train on, and the held-out ones if there are any.
 
     Args:
         places: the folders given as "a", "b", "ab" and "data", in one of the supported combinations.
         paired: whether image i of A belongs to image i of B.
+        pages: see `folders.readable`.
 
     Raises:
         ConfigError: if the combination of folders is not supported.
@@ -26,10 +27,10 @@ def find_pair(places: dict[str, str | None], paired: bool) -> tuple[Domains, Dom
     """
     folders = {name: Path(place) for name, place in places.items() if place is not None}
     if folders.keys() == {"data"}:
-        return _find_in_root(folders["data"], paired)
+        return _find_in_root(folders["data"], paired, pages)
     if folders.keys() == {"ab"} and paired:
         root = folders["ab"]
-        return _find_in_root(root, paired) if (root / "train").is_dir() else _halves_and_heldout(root)
+        return _find_in_root(root, paired, pages) if (root / "train").is_dir() else _halves_and_heldout(root, pages)
     if folders.keys() == {"a", "b"}:
         a, b = folders["a"], folders["b"]
         if a.resolve() == b.resolve():
@@ -42,22 +43,23 @@ def find_pair(places: dict[str, str | None], paired: bool) -> tuple[Domains, Dom
         heldout_a, heldout_b = _beside(a), _beside(b)
         heldout = None
         if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():
-            heldout = two_folders(heldout_a, heldout_b, paired)
-        return two_folders(a, b, paired), heldout
+            heldout = two_folders(heldout_a, heldout_b, paired, pages)
+        return two_folders(a, b, paired, pages), heldout
     choices = "--a DIR --b DIR, --ab DIR or --data ROOT" if paired else "--a DIR --b DIR or --data ROOT"
     actual = f" You gave: {', '.join('--' + name for name in sorted(folders))}." if folders else ""
     raise ConfigError(f"Give the folders of the images in one of these ways: {choices}.{actual}")
 
 
-def _find_in_root(root: Path, paired: bool) -> tuple[Domains, Domains | None]:
+def _find_in_root(root: Path, paired: bool, pages: str) -> tuple[Domains, Domains | None]:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
     if (root / "trainA").is_dir() and (root / "trainB").is_dir():
         pairs = [(root / f"{part}A", root / f"{part}B") for part in HELD_OUT]
         heldout = next(((a, b) for a, b in pairs if a.is_dir() and b.is_dir()), None)
-        return two_folders(root / "trainA", root / "trainB", paired), heldout and two_folders(*heldout, paired)
+        train = two_folders(root / "trainA", root / "trainB", paired, pages)
+        return train, heldout and two_folders(*heldout, paired, pages)
     if paired and (root / "train").is_dir():
-        return _halves_and_heldout(root / "train")
+        return _halves_and_heldout(root / "train", pages)
     layouts = "trainA and trainB" + (", or train with side-by-side pairs" if paired else "")
     raise DataError(f"{root} does not have the standard layout: it must contain the folders {layouts}.")
 
@@ -70,32 +72,32 @@ def _beside(folder: Path) -> Path | None:
     return next((folder.parent / name for name in names if (folder.parent / name).is_dir()), None)
 
 
-def _halves_and_heldout(folder: Path) -> tuple[Domains, Domains | None]:
+def _halves_and_heldout(folder: Path, pages: str) -> tuple[Domains, Domains | None]:
     heldout = _beside(folder)
-    return halves_of(folder), halves_of(heldout) if heldout else None
+    return halves_of(folder, pages), halves_of(heldout, pages) if heldout else None
 
 
-def halves_of(folder: Path) -> Domains:
+def halves_of(folder: Path, pages: str = "images") -> Domains:
     """Open a folder of side-by-side pairs: the left halves are domain A, the right halves B.
 
     Raises:
         DataError: if images are missing or unreadable, or have an odd width.
     """
-    headers = scan(folder)
+    headers = scan(folder, pages)
     if odd := [f"{quote(h.path.name)} ({h.width}x{h.height})" for h in headers if h.width % 2]:
         raise DataError(f"Side-by-side images must have an even width, to be split in half: {listed(odd)}.")
     return Domain.of("A", headers, "left"), Domain.of("B", list(headers), "right")
 
 
-def two_folders(a: Path, b: Path, paired: bool) -> Domains:
+def two_folders(a: Path, b: Path, paired: bool, pages: str = "images") -> Domains:
     """Open a folder for each domain; pairs are matched by name.
 
     Raises:
         DataError: if images are missing, unreadable, or do not fit together.
     """
     if not paired:
-        return Domain.of("A", scan(a)), Domain.of("B", scan(b))
-    scans = [scan(folder) for folder in (a, b)]
+        return Domain.of("A", scan(a, pages)), Domain.of("B", scan(b, pages))
+    scans = [scan(folder, pages) for folder in (a, b)]
     sides = [_by_stem(folder, headers) for folder, headers in zip((a, b), scans, strict=True)]
     alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side if stem not in other]
     if alone:

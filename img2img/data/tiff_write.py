@@ -95,7 +95,8 @@ def _like_original(picture: Picture, details: Details) -> Iterator[tuple[Array, 
     lengths = {"S": -1, "Y": height, "X": width}
     pages = stack.reshape(len(details.page_order), *(lengths[axis] for axis in details.page_axes))
     options = details.colours | details.resolution | {"iccprofile": picture.source.icc, "metadata": None}
-    pages = pages[np.argsort(details.page_order)]
+    if (order := np.argsort(details.page_order).tolist()) != sorted(order):
+        pages = pages[order]  # a copy
     starts = [i for i in range(len(pages)) if i == 0 or details.tags.get(i)]
     for start, end in zip(starts, [*starts[1:], len(pages)], strict=True):
         run = pages[start:end] if end - start > 1 else pages[start]

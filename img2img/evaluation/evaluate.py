@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -39,14 +39,16 @@ class Request(NamedTuple):
     Attributes:
         names: the metrics; none for those that suit the images.
         images: the held-out images, and how they are cut and judged.
-        arrays: images that were given as arrays, by option.
+        given: images that were given as arrays, or lists of files, by option.
+        channel_axis: the axis of the channels in arrays.
         metrics: the options of the metrics.
         loading: the options of loading models.
     """
 
     names: tuple[str, ...]
     images: EvaluateOptions
-    arrays: dict[str, Any]
+    given: dict[str, Any]
+    channel_axis: int | None
     metrics: MetricOptions
     loading: dict[str, Any]
 
@@ -59,22 +61,32 @@ class Request(NamedTuple):
         """
         check_names(what, options, EvaluateOptions, MetricOptions, LoadOptions)
         given = {k: options.pop(k) for k in ARRAYS if not isinstance(options.get(k, ""), str | Path | None)}
-        arrays = arrays_of(given, channel_axis)
         images, of_metrics = split(options, EvaluateOptions, MetricOptions)
-        return cls(names_of(metrics), images, arrays, of_metrics, pick(options, LoadOptions))
+        return cls(names_of(metrics), images, given, channel_axis, of_metrics, pick(options, LoadOptions))
+
+    def arrays(self, pages: str | None) -> dict[str, Any]:
+        """Return the images that were given as arrays, or lists of files whose pages are those of `PAGES`, by option.
+
+        Raises:
+            ConfigError: if `channel_axis` is given without arrays.
+            DataError: if they are not images.
+        """
+        return arrays_of(self.given, self.channel_axis, pages or "images")
 
     def own_run(self, path: str | Path) -> Path | None:
         """Return the run whose own held-out images are meant: `path`, if it is a folder and no others are named."""
-        named = self.images.a or self.images.b or self.images.ab or self.arrays
+        named = self.images.a or self.images.b or self.images.ab or self.given
         return Path(path) if Path(path).is_dir() and not named else None
 
     def evaluator(self, model: Translator, run: Path | None) -> Evaluator:
         """Open the held-out images of `run`, or without one those that are named, for models like `model`."""
+        images = replace(self.images, pages=self.images.pages or model.card.pages)
+        arrays = self.arrays(images.pages)
         if run is not None:
             sides = Sides.of_run(run, self.images)
         else:
-            sides = Sides.of_folders(self.images, METHODS[model.card.method].Config.needs.paired, self.arrays)
-        return Evaluator.for_model(model, sides, self.names, options=self.metrics, **self.images.judging)
+            sides = Sides.of_folders(images, METHODS[model.card.method].Config.needs.paired, arrays)
+        return Evaluator.for_model(model, sides, self.names, options=self.metrics, **images.judging)
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
@@ -104,7 +116,7 @@ def evaluate(
     chosen = request.images
     if model is None:
         _refuse(chosen, ("a", "b", "ab"), "need a model; without one, give --real DIR and --fake DIR.")
-        real, fake = open_two(chosen, request.arrays)
+        real, fake = open_two(chosen, request.arrays(chosen.pages))
         scale = Scale.of(real, real.domain.dtype)
         sides = fake, real, chosen.paired, (scale, scale), chosen.cut_in_words
         return Evaluator(*sides, request.names, request.metrics, **chosen.judging).of_folder(progress)

@@ -56,6 +56,7 @@ class Evaluator:
         judge: a folder with a sub-folder per class, to also classify the results.
         labels: a file with the classes of the inputs, which the results should keep.
         device: where feature networks run.
+        pages: what the pages of the judge's files are.
 
     Raises:
         ConfigError: if a metric does not exist, or does not suit the images.
@@ -75,6 +76,7 @@ class Evaluator:
         judge: Path | None = None,
         labels: Path | None = None,
         device: torch.device = CPU,
+        pages: str = "images",
     ) -> None:
         self.options = options or MetricOptions()
         if not names:
@@ -92,7 +94,7 @@ class Evaluator:
         self.scale_in, self.scale = scales
         self.scorer = Scorer(self.names, self.options, real.domain.channels, device)
         self.scorer.notes += passed_beside(source.domain, real.domain)
-        self.judge = Judge(judge) if judge else None
+        self.judge = Judge(judge, pages) if judge else None
         if self.judge and self.judge.kind != real.kind:
             raise DataError(f"The judge's images have {self.judge.kind}, the results {real.kind}.")
         self.labels = self.judge.labels_of(source, labels) if self.judge else np.empty(0)

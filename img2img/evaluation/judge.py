@@ -121,6 +121,7 @@ class Judge:
 
     Args:
         folder: a folder with a sub-folder of real images per class.
+        pages: what the pages of a file are, see `data.folders.readable`.
 
     Attributes:
         classes: their names.
@@ -132,13 +133,13 @@ class Judge:
         DataError: if there are too few classes or images, or the images are of different kinds.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pages: str = "images") -> None:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder} for --judge.")
         self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         if len(self.classes) < 2:
             raise DataError(f"--judge needs a sub-folder per class, at least two; {folder} holds {len(self.classes)}.")
-        found = [scan(folder / name) for name in self.classes]
+        found = [scan(folder / name, pages) for name in self.classes]
         counts = {name: len(headers) for name, headers in zip(self.classes, found, strict=True)}
         if few := [f"{name} has {count}" for name, count in counts.items() if count < LEAST]:
             raise DataError(f"--judge needs at least {LEAST} images of each class; in {folder} {', '.join(few)}.")

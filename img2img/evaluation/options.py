@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from img2img.data.options import PAGES
 from img2img.errors import ConfigError
-from img2img.options.declared import Options, Within
+from img2img.options.declared import Choice, Options, Within
 
 Show = Annotated[int, "Held-out images to show side by side.", Within(1, 100)]
 
@@ -24,6 +25,11 @@ class EvaluateOptions(Options):
     limit: Annotated[
         int, "Use only this many images of each side, evenly chosen.", Within(1, 10**9, special=(0, "all"))
     ] = 0
+    pages: Annotated[
+        str | None,
+        "What the pages of a file are, images or channels of one; by default as in training.",
+        Choice(tuple(PAGES)),
+    ] = None
     judge: Annotated[
         str | None, "Folder with a sub-folder of real images per class; trains a classifier that judges results."
     ] = None
@@ -41,7 +47,8 @@ class EvaluateOptions(Options):
     @property
     def judging(self) -> dict[str, Any]:
         """The files of the judge, as arguments of `Evaluator`."""
-        return {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels")}
+        files = {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels")}
+        return {**files, "pages": self.pages or "images"}
 
     @property
     def cut_in_words(self) -> str:

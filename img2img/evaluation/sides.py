@@ -168,9 +168,10 @@ class Sides:
         """Take the held-out domains of a run; for pairs the inputs come first, then the true answers."""
         if heldout is None:
             raise ConfigError(f"{run} held no images out; name images: {WHERE}.")
-        if options.size or options.paired:
+        if options.size or options.paired or options.pages:
             raise ConfigError(
-                "--size and --paired apply to images that are named; those that a run held out are used as in training."
+                "--size, --paired and --pages apply to images that are named; those that a run held out are used as in "
+                "training."
             )
         letters = "ba" if paired and config.direction == "b2a" else "ab"
         as_trained = partial(cut, config=config)
@@ -228,15 +229,15 @@ def _open(
         return pair_up(first, second, paired)
     if given not in (["ab"], [x, y]):
         raise ConfigError(missing)
-    folders = [Path(getattr(options, name)) for name in given]
+    folders, pages = [Path(getattr(options, name)) for name in given], options.pages or "images"
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}.")
     if given == ["ab"]:
-        return halves_of(*folders)
+        return halves_of(folders[0], pages)
     if paired:
-        return two_folders(folders[0], folders[1], True)
-    a, b = (Domain.of(TITLES.get(name, name), scan(folder)) for name, folder in zip(given, folders, strict=True))
+        return two_folders(folders[0], folders[1], True, pages)
+    a, b = (Domain.of(TITLES.get(name, name), scan(folder, pages)) for name, folder in zip(given, folders, strict=True))
     return a, b
 
 

@@ -6,7 +6,8 @@ images have one channel. The dims of an xarray replace the declaration.
 **Types.** uint8, uint16, float32, and float64, which is treated like float32. Other types are refused, because their
 values would have to be scaled or clipped.
 
-A dask array is read lazily, and `Stack.map` gives a dask array that has not been computed yet.
+A dask array is read lazily, and `Stack.map` gives a dask array that has not been computed yet. Other arrays that are
+read by indexing, such as those of zarr and h5py, are read one image at a time, and results are arrays of numpy.
 """
 
 import importlib
@@ -26,12 +27,36 @@ from img2img.lab.options import ORDER
 Function = Callable[[int, Array], Array]
 
 
+class IndexedArray:
+    """An array (n, C, H, W) whose values are read by indexing, one image (C, H, W) at a time.
+
+    Args:
+        array: anything with shape, dtype and indexing by slices, such as an array of zarr or a data set of h5py.
+        axes: its axes, as in `unpack`.
+    """
+
+    def __init__(self, array: Any, axes: str) -> None:
+        self.array, self.axes, self.dtype = array, axes, np.dtype(array.dtype)
+        lengths = dict(zip(axes, array.shape, strict=True))
+        self.shape = tuple(int(lengths.get(letter, 1)) for letter in ORDER)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> Array:
+        image = np.asarray(self.array[tuple(i if letter == "N" else slice(None) for letter in self.axes)])
+        letters = self.axes.replace("N", "")
+        present = [letters.index(letter) for letter in "CYX" if letter in letters]
+        return image.transpose(present).reshape(self.shape[1:])
+
+
 @dataclass(frozen=True)
 class Stack(Sequence[Array]):
     """A sequence of images (C, H, W), whatever kind of array the caller gave.
 
     Attributes:
-        parts: arrays (n, C, H, W), of numpy or dask: the array that was given, or one with n = 1 for each of a list.
+        parts: arrays (n, C, H, W), of numpy, dask or `IndexedArray`: the array that was given, or one with n = 1 for
+            each of a list.
         names: names of the channels, if they are known.
         what: the caller's name for the images, for errors.
         back: converts parts back to the kind that was given.
@@ -61,7 +86,7 @@ class Stack(Sequence[Array]):
                 for i in range(part.numblocks[0]):
                     yield from _native(part.blocks[i])
             else:
-                yield from _native(part)
+                yield from (_native(part[i]) for i in range(len(part)))
 
     @property
     def channels(self) -> int:
@@ -120,8 +145,9 @@ def unpack(X: Any, axes: str = ORDER, channels: Sequence[str] | None = None, wha
     """Return the caller's arrays as a sequence of images (C, H, W).
 
     Args:
-        X: an array with the axes `axes`, of numpy, torch or dask; an xarray.DataArray with the dims N, C, Y, X in any
-            order and case; or a list or tuple of arrays without the axis N, whose sizes may differ.
+        X: an array with the axes `axes`, of numpy, torch, dask, or anything with shape, dtype and indexing; an
+            xarray.DataArray with the dims N, C, Y, X in any order and case; or a list or tuple of arrays without the
+            axis N, whose sizes may differ.
         axes: N, Y, X, and C if there is more than one channel, in the order of the array's axes.
         channels: names of the channels; by default the strings of an xarray's coordinate C.
         what: the caller's name for X, for errors.
@@ -167,17 +193,20 @@ def _open(X: Any, axes: str, what: str) -> Unpacked:
         return part, None, lambda result: torch.from_numpy(np.ascontiguousarray(inner(result))).to(device)
     if isinstance(X, np.ma.MaskedArray):
         raise InputTypeError(f"{what} is a masked array, whose mask would be lost; use {what}.filled(value).")
-    if not isinstance(X, np.ndarray) and not is_instance(X, "dask.array", "Array"):
-        hint = f"dask.array.from_array({what})" if hasattr(X, "shape") else f"numpy.asarray({what})"
+    in_memory = isinstance(X, np.ndarray) or is_instance(X, "dask.array", "Array")
+    if not in_memory and not _is_indexed(X):
         raise InputTypeError(
             f"{what} is a {type(X).__name__}; give an array, a list of arrays, a torch tensor, an xarray.DataArray or "
-            f"a dask array, e.g. {hint}."
+            f"a dask array, e.g. numpy.asarray({what})."
         )
     check_type(np.dtype(X.dtype).name, what)
     check_shape(X.shape, axes, what)
     present = [letter for letter in ORDER if letter in axes]
-    part = X.transpose([axes.index(letter) for letter in present])
-    part = part[tuple(slice(None) if letter in axes else None for letter in ORDER)]
+    if in_memory:
+        part = X.transpose([axes.index(letter) for letter in present])
+        part = part[tuple(slice(None) if letter in axes else None for letter in ORDER)]
+    else:
+        part = IndexedArray(X, axes)
     inverse = [present.index(letter) for letter in axes]
 
     def back(result: Any) -> Any:
@@ -186,6 +215,16 @@ def _open(X: Any, axes: str, what: str) -> Unpacked:
         return result[tuple(slice(None) if letter in axes else 0 for letter in ORDER)].transpose(inverse)
 
     return part, None, back
+
+
+def _is_indexed(X: Any) -> bool:
+    """Return whether X has a shape, values of a type of numpy, and indexing, and is no table."""
+    if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(X, "to_numpy"):
+        return False
+    try:
+        return np.dtype(X.dtype).kind != "O" and not np.isscalar(X)
+    except TypeError:  # a type of another library
+        return False
 
 
 def is_instance(X: Any, module: str, name: str) -> bool:

@@ -1,11 +1,11 @@
 """Checks of images and of their description. Every error names the image at fault and the remedy."""
 
-import os
 from collections.abc import Iterable, Sequence, Set as AnySet
 from datetime import datetime, time
 from typing import Any, Protocol
 
 import numpy as np
+from joblib import cpu_count
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, InputTypeError
@@ -280,4 +280,4 @@ def threads(n_jobs: int) -> int:
     """
     if n_jobs < 1 and n_jobs != -1:
         raise ConfigError(f"n_jobs must be a positive number of threads, or -1 for all cores, not {n_jobs}.")
-    return os.cpu_count() or 1 if n_jobs == -1 else n_jobs
+    return int(cpu_count()) if n_jobs == -1 else n_jobs  # of those that this process may use

@@ -3,7 +3,8 @@ aims at, and what would make it worthless.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,8 +19,8 @@ from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
 from img2img.lab.tables.rows import BATCHES
 
-IN_MEMORY = 2 * 2**30  # bytes; images up to this size are read once and kept
-JUDGED = 2**30  # bytes of images to judge on; with the results of all methods, about eight times as much is held
+GB = 2**30  # bytes
+JUDGED = 0.5  # of the memory for images; with the results of all methods, about eight times as much is held
 SATURATED = 0.01  # share of saturated pixels that is worth a note
 Note = Callable[[str], None]
 
@@ -105,35 +106,37 @@ def part(images: Sequence[Array], members: Sequence[int]) -> Sequence[Array]:
     return LazyImages(len(members), lambda i: images[members[i]])
 
 
-def readable(images: Sequence[Array], names: Sequence[str]) -> Iterator[Array]:
-    """Iterate over images, which errors call `names`.
+def each(
+    function: Callable[[int], Any], names: Sequence[str], n_jobs: int = 1, tell: Callable[[int], None] | None = None
+) -> list[Any]:
+    """Return `function(i)` of each image, which errors call `names`, computed by `n_jobs` threads.
+
+    `tell` is called with the number of images that are done.
 
     Raises:
-        DataError: at the end, naming all images that cannot be read.
+        DataError: naming all images that cannot be read, before any other error.
     """
-    failed: dict[str, DataError] = {}
-    for i, name in enumerate(names):
+
+    def one(i: int) -> Any:
         try:
-            image = images[i]
-        except DataError as error:
-            failed[name] = error
-        else:
-            yield image
-    reasons = list(failed.values())
+            return function(i)
+        except (DataError, InputError) as error:
+            return error
+
+    with ThreadPoolExecutor(checks.threads(n_jobs)) as pool:
+        found = []
+        for result in pool.map(one, range(len(names))):
+            found.append(result)
+            if tell:
+                tell(len(found))
+    failed = {name: x for name, x in zip(names, found, strict=True) if isinstance(x, DataError)}
     if len(failed) > 1:
-        raise DataError(f"{len(failed)} images cannot be used ({listed(failed)}): {reasons[0]}") from reasons[0]
-    if failed:
-        raise reasons[0]
-
-
-def in_memory(images: Sequence[Array], names: Sequence[str]) -> Sequence[Array]:
-    """Return the images, which errors call `names`, as a list if they fit into memory; raises as `readable`."""
-    kept = []
-    for image in readable(images, names):
-        if image.nbytes * len(images) > IN_MEMORY:
-            return images
-        kept.append(image)
-    return kept
+        first = next(iter(failed.values()))
+        raise DataError(f"{len(failed)} images cannot be used ({listed(failed)}): {first}") from first
+    for error in (*failed.values(), *found):
+        if isinstance(error, Exception):
+            raise error
+    return found
 
 
 def fingerprint(image: Array) -> int:
@@ -147,10 +150,10 @@ def members_of(batch: Sequence[str], control: Array | None = None) -> dict[str, 
     return {name: [i for i in rows if batch[i] == name] for name in sorted(set(batch))}
 
 
-def judged(images: Any, batch: Sequence[str], most: int, note: Note) -> list[int]:
-    """Return the images to judge on: all, or an evenly spread part of each batch if they do not fit into memory."""
+def judged(images: Any, batch: Sequence[str], most: int, memory: float, note: Note) -> list[int]:
+    """Return the images to judge on: all, or as many of each batch as fit into `memory` GB."""
     members = members_of(batch)
-    fits = max(JUDGED // max(images[0].nbytes, 1) // len(members), 2)
+    fits = max(int(JUDGED * memory * GB) // max(images[0].nbytes, 1) // len(members), 2)
     count = min(most, fits)
     if all(len(indices) <= count for indices in members.values()):
         return list(range(len(batch)))
@@ -206,22 +209,26 @@ def choose_images(batch: Sequence[str], control: Array | None, fewest: int, most
     return spread(members, most)
 
 
-def inspect(images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note) -> list[int]:
+def inspect(
+    images: Sequence[Array], batch: Sequence[str], names: Sequence[str], fewest: int, note: Note, n_jobs: int = 1
+) -> list[int]:
     """Return which of the images (C, H, W) can be learned from; note the others, and saturated images.
 
     `names` is what errors call each; every batch needs `fewest` images.
 
     Raises:
+        DataError: naming all images that cannot be read.
         InputError: if a value is not finite, or a batch is left with too few images.
     """
-    usable: list[int] = []
-    flat: list[int] = []
-    bright: list[int] = []
-    for i, image in enumerate(readable(images, names)):
-        checks.check_finite(image, f"{names[i]} (batch {batch[i]})")
-        (flat if checks.is_flat(image) else usable).append(i)
-        if not checks.is_flat(image) and checks.saturated(image).max() > SATURATED:
-            bright.append(i)
+
+    def look(i: int) -> tuple[bool, bool]:
+        checks.check_finite(images[i], f"{names[i]} (batch {batch[i]})")
+        is_flat = checks.is_flat(images[i])
+        return is_flat, not is_flat and bool(checks.saturated(images[i]).max() > SATURATED)
+
+    found = each(look, names, n_jobs)
+    usable, flat = ([i for i, (is_flat, _) in enumerate(found) if is_flat == wanted] for wanted in (False, True))
+    bright = [i for i, (_, is_bright) in enumerate(found) if is_bright]
     for indices, what in (
         (flat, "constant and left out of the fit"),
         (bright, "saturated in more than 1 % of the pixels"),

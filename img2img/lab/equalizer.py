@@ -14,7 +14,7 @@ from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import options as o, store
 from img2img.lab.arrays import unpack
 from img2img.lab.checks import check_batch
-from img2img.lab.curves.correction import Origin
+from img2img.lab.curves.place import Origin
 from img2img.lab.design import Design, is_manifest
 from img2img.lab.evaluating import judge
 from img2img.lab.fitted import Fitted
@@ -49,6 +49,7 @@ class _Options(TypedDict, total=False):
 
     nan: str
     origin: Sequence[Origin] | None
+    group: Any
 
 
 class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -77,11 +78,15 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         allow_confounded: fit although labels and batches determine each other; reports are stamped.
         allow_single_group: fit although the controls of a batch come from a single group (well, donor), whose own
             difference passes for the batch effect.
+        plate_position: also correct trends of brightness along the rows and columns of each plate, as far as at least 6
+            wells with controls show them; for tone and tone+field, where groups are wells, called "plate/A01".
         training: options for training the network, such as {"steps": 2000}.
         run: folder of that training, which resumes there after a stop; None for a temporary one.
         random_state: seed of everything random.
         device: device of the networks: "auto", "cpu", "cuda".
-        n_jobs: threads for "tone", "tone+field" and the report; -1 uses one for each core.
+        n_jobs: threads; -1 uses one for each core.
+        memory: gigabytes of images that stay in memory; `fit` and `check` read others again, and `report`, which also
+            holds every method's results, judges on half as much.
 
     Attributes:
         batches_: names of the batches, sorted; those added later at the end.
@@ -101,7 +106,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     _fitted: Fitted | None = None
     __metadata_request__fit: ClassVar = {"batch": True, "control": True, "group": True, "label": True}
-    __metadata_request__transform: ClassVar = {"batch": True}
+    __metadata_request__transform: ClassVar = {"batch": True, "group": True}
 
     def __init__(
         self,
@@ -121,13 +126,15 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         device: o.Device = "cpu",
         n_jobs: o.Jobs = 1,
         allow_single_group: bool = False,
+        plate_position: bool = False,
+        memory: o.Memory = 2.0,
     ) -> None:
         self.model, self.target, self.axes, self.channels = model, target, axes, channels
         self.max_change, self.unseen, self.out_dtype = max_change, unseen, out_dtype
         self.min_images, self.max_images, self.allow_confounded = min_images, max_images, allow_confounded
         self.training, self.run = training, run
         self.random_state, self.device, self.n_jobs = random_state, device, n_jobs
-        self.allow_single_group = allow_single_group
+        self.allow_single_group, self.plate_position, self.memory = allow_single_group, plate_position, memory
 
     batches_, target_, channels_ = _learned("batches"), _learned("target"), _learned("channels")
     scale_, correction_, generator_ = _learned("scale"), _learned("correction"), _learned("generator")
@@ -182,8 +189,9 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Learn what each batch needs.
 
         Args:
-            X: images with the axes `axes`, of numpy, torch, xarray or dask; or a list of images; or a `Manifest`, which
-                brings the other arguments itself.
+            X: images with the axes `axes`, of numpy, torch, xarray, dask, or anything with shape, dtype and indexing,
+                such as zarr, which is read one image at a time; or a list of images; or a `Manifest`, which brings the
+                other arguments itself.
             y: the batch of each image if `batch` is not given, which leaves a note; otherwise not used.
             batch: the batch of each image.
             control: whether each image is a control; if given, only controls are used.
@@ -262,6 +270,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X: Any,
         *,
         batch: Any = None,
+        group: Any = None,
         return_quality: bool = False,
         nan: o.Nan = "error",
         origin: Sequence[Origin] | None = None,
@@ -273,8 +282,10 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return the images as the target batch would have recorded them, or write them for a `Manifest`.
 
         Args:
-            X: images as in `fit`; a dask array gives a dask array, computed when asked for.
+            X: images as in `fit`; a dask array gives a dask array, computed when asked for, and an array of zarr one
+                of numpy.
             batch: the batch of each image, or one name for all. Not every fitted batch has to occur.
+            group: the well of each image, as in `fit`; only used with `plate_position`.
             return_quality: also return a table (pandas) with a row for each image; see `judgement.quality.quality_of`.
             nan: images with NaN or infinities: "error", or "mask" to leave those values in place.
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
@@ -305,11 +316,12 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )  # fmt: skip
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
-        design = Design.of(X, p, batch=batch)
+        design = Design.of(X, p, batch=batch, group=group)
         fitted.check(design.images, design.batch, p.unseen)
         return transform_arrays(
-            p, fitted, design.images, design.batch, return_quality=return_quality, nan=nan, origin=origin
-        )
+            p, fitted, design.images, design.batch,
+            return_quality=return_quality, nan=nan, origin=origin, group=design.group,
+        )  # fmt: skip
 
     @overload
     def fit_transform(self, X: Array, y: Any = None, *, batch: Any = None, **others: Any) -> Array: ...
@@ -317,7 +329,8 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit_transform(self, X: Kind, y: Any = None, *, batch: Any = None, **others: Any) -> Kind: ...
     def fit_transform(self, X: Any, y: Any = None, *, batch: Any = None, **others: Any) -> Any:
         """Call `fit`, then `transform` on the same images; `others` are arguments of `fit`."""
-        return self.fit(X, y, batch=batch, **others).transform(X, batch=y if batch is None else batch)
+        wells = {"group": others["group"]} if self.plate_position and "group" in others else {}
+        return self.fit(X, y, batch=batch, **others).transform(X, batch=y if batch is None else batch, **wells)
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Refuse tables as results, as scikit-learn asks of every transformer.

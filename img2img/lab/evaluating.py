@@ -44,7 +44,7 @@ def judge(
         raise InputError(f"{were} part of the fit ({', '.join(seen[:5])}); judge on images of other groups.")
     notes = [*fitted.notes, *design.notes]
     rules.refuse_confounded(design.batch, design.label, fitted.on_controls, p.allow_confounded, notes.append)
-    chosen = rules.judged(images, design.batch, p.max_images, notes.append)
+    chosen = rules.judged(images, design.batch, p.max_images, p.memory, notes.append)
     for i, image in enumerate(truth or ()):
         checks.check_finite(image, f"Image {i} of truth", fitted.channels)
     methods = applicable(fitted.statistics) | installed(fitted.statistics, notes.append)
@@ -52,13 +52,15 @@ def judge(
     made = every * (len(methods) + 2 + (fitted.generator is not None))
     total = made + made - every
     called = [images.called(i) for i in chosen]
-    before: list[Array] = []
     progress(0, total)
-    for name, image in zip(called, rules.readable(rules.part(images, chosen), called), strict=True):
-        checks.check_range(image, name, fitted.dtype, fitted.highest)
-        checks.check_finite(image, name, fitted.channels)
-        before.append(image)
-        progress(len(before), total)
+
+    def checked(i: int) -> Array:
+        image: Array = images[chosen[i]]
+        checks.check_range(image, called[i], fitted.dtype, fitted.highest)
+        checks.check_finite(image, called[i], fitted.channels)
+        return image
+
+    before: list[Array] = rules.each(checked, called, p.n_jobs, lambda done: progress(done, total))
     if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")
@@ -74,7 +76,13 @@ def judge(
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
-    outputs[fitted.model] = [equalized(p, fitted, image, b) for image, b in pairs]
+    places = [
+        fitted.place(image, b, group=None if design.group is None else design.group[i])
+        for i, (image, b) in zip(chosen, pairs, strict=True)
+    ]
+    outputs[fitted.model] = [
+        equalized(p, fitted, image, b, place) for (image, b), place in zip(pairs, places, strict=True)
+    ]
     case = Case(
         before,
         batch=batch,
@@ -96,6 +104,7 @@ def judge(
         case,
         judged=fitted.model,
         sham=fitted.sham,
+        corrections=[found for found in fitted.corrections if found.batch != fitted.target],
         notes=dict.fromkeys(notes),
         fitted_on_controls=fitted.on_controls,
         n_jobs=p.n_jobs,

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from annotated_types import Interval, Len
-from torch import nn
 
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError, choose
 from img2img.lab import checks
-from img2img.lab.curves.correction import Correction, Origin
+from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
+from img2img.lab.curves.place import NOWHERE, Origin, Place, centred
 from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.quality import Familiarity, largest_change, lost, quality_of
-from img2img.lab.networks.applying import apply, bind
 from img2img.lab.networks.models import MODELS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Names = list[str]
 
@@ -46,6 +48,7 @@ class Learned:
         corrections: what was found in each batch and channel; empty in equalizers before 0.2.
         stated: the names that files state for the channels, "" for one that they do not name; None without files.
         pixel_size: the width and height of a pixel in micrometres that files state, or None.
+        plate: rows and columns of the plates whose trends are corrected, or None.
     """
 
     model: str
@@ -65,6 +68,7 @@ class Learned:
     corrections: list[Found] = field(default_factory=list)
     stated: Names | None = None
     pixel_size: tuple[float, float] | None = None
+    plate: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         network = choose("model", self.model, MODELS).network
@@ -90,7 +94,7 @@ class Fitted(Learned):
     correction: Correction | StainCorrection
     familiarity: Familiarity
     statistics: Statistics
-    generator: nn.Module | None = None
+    generator: "nn.Module | None" = None
 
     @property
     def highest(self) -> float:
@@ -108,19 +112,19 @@ class Fitted(Learned):
         network = None if self.network is None else asdict(self.network)
         return plain | {"network": network, "corrections": [asdict(found) for found in self.corrections]}
 
-    def equalized(self, image: Array, batch: str, origin: Origin | None = None, device: str = "cpu") -> Array:
-        """Return the image in its own type, rounded and clipped. `origin` is the place of a crop on the camera."""
+    def equalized(self, image: Array, batch: str, place: Place = NOWHERE, device: str = "cpu") -> Array:
+        """Return the image in its own type, rounded and clipped."""
         if self._stays(batch):
             return image.copy()
         if self.generator is None:
-            return self.correction.corrected(image, self.batches.index(batch), self.place(image, origin))
-        return as_type(self.values(image, batch, origin, device), image.dtype)
+            return self.correction.corrected(image, self.batches.index(batch), place)
+        return as_type(self.values(image, batch, place, device), image.dtype)
 
-    def values(self, image: Array, batch: str, origin: Origin | None = None, device: str = "cpu") -> Array:
+    def values(self, image: Array, batch: str, place: Place = NOWHERE, device: str = "cpu") -> Array:
         """Return the image as float32, neither rounded nor clipped."""
         if self._stays(batch):
             return image.astype(np.float32)
-        number, place = self.batches.index(batch), self.place(image, origin)
+        number = self.batches.index(batch)
         if self.generator is None:
             return self.correction(image, number, place)
         y = self.run_network(self.network_input(image, number, place), number, device)
@@ -129,14 +133,24 @@ class Fitted(Learned):
         return values
 
     def _stays(self, batch: str) -> bool:
-        return batch == self.target or batch not in self.batches
+        if batch not in self.batches or (batch == self.target and self.generator is not None):
+            return True
+        return batch == self.target and self.correction.is_identity(self.batches.index(batch))
 
-    def place(self, image: Array, origin: Origin | None) -> Origin:
-        """Return the row and column of the image's first pixel on the camera.
+    def place(self, image: Array, batch: str, origin: Origin | None = None, group: str | None = None) -> Place:
+        """Return where an image was taken, from the place of a crop on the camera and the name of the well.
 
         Raises:
-            InputError: if there is a field, and the image is neither a whole camera image nor a crop with its place.
+            InputError: if there is a field, and the image is neither a whole camera image nor a crop with its place; or
+                if positions on the plate are corrected, and the group is no well.
         """
+        if self._stays(batch):
+            return NOWHERE
+        well = NOWHERE.well if self.plate is None else centred(group, self.plate)
+        return Place(self.origin(image, origin), well)
+
+    def origin(self, image: Array, origin: Origin | None = None) -> Origin:
+        """Return the row and column of an image's first pixel on the camera; raises as `place`."""
         camera = tuple(self.correction.camera.tolist())
         if not any(camera) or (origin is None and image.shape[1:] == camera):
             return 0, 0
@@ -151,25 +165,27 @@ class Fitted(Learned):
             )
         return origin
 
-    def network_input(self, image: Array, number: int, origin: Origin = (0, 0)) -> Array:
+    def network_input(self, image: Array, number: int, place: Place = NOWHERE) -> Array:
         """Return the network's input for an image of batch `number`: about -1 to 1, float32."""
-        x = self.correction(image, number, origin) if MODELS[self.model].starts_at_tone else image.astype(np.float32)
+        x = self.correction(image, number, place) if MODELS[self.model].starts_at_tone else image.astype(np.float32)
         low, high = self._ends
         signal: Array = (x - low) * (2 / (high - low)) - 1
         return signal
 
     def run_network(self, signal: Array, number: int, device: str) -> Array:
         """Return the network's output for its input, on the same scale."""
+        from img2img.lab.networks.applying import apply, bind  # imports torch, which curves do without
+
         assert self.network is not None and self.generator is not None
         bound = bind(self.network.model, self.generator, number, self.batches.index(self.target))
         return apply(bound, signal, device=device)
 
-    def quality(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> dict[str, Any]:
+    def quality(self, image: Array, result: Array, batch: str, place: Place, device: str) -> dict[str, Any]:
         """Return the quality of an image's result; see `judgement.quality.quality_of`."""
         number = self.batches.index(batch) if batch in self.batches else None
         shares = 0.0, 0.0
         if image.size and not self._stays(batch):
-            clipped = self._clipped(image, result, batch, origin, device)
+            clipped = self._clipped(image, result, batch, place, device)
             shares = clipped, 0.0 if self._is_curve(batch) else largest_change(image, result, self.scale)
         row = quality_of(image, self.scale, self.familiarity, number, *shares)
         if isinstance(self.correction, StainCorrection) and number is not None:
@@ -183,7 +199,7 @@ class Fitted(Learned):
             return False
         return not self.correction.fields[self.batches.index(batch)].any()
 
-    def _clipped(self, image: Array, result: Array, batch: str, origin: Origin | None, device: str) -> float:
+    def _clipped(self, image: Array, result: Array, batch: str, place: Place, device: str) -> float:
         """Return the share of pixels that the type cannot hold; it has none unless results are at its ends."""
         if image.dtype.kind == "f":
             return 0.0
@@ -193,9 +209,9 @@ class Fitted(Learned):
         if result.min() > limits.min and result.max() < limits.max:
             return 0.0
         if not self._is_curve(batch):
-            return float(lost(self.values(image, batch, origin, device), image.dtype).mean())
+            return float(lost(self.values(image, batch, place, device), image.dtype).mean())
         every = np.arange(limits.max + 1, dtype=image.dtype)
-        curved = self.correction(np.broadcast_to(every, (len(image), 1, len(every))), self.batches.index(batch))
+        curved = self.correction(np.broadcast_to(every, (len(image), 1, len(every))), self.batches.index(batch), place)
         wrong = lost(curved, image.dtype)
         return float(np.mean([table[0, plane].mean() for table, plane in zip(wrong, image, strict=True)]))
 

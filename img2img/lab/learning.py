@@ -11,9 +11,11 @@ import numpy as np
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose, listed
 from img2img.lab import checks, design as rules, positions
+from img2img.lab.curves import trend
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Remembered, log_contrasts
+from img2img.lab.curves.place import centred, plate_of
 from img2img.lab.curves.stain import StainCorrection, is_rgb
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted, GeneratorSpec
@@ -21,9 +23,9 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import quick_features
 from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified
 from img2img.lab.networks.models import MODELS, Network
-from img2img.lab.networks.training import train_generator
 from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 from img2img.lab.sham import fit_correction, sham, spans
@@ -44,6 +46,8 @@ def check_parameters(p: Parameters) -> None:
             f"The target 'mean' is for tone and tone+field; the mean of the results of {p.model} would be blurred. "
             "Name a batch, or use 'medoid'."
         )
+    if p.plate_position and (model.network or model.with_stains):
+        raise ConfigError(f"plate_position is for tone and tone+field, not for {p.model}; leave it out.")
     if p.max_images < p.min_images:
         raise ConfigError(f"max_images, {p.max_images}, is less than min_images, {p.min_images}.")
 
@@ -78,7 +82,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         rules.refuse_sizes(kept, p.model)
 
     names = sorted(set(batches))
-    statistics = Statistics.of(kept, batches, reference=names[0], example=kept[0])
+    statistics = Statistics.of(kept, batches, reference=names[0], example=kept[0], n_jobs=p.n_jobs)
     medoid = rules.medoid(statistics)
     target = medoid if p.target == "medoid" else str(p.target)
     reference = medoid if p.target == "mean" else target
@@ -88,6 +92,13 @@ def learn(p: Parameters, design: Design) -> Fitted:
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
     target_number = None if target == "mean" else names.index(target)
+    if p.plate_position and not on_controls:
+        raise InputError(
+            "plate_position learns trends from controls, since one of the treated wells may be the effect; name the "
+            "controls, or leave plate_position out."
+        )
+    plate = plate_of(design.groups) if p.plate_position else None
+    wells = None if plate is None else np.array([centred(group, plate) for group in groups])
     measured = Remembered(kept)
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
         known, fingerprints = zip(*pool.map(lambda i: _known(kept[i], scale), range(len(kept))), strict=True)
@@ -95,9 +106,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     by_chance = None
     if not spans(batches, groups):  # halves of one batch would have none in common
         own = measured.part(members), [groups[i] for i in members], scale
-        by_chance = sham(*own, model.with_field, p.random_state, p.n_jobs, model.with_stains)
-    steps = model.with_field, model.with_stains
-    correction, corrections = fit_correction(measured, number, groups, target_number, *steps, p.n_jobs)
+        at = None if wells is None else wells[members]
+        by_chance = sham(*own, model.with_field, p.random_state, p.n_jobs, model.with_stains, at)
+    correction, corrections = fit_correction(
+        measured, number, groups, target_number, model.with_field, model.with_stains, p.n_jobs, wells
+    )
     _note_stains(correction, names, notes)
     if isinstance(correction, StainCorrection) and correction.share < CLEAR:
         notes(
@@ -110,6 +123,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     corrections = _named(corrections, names, channels)
     _note_left([found for found in corrections if found.batch != target], notes)
+    if plate is not None and (few := trend.with_few_wells(batches, groups)):
+        notes(
+            f"Trends along the plate are not corrected in {', '.join(few)}, which have fewer than {trend.FEWEST} wells "
+            "to learn from; give more."
+        )
     fitted = Fitted(
         model=p.model,
         network=spec,
@@ -127,6 +145,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
         notes=notes,
         stated=agreement and list(agreement.names(len(kept[0]))),
         pixel_size=agreement and agreement.pixel_size and agreement.pixel_size[0],
+        plate=plate,
         scale=scale,
         correction=correction,
         corrections=corrections,
@@ -136,8 +155,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     remarks = [*positions.placing(design.batch, design.groups, design.control)]
     if on_controls:
         called = channels or [str(c) for c in range(len(kept[0]))]
-        remarks += positions.drifts(log_contrasts(measured, correction.signs), batches, groups, called)
-    for remark in [*remarks, *magnified(kept, batches, correction.signs)]:
+        contrasts = log_contrasts(measured, correction.signs)
+        if wells is not None and isinstance(correction, Correction):
+            contrasts -= np.einsum("nct,nt->nc", correction.trends[number, :, 1], wells)
+        remarks += positions.drifts(contrasts, batches, groups, called)
+    for remark in [*remarks, *magnified(kept, batches, correction.signs, p.n_jobs)]:
         notes(remark)
     if network is not None:
         assert target_number is not None
@@ -164,9 +186,9 @@ def _usable(p: Parameters, design: Design, notes: Notes) -> tuple[Sequence[Array
     chosen = rules.choose_images(design.batch, design.control, p.min_images, p.max_images)
     _check_target(p.target, sorted(set(design.batch)))
     names = [design.images.called(i) for i in chosen]
-    kept = rules.in_memory(rules.part(design.images, chosen), names)
+    kept = KeptImages(rules.part(design.images, chosen), p.memory * rules.GB)
     batches, groups = [design.batch[i] for i in chosen], [design.groups[i] for i in chosen]
-    usable = rules.inspect(kept, batches, names, p.min_images, notes)
+    usable = rules.inspect(kept, batches, names, p.min_images, notes, p.n_jobs)
     batches, groups = [batches[i] for i in usable], [groups[i] for i in usable]
     if design.group is not None:
         rules.refuse_single_groups(batches, groups, design.control is not None and not p.allow_single_group, notes)
@@ -206,6 +228,8 @@ def training_options(p: Parameters, network: Network) -> dict[str, Any]:
 def _with_network(
     p: Parameters, network: Network, fitted: Fitted, images: Sequence[Array], number: Array, target: int, notes: Notes
 ) -> Fitted:
+    from img2img.lab.networks.training import train_generator  # imports torch, which curves do without
+
     notes(
         f"{p.model} trains a network: the pixel values it gives are its guesses, not measurements. "
         "Judge it by evaluate(), and keep the originals."
@@ -254,9 +278,10 @@ def learn_batch(p: Parameters, fitted: Fitted, name: str, design: Design) -> Fit
     usable = rules.inspect(rules.part(images, chosen), [name] * len(chosen), called, p.min_images, notes)
     kept, groups = [images[chosen[i]] for i in usable], [design.groups[chosen[i]] for i in usable]
     for image in kept:
-        fitted.place(image, None)
+        fitted.origin(image)
     features = np.stack([fitted.familiarity.features(image, fitted.scale) for image in kept])
-    correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs)
+    wells = None if fitted.plate is None else np.array([centred(group, fitted.plate) for group in groups])
+    correction, corrections = fitted.correction.with_batch(kept, groups, p.n_jobs, wells)
     corrections = _named(corrections, [name], fitted.channels)
     _note_left(corrections, notes)
     _note_stains(correction, [*fitted.batches, name], notes)

@@ -1,10 +1,12 @@
 """The size of objects in each batch, which shows whether all images have one magnification."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from img2img.data.picture import Array
+from img2img.lab.checks import threads
 from img2img.lab.design import members_of
 from img2img.lab.judgement.objects import segment
 
@@ -14,18 +16,23 @@ CLEAR = 3.0  # times the spread of the background that objects must stand out
 RATIO, ERRORS = 1.5, 3.0  # of areas that is worth a note, and the standard errors that it must exceed
 
 
-def sizes(images: Sequence[Array], batch: Sequence[str], signs: Array) -> dict[str, tuple[Array, Array]]:
+def sizes(
+    images: Sequence[Array], batch: Sequence[str], signs: Array, n_jobs: int = 1
+) -> dict[str, tuple[Array, Array]]:
     """Return the log area of the objects of each batch, (C,), and its standard error between images.
 
     Of each image the median counts; NaN where few objects are seen. `signs` is 1 for channels with bright objects, -1
     for dark ones, (C,). A few images of each batch are measured.
     """
+
+    def one(i: int) -> list[float]:
+        return [_size(middle(x, EDGE), int(s)) for x, s in zip(images[i], signs, strict=True)]
+
     found = {}
     for name, rows in members_of(batch).items():
         chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)]
-        logs = np.array(
-            [[_size(middle(x, EDGE), int(s)) for x, s in zip(images[i], signs, strict=True)] for i in chosen]
-        )
+        with ThreadPoolExecutor(threads(n_jobs)) as pool:
+            logs = np.array(list(pool.map(one, chosen)))
         count = np.isfinite(logs).sum(0)
         logs[:, count < FEWEST] = 0
         mean, sd = np.nanmean(logs, 0), np.nanstd(logs, 0, ddof=1)
@@ -51,13 +58,13 @@ def _size(plane: Array, sign: int) -> float:
     return float(np.log(np.median(np.bincount(labels.ravel())[1:]))) if clear else float("nan")
 
 
-def magnified(images: Sequence[Array], batch: Sequence[str], signs: Array) -> Iterator[str]:
+def magnified(images: Sequence[Array], batch: Sequence[str], signs: Array, n_jobs: int = 1) -> Iterator[str]:
     """Yield a sentence for each batch whose objects are clearly larger or smaller than those of a typical batch.
 
     The typical batch is the middle one by size; sizes are compared channel by channel, and the middle ratio counts, so
     that one channel with another stain does not.
     """
-    found = sizes(images, batch, signs)
+    found = sizes(images, batch, signs, n_jobs)
     seen = [name for name, (logs, _) in found.items() if np.isfinite(logs).any()]
     ordered = sorted(seen, key=lambda name: float(np.nanmedian(found[name][0])))
     typical = ordered[(len(ordered) - 1) // 2] if ordered else ""

@@ -13,12 +13,14 @@ Model = Annotated[str, Choice(table="img2img.lab.networks.models.MODELS")]
 Unseen = Annotated[str, Choice(("error", "passthrough"))]
 Pages = Annotated[str, Choice(("error", "channels"))]
 Metadata = Annotated[str, Choice(("error", "ignore"))]
+Missing = Annotated[str, Choice(("error", "skip"))]
 Nan = Annotated[str, Choice(("error", "mask"))]
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "mps"), complete=False)]
 MaxChange = Annotated[float, Within(0, 1, above=True)]
 MinImages = Annotated[int, Within(2, 10**6)]
 MaxImages = Annotated[int, Within(2, 10**9)]
 Seed = Annotated[int, Within(0, 2**32 - 1)]
+Memory = Annotated[float, Within(0, 10**6, above=True)]
 Jobs = Annotated[int, Within(1, 1024, special=(-1, "one for each core"))]
 
 
@@ -41,4 +43,6 @@ class Parameters:
     random_state: int
     device: str
     n_jobs: int
-    allow_single_group: bool = False  # equalizers before 0.2 lack it
+    allow_single_group: bool = False  # equalizers before 0.2 lack it, and the next
+    plate_position: bool = False
+    memory: float = 2.0

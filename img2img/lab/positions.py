@@ -1,49 +1,20 @@
 """Positions of wells on their plates: where the controls sit, and what drifts along a plate.
 
-A well is known by a group called "plate/A01"; other groups have an order, but no position.
+Wells are known by the names of their groups (`curves.place`); other groups have an order, but no position.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import linregress
 
 from img2img.data.picture import Array
+from img2img.lab.curves.place import Position, plate_shape
 from img2img.lab.design import members_of
 
-WELL = re.compile(r".*/([A-Z]|A[A-F])0*([1-9]\d?)", re.IGNORECASE | re.DOTALL)
-FORMATS = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1536 wells
 FEWEST = 6  # wells of a plate from which a trend can be told
 LEVEL = 0.05  # of significance of a trend, divided by the number of trends that are looked at
 SMALLEST = 0.1  # log ratio from one end of a plate to the other that is worth a note
-
-
-class Position(NamedTuple):
-    """The row and column of a well, counted from 1."""
-
-    row: int
-    column: int
-
-    @classmethod
-    def of(cls, group: str) -> Self | None:
-        """Return the position of the group "plate/A01"; None for a group with another name."""
-        if (found := WELL.fullmatch(group)) is None:
-            return None
-        letters, column = found[1].upper(), int(found[2])
-        row = 26 * (len(letters) - 1) + ord(letters[-1]) - ord("A") + 1
-        return cls(row, column) if row <= FORMATS[-1][0] and column <= FORMATS[-1][1] else None
-
-    def is_edge(self, shape: tuple[int, int]) -> bool:
-        """Return whether the well lies in an outer row or column of a plate of this many rows and columns."""
-        return self.row in (1, shape[0]) or self.column in (1, shape[1])
-
-
-def plate_shape(positions: Iterable[Position]) -> tuple[int, int]:
-    """Return the rows and columns of the smallest plate that has these wells."""
-    row, column = (max(values) for values in zip(*positions, strict=True))
-    return next(shape for shape in FORMATS if row <= shape[0] and column <= shape[1])
 
 
 def placing(batch: Sequence[str], group: Sequence[str], control: Array | None) -> Iterator[str]:
@@ -105,9 +76,10 @@ def drifts(contrast: Array, batch: Sequence[str], group: Sequence[str], channels
             trends += [(*test, f"{name}, channel {channels[c]}") for test in sorted(tests)[:1]]
     for p, size, way, where in trends:
         if p < LEVEL / looked_at and abs(size) > SMALLEST:
+            cure = "; plate_position corrects it" if way.endswith((" row", " column")) else ""
             yield (
                 f"Within {where}, the contrast of the controls drifts {way} by a factor of {np.exp(size):.2f} "
-                f"(p = {p:.1g}); one curve for the whole batch leaves that as it is."
+                f"(p = {p:.1g}); one curve for the whole batch leaves that as it is{cure}."
             )
 
 

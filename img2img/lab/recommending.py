@@ -3,7 +3,6 @@ biology, and which route fits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -12,12 +11,13 @@ from scipy.stats import t as student
 from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import checks, design as rules, positions
-from img2img.lab.curves import tone
+from img2img.lab.curves.measuring import Remembered, levels_of, signs as signs_of
 from img2img.lab.design import Design
 from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import GRID, block_means, image_features
 from img2img.lab.judgement.judge import CONFOUNDED
+from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified, middle
 from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
@@ -47,32 +47,28 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     names = sorted(set(design.batch))
     members = rules.members_of(design.batch, design.control)
     rows = rules.spread(members, max(FEWEST, MOST // len(names)))
-    images = rules.in_memory(rules.part(design.images, rows), [design.images.called(row) for row in rows])
+    images = Remembered(KeptImages(rules.part(design.images, rows), p.memory * rules.GB))
     batch, group = [design.batch[i] for i in rows], [design.groups[i] for i in rows]
-    for i, row in enumerate(rows):
-        checks.check_finite(images[i], design.images.called(row))
+    called = [design.images.called(row) for row in rows]
+    rules.each(lambda i: checks.check_finite(images[i], called[i]), called, p.n_jobs)
     present = sorted(set(batch))
-    statistics = Statistics.of(images, batch, reference=present[0], example=images[0])
+    statistics = Statistics.of(images, batch, reference=present[0], example=images[0], n_jobs=p.n_jobs)
     reference = p.target if p.target in present else rules.medoid(statistics)
     channels = design.images.names or [str(c) for c in range(len(images[0]))]
     scale = rules.find_scale(statistics, channels)
-    signs = tone.signs((images[i] for i in range(0, len(images), max(1, len(images) // VOTERS))), len(channels))
+    signs = signs_of(images, VOTERS, p.n_jobs)
 
-    done = 0
-
-    def measured(i: int) -> tuple[Array, Array, Array]:
-        nonlocal done
+    def measured(i: int) -> tuple[Array, Array, Array, tuple[int, ...]]:
         image = images[i]
-        result = _levels(image, signs), _illumination(image, scale), image_features(middle(image, EDGE), scale)
-        done += 1
-        progress(done, len(rows))
-        return result
+        found = levels_of(images, i, signs)
+        levels = np.stack([found[:, 0], found[:, 1:].mean(1)])  # background and mean log contrast, (2, C)
+        return levels, _illumination(image, scale), image_features(middle(image, EDGE), scale), image.shape
 
-    with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
-        levels, light, features = (np.array(x) for x in zip(*pool.map(measured, range(len(rows))), strict=True))
+    found = rules.each(measured, called, p.n_jobs, lambda done: progress(done, len(rows)))
+    levels, light, features, shapes = (np.array(x) for x in zip(*found, strict=True))
     is_rgb = statistics.colour is not None
     parts = {BRIGHTNESS: levels[:, 1], BACKGROUND: levels[:, 0] / (scale[:, 1] - scale[:, 0])}
-    if len({images[i].shape for i in range(len(images))}) == 1:
+    if (shapes == shapes[0]).all():
         parts |= {f"{LIGHT} {way}": light[:, :, k] for k, way in enumerate(WAYS)}
     differences = _differences(parts, batch, group, reference, channels)
     wells = {name: len({design.groups[i] for i in members[name]}) for name in names}
@@ -82,7 +78,7 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
         *([] if problem is None else [problem]),
         *positions.placing(design.batch, design.groups, design.control),
         *(positions.drifts(levels[:, 1], batch, group, channels) if design.control is not None else ()),
-        *magnified(images, batch, signs),
+        *magnified(images, batch, signs, p.n_jobs),
         *([] if is_rgb else _dead(levels[:, 1], batch, channels)),
     ]
     v = None if design.label is None else probes.cramers_v(design.batch, design.label)
@@ -99,12 +95,6 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
         differences=differences,
         notes=notes,
     )
-
-
-def _levels(image: Array, signs: Array) -> Array:
-    """Return the background and the mean log contrast of each channel, (2, C); NaN without foreground."""
-    found = np.array([tone.measure(plane, int(sign)) for plane, sign in zip(image, signs, strict=True)])
-    return np.stack([found[:, 0], found[:, 1:].mean(1)])
 
 
 def _illumination(image: Array, scale: Array) -> Array:

@@ -8,6 +8,7 @@ from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab.curves.correction import Correction
 from img2img.lab.curves.found import Found
+from img2img.lab.curves.place import Place, Well
 from img2img.lab.curves.stain import StainCorrection
 
 SPLITS, GROUPS, IMAGES = 5, 4, 12  # random splits; the fewest groups; the most images of a half that are looked at
@@ -22,10 +23,11 @@ def fit_correction(
     with_field: bool,
     with_stains: bool,
     n_jobs: int,
+    wells: Array | None = None,
 ) -> tuple[Correction | StainCorrection, list[Found]]:
     """Return the correction of the batches of images that are numbered from 0, and what was found: `Correction.fit`."""
     if not with_stains:
-        return Correction.fit(images, number, group, target, with_field, n_jobs)
+        return Correction.fit(images, number, group, target, with_field, n_jobs, wells)
     assert target is not None  # there is no mean of stains
     return StainCorrection.fit(images, number, group, target), []
 
@@ -43,6 +45,7 @@ def sham(
     seed: int,
     n_jobs: int,
     with_stains: bool = False,
+    wells: Array | None = None,
 ) -> float | None:
     """Measure the change when one batch is split at random into two, by groups, and equalized; it should be 0.
 
@@ -62,18 +65,20 @@ def sham(
         side = {str(name): i % 2 for i, name in enumerate(rng.permutation(names))}
         number = np.array([side[g] for g in group])
         try:
-            correction, _ = fit_correction(images, number, group, 0, with_field, with_stains, n_jobs)
+            correction, _ = fit_correction(images, number, group, 0, with_field, with_stains, n_jobs, wells)
         except InputError:  # half of the batch shows too little tissue
             return None
         moved = np.flatnonzero(number == 1)[:IMAGES].tolist()
-        changes.append(np.mean([_change(correction, images[i], span) for i in moved]))
+        at = np.zeros((len(images), 2)) if wells is None else wells
+        changes.append(np.mean([_change(correction, images[i], span, tuple(at[i].tolist())) for i in moved]))
     return float(np.mean(changes))
 
 
-def _change(correction: Correction | StainCorrection, image: Array, span: Array) -> float:
-    """Return the mean absolute change of an image of batch 1, in units of `span`, on bands of its rows."""
+def _change(correction: Correction | StainCorrection, image: Array, span: Array, well: Well) -> float:
+    """Return the mean absolute change of an image of batch 1 from `well`, in units of `span`, on bands of its rows."""
     height = image.shape[1]
     tops = np.linspace(0, height - BAND, BANDS).astype(int).tolist() if height > BANDS * BAND else [0]
     rows = BAND if len(tops) > 1 else height
     bands = [(top, image[:, top : top + rows]) for top in tops]
-    return float(np.mean([np.abs((correction(band, 1, (top, 0)) - band) / span).mean() for top, band in bands]))
+    changes = [(correction(band, 1, Place((top, 0), well)) - band) / span for top, band in bands]
+    return float(np.mean([np.abs(change).mean() for change in changes]))

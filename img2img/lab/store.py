@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_types import Len
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes, save as to_bytes
@@ -21,10 +20,8 @@ from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.fitted import Fitted, Learned, Names
 from img2img.lab.judgement.baselines import LEVELS, Statistics
 from img2img.lab.judgement.quality import Familiarity
-from img2img.lab.networks.applying import build_generator
 from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
-from img2img.runtime.device import environment
 from img2img.runtime.files import atomic
 from img2img.runtime.records import from_json, read_text
 
@@ -55,6 +52,7 @@ CURVES: dict[str, tuple[str | int, ...]] = {
     "correction_.target_covariance": ("C", "K", "K"),
     "correction_.target_field": ("C", 2, TERMS),
     "correction_.target_field_covariance": ("C", 2, TERMS, TERMS),
+    "correction_.trends": ("B", "C", 2, 2),
 }
 STAINS: dict[str, tuple[str | int, ...]] = {
     "correction_.white": ("B", 3),
@@ -64,7 +62,7 @@ STAINS: dict[str, tuple[str | int, ...]] = {
     "correction_.share": (),
     "correction_.target": (),
 }
-OPTIONAL = {"statistics_.colour"}
+OPTIONAL = {"statistics_.colour", "correction_.trends"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,8 @@ class _Config:
 
 def save(parameters: Parameters, fitted: Fitted, folder: Path) -> None:
     """Write both files; each appears whole or not at all."""
+    from img2img.runtime.device import environment  # imports torch
+
     content = to_bytes({name: np.array(x, order="C") for name, x in _arrays_of(fitted).items()})
     config = {
         "format": FORMAT,
@@ -123,7 +123,7 @@ def makers(fitted: Fitted, out_dtype: str, batch: Sequence[str]) -> list[str]:
         name: x for name, x in _arrays_of(fitted).items() if name.startswith(("scale", "correction", "generator"))
     }
     own = {name for name in arrays if (SHAPES | CURVES | STAINS).get(name, ("",))[0] == "B"}
-    shared = [fitted.model, fitted.target, fitted.dtype, out_dtype]
+    shared = [fitted.model, fitted.target, fitted.dtype, out_dtype, *(map(str, fitted.plate or ()))]
 
     def checksum(parts: Mapping[str, Array], texts: Sequence[str]) -> str:
         content = to_bytes({name: np.array(x, order="C") for name, x in parts.items()})
@@ -184,6 +184,8 @@ def _arrays_of(fitted: Fitted) -> dict[str, Array]:
         state = getattr(fitted, name)
         values = {f.name: getattr(state, f.name) for f in fields(state)}
         arrays |= {f"{name}_.{key}": x for key, x in values.items() if isinstance(x, np.ndarray)}
+    if fitted.plate is None:
+        arrays.pop("correction_.trends", None)
     if fitted.generator is not None:
         arrays |= {f"generator_.{key}": x.cpu().numpy() for key, x in fitted.generator.state_dict().items()}
     return arrays
@@ -202,8 +204,14 @@ def _fitted(learned: Learned, arrays: Mapping[str, Array], statistics: Names) ->
     for name, x in arrays.items():
         part, _, key = name.partition("_.")
         parts.setdefault(part, {})[key] = x
+    if not with_stains:
+        parts["correction"].setdefault("trends", np.zeros((len(learned.batches), learned.n_channels, 2, 2)))
     generator = None
     if learned.network is not None:
+        import torch
+
+        from img2img.lab.networks.applying import build_generator
+
         generator = build_generator(**asdict(learned.network))
         generator.load_state_dict({key: torch.from_numpy(x) for key, x in parts.get("generator", {}).items()})
     return Fitted(

@@ -12,15 +12,15 @@ from img2img.data.picture import Array
 from img2img.errors import InputError
 from img2img.lab import checks
 from img2img.lab.arrays import Stack
-from img2img.lab.curves.correction import Origin
+from img2img.lab.curves.place import NOWHERE, Origin, Place
 from img2img.lab.fitted import Fitted
 from img2img.lab.options import Parameters
 
 
-def equalized(p: Parameters, fitted: Fitted, image: Array, batch: str, origin: Origin | None = None) -> Array:
+def equalized(p: Parameters, fitted: Fitted, image: Array, batch: str, place: Place = NOWHERE) -> Array:
     """Return the equalized image, in the type of output that was asked for."""
     method = fitted.values if p.out_dtype == "float32" else fitted.equalized
-    return method(image, batch, origin, p.device)
+    return method(image, batch, place, p.device)
 
 
 def transform_arrays(
@@ -32,16 +32,18 @@ def transform_arrays(
     return_quality: bool,
     nan: str,
     origin: Sequence[Origin] | None,
+    group: Sequence[str] | None,
 ) -> Any:
     """Return the equalized images as the kind that was handed in; with their quality table if that is wanted."""
     if origin is not None and len(origin) != len(stack):
         raise InputError(f"origin has {len(origin)} places, but there are {len(stack)} images; give one for each.")
-    places = [None] * len(stack) if origin is None else [(int(y), int(x)) for y, x in origin]
+    origins = [None] * len(stack) if origin is None else [(int(y), int(x)) for y, x in origin]
+    groups = [None] * len(stack) if group is None else group
 
     def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
         checks.check_range(image, stack.called(i), fitted.dtype, fitted.highest)
         filled, holes = _filled(image, stack.called(i), nan)
-        place = batches[i], places[i]
+        place = batches[i], fitted.place(filled, batches[i], origins[i], groups[i])
         out = equalized(p, fitted, filled, *place)
         row = {"batch": batches[i]} | fitted.quality(filled, out, *place, p.device) if return_quality else {}
         if holes is not None:
@@ -98,8 +100,9 @@ def transform_files(
         filled, holes = _filled(image, f"Row {i}", nan, fitted.channels)
         row = Stack((filled[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
         fitted.check(row, [batch], p.unseen)
-        out = equalized(p, fitted, filled, batch)
-        quality_of = fitted.quality(filled, out, batch, None, p.device) if quality else {}
+        place = fitted.place(filled, batch, group=manifest.group[i])
+        out = equalized(p, fitted, filled, batch, place)
+        quality_of = fitted.quality(filled, out, batch, place, p.device) if quality else {}
         if holes is not None:
             out[holes] = image[holes]
         return out, quality_of

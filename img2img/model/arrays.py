@@ -24,7 +24,7 @@ Unpacked = tuple[Pages, Callable[[Pages], Any]]  # the images, and a function th
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 
 
-def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
+def unpack(image: Any, channel_axis: int | None = None, pages: str = "images") -> Unpacked:
     """Convert an array, tensor, PIL image or path to a list of arrays (H, W, C).
 
     Args:
@@ -32,6 +32,7 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
             or the path of a file, whose result is an array.
         channel_axis: the axis of the channels: by default last in arrays and third from last in tensors, but any axis
             may be given for either. Two dimensions are always one grey image.
+        pages: what the pages of a file are, one of `data.options.PAGES`.
 
     Returns:
         The images, and a function that converts a list of their results back to the type and axes of `image`.
@@ -40,14 +41,14 @@ def unpack(image: Any, channel_axis: int | None = None) -> Unpacked:
         DataError: if it is none of these.
     """
     if isinstance(image, str | Path):
-        return unpack(read_image(Path(image)).array, -1)
+        return unpack(read_image(Path(image), pages).array, -1)
     if isinstance(image, Image.Image):
         picture = from_pil(image)
         return [picture.array], lambda results: to_pil(replace(picture, array=results[0]))
     if isinstance(image, Tensor):
         device = image.device
-        pages, pack = unpack(as_array(image), -3 if channel_axis is None else channel_axis)
-        return pages, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
+        inner, pack = unpack(as_array(image), -3 if channel_axis is None else channel_axis)
+        return inner, lambda results: torch.from_numpy(np.ascontiguousarray(pack(results))).to(device)
     if not isinstance(image, np.ndarray):
         raise DataError(f"An image must be an array, a tensor, a PIL image or a path, not {type(image).__name__}.")
     if image.ndim == 2:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Interval, Len
@@ -106,6 +106,7 @@ class ModelCard:
     shared: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
     source: str = ""  # where the weights are from, if not from training with `img2img`
+    pages: Literal["images", "channels"] = "images"  # what the pages of a file were in training
 
     @property
     def facts(self) -> Facts:

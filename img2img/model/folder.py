@@ -59,6 +59,8 @@ class Job:
     def __init__(
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
+        self.pages = files.pages or translator.card.pages
+        files = replace(files, pages=self.pages)
         self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
         translator.notes += skipped_note(self.plan.passed)
         resumed = any(self.plan.target(path).exists() for path in self.plan.sources)
@@ -159,10 +161,10 @@ class Job:
             while todo and len(ahead) < LOOK_AHEAD:
                 source = todo.popleft()
                 job = _File(source, self.plan.target(source))
-                ahead.append((job, pool.submit(decoded_bytes, source, self.files.pages, pixels)))
+                ahead.append((job, pool.submit(decoded_bytes, source, self.pages, pixels)))
             while ahead and len(reading) < min(LOOK_AHEAD, max(1, LOOK_AHEAD_BYTES // ahead[0][1].result())):
                 job, _ = ahead.popleft()
-                reading.append((job, pool.submit(read_image, job.source, self.files.pages, pixels)))
+                reading.append((job, pool.submit(read_image, job.source, self.pages, pixels)))
             job, future = reading.popleft()
             try:
                 job.picture = future.result()

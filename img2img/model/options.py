@@ -81,9 +81,11 @@ class FolderOptions(Options):
         FORMATS,
     ] = None
     quality: Annotated[int, "Quality of JPEG and WebP results.", Within(1, 100)] = JPEG_QUALITY
-    pages: Annotated[str, f"{'; '.join(f'{name}: {text}' for name, text in PAGES.items())}.", Choice(tuple(PAGES))] = (
-        "images"
-    )
+    pages: Annotated[
+        str | None,
+        f"{'; '.join(f'{name}: {text}' for name, text in PAGES.items())}; by default as in training.",
+        Choice(tuple(PAGES)),
+    ] = None
     max_megapixels: Annotated[
         float, "Refuse files whose headers claim more pixels than this.", Within(0, 10**9, above=True)
     ] = MAX_PIXELS / 1e6

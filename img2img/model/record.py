@@ -3,15 +3,17 @@
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 
 from img2img.errors import ConfigError, ModelFileError, quote
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.translator import Translator
 from img2img.runtime.files import write_json
 from img2img.runtime.records import read_record
+
+if TYPE_CHECKING:
+    from img2img.model.translator import Translator
 
 RECORD = ".img2img.json"
 BY_MACHINE = ("device", "precision", "backend", "threads")  # taken from the record where the user left them open
@@ -33,8 +35,8 @@ class _Record:
 
 
 def resume_record(
-    translator: Translator, out: Path, options: TranslateOptions, files: FolderOptions, resumed: bool
-) -> Translator:
+    translator: "Translator", out: Path, options: TranslateOptions, files: FolderOptions, resumed: bool
+) -> "Translator":
     """Return the translator that computes the way the results in `out` were computed; write the record of a new folder.
 
     A job is `resumed` if `out` already holds results of it.
@@ -74,7 +76,7 @@ def mark_finished(out: Path) -> None:
         _write(out, previous)
 
 
-def _continue(translator: Translator, out: Path, previous: dict[str, Any], current: dict[str, Any]) -> Translator:
+def _continue(translator: "Translator", out: Path, previous: dict[str, Any], current: dict[str, Any]) -> "Translator":
     """Return the translator with the precision, backend and threads of the existing results.
 
     Raises:

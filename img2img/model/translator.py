@@ -160,7 +160,8 @@ class Translator(Model):
         """
         model = self.towards(direction, label)
         several = isinstance(images, list | tuple)
-        pages, pack = by_page([unpack(x, channel_axis) for x in images]) if several else unpack(images, channel_axis)
+        how = channel_axis, model.card.pages
+        pages, pack = by_page([unpack(x, *how) for x in images]) if several else unpack(images, *how)
         settings = checked(TranslateOptions, options, "translating")
         fitted, restore = by_page([model.fit(page, settings) for page in pages])
         groups: dict[tuple[int, int], list[int]] = {}

@@ -60,6 +60,7 @@ class AnyTraining(Scoring, total=False):
     augment: str
     val_fraction: float
     cache_mb: int
+    pages: str
     steps: int
     epochs: int
     batch_size: int
@@ -204,7 +205,7 @@ class Calling(AnyTranslating, total=False):
 class Translating(AnyTranslating, Loading, total=False):
     format: str | None
     quality: int
-    pages: str
+    pages: str | None
     max_megapixels: float
     overwrite: bool
     report: str | Path | None
@@ -234,5 +235,6 @@ class Evaluating(Scoring, Loading, total=False):
     paired: bool
     size: int
     limit: int
+    pages: str | None
     judge: str | Path | None
     labels: str | None

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from img2img.core.method import CLASS, Image, Method
 from img2img.data.samples import Opened
@@ -30,7 +31,13 @@ class Run:
     spelling: str = SPELLING  # of an option, in advice
 
 
-def card_of(name: str, method: Method, scales: Mapping[str, Scale], other_way: bool = False) -> Card:
+def card_of(
+    name: str,
+    method: Method,
+    scales: Mapping[str, Scale],
+    other_way: bool = False,
+    pages: Literal["images", "channels"] = "images",
+) -> Card:
     """Return the header of a run's model file, as a function of the step.
 
     Args:
@@ -38,12 +45,14 @@ def card_of(name: str, method: Method, scales: Mapping[str, Scale], other_way: b
         method: what is trained.
         scales: how the pixel values of each domain map to [-1, 1].
         other_way: whether pairs are learned from B to A.
+        pages: what the pages of a file are, one of `data.options.PAGES`.
     """
     uses = {"b2a" if other_way and use == "a2b" else use: use for use in method.uses}
     facts, options, version = method.facts, flat(method.config), environment()["img2img"]
 
     def card(step: int) -> ModelCard:
-        return ModelCard(name, options, facts.size, facts.channels, dict(scales), uses, step, version, facts.classes)
+        about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes
+        return ModelCard(name, options, *about, pages=pages)
 
     return card
 

@@ -12,13 +12,12 @@ from img2img.lab.curves.effects import Moves
 from img2img.lab.curves.field import ORDERS, TERMS, certain, surface
 from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Measured, Sample, signs as signs_of
+from img2img.lab.curves.place import NOWHERE, Origin, Place, Well
 from img2img.lab.curves.tone import Curve
-from img2img.lab.lazy import LazyImages
 
 SIGN_IMAGES = 64  # images that vote on whether the foreground is bright
 CACHED = 65536  # pixels mapped at once
 WINDOWS = 8  # evaluated fields that are kept
-Origin = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Correction:
         target_covariance: (C, 1 + K, 1 + K), its covariance.
         target_field: (C, 2, 5), the target's own field.
         target_field_covariance: (C, 2, 5, 5), its covariance.
+        trends: (B, C, 2, 2), what background and log contrast gain from the middle of the plate to the last row and to
+            the last column; zeros without a trend.
     """
 
     signs: Array
@@ -46,6 +47,7 @@ class Correction:
     target_covariance: Array
     target_field: Array
     target_field_covariance: Array
+    trends: Array
     _tables: dict[Any, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
     _windows: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -58,6 +60,7 @@ class Correction:
         target: int | None,
         with_field: bool = False,
         n_jobs: int = 1,
+        wells: Array | None = None,
     ) -> tuple[Self, list[Found]]:
         """Measure every image, one at a time (three times with a field); return the corrections, and what was found.
 
@@ -68,15 +71,19 @@ class Correction:
             target: number of the batch that the others are moved to; None for the mean of all.
             with_field: whether to fit illumination.
             n_jobs: threads; -1 is one for each core.
+            wells: row and column of each image's well, from -1 to 1, (n, 2), to correct trends along the plate.
         """
         count, channels = int(batch.max()) + 1, len(images[0])
         weights = np.full(count, 1 / count) if target is None else np.eye(count)[target]
-        signs = signs_of(images, SIGN_IMAGES)
-        sample = Sample(images, batch, group, count, signs, n_jobs)
+        signs = signs_of(images, SIGN_IMAGES, n_jobs)
+        sample = Sample(images, batch, group, count, signs, n_jobs, wells)
         measured = sample.measured()
         curves, fields = np.zeros((count, channels, 2, 0)), np.zeros((count, channels, 2, TERMS))
         target_field = np.zeros((channels, 2, TERMS)), np.zeros((channels, 2, TERMS, TERMS))
-        start = cls(signs, measured.levels, curves, fields, np.zeros(2, int), *measured.target(weights), *target_field)
+        target_level = measured.target(weights)
+        start = cls(
+            signs, measured.levels, curves, fields, np.zeros(2, int), *target_level, *target_field, measured.trends
+        )
         if with_field:
             own, sure = sample.fields()
             start = replace(
@@ -88,13 +95,21 @@ class Correction:
             start, measured = start._with_fields(sample, measured, own, sure)
         moves = measured.moves(weights)
         level, covariance = measured.target(weights)
-        curves = _curves(measured.levels, moves, signs)
-        fitted = replace(start, levels=measured.levels, curves=curves, target_level=level, target_covariance=covariance)
-        return fitted, Found.all(measured, moves)
+        fitted = replace(
+            start,
+            levels=measured.levels,
+            curves=_curves(measured.levels, moves, signs),
+            target_level=level,
+            target_covariance=covariance,
+            trends=measured.trends,
+        )
+        return fitted, Found.all(measured, moves, wells is not None)
 
-    def with_batch(self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1) -> tuple[Self, list[Found]]:
+    def with_batch(
+        self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1, wells: Array | None = None
+    ) -> tuple[Self, list[Found]]:
         """Return the corrections with those of one more batch, measured on `images`, and what was found in it."""
-        sample = Sample(images, np.zeros(len(images), int), group, 1, self.signs, n_jobs)
+        sample = Sample(images, np.zeros(len(images), int), group, 1, self.signs, n_jobs, wells)
         measured, fields = sample.measured(), np.zeros((1, *self.fields.shape[1:]))
         if self.camera.any():
             start, measured = self._with_fields(sample, measured, *sample.fields())
@@ -105,8 +120,9 @@ class Correction:
             levels=np.concatenate([self.levels, measured.levels]),
             curves=np.concatenate([self.curves, _curves(measured.levels, moves, self.signs)]),
             fields=np.concatenate([self.fields, fields]),
+            trends=np.concatenate([self.trends, measured.trends]),
         )
-        return fitted, Found.all(measured, moves)
+        return fitted, Found.all(measured, moves, wells is not None)
 
     def _with_fields(self, sample: Sample, measured: Measured, own: Array, sure: Array) -> tuple[Self, Measured]:
         """Return the fields of the batches of `sample`, and its measurements under the target's illumination.
@@ -117,17 +133,25 @@ class Correction:
         target = self.target_field, self.target_field_covariance
         fields = [_relative(a, b, *target, gain) for a, b, gain in zip(own, sure, gains, strict=True)]
         start = replace(self, levels=measured.levels, fields=np.stack(fields))
-        images, batch = sample.images, sample.batch
-        even = LazyImages(len(images), lambda i: start.evened(images[i], int(batch[i])))
-        return start, replace(sample, images=even).measured()
 
-    def curve(self, batch: int, channel: int) -> Curve:
-        """Return the curve of one batch and channel."""
-        return Curve(*self.curves[batch, channel])
+        def even(i: int) -> Array | None:
+            number = int(sample.batch[i])
+            return start.evened(sample.images[i], number) if start.fields[number].any() else None
+
+        return start, sample.measured(even)
+
+    def curve(self, batch: int, channel: int, well: Well = NOWHERE.well) -> Curve:
+        """Return the curve of one batch and channel, for images of a well whose row and column are from -1 to 1."""
+        x, y = self.curves[batch, channel]
+        rise, stretch = self.trends[batch, channel] @ well
+        if rise or stretch:
+            middle = self.levels[batch, channel, 0]
+            x = middle + rise + np.exp(stretch) * (x - middle)
+        return Curve(x, y)
 
     def is_identity(self, batch: int) -> bool:
         """Return whether images of this batch are left unchanged, bit for bit."""
-        return not self.fields[batch].any() and all(
+        return not (self.fields[batch].any() or self.trends[batch].any()) and all(
             self.curve(batch, c).is_identity for c in range(self.curves.shape[1])
         )
 
@@ -141,34 +165,36 @@ class Correction:
             out[c] += level
         return out
 
-    def __call__(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
+    def __call__(self, image: Array, batch: int, place: Place = NOWHERE) -> Array:
         """Return the corrected image, float32 (C, H, W), neither rounded nor clipped."""
         if self.is_identity(batch):
             return image.astype(np.float32)
-        even = self.evened(image, batch, origin) if self.fields[batch].any() else image.astype(np.float64)
-        return np.stack([self.curve(batch, c)(plane).astype(np.float32) for c, plane in enumerate(even)])
+        even = self.evened(image, batch, place.origin) if self.fields[batch].any() else image.astype(np.float64)
+        return np.stack([self.curve(batch, c, place.well)(plane).astype(np.float32) for c, plane in enumerate(even)])
 
-    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
+    def corrected(self, image: Array, batch: int, place: Place = NOWHERE) -> Array:
         """Return the corrected image in the type of `image`; curves of integers are looked up in a table."""
         if self.is_identity(batch):
             return image.copy()
         if image.dtype.kind == "f":
-            return self(image, batch, origin).astype(image.dtype)
+            return self(image, batch, place).astype(image.dtype)
         out = np.empty(image.shape, image.dtype)
         for c, plane in enumerate(image):
             if self.fields[batch, c].any():
-                level, light, background = self._illumination(batch, c, image.shape[1:], origin)
-                curve = self.curve(batch, c)
+                level, light, background = self._illumination(batch, c, image.shape[1:], place.origin)
+                curve = self.curve(batch, c, place.well)
                 for rows in _rows(plane):
                     even = (plane[rows] - background[rows]) * light[rows] + level
                     out[c, rows] = as_type(curve(even), image.dtype)
             else:
-                table = self._table(batch, c, image.dtype)
+                table = self._table(batch, c, image.dtype, place.well)
                 for rows in _rows(plane):
                     np.take(table, plane[rows], out=out[c, rows], mode="clip")
         return out
 
-    def _table(self, batch: int, channel: int, dtype: np.dtype[Any]) -> Array:
+    def _table(self, batch: int, channel: int, dtype: np.dtype[Any], well: Well) -> Array:
+        if self.trends[batch, channel].any():
+            return self.curve(batch, channel, well).table(dtype)
         key = batch, channel, dtype.name
         if key not in self._tables:
             self._tables[key] = self.curve(batch, channel).table(dtype)

@@ -29,6 +29,9 @@ class Found:
         images: number of images that were measured.
         with_foreground: number of those that show foreground.
         groups: number of groups (wells, donors) that they came from.
+        row_trend: contrast in the last row of the plate over that in the first, as far as it is corrected; None if
+            trends along the plate are not corrected.
+        column_trend: the same of the columns.
         remark: what was not corrected and what would help, or empty.
     """
 
@@ -44,11 +47,14 @@ class Found:
     with_foreground: int
     groups: int
     remark: str
+    row_trend: float | None = None
+    column_trend: float | None = None
 
     @classmethod
-    def all(cls, measured: Measured, moves: Moves) -> list[Self]:
+    def all(cls, measured: Measured, moves: Moves, with_trends: bool = False) -> list[Self]:
         """Return what was found, for every batch and channel, both by number; the target has no difference."""
         rows = []
+        trends = np.exp(2 * measured.trends[:, :, 1])  # from -1 to 1
         for b, c in np.ndindex(measured.seen.shape):
             found, error, applied = moves.found[b, c], moves.error[b, c], moves.applied[b, c]
             shares = [
@@ -70,6 +76,8 @@ class Found:
                     with_foreground=seen,
                     groups=int(measured.groups[b]),
                     remark=_remark(found[1], error[1], shares[1], seen, images),
+                    row_trend=float(trends[b, c, 0]) if with_trends else None,
+                    column_trend=float(trends[b, c, 1]) if with_trends else None,
                 )
             )
         return rows
@@ -79,14 +87,25 @@ class Found:
         """Tell whether the contrast could not be corrected at all."""
         return bool(self.remark) and not self.gain_corrected
 
-    def __str__(self) -> str:
-        """Say it in one line, such as "P2, DNA: 0.61 x ± 0.08, corrected by 93%; background +80 ± 3, ..."."""
+    @property
+    def place(self) -> str:
+        """The batch and the channel, such as "P2, DNA"."""
+        return f"{self.batch}, {self.channel}"
+
+    @property
+    def text(self) -> str:
+        """The difference and its correction, such as "0.61 x ± 0.08, corrected by 93%; background +80 ± 3, ..."."""
         parts = [f"background {self.background:+.4g} ± {self.background_error:.2g}"]
         parts[0] += f", corrected by {self.background_corrected:.0%}" if self.background else ""
         if self.gain is not None and self.gain_error is not None and self.gain_corrected is not None:
             gain = f"{self.gain:.2f} x ± {self.gain * self.gain_error:.2f}"
             parts.insert(0, gain + (f", corrected by {self.gain_corrected:.0%}" if self.gain != 1 else ""))
-        return f"{self.batch}, {self.channel}: {'; '.join(filter(None, [*parts, self.remark]))}"
+        if self.row_trend is not None and self.column_trend is not None:
+            parts.append(f"along the plate {self.row_trend:.2f} x by row, {self.column_trend:.2f} x by column")
+        return "; ".join(filter(None, [*parts, self.remark]))
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
 
 
 def _remark(found: float, error: float, share: float, seen: int, images: int) -> str:

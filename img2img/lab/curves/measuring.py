@@ -9,7 +9,7 @@ import numpy as np
 
 from img2img.data.picture import Array
 from img2img.lab.checks import threads
-from img2img.lab.curves import effects, field, tone
+from img2img.lab.curves import effects, field, tone, trend
 from img2img.lab.curves.effects import Levels, Moves
 from img2img.lab.curves.tone import CONTRASTS, MODES
 
@@ -30,6 +30,7 @@ class Measured:
         seen: number of images with foreground, (B, C).
         images: number of images of each batch, (B,).
         groups: number of groups of each batch, (B,).
+        trends: (B, C, 2, 2), as `Correction` has them.
     """
 
     levels: Array
@@ -38,6 +39,7 @@ class Measured:
     seen: Array
     images: Array
     groups: Array
+    trends: Array
 
     @property
     def comparable(self) -> Array:
@@ -122,6 +124,8 @@ class Sample:
         count: number of batches.
         signs: (C,), 1 where the foreground is bright, -1 where it is dark.
         n_jobs: threads; -1 is one for each core.
+        wells: row and column of the image's well, from -1 to 1, (n, 2); None if trends along the plate are not looked
+            for.
     """
 
     images: Sequence[Array]
@@ -130,6 +134,7 @@ class Sample:
     count: int
     signs: Array
     n_jobs: int
+    wells: Array | None = None
 
     def _each(self, function: Callable[[Array, int], Any]) -> list[list[Any]]:
         """Return `function(plane, sign)` of every channel of every image."""
@@ -141,9 +146,16 @@ class Sample:
         with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
             return list(pool.map(one, range(len(self.images))))
 
-    def measured(self) -> Measured:
-        """Return the measurements of the batches."""
-        return measured_of(np.array(self._each(tone.measure)), self.batch, self.group, self.count)
+    def measured(self, even: Callable[[int], Array | None] = lambda i: None) -> Measured:
+        """Return the measurements of the batches; those of `even(i)` instead of image `i` unless that is None."""
+
+        def one(i: int) -> Array:
+            image = even(i)
+            return levels_of(*((self.images, i) if image is None else ([image], 0)), self.signs)
+
+        with ThreadPoolExecutor(threads(self.n_jobs)) as pool:
+            levels = np.array(list(pool.map(one, range(len(self.images)))))
+        return measured_of(levels, self.batch, self.group, self.count, self.wells)
 
     def fields(self) -> tuple[Array, Array]:
         """Return light and background of each batch (B, C, 2, 5), and their covariances (B, C, 2, 5, 5)."""
@@ -158,9 +170,17 @@ class Sample:
         return coefficients, covariances
 
 
-def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Measured:
-    """Return the measurements of `count` batches from those of their images, `tone.measure` of each (n, C, 1 + K)."""
+def measured_of(y: Array, batch: Array, group: Sequence[str], count: int, wells: Array | None = None) -> Measured:
+    """Return the measurements of `count` batches from those of their images, `tone.measure` of each (n, C, 1 + K).
+
+    With the places of their `wells` (n, 2), the levels are those of the middle of the plate.
+    """
     _, channels, columns = y.shape
+    trends = np.zeros((count, channels, 2, 2))
+    if wells is not None:
+        trends = trend.fit(y, batch, group, count, wells)
+        rise = np.einsum("ncjt,nt->ncj", trends[batch], wells)
+        y = y - rise[:, :, [0] + [1] * (columns - 1)]
     levels, names = np.zeros((count, channels, columns)), np.asarray(group)
     backgrounds: list[Levels] = []
     contrasts: list[Levels | None] = []
@@ -179,23 +199,21 @@ def measured_of(y: Array, batch: Array, group: Sequence[str], count: int) -> Mea
             levels[~enough, c, 1:] = levels[enough, c, 1:].mean(0)
         contrasts.append(found)
     groups = np.array([len(set(names[batch == b].tolist())) for b in range(count)])
-    return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups)
+    return Measured(levels, backgrounds, contrasts, seen, np.bincount(batch, minlength=count), groups, trends)
 
 
 def log_contrasts(images: Sequence[Array], signs: Array) -> Array:
     """Return the mean log contrast of each image's foreground, (n, C); NaN where there is none."""
-    sides = tuple(signs.tolist())
-    found = [remembered(images, i, _by_channel, tone.measure, sides) for i in range(len(images))]
-    contrasts: Array = np.array(found)[:, :, 1:].mean(2)
-    return contrasts
+    return np.array([levels_of(images, i, signs)[:, 1:].mean(1) for i in range(len(images))])
+
+
+def levels_of(images: Sequence[Array], i: int, signs: Array) -> Array:
+    """Return `tone.measure` of each channel of image `i`, (C, 1 + K)."""
+    return np.array([levels for levels, _ in remembered(images, i, _by_channel, tone.look, tuple(signs.tolist()))])
 
 
 def _by_channel(image: Array, function: Callable[[Array, int], Any], signs: tuple[int, ...]) -> list[Any]:
     return [function(plane, sign) for plane, sign in zip(image, signs, strict=True)]
-
-
-def _vote(image: Array) -> Array:
-    return tone.signs([image], len(image))
 
 
 class Remembered(Sequence[Array]):
@@ -228,7 +246,13 @@ def remembered(images: Sequence[Array], i: int, function: Callable[..., Any], *a
     return images.known[key]
 
 
-def signs(images: Sequence[Array], most: int) -> Array:
+def signs(images: Sequence[Array], most: int, n_jobs: int = 1) -> Array:
     """Return `tone.signs` of all images, on which at most `most` of them vote."""
     voters = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int).tolist()
-    return np.where(np.sum([remembered(images, i, _vote) for i in voters], 0) < 0, -1, 1)
+    bright = (1,) * len(images[0])  # if that is so, the votes are not counted in vain
+
+    def share(i: int) -> list[float]:
+        return [share for _, share in remembered(images, i, _by_channel, tone.look, bright)]
+
+    with ThreadPoolExecutor(threads(n_jobs)) as pool:
+        return tone.signs(np.array(list(pool.map(share, voters))))

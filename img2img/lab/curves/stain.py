@@ -15,6 +15,7 @@ import numpy as np
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError
 from img2img.lab.curves.found import Found
+from img2img.lab.curves.place import NOWHERE, Place
 
 TISSUE = 0.45  # density, summed over the colours, from which on a pixel counts as tissue
 FEWEST = 500  # sampled pixels of tissue that a batch needs
@@ -23,8 +24,6 @@ WHITE = 0.99  # quantile of each colour that is taken for the light without tiss
 ANGLES = (0.01, 0.99)  # quantiles of the angle between the two stains
 ALIKE = 0.05  # radians; stains whose directions differ by less are one
 ROWS = 65536  # pixels mapped at once
-
-Origin = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ class StainCorrection:
             )
         return cls(white, stains, mean, spread, np.array(_certain(level, groups, squares, target)), np.array(target))
 
-    def with_batch(self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1) -> tuple[Self, list[Found]]:
+    def with_batch(
+        self, images: Sequence[Array], group: Sequence[str], n_jobs: int = 1, wells: Array | None = None
+    ) -> tuple[Self, list[Found]]:
         """Return the corrections with those of one more batch, measured on `images`; no channel is found by itself."""
         white, stains, mean, spread, *_ = _measured(images, group)
         corrected = replace(
@@ -106,11 +107,11 @@ class StainCorrection:
         density = _looked_up(_densities(self.white[batch]), image.reshape(3, -1))
         return bool((density.sum(0) > TISSUE).any())
 
-    def __call__(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
-        """Return the corrected image, float32 (3, H, W), neither rounded nor clipped; `origin` has no effect."""
+    def __call__(self, image: Array, batch: int, place: Place = NOWHERE) -> Array:
+        """Return the corrected image, float32 (3, H, W), neither rounded nor clipped; `place` has no effect."""
         return self._moved(image, batch, np.empty(image.shape, np.float32))
 
-    def corrected(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
+    def corrected(self, image: Array, batch: int, place: Place = NOWHERE) -> Array:
         """Return the corrected image in the type of `image`."""
         return self._moved(image, batch, np.empty(image.shape, image.dtype))
 

@@ -5,7 +5,6 @@ foreground's distance to it, image by image. Differences between batches are est
 background, the contrast as a whole (a gain), its trend along the quantiles (a gamma), and finer bends of the curve.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +31,10 @@ def binned(plane: Array) -> Array:
     """Average a plane (H, W) over square blocks, so that its shorter side is at most about `EDGE`; float64."""
     factor = max(1, min(plane.shape) // EDGE)
     height, width = (n // factor * factor for n in plane.shape)
-    blocks = plane[:height, :width].astype(np.float64)
     if factor == 1:
-        return blocks
-    means: Array = blocks.reshape(height // factor, factor, width // factor, factor).mean((1, 3))
-    return means
+        return plane.astype(np.float64)
+    rows: Array = plane[:height, :width].reshape(height // factor, factor, width).sum(1, dtype=np.float64)
+    return np.asarray(sum((rows[:, i::factor] for i in range(1, factor)), rows[:, ::factor]) / factor**2)
 
 
 def foreground(plane: Array, sign: int) -> tuple[Array, Array]:
@@ -49,17 +47,28 @@ def foreground(plane: Array, sign: int) -> tuple[Array, Array]:
     if smooth.min() == smooth.max():
         return np.zeros(plane.shape, bool), np.ones(plane.shape, bool)
     inside = smooth > threshold_otsu(smooth)  # type: ignore[no-untyped-call]
-    outside = ~ndimage.binary_dilation(inside, iterations=HALO)
+    outside = ~_grown(inside, HALO)
     return inside, outside if outside.mean() > CLEAR else ~inside
 
 
-def signs(images: Iterable[Array], channels: int) -> Array:
-    """Return for each channel 1 for bright foreground, -1 for dark, (C,); it is the smaller of Otsu's two classes."""
-    votes = np.zeros(channels)
-    for image in images:
-        for c, plane in enumerate(image):
-            votes[c] += np.sign(0.5 - foreground(binned(plane), 1)[0].mean())
-    return np.where(votes < 0, -1, 1)
+def _grown(mask: Array, steps: int) -> Array:
+    """Return a mask (H, W) with the pixels up to `steps` away along rows and columns, 8 times as fast as scipy does."""
+    for _ in range(steps):
+        near = mask.copy()
+        near[1:] |= mask[:-1]
+        near[:-1] |= mask[1:]
+        near[:, 1:] |= mask[:, :-1]
+        near[:, :-1] |= mask[:, 1:]
+        mask = near
+    return mask
+
+
+def signs(shares: Array) -> Array:
+    """Return for each channel 1 for bright foreground, -1 for dark, (C,): it is the smaller of Otsu's two classes.
+
+    The images vote; `shares` (n, C) is the share of the pixels that are foreground if it is bright, as `look` returns.
+    """
+    return np.where(np.sign(0.5 - shares).sum(0) < 0, -1, 1)
 
 
 def measure(plane: Array, sign: int) -> Array:
@@ -68,14 +77,20 @@ def measure(plane: Array, sign: int) -> Array:
     Returns:
         (1 + len(QUANTILES),); NaN if no foreground stands out from the background.
     """
+    return look(plane, sign)[0]
+
+
+def look(plane: Array, sign: int) -> tuple[Array, float]:
+    """Return what `measure` returns of a plane (H, W), and the share of its pixels that are foreground."""
     plane = binned(plane)
     inside, outside = foreground(plane, sign)
-    background = np.median(plane[outside])
-    noise = MAD_TO_SD * np.median(np.abs(plane[outside] - background))
+    around = plane[outside]
+    background = np.median(around)
+    noise = MAD_TO_SD * np.median(np.abs(around - background))
     contrast = np.quantile(sign * (plane[inside] - background), QUANTILES) if inside.any() else np.zeros(1)
-    if contrast[0] <= max(noise, 1e-9) or contrast[2] <= CLEARLY * noise:
-        return np.array([background, *np.full(len(QUANTILES), np.nan)])
-    return np.array([background, *np.log(contrast)])
+    stands_out = contrast[0] > max(noise, 1e-9) and contrast[2] > CLEARLY * noise
+    found = np.log(contrast) if stands_out else np.full(len(QUANTILES), np.nan)
+    return np.array([background, *found]), float(inside.mean())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ treat it like any other.
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from skimage.exposure import match_histograms
 
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError
+from img2img.lab.checks import threads
 from img2img.lab.curves.stain import is_rgb
 
 LEVELS = np.linspace(0, 1, 257)
@@ -46,12 +48,15 @@ class Statistics:
     colour: Array | None = None
 
     @classmethod
-    def of(cls, images: Sequence[Array], batch: Sequence[str], *, reference: str, example: Array) -> Self:
-        """Read every image once; keep a histogram (integers) or a few samples (floats)."""
+    def of(
+        cls, images: Sequence[Array], batch: Sequence[str], *, reference: str, example: Array, n_jobs: int = 1
+    ) -> Self:
+        """Read every image once, in so many threads; keep a histogram (integers) or a few samples (floats)."""
         names = tuple(sorted(set(batch)))
         _known(reference, names)
         members = {name: [i for i, b in enumerate(batch) if b == name] for name in names}
-        parts = [_of_batch(images[i] for i in indices) for indices in members.values()]
+        with ThreadPoolExecutor(threads(n_jobs)) as pool:
+            parts = [_of_batch(pool.map(lambda i: _of_image(images[i]), rows)) for rows in members.values()]
         mean, sd, quantiles = (np.stack(values) for values in list(zip(*parts, strict=True))[:3])
         colour = np.stack([part[3] for part in parts if part[3] is not None]) if is_rgb(example) else None
         return cls(names, reference, example, mean, sd, quantiles, colour)
@@ -73,20 +78,38 @@ class Statistics:
         )
 
 
-def _of_batch(images: Iterable[Array]) -> tuple[Array, Array, Array, Array | None]:
-    """Return mean, sd (C,), quantiles (C, 257) and, of RGB images, colour (2, 3) of the pixels of one batch."""
+def _of_image(image: Array) -> tuple[Array, Array | None, Array]:
+    """Return `_moments` of an image (C, H, W), those of its colours if it is RGB, and how often each value occurs.
+
+    The last, (C, values), are samples of the pixels, (C, n), if they are floats.
+    """
+    lab = _moments(_to_lab(image)) if is_rgb(image) else None
+    if image.dtype.kind != "u" or image.dtype.itemsize > 2:
+        flat = image.reshape(len(image), -1)
+        return _moments(image), lab, flat[:, :: -(-flat.shape[1] // SAMPLES)].copy()
+    values = np.arange(2 ** (8 * image.dtype.itemsize))
+    counts = np.stack([np.bincount(plane.ravel(), minlength=len(values)) for plane in image])
+    pixels = counts.sum(1)
+    mean = counts @ values / pixels
+    variance = np.einsum("cv,cv->c", counts, (values - mean[:, None]) ** 2) / pixels
+    return np.stack([pixels, mean, variance]), lab, counts
+
+
+def _of_batch(images: Iterable[tuple[Array, Array | None, Array]]) -> tuple[Array, Array, Array, Array | None]:
+    """Return mean, sd (C,), quantiles (C, 257) and, of RGB images, colour (2, 3) of the pixels of one batch.
+
+    `images` holds what `_of_image` returns of each.
+    """
     moments, lab, samples = [], [], []
     counts: Any = 0
-    for image in images:
-        moments.append(_moments(image))
-        if is_rgb(image):
-            lab.append(_moments(_to_lab(image)))
-        if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
-            values = 2 ** (8 * image.dtype.itemsize)
-            counts = counts + np.stack([np.bincount(plane.ravel(), minlength=values) for plane in image])
+    for own, colour, values in images:
+        moments.append(own)
+        if colour is not None:
+            lab.append(colour)
+        if values.dtype.kind == "f":
+            samples.append(values)
         else:
-            flat = image.reshape(len(image), -1)
-            samples.append(flat[:, :: -(-flat.shape[1] // SAMPLES)])
+            counts = counts + values
     if samples:
         quantiles = np.quantile(np.concatenate(samples, 1).astype(np.float64), LEVELS, axis=1).T
     else:

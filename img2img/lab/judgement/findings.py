@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from img2img.data.picture import Array
 from img2img.errors import choose
+from img2img.lab.curves.found import Found
 from img2img.lab.judgement.pictures import Example
 from img2img.lab.judgement.scores import Scores
 
@@ -31,6 +32,7 @@ class Findings:
         places: the batch and channel of the worst scores of the judged method.
         histograms: for the judged method and for doing nothing, the share of pixels of each batch (C, `pictures.BINS`).
         pictures: a few images of each batch, before and after.
+        corrections: what the fit of the judged method found in the channels of each batch, and corrected.
     """
 
     rows: dict[str, Scores]
@@ -47,6 +49,7 @@ class Findings:
     pictures: list[Example] = field(repr=False)
     channels: dict[str, dict[str, Scores]] = field(default_factory=dict, repr=False)
     places: dict[str, str] = field(default_factory=dict)
+    corrections: tuple[Found, ...] = ()
 
     def passed(self, method: str) -> bool:
         """Return whether a method fails no gate and passes at least one; unmeasured gates do not count."""

@@ -7,6 +7,7 @@ method must pass every gate on structure and effect; those that pass are compare
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -17,6 +18,7 @@ import numpy as np
 from img2img.data.picture import Array
 from img2img.errors import choose
 from img2img.lab.checks import threads
+from img2img.lab.curves.found import Found
 from img2img.lab.judgement import pictures, probes, report, verdict
 from img2img.lab.judgement.case import STEPS_OF_MEASURING, Case, batch_left, measure
 from img2img.lab.judgement.channels import interval, measure_channels, worst
@@ -72,6 +74,7 @@ class Evaluation(Findings):
             "outcome": self.outcome,
             "banner": verdict.BANNER,
             **{name: getattr(self, name) for name in names},
+            "corrections": [asdict(found) for found in self.corrections],
             "passed": {method: self.passed(method) for method in self.rows},
             "ranking": self.ranking,
             "notes": list(self.notes),
@@ -96,6 +99,7 @@ def evaluate(
     *,
     judged: str,
     sham: float | None = None,
+    corrections: Iterable[Found] = (),
     notes: Iterable[str] = (),
     fit: tuple[Sequence[Array], Sequence[str], Sequence[Array] | None] | None = None,
     fitted_on_controls: bool | None = None,
@@ -109,6 +113,7 @@ def evaluate(
         case: the images to judge on, and what is known of them.
         judged: the method, in `outputs`, that the verdict is on.
         sham: mean change of the judged method, in units of the range, on the halves of one batch split at random.
+        corrections: what the fit of the judged method found and corrected, for the report.
         notes: remarks for the report.
         fit: images, batches and masks (or None) of the fit set, by which the row for normalising features instead of
             images is normalised; by default by the controls of the case itself, without the image's own group.
@@ -168,6 +173,7 @@ def evaluate(
         },
         channels=channels,
         places=places[judged],
+        corrections=tuple(corrections),
         histograms={n: pictures.histograms(methods[n], case.batch, case.scale) for n in (IDENTITY, judged)},
         pictures=pictures.examples(case, methods[judged]),
     )

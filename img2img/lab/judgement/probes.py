@@ -12,6 +12,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from img2img.data.picture import Array
 from img2img.errors import InputError
@@ -28,6 +29,7 @@ def balanced_accuracy(truth: Array, predicted: Array) -> float:
     return float(np.mean([(predicted[truth == name] == name).mean() for name in np.unique(truth)]))
 
 
+@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]  # on matrices this small more threads only wait
 def batch_predictability(
     features: Array, batch: Sequence[str] | Array, group: Sequence[str] | Array, seed: int = 0
 ) -> dict[str, float]:
@@ -69,6 +71,7 @@ def batch_predictability(
     return result
 
 
+@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def phenotype_accuracy(
     features: Array,
     label: Sequence[str] | Array,

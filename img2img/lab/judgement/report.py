@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from img2img.data.picture import Array
+from img2img.lab.curves.found import Found
 from img2img.lab.judgement.findings import Findings
 from img2img.lab.judgement.pictures import BINS, FULL_CHANGE, HIGHEST, LOWEST, Example
 from img2img.lab.judgement.scores import COLUMNS, IDENTITY, Scores, number
@@ -50,6 +51,7 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
         "<h2>Gates</h2>",
         "<p>A method that fails a gate is not fit for measuring, however well it removes the batch.</p>",
         _gates(findings),
+        "<h2>Found and corrected</h2>" + _corrections(findings.corrections) if findings.corrections else "",
         "<h2>Every channel</h2>" + _channels(findings) if findings.channels else "",
         "<h2>Images</h2>" + _examples(findings.pictures) if findings.pictures else "",
         "<h2>Can the batch still be predicted?</h2>" if probes else "",
@@ -115,6 +117,11 @@ def _with_interval(row: Scores, name: str) -> str:
     stem = "phenotype" if name == "phenotype_accuracy" else name
     bounds = [row[f"{stem}_{side}"] for side in ("low", "high") if row.get(f"{stem}_{side}") is not None]
     return number(row.get(name)) + (f" ({'–'.join(number(b) for b in bounds)})" if bounds else "")
+
+
+def _corrections(corrections: Iterable[Found]) -> str:
+    """Return what the fit found in every channel of every batch, with its standard error, and what it corrects."""
+    return _table([("batch, channel", "against the target")], [(found.place, found.text) for found in corrections])
 
 
 def _channels(findings: Findings) -> str:

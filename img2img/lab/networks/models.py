@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from img2img.core.method import Method
 from img2img.core.needs import Facts
 from img2img.errors import choose
+from img2img.methods import CONFIGS, METHODS
 from img2img.options.declared import Option, Within, option, options_in
 from img2img.training.config import TrainConfig
-from img2img.translation.cyclegan import CycleGAN
-from img2img.translation.local import Local
-from img2img.translation.stargan import StarGAN
+
+if TYPE_CHECKING:
+    from img2img.core.method import Method
 
 # A CPU does these in minutes. `patch` is the side of the training patches in pixels. A training batch holds at least
 # one patch of each batch, so where there are many, `batch_size` is their number.
@@ -33,17 +33,20 @@ class Network:
     """An adversarial network that equalizes.
 
     Attributes:
-        name: its name in saved equalizers.
-        method: the method that trains it.
+        name: its name in saved equalizers, and that of the method that trains it.
         condition: the batch that the generator is conditioned on: that of the image ("source"), towards one target
             fixed in training, or any target ("target"). None for a plain translation between two batches.
         defaults: options of its training.
     """
 
     name: str
-    method: type[Method]
     condition: Literal["source", "target"] | None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> "type[Method]":
+        """The method that trains it."""
+        return METHODS[self.name]
 
     @property
     def is_translation(self) -> bool:
@@ -52,7 +55,7 @@ class Network:
 
     def options(self) -> dict[str, Option]:
         """Return the options of its training, by name."""
-        known = {"patch": option("patch", PATCH), **options_in(self.method.Config), **options_in(TrainConfig)}
+        known = {"patch": option("patch", PATCH), **options_in(CONFIGS[self.name]), **options_in(TrainConfig)}
         return {name: one for name, one in known.items() if name not in FROM_DATA | UNUSED}
 
     def with_defaults(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -79,17 +82,15 @@ def chosen_for(group: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: options[f.name] for f in fields(group) if f.name in options}
 
 
-LOCAL = Network("local", Local, "source", {"steps": 800, "batch_size": 12, "patch": 48, "ema": 0.99})
+LOCAL = Network("local", "source", {"steps": 800, "batch_size": 12, "patch": 48, "ema": 0.99})
 STARGAN = Network(
     "stargan",
-    StarGAN,
     "target",
     {"steps": 200, "batch_size": 8, "patch": 64, "ema": 0.99}
     | {"width": 16, "blocks": 3, "d_width": 16, "d_layers": 4},
 )
 CYCLEGAN = Network(
     "cyclegan",
-    CycleGAN,
     None,
     {"steps": 600, "batch_size": 4, "patch": 64, "ema": 0.99}
     | {"generator": "resnet_3", "width": 16, "norm": "none", "upsample": "resize"}

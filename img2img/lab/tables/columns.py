@@ -1,12 +1,15 @@
 """The columns of a table: files and their channels, wells, controls, and the rows that are selected."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, DataError, choose
+from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.checks import check_batch, check_mask
 from img2img.lab.tables.expressions import missing_entries, select, truths
 from img2img.lab.tables.folders import FILE, FOLDER
@@ -51,6 +54,11 @@ def _columns(channels: Sequence[str]) -> str:
     return ", ".join(FILE + name for name in channels) + (" is" if len(channels) == 1 else " are")
 
 
+def given_names(channels: Sequence[str] | str) -> list[str]:
+    """Return the names of channels that a caller has given: a list, or text with commas."""
+    return [name.strip() for name in channels.split(",")] if isinstance(channels, str) else [str(c) for c in channels]
+
+
 def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list[str]:
     """Return the columns of the channels that a caller has named: a list, or text with commas.
 
@@ -59,7 +67,7 @@ def chosen_channels(known: Sequence[str], channels: Sequence[str] | str) -> list
     Raises:
         ConfigError: if one is unknown or named twice.
     """
-    names = [name.strip() for name in channels.split(",")] if isinstance(channels, str) else [str(c) for c in channels]
+    names = given_names(channels)
     table = {name.removeprefix(ORIGINAL): name for name in known} | {name: name for name in known}
     chosen = [choose("channel", name, table) for name in names]
     if not chosen or len(set(chosen)) < len(chosen):
@@ -89,6 +97,36 @@ def files_of(frame: Any, columns: list[str], places: Places) -> list[tuple[Path,
     return list(zip(*([places(name) for name in names[c]] for c in columns), strict=True))
 
 
+def labels_of(frame: Any, column: str, places: Places) -> list[Path]:
+    """Return the label image of every row, from a column of their names.
+
+    Raises:
+        ConfigError: if there is no such column.
+        DataError: if a row has none.
+    """
+    names = frame[choose("column", column, {name: name for name in frame.columns})]
+    if (lacking := missing_entries(names)).any():
+        rows = first_of([f"row {i}" for i in np.flatnonzero(lacking)])
+        raise DataError(f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=.")
+    return [places(name) for name in names]
+
+
+def present(files: list[tuple[Path, ...]], control: Array | None) -> tuple[Array, list[str]]:
+    """Return which rows have all their files (n,), and a note that counts the others.
+
+    Raises:
+        DataError: if no row has, or no control.
+    """
+    absent = [next((path for path in row if not path.exists()), None) for row in files]
+    lost = [quote(path) for path in absent if path is not None]
+    here = np.array([path is None for path in absent])
+    if not here.any() or (control is not None and not control[here].any()):
+        kind = "rows" if not here.any() else "controls"
+        raise DataError(f"The files of all {kind} of the table are missing, such as {lost[0]}; correct its root.")
+    note = f"{len(lost)} of {len(files)} rows are left out, since their files are missing: {first_of(lost)}."
+    return here, [note] if lost else []
+
+
 def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]]:
     """Return the column of the batches, the batch of every row, and notes on the choice of the column.
 
@@ -111,15 +149,31 @@ def batches_of(frame: Any, batch: str | None) -> tuple[str, list[str], list[str]
     return column, batches, [f"The batches are those of {counts[0]}, not of {counts[1]}; batch names another column."]
 
 
-def wells_of(frame: Any, batches: list[str], files: list[tuple[Path, ...]]) -> list[str]:
-    """Return plate and well of every row; without wells its first file."""
-    if "Metadata_Well" not in frame:
-        return [str(row[0]) for row in files]
-    wells = check_batch(frame["Metadata_Well"].tolist(), len(frame), "Metadata_Well")
+def groups_of(
+    frame: Any, group: str | None, batches: list[str], files: list[tuple[Path, ...]]
+) -> tuple[list[str], list[str]]:
+    """Return the group of every row, and a note if a column of wells makes those of several plates one group.
+
+    By default the groups are plate and well, or without wells the first file.
+    """
     plates = batches
     if "Metadata_Plate" in frame:
         plates = check_batch(frame["Metadata_Plate"].tolist(), len(frame), "Metadata_Plate")
-    return [f"{plate}/{well}" for plate, well in zip(plates, wells, strict=True)]
+    if group is not None:
+        groups = check_batch(frame[group].tolist(), len(frame), "group")
+        pairs = set(zip(groups, plates, strict=True))
+        twice = sorted(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        if not twice or "well" not in group.lower():
+            return groups, []
+        one, other = sorted(plate for name, plate in pairs if name == twice[0])[:2]
+        return groups, [
+            f"The column {group} makes {twice[0]} of {one} and {twice[0]} of {other} one well; unless they are, leave "
+            "--group (group=) out, or name a column of plate and well together."
+        ]
+    if "Metadata_Well" not in frame:
+        return [str(row[0]) for row in files], []
+    wells = check_batch(frame["Metadata_Well"].tolist(), len(frame), "Metadata_Well")
+    return [f"{plate}/{well}" for plate, well in zip(plates, wells, strict=True)], []
 
 
 def control_of(frame: Any, control: Any) -> Array | None:

@@ -3,14 +3,15 @@
 import os
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from img2img.data.images import FORMATS, write_image
+from img2img.data.ome_zarr import is_zarr, result_name
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, quote
-from img2img.lab.tables.folders import RESULTS
+from img2img.lab.tables.folders import RESULTS, STORE
 from img2img.lab.tables.manifest import Manifest
 from img2img.runtime.files import remove_stale
 
@@ -37,8 +38,8 @@ class Destination:
             raise ConfigError(f"{quote(folder)} is a file; give a folder for the results.")
         if os.path.realpath(folder) == os.path.realpath(manifest.root):
             raise ConfigError(f"{quote(folder)} is the folder of the originals; give another for the results.")
-        if manifest.table is not None and _real(folder / RESULTS) == _real(manifest.table):
-            raise ConfigError(f"The results would overwrite the table {quote(manifest.table)}; give another folder.")
+        if table := next((path for path in manifest.tables if _real(folder / RESULTS) == _real(path)), None):
+            raise ConfigError(f"The results would overwrite the table {quote(table)}; give another folder.")
         self.targets = [tuple(folder / _name(path, manifest.root) for path in row) for row in manifest.files]
         self._check_targets()
 
@@ -95,9 +96,10 @@ class Destination:
 
 
 def _name(path: Path, root: Path) -> str:
-    """Return a file's name relative to the root."""
+    """Return the name of a file's result relative to the root: its own, or that of a TIFF for an image of OME-Zarr."""
     suffix = path.suffix.lower()
-    if suffix in LOSSY or suffix not in FORMATS:
+    in_store = any(part.lower().endswith(STORE) for part in path.parts) or is_zarr(path)
+    if not in_store and (suffix in LOSSY or suffix not in FORMATS):
         fault = "is lossy" if suffix in LOSSY else "is not written by img2img"
         raise DataError(
             f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so the result would differ from what "
@@ -107,7 +109,8 @@ def _name(path: Path, root: Path) -> str:
     if not file.is_relative_to(above):
         file, above = Path(_real_folder(path.parent), path.name), Path(os.path.realpath(root))
     if file.is_relative_to(above):
-        return file.relative_to(above).as_posix()
+        name = PurePosixPath(file.relative_to(above).as_posix())
+        return result_name(name) if in_store else str(name)
     raise DataError(
         f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
         "results; give a root that holds every file."

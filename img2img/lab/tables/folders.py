@@ -1,15 +1,18 @@
 """Tables of images made from folders: their subfolders are the batches, or the names of the files tell everything."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from img2img.data.folders import find_images
+from img2img.data.ome_zarr import images_of, is_plate
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.rows import BATCHES, first_of, rows_of
 
+STORE = ".zarr"  # the end of the name of a folder of chunks
 FILE, FOLDER, METADATA = "FileName_", "PathName_", "Metadata_"
 RESULTS = "equalized.csv"
 
@@ -29,6 +32,36 @@ def table_of_folder(root: Path) -> Any:
             "give a table."
         )
     return pd.DataFrame({f"{FILE}Image": names, BATCHES[0]: [name.split("/")[0] for name in names]}, dtype=object)
+
+
+def plates_in(folder: Path) -> list[Path]:
+    """Return the OME-Zarr plates that a folder is or, one or two levels down, holds under names ending in .zarr.
+
+    Raises:
+        DataError: if the metadata of one are damaged.
+    """
+    if is_plate(folder):
+        return [folder]
+    stores = [path for level in ("*", "*/*") for path in folder.glob(level + STORE)]
+    return sorted(path for path in stores if is_plate(path))
+
+
+def table_of_plates(root: Path, plates: Sequence[Path]) -> Any:
+    """Return a DataFrame of the images of OME-Zarr plates below `root`.
+
+    Its columns are FileName_Image, and Metadata_Plate, Metadata_Well and Metadata_Site: the name of the plate's folder
+    without .zarr, a well such as A01, and the path of the image in it.
+
+    Raises:
+        DataError: if the metadata of a plate are missing or damaged.
+    """
+    rows = []
+    for plate in plates:
+        place = plate.relative_to(root).as_posix()
+        name = re.sub(r"(\.ome)?\.zarr$", "", place, flags=re.IGNORECASE)
+        rows += [(f"{place}/{path}", name, well, site) for path, well, site in images_of(plate)]
+    columns = [f"{FILE}Image", BATCHES[1], f"{METADATA}Well", f"{METADATA}Site"]
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def table_of_names(root: Path, pattern: str) -> Any:

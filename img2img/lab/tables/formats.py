@@ -53,11 +53,12 @@ def read_file(path: Path, name: str | None = None) -> tuple[Any, list[str]]:
         if name is not None:
             raise ConfigError(f"{quote(path)} holds a single table; leave out {AMONG}{name}.")
         frame, notes = _text(path, start)
-    _refuse_cells(path, *frame.shape)
+    refuse_cells(path, *frame.shape)
     return frame, notes
 
 
-def _refuse_cells(path: Path, rows: int, columns: int) -> None:
+def refuse_cells(path: Path, rows: int, columns: int) -> None:
+    """Raise DataError if a table is too large."""
     if rows * columns > MAX_CELLS:
         raise DataError(f"{quote(path)} has {rows} rows of {columns} columns, too many for a table of images.")
 
@@ -86,9 +87,21 @@ def _text(path: Path, start: bytes) -> tuple[Any, list[str]]:
 
 
 def _headed(raw: Any) -> Any:
-    """Return the frame whose first row holds the names, without columns that have none and rows that are empty."""
-    names = ["" if pd.isna(name) else str(name).strip() for name in raw.iloc[0]]
-    frame = raw[1:].set_axis(pd.Index(names, dtype=object), axis=1)
+    """Return the frame whose first row holds the names, without columns that have none and rows that are empty.
+
+    Where CellProfiler combines the measurements of several objects, the first row says whose a measurement is, Image or
+    an object, and the second has its name: "Image" and "FileName_DNA" is FileName_DNA, "Nuclei" and "AreaShape_Area" is
+    Nuclei_AreaShape_Area.
+    """
+    names, below = (
+        ["" if pd.isna(name) else str(name).strip() for name in row]
+        for row in (raw.iloc[0], raw.iloc[min(1, len(raw) - 1)])
+    )
+    first = 1
+    if any(name == IMAGE and re.match(KNOWN, other) for name, other in zip(names, below, strict=True)):
+        names = [other if name == IMAGE else f"{name}_{other}" for name, other in zip(names, below, strict=True)]
+        first = 2
+    frame = raw[first:].set_axis(pd.Index(names, dtype=object), axis=1)
     return frame.loc[:, [name != "" for name in names]].dropna(how="all")
 
 
@@ -154,6 +167,7 @@ def _separator(path: Path, text: str) -> str:
 
 
 KNOWN = r"(?i)(Image_)?(FileName|PathName|URL|Metadata)_"
+IMAGE = "Image"  # whose measurements the first of two rows of names says are of the image
 
 
 # Other formats
@@ -170,7 +184,7 @@ def _parquet(path: Path, name: str | None) -> Any:
         raise ConfigError(f"{quote(path)} holds a single table; leave out {AMONG}{name}.")
     try:
         with parquet.ParquetFile(path) as file:
-            _refuse_cells(path, file.metadata.num_rows, file.metadata.num_columns)
+            refuse_cells(path, file.metadata.num_rows, file.metadata.num_columns)
             return file.read().to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{quote(path)} cannot be read as Parquet; it may be damaged.") from error
@@ -205,7 +219,7 @@ def _cells(path: Path, sheet: Any) -> list[Any]:
         if any(cell not in (None, "") for cell in row):
             rows.append(row)
             width = max(width, len(row))
-            _refuse_cells(path, len(rows), width)
+            refuse_cells(path, len(rows), width)
     return rows
 
 

@@ -1,5 +1,7 @@
 """The images and label images of a table, each read when it is asked for."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,35 @@ class TableImages(LazyImages):
     def called(self, i: int) -> str:
         """Return what errors call image `i`."""
         return quote(self.manifest.files[i][0])
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a row, their numbers of channels, and their type, which all rows share."""
+
+    files: tuple[Path, ...]
+    channels: list[int]
+    dtype: str
+
+    def check(self, files: Sequence[Path], pictures: Sequence[Picture]) -> None:
+        """Raise DataError if the files of another row differ in them, or from each other in size."""
+        height, width = pictures[0].array.shape[:2]
+        for path, picture, expected, other in zip(files, pictures, self.channels, self.files, strict=True):
+            (h, w, count), dtype = picture.array.shape, str(picture.array.dtype)
+            if dtype != self.dtype:
+                raise DataError(
+                    f"{quote(path)} holds {dtype} values, but {quote(self.files[0])} holds {self.dtype}; "
+                    "give all images as they came from the camera."
+                )
+            if count != expected:
+                raise DataError(
+                    f"{quote(path)} has {count} channels, but {quote(other)} has {expected}; give every row the same."
+                )
+            if (h, w) != (height, width):
+                raise DataError(
+                    f"{quote(path)} is {w}x{h}, but {quote(files[0])} is {width}x{height}; the files of a row are the "
+                    "channels of one image, so give them one size."
+                )
 
 
 def joined(pictures: list[Picture], into: Array | None = None) -> Array:

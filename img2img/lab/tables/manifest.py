@@ -8,7 +8,7 @@ DataFrame or AnnData, or a folder with one subfolder per batch. A CSV file is re
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,18 @@ from img2img.lab.tables.columns import (
     chosen_channels,
     control_of,
     files_of,
+    given_names,
+    groups_of,
+    labels_of,
     names_in,
     names_of,
+    present,
     selected,
-    wells_of,
 )
-from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import FILE, METADATA
-from img2img.lab.tables.images import TableImages, joined, read_labels
+from img2img.lab.tables.images import Contents, TableImages, joined, read_labels
 from img2img.lab.tables.paths import Places, moves_of, places_of
-from img2img.lab.tables.rows import first_of
-from img2img.lab.tables.sources import opened, with_files
+from img2img.lab.tables.sources import opened
 
 
 @dataclass(eq=False)
@@ -60,7 +61,7 @@ class Manifest:
         batch_column: the column of the batches.
         places: where the files of the table are.
         notes: what a user should know about how the table was read.
-        table: the file of the table, or None.
+        tables: the files of the table; none if it is a folder of images, or in memory.
     """
 
     frame: Any
@@ -77,7 +78,7 @@ class Manifest:
     batch_column: str
     places: Places
     notes: list[str]
-    table: Path | None = None
+    tables: list[Path] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -95,12 +96,14 @@ class Manifest:
         map: Sequence[str] | Mapping[str, Any] | str | None = None,
         file_column: str | None = None,
         channel_column: str | None = None,
+        missing: o.Missing = "error",
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
         Args:
             table: a DataFrame or AnnData; the path of a file, table.sqlite::Image or table.xlsx::Sheet for one of its
-                tables; or a folder with one subfolder per batch.
+                tables; a folder with one subfolder of images per batch; or a table in several files, such as a Parquet
+                folder, or a pattern like "*/load_data.csv".
             root: folder that file names are relative to, by default that of the table; given, it also stands for
                 absolute folders of the table that do not exist here.
             batch: column of the batches; by default Metadata_Batch, or else Metadata_Plate.
@@ -116,20 +119,21 @@ class Manifest:
             map: OLD=NEW, where the folder OLD of the table is on this machine; can be repeated.
             file_column: column of the files, if its name does not begin with FileName_.
             channel_column: column of the channels, for a table with one row per file instead of one per image.
+            missing: rows with a file that is not there: "error" when it is read, or "skip" to leave them out and count
+                them.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
             DataError: if the table cannot be read, has no rows, or lacks entries.
         """
-        frame, path, notes = opened(table)
-        frame, named = with_files(frame, file_column, channel_column)
-        is_folder = path is not None and path.is_dir()
-        base = Path(root or (path if path and is_folder else path.parent if path else "."))
+        source = opened(table, file_column, channel_column, root is not None)
+        frame, base = source.frame, Path(root or source.root)
         if not base.is_dir():
             raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
-        known, more = channels_of(frame) if named is None else (named, [])
+        known, more = (source.channels, []) if source.channels else channels_of(frame)
         names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))
-        columns = known if channels is None else chosen_channels(_all_channels(frame), channels)
+        in_files = known == ["Image"]  # whose names are known once a file is read
+        columns = known if channels is None or in_files else chosen_channels(_all_channels(frame), channels)
         if not len(frame):
             raise DataError("The table has no rows; give a row for each image.")
         places, moved = places_of(names, base, moves_of(map), root is not None)
@@ -138,7 +142,8 @@ class Manifest:
         files = files_of(frame, columns, places)
         column, batches, choice = batches_of(frame, batch)
         used = [choose("column", name, list(frame.columns)) for name in (column, group, label) if name]
-        return cls(
+        groups, same = groups_of(frame, group, batches, files)
+        manifest = cls(
             frame=frame,
             root=base,
             columns=columns,
@@ -146,15 +151,18 @@ class Manifest:
             originals=[places.path(name) for name in names],
             batch=batches,
             control=control_of(frame, control),
-            group=check_batch(frame[group].tolist(), len(frame), "group") if group else wells_of(frame, batches, files),
+            group=groups,
             label=check_batch(frame[label].tolist(), len(frame), label) if label else None,
             agreement=Agreement(metadata, pages),
             kept=[name for name in frame.columns if name.startswith(METADATA) or name in used],
             batch_column=column,
             places=places,
-            notes=[*notes, *(more if channels is None else []), *moved, *choice],
-            table=None if is_folder else path,
+            notes=[*source.notes, *(more if channels is None else []), *moved, *choice, *same],
+            tables=source.files,
         )
+        if choose("value of missing,", missing, ("error", "skip")) == "skip":
+            manifest = manifest.of_present_files()
+        return manifest.with_channels(channels) if in_files else manifest
 
     def __len__(self) -> int:
         return len(self.files)
@@ -168,7 +176,7 @@ class Manifest:
         if channels is None:
             return self
         if self.columns == ["Image"]:
-            if list(channels) == self.channels:
+            if given_names(channels) in (self.columns, self.channels):
                 return self
             raise ConfigError(
                 f"channels chooses among the columns {FILE}<Channel>, but the only one is {FILE}Image, whose files "
@@ -198,6 +206,15 @@ class Manifest:
             raise DataError(f"Batch {name} has no controls in the table; name those it has.")
         return self.with_rows(mask)
 
+    def of_present_files(self) -> "Manifest":
+        """Return the manifest without the rows that have a file that is not there, and a note that counts them.
+
+        Raises:
+            DataError: if no row is left, or no control.
+        """
+        here, notes = present(self.files, self.control)
+        return replace(self.with_rows(here), notes=[*self.notes, *notes]) if notes else self
+
     def with_rows(self, mask: Array) -> "Manifest":
         """Return the manifest with only the rows (n,) for which the mask is true."""
         rows = np.flatnonzero(mask).tolist()
@@ -221,7 +238,7 @@ class Manifest:
         return TableImages(self)
 
     @cached_property
-    def _first(self) -> "_Contents":
+    def _first(self) -> Contents:
         """The contents of the first row that can be read; the others must have the same."""
         failed: DataError | None = None
         for row in self.files:
@@ -233,7 +250,7 @@ class Manifest:
                 failed = failed or error
             else:
                 check_type(headers[0].dtype, quote(row[0]), of_file=True)
-                return _Contents(row, counts, headers[0].dtype)
+                return Contents(row, counts, headers[0].dtype)
         assert failed is not None
         raise DataError(f"None of the {len(self)} rows can be read; the first error: {failed}") from failed
 
@@ -266,24 +283,7 @@ class Manifest:
         pictures = [read_image(path, pages="channels") for path in row]
         counts = [picture.array.shape[2] for picture in pictures]
         self.agreement.check(row, [picture.source.stated for picture in pictures], counts)
-        first = self._first
-        height, width = pictures[0].array.shape[:2]
-        for path, picture, expected, other in zip(row, pictures, first.channels, first.files, strict=True):
-            (h, w, count), dtype = picture.array.shape, str(picture.array.dtype)
-            if dtype != first.dtype:
-                raise DataError(
-                    f"{quote(path)} holds {dtype} values, but {quote(first.files[0])} holds {first.dtype}; "
-                    "give all images as they came from the camera."
-                )
-            if count != expected:
-                raise DataError(
-                    f"{quote(path)} has {count} channels, but {quote(other)} has {expected}; give every row the same."
-                )
-            if (h, w) != (height, width):
-                raise DataError(
-                    f"{quote(path)} is {w}x{h}, but {quote(row[0])} is {width}x{height}; the files of a row are the "
-                    "channels of one image, so give them one size."
-                )
+        self._first.check(row, pictures)
         return pictures
 
     def read(self, i: int) -> Array:
@@ -301,23 +301,8 @@ class Manifest:
             DataError: if a row has none; and on reading, if one does not hold one channel of integers, or its size
                 differs from its image's.
         """
-        names = self.frame[choose("column", column, {name: name for name in self.frame.columns})]
-        if (lacking := missing_entries(names)).any():
-            rows = first_of([f"row {i}" for i in np.flatnonzero(lacking)])
-            raise DataError(
-                f"{column} names no label image in {rows}; fill it in, or leave these rows out with where=."
-            )
-        paths = [self.places(name) for name in names]
+        paths = labels_of(self.frame, column, self.places)
         return LazyImages(len(paths), lambda i: read_labels(paths[i], self.files[i][0]))
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """Files, their numbers of channels, and their type."""
-
-    files: tuple[Path, ...]
-    channels: list[int]
-    dtype: str
 
 
 def _all_channels(frame: Any) -> list[str]:

@@ -149,6 +149,6 @@ def _stands_for(text: str, root: Path) -> str | None:
     """Return the beginning of an absolute path that the root stands for; None if the file is not below it."""
     parts = text.split("/")
     for i in range(1, len(parts)):
-        if parts[i] and root.joinpath(*parts[i:]).is_file():
+        if parts[i] and root.joinpath(*parts[i:]).exists():
             return "/".join(parts[:i])
     return None

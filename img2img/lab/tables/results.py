@@ -122,7 +122,8 @@ def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[in
 def _source(files: Sequence[Path]) -> str:
     """Return a checksum of the files' sizes and last bytes; "" if one cannot be read."""
     try:
-        return f"{zlib.crc32(repr([fingerprint(path) for path in files]).encode()):08x}"
+        parts = [part for path in files for part in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return f"{zlib.crc32(repr([fingerprint(part) for part in parts if not part.is_dir()]).encode()):08x}"
     except OSError:
         return ""
 

@@ -5,7 +5,9 @@ name become columns, and dates become text as in a CSV file.
 """
 
 import datetime
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ import numpy as np
 import pandas as pd
 
 from img2img.errors import ConfigError, DataError, choose, quote
+from img2img.lab.tables.columns import names_in
 from img2img.lab.tables.expressions import missing_entries
-from img2img.lab.tables.folders import FILE, FOLDER, METADATA, table_of_folder
-from img2img.lab.tables.formats import AMONG, read_file
+from img2img.lab.tables.folders import FILE, FOLDER, METADATA, plates_in, table_of_folder, table_of_plates
+from img2img.lab.tables.formats import AMONG, KNOWN, read_file
+from img2img.lab.tables.parts import WILDCARDS, joined, matching, tables_in, with_partition
 from img2img.lab.tables.paths import joined_names, slashed
 from img2img.lab.tables.rows import rows_of
 
 ADDRESS = "URL_"
 EXPORTED = "Image_"  # before every column in CellProfiler's exports
+NUMBER, OBJECT = "ImageNumber", r"(.*_)?ObjectNumber"  # of CellProfiler's images and objects
 
 
 def read_table(path: Path) -> Any:
@@ -28,26 +33,115 @@ def read_table(path: Path) -> Any:
     return tidy(read_file(path)[0], quote(path))
 
 
-def opened(table: Any) -> tuple[Any, Path | None, list[str]]:
-    """Return a table as a tidy frame, its file or folder if it has one, and notes on how it was read.
+@dataclass(frozen=True)
+class Source:
+    """A table as a frame with one row for each image, and where it is from.
+
+    Attributes:
+        frame: its rows, with a FileName_ column for each channel.
+        channels: the channels that an argument names; none if the FileName_ columns are to be looked at.
+        root: the folder that its file names are relative to, unless another is given.
+        files: the files of the table; none if it was made from a folder of images, or is in memory.
+        notes: what a user should know about how it was read.
+    """
+
+    frame: Any
+    channels: list[str]
+    root: Path
+    files: list[Path]
+    notes: list[str]
+
+
+def opened(table: Any, file_column: str | None, channel_column: str | None, has_root: bool) -> Source:
+    """Open a table; see `with_files` for the columns.
+
+    Args:
+        table: a file; table.sqlite::Name; a folder of images, of OME-Zarr plates or of tables; a pattern such as
+            "*/load_data.csv" or "*.zarr"; or a frame.
+        file_column: the column of the files.
+        channel_column: the column of their channels.
+        has_root: whether the caller says what file names are relative to. If not, those in files that match a pattern
+            are relative to the folder of each.
 
     Raises:
         ConfigError: if it is none, or holds several.
-        DataError: if it cannot be read, or two columns have the same name.
+        DataError: if it cannot be read, two columns have the same name, or files of one table differ in columns.
     """
-    if isinstance(table, str | Path):
-        text, _, name = str(table).rpartition(AMONG)
-        path = Path(text if text and not Path(table).exists() else table)
-        if path.is_dir():
-            return tidy(table_of_folder(path), quote(path)), path, []
-        frame, notes = read_file(path, name if path != Path(table) else None)
-        return tidy(frame, quote(path)), path, notes
+    notes: list[str] = []
+    named: list[str] = []
+
+    def prepared(frame: Any, what: str) -> Any:
+        frame, channels = with_files(_per_image(tidy(frame, what), what, notes), file_column, channel_column)
+        named[:] = channels or []
+        return frame
+
+    def read(part: Path) -> Any:
+        frame, more = read_file(part, sheet)
+        notes.extend(more)
+        return prepared(frame, quote(part))
+
+    def read_part(part: Path) -> Any:
+        frame = with_partition(read(part), part, root)
+        return frame if has_root or path.is_dir() else _placed(frame, part.parent.relative_to(root))
+
+    if not isinstance(table, str | Path):
+        return Source(prepared(_frame_of(table), "The table"), named, Path(), [], notes)
+    text, _, name = str(table).rpartition(AMONG)
+    path = Path(text if text and not Path(table).exists() else table)
+    sheet = name if path != Path(table) else None
+    root, plates, files = _contents(path)
+    if sheet is not None and not files:
+        raise ConfigError(f"{quote(path)} is not a file; leave out {AMONG}{sheet}.")
+    if plates:
+        frame = prepared(table_of_plates(root, plates), quote(path))
+    elif not files:
+        frame = prepared(table_of_folder(root), quote(root))
+    else:
+        frame = read(path) if files == [path] else joined(files, read_part)
+    return Source(frame, named, root, files, notes)
+
+
+def _contents(path: Path) -> tuple[Path, list[Path], list[Path]]:
+    """Return what is at a path: its root, OME-Zarr plates, and files of a table; with neither, a folder of images."""
+    if path.is_dir():
+        plates = plates_in(path)
+        files = [] if plates else tables_in(path)  # a plate has very many files
+        return (path.parent if files or plates == [path] else path), plates, files
+    if path.exists() or not WILDCARDS.search(str(path)):
+        return path.parent, [], [path]
+    found, root = matching(path)
+    return (root, found, []) if found[0].is_dir() else (root, [], found)
+
+
+def _frame_of(table: Any) -> Any:
     frame = next((x for x in (table, getattr(table, "obs", None)) if isinstance(x, pd.DataFrame)), None)
     if frame is None and hasattr(table, "to_pandas"):
         frame = table.to_pandas()
     if not isinstance(frame, pd.DataFrame):
         raise ConfigError(f"A table must be a DataFrame, or the path of a file or folder, not {type(table).__name__}.")
-    return tidy(frame, "The table"), None, []
+    return frame
+
+
+def _per_image(frame: Any, what: str, notes: list[str]) -> Any:
+    """Return a tidy table of CellProfiler's objects as one of their images, which is noted; others as they are."""
+    if NUMBER not in frame or not any(re.fullmatch(OBJECT, name) for name in frame.columns):
+        return frame
+    images = frame[[name for name in frame.columns if name == NUMBER or re.match(KNOWN, name)]]
+    images = images.drop_duplicates(ignore_index=True)
+    if len(images) < len(frame):
+        notes.append(
+            f"{what} has a row for each of {len(frame)} objects, which are on {len(images)} images; images without "
+            "objects are not in it."
+        )
+    return images
+
+
+def _placed(frame: Any, folder: Path) -> Any:
+    """Return a table with its file names relative to the folder that `folder` is relative to."""
+    inside = "" if folder == Path() else folder.as_posix()
+    channels = [name.removeprefix(FILE) for name in frame.columns if name.startswith(FILE)]
+    names = {FILE + c: [name and joined_names(inside, name) for name in names_in(frame, c)] for c in channels}
+    return frame.drop(columns=[FOLDER + c for c in channels], errors="ignore").assign(**names)
 
 
 def tidy(frame: Any, what: str) -> Any:

@@ -1,0 +1,307 @@
+"""OME-Zarr: images and plates of formats 0.4 and 0.5, and stores that are damaged or hostile."""
+
+import json
+import struct
+from itertools import product
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from conftest import refused
+from helpers import over
+
+from img2img import BatchEqualizer
+from img2img.data import zarr
+from img2img.data.images import read_header, read_image
+from img2img.errors import ConfigError, DataError
+from img2img.lab.tables import sources
+from img2img.lab.tables.manifest import Manifest
+from img2img.lab.tables.results import transform
+
+NAMES = ("DNA", "ER")
+AXES = [{"name": "c"}, *({"name": axis, "unit": "micrometer"} for axis in "zyx")]
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def put(folder, version, **ome):
+    """Write the metadata of a group: an image, a well or a plate."""
+    if version == "0.4":
+        return write_json(folder / ".zattrs", ome)
+    attributes = {"ome": {"version": version, **ome}}
+    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def packed(codec, data):
+    options = {"header": True} if codec == "lz4" else {}
+    return bytes(getattr(imagecodecs, f"{codec}_encode")(data, **options)) if codec else data
+
+
+def write_array(folder, values, version="0.4", codec="zstd", chunks=None, shard=False, **changes):
+    """Write an array (C, Z, Y, X) in chunks, as format 2 for OME-Zarr 0.4 and format 3 for 0.5."""
+    chunks = chunks or (1, 1, 16, 16)
+    grid = [-(-n // chunk) for n, chunk in zip(values.shape, chunks, strict=True)]
+    padded = np.zeros([n * chunk for n, chunk in zip(grid, chunks, strict=True)], values.dtype)
+    padded[tuple(map(slice, values.shape))] = values
+    parts = {}
+    for number in product(*map(range, grid)):
+        part = padded[tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, chunks, strict=True))]
+        parts[number] = packed(codec, part.tobytes())
+    compressor = [{"name": codec, "configuration": {}}] if codec else []
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, *compressor]
+    if shard:
+        offsets = np.cumsum([0, *map(len, parts.values())])
+        index = b"".join(struct.pack("<QQ", start, len(x)) for start, x in zip(offsets, parts.values(), strict=False))
+        inner = {"chunk_shape": chunks, "codecs": codecs, "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
+        parts, chunks = {(0,) * values.ndim: b"".join(parts.values()) + index + b"\0" * 4}, padded.shape
+        codecs = [{"name": "sharding_indexed", "configuration": inner}]
+    if version == "0.4":
+        record = {
+            "zarr_format": 2, "shape": values.shape, "chunks": chunks, "dtype": values.dtype.str,
+            "compressor": {"id": codec} if codec else None, "filters": None, "fill_value": 0, "order": "C",
+        }  # fmt: skip
+    else:
+        record = {
+            "zarr_format": 3, "node_type": "array", "shape": values.shape, "data_type": values.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}, "codecs": codecs,
+            "chunk_key_encoding": {"name": "default"}, "fill_value": 0,
+        }  # fmt: skip
+    write_json(folder / (".zarray" if version == "0.4" else "zarr.json"), record | changes)
+    for number, content in parts.items():
+        name = ".".join(map(str, number)) if version == "0.4" else "c/" + "/".join(map(str, number))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def write_store(folder, values, version="0.4", path="0", axes=AXES, **options):
+    """Write an image (C, Z, Y, X) with names of channels and pixels of 0.5 by 0.25 µm; return the folder."""
+    scale = [{"type": "scale", "scale": [1, 3, 0.5, 0.25]}]
+    image = {"axes": axes, "datasets": [{"path": path, "coordinateTransformations": scale}, {"path": "1"}]}
+    put(folder, version, multiscales=[image], omero={"channels": [{"label": name} for name in NAMES]})
+    write_array(folder / "0", values, version, **options)
+    return folder
+
+
+def write_plate(folder, version="0.4", wells=("A/1", "A/2", "B/1"), fields=2, gain=1.0):
+    """Write a plate of images of two channels; return the folder."""
+    put(folder, version, plate={"wells": [{"path": well} for well in wells]})
+    for i, well in enumerate(wells):
+        put(folder / well, version, well={"images": [{"path": str(f)} for f in range(fields)]})
+        for f in range(fields):
+            rng = np.random.default_rng(10 * i + f)
+            values = rng.poisson(100, (2, 1, 24, 24)) + 900 * (rng.random((2, 1, 24, 24)) > 0.8) * gain
+            write_store(folder / well / str(f), values.astype("uint16"), version)
+    return folder
+
+
+def volume(planes=3):
+    return np.random.default_rng(0).integers(0, 900, (2, planes, 20, 37)).astype("uint16")
+
+
+@over(
+    "version codec options",
+    [
+        *(("0.4", codec, {}) for codec in ("blosc", "zstd", "gzip", "zlib", "lz4", None)),
+        *(("0.5", codec, {}) for codec in ("blosc", "zstd", "gzip", None)),
+        *(("0.5", codec, {"shard": True}) for codec in ("blosc", None)),
+    ],
+)
+def test_an_image(tmp_path, version, codec, options):
+    values = volume()
+    folder = write_store(tmp_path / "x.zarr", values, version, codec=codec, **options)
+    header, picture = read_header(folder), read_image(folder)
+    assert (header.channels, header.pages, header.width, header.height) == (2, 3, 37, 20)
+    np.testing.assert_array_equal(picture.array, values.transpose(1, 2, 3, 0))
+    assert picture.source.stated == header.stated
+    assert header.stated.channels == NAMES and header.stated.pixel_size == (0.25, 0.5)
+    assert header.stated.axes == (("Z", 3),) and header.stated.lost == ("the other levels of the image",)
+
+
+def test_other_axes_types_and_chunks_that_are_not_there(tmp_path):
+    values = volume(1)
+    folder = write_store(tmp_path / "x", values.astype(">u2").view("<u2"), dtype=">u2", axes=list("czyx"))
+    np.testing.assert_array_equal(read_image(folder).array, values[:, 0].transpose(1, 2, 0))
+    (folder / "0" / "1.0.0.0").unlink()
+    (folder / "0" / "1.0.1.1").unlink()
+    array = read_image(folder).array
+    assert not array[:16, :16, 1].any() and array[16:, :16, 1].any() and (array[..., 0] == values[0, 0]).all()
+    flat = write_store(tmp_path / "y", values[:, 0], axes=[{"name": "y"}, {"name": "x"}], chunks=(1, 16, 16))
+    assert "has the axes y, x of shape" in refused(DataError, read_header, flat)
+
+
+HOSTILE = {
+    "no metadata": (lambda x: (x / "0" / ".zarray").unlink(), "does not hold a Zarr array"),
+    "no image": (lambda x: put(x, "0.4", multiscales=[]), "holds no image of OME-Zarr"),
+    "other metadata": (lambda x: put(x, "0.4", multiscales=3), "does not hold the metadata of OME-Zarr 0.4 or 0.5"),
+    "deep": (lambda x: (x / ".zattrs").write_text("[" * 10**5), "does not hold the metadata of OME-Zarr"),
+    "pickle": ({"filters": [{"id": "pickle"}]}, "uses the codec 'pickle'; img2img reads blosc, zstd"),
+    "objects": ({"dtype": "|O"}, "holds object values"),
+    "void": ({"dtype": "|V9999999"}, "values; img2img supports"),
+    "pixels": ({"shape": [2, 1, 10**6, 10**6], "chunks": [1, 1, 10**6, 200]}, "which exceeds the limit"),
+    "many chunks": ({"shape": [2, 1, 10**4, 10**4]}, "too many or too large"),
+    "large chunks": ({"chunks": [2**14, 1, 2**14, 2**14]}, "too many or too large"),
+    "no chunks": ({"chunks": [0, 1, 16, 16]}, "is damaged: its header cannot be decoded (OME-Zarr)"),
+    "negative": ({"shape": [2, 1, -5, 20]}, "is damaged: its header"),
+    "few chunks": ({"chunks": [1, 16, 16]}, "its chunks have the shape"),
+    "fill": ({"fill_value": "NaN"}, "is damaged: its pixels"),
+    "large fill": ({"fill_value": 1e9}, "is damaged: its pixels"),
+    "type": ({"dtype": "<f8"}, "is damaged: its pixels"),
+    "bomb": (lambda x: (x / "0" / "0.0.0.0").write_bytes(packed("zstd", b"\0" * 10**6)), "is damaged: its pixels"),
+    "long": (lambda x: (x / "0" / "0.0.0.0").write_bytes(b"\0" * 3 * 10**6), "is larger than the values it should"),
+    "short": (lambda x: (x / "0" / "0.0.0.0").write_bytes(packed("zstd", b"\0" * 10)), "is damaged: its pixels"),
+    "garbage": (lambda x: (x / "0" / "0.0.0.0").write_bytes(b"\xff" * 99), "is damaged: its pixels"),
+    "copied in part": (
+        lambda x: [path.unlink() for path in (x / "0").glob("*.0*")],
+        "holds none of its chunks; it may",
+    ),
+    "link": (lambda x: _linked(x / "0" / "0.0.0.0"), "leads outside of its store; copy the file there"),
+    "linked level": (lambda x: _linked(x / "0"), "names the path '0', which leads outside of it"),
+}
+
+
+def _linked(path):
+    outside = path.parents[1] / "elsewhere"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+@over(fault=list(HOSTILE))
+def test_hostile_images_are_refused_in_a_sentence(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(zarr, "MAX_CHUNKS", 10**5)
+    change, says = HOSTILE[fault]
+    folder = write_store(tmp_path / "x.zarr", volume(1))
+    if isinstance(change, dict):
+        write_json(folder / "0/.zarray", json.loads((folder / "0/.zarray").read_text()) | change)
+    else:
+        change(folder)
+    text = refused(DataError, read_image, folder)
+    assert says in text and str(folder) in text
+
+
+@over(path=["../y", "/etc", "..", "0/../../y", "0\\..\\y", "C:/x", "", "0//0"])
+def test_no_path_leaves_the_store(tmp_path, path):
+    write_store(tmp_path / "y", volume(1))
+    folder = write_store(tmp_path / "x", volume(1), path=path)
+    assert "which leads outside of it" in refused(DataError, read_image, folder)
+    plate = write_plate(tmp_path / "p.zarr", wells=["A/1"], fields=1)
+    put(plate / "A/1", "0.4", well={"images": [{"path": path}]})
+    assert "which leads outside of it" in refused(DataError, Manifest.open, plate)
+    put(plate, "0.4", plate={"wells": [{"path": path}]})
+    assert "is not a row and a column" in refused(DataError, Manifest.open, plate)
+
+
+@over(
+    "codecs says",
+    [
+        (["numcodecs.pickle"], "uses the codec 'numcodecs.pickle'"),
+        (["zstd", "bytes"], "has codecs in an order that makes no array: zstd, bytes"),
+        ([], "has codecs in an order"),
+        (["bytes", "bytes"], "has codecs in an order"),
+        ([{"name": "transpose", "configuration": {"order": [0, 0, 1, 2]}}, "bytes"], "is no order of its axes"),
+        ([{"name": "sharding_indexed"}], "is damaged: its header"),
+    ],
+)
+def test_codecs_that_are_not_read(tmp_path, codecs, says):
+    codecs = [codec if isinstance(codec, dict) else {"name": codec, "configuration": {}} for codec in codecs]
+    folder = write_store(tmp_path / "x", volume(1), "0.5", codecs=codecs)
+    assert says in refused(DataError, read_image, folder)
+
+
+def test_shards_that_lie(tmp_path):
+    folder = write_store(tmp_path / "x", volume(1), "0.5", shard=True)
+    chunk = folder / "0/c/0/0/0/0"
+    content, record = chunk.read_bytes(), json.loads((folder / "0/zarr.json").read_text())
+    chunk.write_bytes(content[:-20] + struct.pack("<QQ", 2**62, 2**62) + b"\0" * 4)
+    assert "is damaged: its pixels" in refused(DataError, read_image, folder)
+    chunk.write_bytes(content[:30])
+    assert "is damaged: its pixels" in refused(DataError, read_image, folder)
+    shard = record["codecs"][0]["configuration"]
+    for wrong, says in (
+        ({"chunk_shape": [1, 1, 1, 1]}, "too many or too large"),
+        ({"codecs": record["codecs"]}, "in an order that makes no array: sharding_indexed"),
+        ({"index_codecs": [{"name": "bytes"}, {"name": "gzip"}]}, "has shards whose index is compressed"),
+    ):
+        codecs = [{"name": "sharding_indexed", "configuration": shard | wrong}]
+        write_json(folder / "0/zarr.json", record | {"codecs": codecs})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(zarr, "MAX_CHUNKS", 1000)
+            assert says in refused(DataError, read_image, folder)
+
+
+# Plates
+
+
+@over(version=["0.4", "0.5"])
+def test_plates_are_a_table(tmp_path, version):
+    for name in ("P1.zarr", "P2.ome.zarr"):
+        write_plate(tmp_path / "screen" / name, version)
+    manifest = Manifest.open(tmp_path / "screen", control="Metadata_Well in ['A01', 'A02']")
+    assert manifest.batch == ["P1"] * 6 + ["P2"] * 6 and manifest.group[2] == "P1/A02"
+    assert manifest.frame.Metadata_Site.tolist() == ["0", "1"] * 6 and manifest.control.sum() == 8
+    assert manifest.channels == list(NAMES) and manifest.read(0).shape == (2, 24, 24)
+    assert manifest.agreement.pixel_size[0] == (0.25, 0.5)
+    assert Manifest.open(tmp_path / "screen" / "*.zarr").files == manifest.files
+    assert "*.zarr is not a file; leave out ::x." in refused(ConfigError, Manifest.open, f"{tmp_path}/screen/*.zarr::x")
+    says = refused(ConfigError, Manifest.open, tmp_path / "screen", channels="ER")
+    assert "the only one is FileName_Image, whose files have the channels DNA, ER; leave channels out." in says
+    assert Manifest.open(tmp_path / "screen", channels="DNA,ER").channels == list(NAMES)
+    one = Manifest.open(tmp_path / "screen" / "P1.zarr")
+    assert one.files == manifest.files[:6] and one.root == tmp_path / "screen"
+    named = manifest.frame.assign(Metadata_Batch="b")  # a table that names the images of plates
+    assert Manifest.open(named, tmp_path / "screen").read(7).shape == (2, 24, 24)
+
+
+@pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
+def test_plates_are_equalized_into_tiffs(tmp_path):
+    for name, gain in (("P1", 1.0), ("P2", 0.5)):
+        write_plate(tmp_path / "screen" / f"{name}.zarr", gain=gain)
+    equalizer = BatchEqualizer(target="P1", min_images=2).fit_table(tmp_path / "screen")
+    assert equalizer.channels_ == list(NAMES)
+    out = tmp_path / "out"
+    result = equalizer.transform_table(tmp_path / "screen", None, out)
+    assert set(result.status) == {"done"} and set(result.not_kept) == {"the other levels of the image"}
+    assert result.FileName_Image[3] == "P1/A02_s1.ome.tif" and result.Metadata_Well[3] == "A02"
+    again = read_image(out / "P1" / "A02_s1.ome.tif")
+    np.testing.assert_array_equal(again.array, read_image(tmp_path / "screen/P1.zarr/A/2/1", "channels").array)
+    assert again.source.stated.channels == NAMES and again.source.stated.pixel_size == (0.25, 0.5)
+    with tifffile.TiffFile(out / "P2" / "A01_s0.ome.tif") as tiff:
+        assert tiff.is_ome and tiff.series[0].axes == "CYX"
+    assert set(equalizer.transform_table(out / "equalized.csv", out, tmp_path / "twice").status) == {"done"}
+    chunk = tmp_path / "screen/P2.zarr/A/1/0/0/0.0.0.0"
+    chunk.write_bytes(packed("zstd", b"\1\0" * 256))
+    (tmp_path / "screen/P2.zarr/A/1/1/0/.zarray").unlink()
+    result = equalizer.transform_table(tmp_path / "screen", None, out)
+    assert result.status.tolist() == ["kept"] * 6 + ["done", "failed"] + ["kept"] * 4
+    assert "P2.zarr/A/1/1/0 does not hold a Zarr array" in result.error[7]
+
+
+def test_planes_of_a_plate_need_the_option_and_stay_pages(tmp_path):
+    plate = write_plate(tmp_path / "P1.zarr", wells=["A/1"], fields=1)
+    write_store(plate / "A/1/0", volume(3))
+    manifest = Manifest.open(plate)
+    assert "has 3 planes of Z, and an image has one of each" in refused(DataError, manifest.read, 0)
+    manifest = Manifest.open(plate, pages="channels")
+    assert set(transform(manifest, lambda i, image: (image, {}), tmp_path / "out").status) == {"done"}
+    result = read_image(tmp_path / "out" / "P1" / "A01_s0.ome.tif")
+    np.testing.assert_array_equal(result.array, volume(3).transpose(1, 2, 3, 0))
+    assert result.source.stated.axes == (("Z", 3),) and result.source.stated.channels == NAMES
+
+
+def test_plates_that_are_none(tmp_path, monkeypatch):
+    plate = write_plate(tmp_path / "P1.zarr", wells=["A/1"], fields=1)
+    assert "is a plate of images, not an image; give it as the table" in refused(DataError, read_image, plate)
+    (tmp_path / "t.csv").write_text("FileName_DNA\nx\n")
+    says = refused(ConfigError, Manifest.open, tmp_path / "*")
+    assert "matches both tables and OME-Zarr plates; give a pattern of one kind" in says
+    put(plate, "0.4", plate={"wells": []})
+    assert "is not a plate of 1 to 10000 wells: it names 0" in refused(DataError, Manifest.open, plate)
+    monkeypatch.setattr("img2img.data.ome_zarr.MAX_FIELDS", 3)
+    write_plate(tmp_path / "P2.zarr")
+    assert "names over 3 images" in refused(DataError, Manifest.open, tmp_path / "P2.zarr")
+    (plate / ".zattrs").write_text("{")
+    assert "does not hold the metadata of OME-Zarr" in refused(DataError, Manifest.open, tmp_path)
+    assert sources.plates_in(tmp_path / "P2.zarr" / "A") == []
