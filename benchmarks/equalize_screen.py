@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tifffile
 
-from img2img.lab.recommending import MOST
 from img2img.lab.synthetic import Effect, brighten, expose, nuclei
 
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
@@ -36,6 +36,7 @@ EFFECTS = {"A": Effect(), "B": Effect(gain=0.6, offset=80)}
 CONTROLS = 1 / 6  # of the wells
 JUDGED = 1 / 12  # of the wells, of either plate; half are controls
 POOL, TILE = 6, 216  # fields of each channel, plate and treatment; pixels of the tiles they are made of
+CHECKED = 200  # images at most that `check` looks at
 FROM_DISK = ", from the disk"
 CONTROL = "Metadata_Treatment == 'DMSO'"
 IMG2IMG = [sys.executable, "-c", "from img2img.cli.main import main; main()", "equalize"]
@@ -143,7 +144,7 @@ def measure(folder: Path, table: Path, rounds: int, jobs: int, with_report: bool
     check = ("check", table, "--control", CONTROL, "--jobs", jobs)
     quarter = ("--memory", len(fitted) * size[1] / size[0] / 4 * 1e6 / 2**30, "--overwrite")
     found = {
-        "check": [measured(lambda: command(*check), *part(controls[:MOST]))],
+        "check": [measured(lambda: command(*check), *part(controls[:CHECKED]))],
         "fit": [measured(lambda: command(*fit), *part(fitted))],
         "fit, a quarter in memory": [measured(lambda: command(*fit, *quarter), *part(fitted))],
     }
@@ -187,7 +188,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
-        table = make_plates(folder, options.wells, options.sites, options.size)
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # a command's memory counts from its parent's
+            table = other.submit(make_plates, folder, options.wells, options.sites, options.size).result()
         found = measure(folder, table, options.rounds, options.jobs, not options.no_report)
     seconds = {name: np.array([row["seconds"] for row in rows]) for name, rows in found.items()}
     for name, rows in found.items():

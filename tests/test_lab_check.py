@@ -66,6 +66,18 @@ def test_each_kind_of_effect_has_its_route(effect, route, says):
     assert (found.told["linear"] > found.told["null_high"]) == (route != "nothing")
 
 
+def test_neither_threads_nor_memory_change_what_is_recommended():
+    X, batch, group = plates(Effect(gain=0.7))
+    arguments = {"batch": batch, "group": group, "control": [True] * len(batch)}
+    steps: list[tuple[int, int]] = []
+    one = BatchEqualizer(axes="NYX", target="P1").check(X, **arguments)
+    other = BatchEqualizer(axes="NYX", target="P1", n_jobs=3, memory=1e-6).check(
+        X, **arguments, progress=lambda *step: steps.append(step)
+    )
+    assert other.to_text() == one.to_text() and other.differences == one.differences
+    assert steps == [(done, len(X)) for done in range(1, len(X) + 1)]
+
+
 def test_what_is_said_of_a_clear_difference():
     found = checked(*plates(Effect(gain=0.7)))
     (brightness,) = [d for d in found.differences if d.what == "brightness"]

@@ -242,8 +242,8 @@ def test_a_fit_measures_every_image_once(monkeypatch, n_jobs):
     assert seen.count(1) == seen.count(-1) == len(X)  # a dark foreground is another
 
 
-@over(n_jobs=[1, 3], model=["tone", "tone+field"])
-def test_images_beyond_the_memory_are_read_again_and_give_the_same_fit(tmp_path, n_jobs, model):
+@over("model, most", [("tone", 12), ("tone+field", 24)], n_jobs=[1, 3])
+def test_images_beyond_the_memory_are_read_again_and_give_the_same_fit(tmp_path, n_jobs, model, most):
     X, batch = slides(LAMPS)
     rows = [{"FileName_DNA": f"{b}{i}.tif", "Metadata_Batch": b} for i, b in enumerate(batch)]
     for image, row in zip(X, rows, strict=True):
@@ -257,7 +257,7 @@ def test_images_beyond_the_memory_are_read_again_and_give_the_same_fit(tmp_path,
         return equalizer, [seen.count(i) for i in range(len(X))]
 
     (whole, once), (part, again) = fit(1), fit(4 * X[0].nbytes / GB)
-    assert once == [1] * len(X) and sorted(again)[:4] == [1] * 4 and 1 < max(again) < 12
+    assert once == [1] * len(X) and sorted(again)[:4] == [1] * 4 and 1 < max(again) <= most  # half of it by the sham
     for name in ("curves", "fields", "levels"):
         assert np.array_equal(getattr(whole.correction_, name), getattr(part.correction_, name))
     assert whole.sham_ == part.sham_ and whole.notes_ == part.notes_

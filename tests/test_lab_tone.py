@@ -8,7 +8,7 @@ import pytest
 from conftest import refused
 from helpers import over
 from hypothesis import given, settings, strategies as st
-from scipy import stats
+from scipy import ndimage, stats
 
 from img2img.errors import ConfoundedDesignError, InputError
 from img2img.lab import design, synthetic
@@ -283,6 +283,14 @@ def test_large_planes_are_binned(shape, binned):
     factor = shape[0] // binned[0]
     assert small.shape == binned and small.dtype == np.float64
     assert small[3, 5] == plane[3 * factor : 4 * factor, 5 * factor : 6 * factor].mean()
+
+
+@over(steps=[0, 1, 4], shape=[(1, 9), (40, 50), (3, 3)])
+def test_a_mask_is_grown_as_scipy_does(steps, shape):
+    mask = np.random.default_rng(0).random(shape) > 0.97
+    mask[0, -1] = True
+    expected = ndimage.binary_dilation(mask, iterations=steps) if steps else mask
+    assert np.array_equal(tone._grown(mask.copy(), steps), expected)
 
 
 def test_binning_does_not_move_what_is_measured():
