@@ -145,7 +145,7 @@ def test_help_of_train_says_whose_an_option_is():
     text = " ".join(inspect.getdoc(img2img.train).split())
     assert "lambda_identity: float = 0.5. " in text
     drawing = ", ".join(name for name, draws in DRAWS.items() if draws)
-    n_critic = rf"n_critic: int = 5 \([^)]*dcgan: 1[^)]*\)\. .*? Only stargan, {drawing}\."
+    n_critic = rf"n_critic: int = 1 \([^)]*wgan_gp: 5[^)]*\)\. .*? Only stargan, {drawing}\."
     assert re.search(n_critic, text)
 
 
