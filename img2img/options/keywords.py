@@ -10,7 +10,17 @@ from torch import Tensor
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "stargan", "local"]
 SamplingMethod = Literal[
-    "gan", "dcgan", "wgan", "wgan_gp", "cgan", "acgan", "infogan", "semigan", "sagan", "biggan", "stackgan"
+    "gan",
+    "dcgan",
+    "wgan",
+    "wgan_gp",
+    "cgan",
+    "acgan",
+    "infogan",
+    "semigan",
+    "sagan",
+    "biggan",
+    "stackgan",
 ]
 
 
