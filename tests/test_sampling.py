@@ -206,7 +206,9 @@ def test_images_of_another_model_or_seed_are_not_mixed(models, samplers, tmp_pat
     sample(samplers["uint8"], 2, out=tmp_path)
     for model, options in ((samplers["uint8"], {"seed": 1}), (samplers["dcgan"], {})):
         text = refused(ConfigError, sample, model, 4, out=tmp_path, **options)
-        assert "holds images of another model, seed or class; give another --out, or --overwrite them" in text
+        assert (
+            "holds images of another model, seed, class or truncation; give another --out, or --overwrite them" in text
+        )
     assert len(read(tmp_path)) == 2
     sample(samplers["uint8"], 2, out=tmp_path, seed=1, overwrite=True)
     assert np.array_equal(np.stack(list(read(tmp_path).values())), samplers["uint8"](2, seed=1))

@@ -106,8 +106,10 @@ def written():
     """The text of keywords.py."""
     parts = [HEAD]
     for title, draws in (("TranslationMethod", False), ("SamplingMethod", True)):
-        names = ", ".join(f'"{name}"' for name in METHODS if DRAWS[name] is draws)
-        parts.append(f"{title} = Literal[{names}]\n")
+        names = [f'"{name}"' for name in METHODS if DRAWS[name] is draws]
+        line = f"{title} = Literal[{', '.join(names)}]\n"
+        apart = "".join(f"    {name},\n" for name in names)  # as ruff breaks a line that is too long
+        parts.append(line if len(line) <= 121 else f"{title} = Literal[\n{apart}]\n")
     for title, bases, added in classes():
         head = f"\n\nclass {title}({', '.join(bases or ['TypedDict'])}"
         lines = [f"    {name}: {kind}\n" for name, kind in added.items()]

@@ -84,7 +84,7 @@ def test_the_critic_moves_on_fresh_batches_and_fresh_noise(name, monkeypatch):
     assert len(taken) == method.draws == method.draws_until(1) == 4
     assert turns == ["D"] * 4 + ["G"] and set(method.networks()) == {"g", "d"}
     real = [i for x in seen for i, batch in enumerate(taken) if torch.equal(x, batch)]
-    assert real == [0, 1, 2, 3]
+    assert real[:4] == [0, 1, 2, 3] and set(real[4:]) <= {3}  # G may compare with the last batch
     assert len(noises) == 5 and len({tuple(z.flatten().tolist()) for z in noises}) == 5
 
 

@@ -146,7 +146,7 @@ class ResidualGenerator(nn.Module):
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         first, *others = z.flatten(1).chunk(self.parts, 1)
         c = self.embedding(label)
-        x = self.first(first).view(len(z), -1, 4, 4)
+        x = self.first(first).reshape(z.shape[0], -1, 4, 4)
         for k, (block, attention) in enumerate(zip(self.blocks, self.attention, strict=True)):
             x = attention(block(x, torch.cat([c, others[k]], 1) if others else c))
         return torch.tanh(self.last(F.relu(self.norm(x))))

@@ -8,8 +8,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
-TranslationMethod = Literal["cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"]
-SamplingMethod = Literal["gan", "dcgan", "wgan", "wgan_gp", "cgan", "ebgan", "began", "unrolled", "lapgan", "acgan", "infogan", "semigan", "sagan", "biggan", "stackgan"]
+TranslationMethod = Literal[
+    "cyclegan",
+    "pix2pix",
+    "discogan",
+    "dualgan",
+    "cut",
+    "fastcut",
+    "bicyclegan",
+    "icgan",
+    "stargan",
+    "local",
+]
+SamplingMethod = Literal[
+    "gan",
+    "dcgan",
+    "wgan",
+    "wgan_gp",
+    "cgan",
+    "ebgan",
+    "began",
+    "unrolled",
+    "lapgan",
+    "acgan",
+    "infogan",
+    "semigan",
+    "sagan",
+    "biggan",
+    "stackgan",
+]
 
 
 class Scoring(TypedDict, total=False):

@@ -81,16 +81,20 @@ class SemiGAN(FromNoise):
         return v
 
     def d_loss(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
-        label = batch["label"]
+        referee, label = self.referee, batch["label"]
         known = label >= 0
-        game, measures = self.referee.judge(self.realness, unlabelled(batch), fake)
-        logits, _ = self.d(self.referee.seen(batch["image"]))
+        real, fake = referee.seen(batch["image"]), referee.seen(fake.detach())
+        logits, _ = self.d(real)
+        playing = played(label)
+        game, measures = referee.weigh(logits[playing].logsumexp(1, keepdim=True), self.realness(fake))
+        penalty = referee.slope(self.realness, real, fake)
         classes = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / known.sum().clamp_min(1)
         right = ((logits.argmax(1) == label) & known).sum() / known.sum().clamp_min(1)
-        return classes + self.config.lambda_game * game, measures | {"class": classes, "class_right": right}
+        loss = classes + self.config.lambda_game * game
+        return loss if penalty is None else loss + penalty, measures | {"class": classes, "class_right": right}
 
     def g_loss(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
-        real = unlabelled(batch)
+        real = batch["image"][played(batch["label"])]
         if not self.config.match_features:
             loss = self.referee.fool(self.realness, fake, real)
             return loss, {"g_gan": loss}
@@ -103,7 +107,6 @@ class SemiGAN(FromNoise):
         return {"class_error": (self.d(batch["image"])[0].argmax(1) != batch["label"]).float().mean()}
 
 
-def unlabelled(batch: Batch) -> Tensor:
-    """Return the images without a label; all of them if each has one."""
-    without = batch["label"] < 0
-    return batch["image"][without] if without.any() else batch["image"]
+def played(label: Tensor) -> Tensor:
+    """Return which images of labels (N,) are in the game of real or fake: those without one; all if each has one."""
+    return (label < 0) | (label >= 0).all()
