@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import refused
 from torch import nn
 
@@ -183,6 +184,23 @@ def test_half_of_the_images_are_mirrored_in_fastcut(monkeypatch):
         x, translated, mirrored = given[-1]
         assert torch.equal(x, batch["a"]) and torch.equal(translated, turned if mirrored else plain)
     assert {mirrored for *_, mirrored in given} == {True, False}
+
+
+@pytest.mark.slow
+def test_cut_learns_to_tint_and_keeps_what_is_shown():
+    """Without pairs: b is smooth pictures in another light. The answer for an unseen a is known, a + tint."""
+    tint = torch.tensor([0.6, 0.0, -0.6]).view(3, 1, 1)
+    method = tiny("cut", places=64, lr=1e-3, width=8, d_width=8).float()
+
+    def pictures(n):
+        return 0.4 * F.interpolate(torch.rand(n, 3, 4, 4) * 2 - 1, size=(16, 16), mode="bicubic").clamp(-1, 1)
+
+    for _ in range(250):
+        method.step(iter([{"a": pictures(4), "b": pictures(4) + tint}]))
+    unseen = pictures(32)
+    with torch.no_grad():
+        error = F.l1_loss(method.eval().g(unseen), unseen + tint)
+    assert error < 0.15  # the unchanged input is off by 0.4
 
 
 # Features of discriminators.
