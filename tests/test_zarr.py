@@ -8,7 +8,6 @@ import sys
 import tracemalloc
 from itertools import product
 
-import google_crc32c
 import imagecodecs
 import numcodecs
 import numpy as np
@@ -49,7 +48,13 @@ def packed(codec, data):
 
 
 def checksum(data):
-    return struct.pack("<I", google_crc32c.value(data))
+    """The CRC-32C of bytes."""
+    crc = 2**32 - 1
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return struct.pack("<I", crc ^ 2**32 - 1)
 
 
 def write_array(folder, values, version="0.4", codec="zstd", chunks=None, shard=False, **changes):

@@ -164,7 +164,7 @@ class _Unpacking(BytesBytesCodec):
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> Buffer:
         options = {"header": True} if self.codec == "lz4" else {}
         decode = getattr(imagecodecs, f"{self.codec}_decode")
-        decoded = decode(chunk_data.to_bytes(), out=self.limit, **options)
+        decoded = decode(chunk_data.as_numpy_array(), out=self.limit, **options)
         return cast("Buffer", chunk_spec.prototype.buffer.from_bytes(decoded))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
