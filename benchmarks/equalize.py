@@ -24,6 +24,7 @@ import warnings
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,10 +197,10 @@ def psnr(a, b):
     return 10 * np.log10(np.ptp(RANGE) ** 2 / max(float(np.mean((a.astype(float) - b) ** 2)), 1e-3))
 
 
-def run_balanced(name, fields, seed, models):
+def run_balanced(name, fields, seed, models, **options):
     """Run scenarios B and N: everything a lab might do, both cheats, and the ground truth."""
     fit, test = scenario(name, fields, seed)
-    fits = {model: (Pairs(fit) if model == "cyclegan" else fitted(model, fit)) for model in models}
+    fits = {model: (Pairs if model == "cyclegan" else partial(fitted, model))(fit, **options) for model in models}
     statistics = next(iter(fits.values())).statistics_
     outputs = {
         n: method(test.images, test.batch, statistics) for n, method in (applicable(statistics) | CHEATS).items()

@@ -99,7 +99,7 @@ def command(*words: object, stop_after: float | None = None) -> tuple[float, flo
     child = subprocess.Popen([*IMG2IMG, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if stop_after is not None:
         time.sleep(stop_after)
-        child.send_signal(signal.SIGTERM)
+        os.kill(child.pid, signal.SIGTERM)  # send_signal would reap one that has ended
     errors = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)

@@ -1,15 +1,21 @@
 """OME-Zarr: images and plates of formats 0.4 and 0.5, and stores that are damaged or hostile."""
 
 import json
+import math
+import shutil
 import struct
+import sys
+import tracemalloc
 from itertools import product
 
 import imagecodecs
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
 from conftest import refused
 from helpers import over
+from zarr import codecs, create_array
 
 from img2img import BatchEqualizer
 from img2img.data import zarr
@@ -41,6 +47,16 @@ def packed(codec, data):
     return bytes(getattr(imagecodecs, f"{codec}_encode")(data, **options)) if codec else data
 
 
+def checksum(data):
+    """The CRC-32C of bytes."""
+    crc = 2**32 - 1
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return struct.pack("<I", crc ^ 2**32 - 1)
+
+
 def write_array(folder, values, version="0.4", codec="zstd", chunks=None, shard=False, **changes):
     """Write an array (C, Z, Y, X) in chunks, as format 2 for OME-Zarr 0.4 and format 3 for 0.5."""
     chunks = chunks or (1, 1, 16, 16)
@@ -57,7 +73,7 @@ def write_array(folder, values, version="0.4", codec="zstd", chunks=None, shard=
         offsets = np.cumsum([0, *map(len, parts.values())])
         index = b"".join(struct.pack("<QQ", start, len(x)) for start, x in zip(offsets, parts.values(), strict=False))
         inner = {"chunk_shape": chunks, "codecs": codecs, "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
-        parts, chunks = {(0,) * values.ndim: b"".join(parts.values()) + index + b"\0" * 4}, padded.shape
+        parts, chunks = {(0,) * values.ndim: b"".join(parts.values()) + index + checksum(index)}, padded.shape
         codecs = [{"name": "sharding_indexed", "configuration": inner}]
     if version == "0.4":
         record = {
@@ -147,8 +163,8 @@ HOSTILE = {
     "no chunks": ({"chunks": [0, 1, 16, 16]}, "is damaged: its header cannot be decoded (OME-Zarr)"),
     "negative": ({"shape": [2, 1, -5, 20]}, "is damaged: its header"),
     "few chunks": ({"chunks": [1, 16, 16]}, "its chunks have the shape"),
-    "fill": ({"fill_value": "NaN"}, "is damaged: its pixels"),
-    "large fill": ({"fill_value": 1e9}, "is damaged: its pixels"),
+    "fill": ({"fill_value": "NaN"}, "is damaged: its header"),
+    "large fill": ({"fill_value": 1e9}, "is damaged: its header"),
     "type": ({"dtype": "<f8"}, "is damaged: its pixels"),
     "bomb": (lambda x: (x / "0" / "0.0.0.0").write_bytes(packed("zstd", b"\0" * 10**6)), "is damaged: its pixels"),
     "long": (lambda x: (x / "0" / "0.0.0.0").write_bytes(b"\0" * 3 * 10**6), "is larger than the values it should"),
@@ -159,6 +175,7 @@ HOSTILE = {
         "holds none of its chunks; it may",
     ),
     "link": (lambda x: _linked(x / "0" / "0.0.0.0"), "leads outside of its store; copy the file there"),
+    "folder": (lambda x: (x / "0" / "0.0.0.0").unlink() or (x / "0" / "0.0.0.0").mkdir(), "is not a regular file"),
     "linked level": (lambda x: _linked(x / "0"), "names the path '0', which leads outside of it"),
 }
 
@@ -182,6 +199,83 @@ def test_hostile_images_are_refused_in_a_sentence(tmp_path, monkeypatch, fault):
     assert says in text and str(folder) in text
 
 
+def peak_of_refusal(folder):
+    """The megabytes that are allocated at once before the pixels of an image are refused."""
+    read_header(folder)
+    tracemalloc.start()
+    try:
+        assert "is damaged: its pixels" in refused(DataError, read_image, folder)
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@over(codec=["blosc", "zstd", "gzip", "zlib", "lz4"], shard=[False, True])
+def test_a_chunk_becomes_no_larger_than_the_metadata_say(tmp_path, codec, shard):
+    version = "0.5" if shard else "0.4"
+    folder = write_store(tmp_path / "x", volume(1), version, codec=codec, shard=shard)
+    chunk = folder / ("0/c/0/0/0/0" if shard else "0/0.0.0.0")
+    bomb = packed(codec, bytes(2**26))
+    if shard:
+        content = chunk.read_bytes()
+        index = struct.pack("<QQ", 0, len(bomb)) + content[-16 * 11 - 4 : -4]
+        bomb += index + checksum(index)
+    chunk.write_bytes(bomb)
+    assert chunk.stat().st_size < 2**20 and peak_of_refusal(folder) < 16
+
+
+def test_the_chunks_of_a_shard_may_overlap(tmp_path):
+    grid = {"name": "regular", "configuration": {"chunk_shape": [2, 1, 512, 512]}}  # of which the image needs a quarter
+    folder = write_store(tmp_path / "x", np.ones((2, 1, 256, 256), "uint16"), "0.5", shard=True, chunk_grid=grid)
+    index = struct.pack("<QQ", 0, 2**20) * 2 * 32 * 32
+    (folder / "0/c/0/0/0/0").write_bytes(bytes(2**20) + index + checksum(index))
+    assert peak_of_refusal(folder) < 16
+
+
+def test_large_chunks_are_read_one_at_a_time(tmp_path, monkeypatch):
+    folder = write_store(tmp_path / "x", volume(), codec="blosc")
+    monkeypatch.setattr(zarr, "MAX_CHUNK", 256)
+    np.testing.assert_array_equal(read_image(folder).array, volume().transpose(1, 2, 3, 0))
+
+
+@over("fill value", [(7, 7), ("0x40400000", 3), ("NaN", math.nan)])
+def test_what_is_not_there_is_filled(tmp_path, fill, value):
+    folder = write_store(tmp_path / "x", volume(1).astype("float32"), "0.5", fill_value=fill)
+    (folder / "0/c/0/0/0/0").unlink()
+    array = read_image(folder).array
+    np.testing.assert_array_equal(array[:16, :16, 0], value)
+    assert (array[..., 1] == volume(1)[1, 0]).all()
+
+
+@over(
+    "version dtype options",
+    [
+        (2, "uint8", {"order": "F", "compressors": numcodecs.Blosc()}),
+        (2, ">i2", {"filters": [numcodecs.Zlib()], "compressors": numcodecs.LZ4(), "fill_value": None}),
+        (3, "float16", {"compressors": [codecs.ZstdCodec(checksum=True), codecs.Crc32cCodec()], "fill_value": 1.5}),
+        (3, "int32", {"filters": codecs.TransposeCodec(order=(3, 0, 2, 1)), "shards": (2, 1, 40, 32)}),
+        (3, "uint16", {"serializer": codecs.BytesCodec(endian="big"), "shards": (1, 2, 20, 16), "compressors": None}),
+    ],
+)
+def test_what_zarr_writes(tmp_path, version, dtype, options):
+    values = volume(4).astype(dtype)
+    values[0, :, :10] = 0
+    folder = write_store(tmp_path / "x", values)
+    shutil.rmtree(folder / "0")
+    array = {"shape": values.shape, "dtype": dtype, "chunks": (1, 1, 10, 16), "zarr_format": version, "fill_value": 0}
+    create_array(folder / "0", **array | options)[...] = values
+    found = read_image(folder).array
+    np.testing.assert_array_equal(found, values.transpose(1, 2, 3, 0))
+    assert found.dtype == np.dtype(dtype).newbyteorder("=")
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    folder = write_store(tmp_path / "x", volume(1))
+    monkeypatch.delitem(sys.modules, "img2img.data.zarr")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    assert "Reading OME-Zarr needs zarr. Install it with: pip install" in refused(DataError, read_image, folder)
+
+
 @over(path=["../y", "/etc", "..", "0/../../y", "0\\..\\y", "C:/x", "", "0//0"])
 def test_no_path_leaves_the_store(tmp_path, path):
     write_store(tmp_path / "y", volume(1))
@@ -195,19 +289,19 @@ def test_no_path_leaves_the_store(tmp_path, path):
 
 
 @over(
-    "codecs says",
+    "names says",
     [
         (["numcodecs.pickle"], "uses the codec 'numcodecs.pickle'"),
-        (["zstd", "bytes"], "has codecs in an order that makes no array: zstd, bytes"),
-        ([], "has codecs in an order"),
-        (["bytes", "bytes"], "has codecs in an order"),
-        ([{"name": "transpose", "configuration": {"order": [0, 0, 1, 2]}}, "bytes"], "is no order of its axes"),
+        (["zstd", "bytes"], "is damaged: its header"),
+        ([], "is damaged: its header"),
+        (["bytes", "bytes"], "is damaged: its header"),
+        ([{"name": "transpose", "configuration": {"order": [0, 0, 1, 2]}}, "bytes"], "is damaged: its header"),
         ([{"name": "sharding_indexed"}], "is damaged: its header"),
     ],
 )
-def test_codecs_that_are_not_read(tmp_path, codecs, says):
-    codecs = [codec if isinstance(codec, dict) else {"name": codec, "configuration": {}} for codec in codecs]
-    folder = write_store(tmp_path / "x", volume(1), "0.5", codecs=codecs)
+def test_codecs_that_are_not_read(tmp_path, names, says):
+    given = [name if isinstance(name, dict) else {"name": name, "configuration": {}} for name in names]
+    folder = write_store(tmp_path / "x", volume(1), "0.5", codecs=given)
     assert says in refused(DataError, read_image, folder)
 
 
@@ -215,18 +309,23 @@ def test_shards_that_lie(tmp_path):
     folder = write_store(tmp_path / "x", volume(1), "0.5", shard=True)
     chunk = folder / "0/c/0/0/0/0"
     content, record = chunk.read_bytes(), json.loads((folder / "0/zarr.json").read_text())
-    chunk.write_bytes(content[:-20] + struct.pack("<QQ", 2**62, 2**62) + b"\0" * 4)
-    assert "is damaged: its pixels" in refused(DataError, read_image, folder)
-    chunk.write_bytes(content[:30])
-    assert "is damaged: its pixels" in refused(DataError, read_image, folder)
+    index = content[-16 * 12 - 4 : -4]
+    longer = index[:-16] + struct.pack("<QQ", 2**62, 2**62)
+    for wrong in (content[: -len(longer) - 4] + longer + checksum(longer), content[:-4] + b"\0" * 4, content[:30]):
+        chunk.write_bytes(wrong)
+        assert "is damaged: its pixels" in refused(DataError, read_image, folder)
+    chunk.write_bytes(content)
     shard = record["codecs"][0]["configuration"]
     for wrong, says in (
         ({"chunk_shape": [1, 1, 1, 1]}, "too many or too large"),
-        ({"codecs": record["codecs"]}, "in an order that makes no array: sharding_indexed"),
-        ({"index_codecs": [{"name": "bytes"}, {"name": "gzip"}]}, "has shards whose index is compressed"),
+        ({"codecs": record["codecs"]}, "uses the codec 'sharding_indexed'"),
+        (
+            {"index_codecs": [{"name": "bytes"}, {"name": "gzip"}]},
+            "is a variant of OME-Zarr that img2img cannot decode",
+        ),
     ):
-        codecs = [{"name": "sharding_indexed", "configuration": shard | wrong}]
-        write_json(folder / "0/zarr.json", record | {"codecs": codecs})
+        given = [{"name": "sharding_indexed", "configuration": shard | wrong}]
+        write_json(folder / "0/zarr.json", record | {"codecs": given})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(zarr, "MAX_CHUNKS", 1000)
             assert says in refused(DataError, read_image, folder)

@@ -18,8 +18,7 @@ import numpy as np
 from img2img.data.descriptions import MICROMETRES, all_names, size_of
 from img2img.data.picture import Header, Picture, Source, Stated
 from img2img.data.tiff_write import DESCRIPTION, Details
-from img2img.data.zarr import ZarrArray
-from img2img.errors import DataError, ModelFileError, quote
+from img2img.errors import DataError, ModelFileError, install_hint, quote
 from img2img.runtime.records import from_json, read_text
 
 AXES = "tczyx"
@@ -171,8 +170,12 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     """Open the largest level of an image; yield its header, and a function that reads it.
 
     Raises:
-        DataError: if the folder holds none, or one of axes or values that are not read.
+        DataError: if the folder holds none, or one of axes or values that are not read, or zarr is not installed.
     """
+    try:
+        from img2img.data.zarr import ZarrArray  # imported late: it needs the extra [zarr]
+    except ModuleNotFoundError as error:
+        raise DataError(install_hint("Reading OME-Zarr", "zarr", "zarr")) from error
     ome = _metadata(folder)
     if ome.plate is not None:
         raise DataError(f"{quote(folder)} is a plate of images, not an image; give it as the table.")

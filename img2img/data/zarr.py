@@ -1,19 +1,25 @@
-"""Arrays in Zarr folders, of formats 2 and 3: their metadata, and their chunks, decoded by imagecodecs.
+"""Arrays in Zarr folders, of formats 2 and 3, which the zarr package reads from metadata that are checked first.
 
-A store may be hostile. The metadata are checked before a chunk is opened; every decoder is told how many bytes a chunk
-may become; codecs that could execute anything, such as pickle, do not exist here; and no chunk lies outside the store.
+A store may be hostile. zarr does not read its metadata, but gets a document of format 3 that is made of those that have
+been checked here, and no codec but those listed here. Chunks are decompressed by imagecodecs, which is told how many
+bytes one may become, where numcodecs allocates whatever a chunk states. No chunk lies outside the store.
 """
 
 import math
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
+import imagecodecs
 import numpy as np
+import zarr
 from annotated_types import Interval, Len
+from zarr.abc.buffer import Buffer
+from zarr.abc.codec import BytesBytesCodec, Codec
+from zarr.codecs import ShardingCodec
+from zarr.storage import LocalStore, StorePath
 
 from img2img.data.picture import DTYPES, Array
 from img2img.errors import DataError, quote
@@ -21,11 +27,10 @@ from img2img.runtime.records import from_json, read_text
 
 MAX_CHUNKS = 2**16  # of an array, or in a shard
 MAX_CHUNK = 2**28  # values of a chunk
-MISSING = 2**64 - 1  # place of a chunk that a shard does not hold
 Shape = Annotated[tuple[Annotated[int, Interval(ge=1, le=2**31)], ...], Len(2, 5)]
 COMPRESSORS = ("blosc", "zstd", "gzip", "zlib", "lz4")
-KINDS = {"transpose": "t", "bytes": "b", "sharding_indexed": "s", **dict.fromkeys((*COMPRESSORS, "crc32c"), "c")}
-ORDER, ORDER_IN_SHARD = "t*[bs]c*", "t*bc*"
+INNER = ("transpose", "bytes", "crc32c", *COMPRESSORS)
+OUTER = (*INNER, "sharding_indexed")
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,22 @@ class _Array2:
     chunks: Shape
     dtype: str
     compressor: dict[str, Any] | None
-    fill_value: float | str | None = 0
+    fill_value: int | float | str | None = 0
     filters: list[dict[str, Any]] | None = None
     order: Literal["C", "F"] = "C"
     dimension_separator: Literal[".", "/"] = "."
 
-    def layout(self) -> dict[str, Any]:
-        dtype = np.dtype(self.dtype)
-        codecs = [_Codec("transpose", {"order": list(range(len(self.shape)))[::-1]})] if self.order == "F" else []
-        codecs.append(_Codec("bytes", {"endian": "big" if self.dtype.startswith(">") else "little"}))
-        codecs += [_Codec(str(one.get("id"))) for one in self.filters or ()]
-        codecs += [_Codec(str(self.compressor.get("id")))] if self.compressor else []
-        return {
-            "dtype": str(dtype.name),
-            "chunks": self.chunks,
-            "codecs": codecs,
-            "separator": self.dimension_separator,
-        }
+    def as_format_3(self) -> "_Array3":
+        axes = list(range(len(self.shape)))
+        packing = [*(self.filters or ()), *([self.compressor] if self.compressor else ())]
+        codecs = [
+            _Codec("transpose", {"order": axes if self.order == "C" else axes[::-1]}),
+            _Codec("bytes", {"endian": "big" if self.dtype.startswith(">") else "little"}),
+            *(_Codec(str(codec.get("id"))) for codec in packing),
+        ]
+        grid = _Codec("regular", {"chunk_shape": self.chunks})
+        keys = _Codec("v2", {"separator": self.dimension_separator})
+        return _Array3(3, "array", self.shape, np.dtype(self.dtype).name, grid, keys, codecs, self.fill_value)
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,10 @@ class _Array3:
     chunk_grid: _Codec
     chunk_key_encoding: _Codec
     codecs: list[_Codec]
-    fill_value: float | str | None = 0
+    fill_value: int | float | str | None = 0
 
-    def layout(self) -> dict[str, Any]:
-        chunks = tuple(self.chunk_grid.configuration["chunk_shape"])
-        default = self.chunk_key_encoding.name == "default"
-        separator = self.chunk_key_encoding.configuration.get("separator", "/" if default else ".")
-        prefix = "c" + separator if default else ""
-        return {
-            "dtype": self.data_type, "chunks": chunks, "codecs": self.codecs, "separator": separator, "prefix": prefix,
-        }  # fmt: skip
+    def as_format_3(self) -> "_Array3":
+        return self
 
 
 @dataclass(frozen=True)
@@ -94,126 +92,115 @@ class ZarrArray:
         shape: of the array.
         dtype: type of its values, one of `DTYPES`.
         chunks: shape of a chunk.
-        codecs: what a chunk has gone through, the first first.
-        separator: of the numbers in the name of a chunk.
-        prefix: of these names.
-        fill: the value of chunks that are not there.
+        whole: what zarr reads: the array, continued to a multiple of its chunks.
     """
 
     folder: Path
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...]
-    codecs: Sequence[_Codec]
-    separator: str
-    fill: float
-    prefix: str = ""
+    whole: Any
 
     @classmethod
     def open(cls, folder: Path) -> "ZarrArray":
-        """Read the metadata of an array.
+        """Check the metadata of an array.
 
         Raises:
-            DataError: if there is none, or it is too large or of a kind that is not read.
-            ModelFileError: if its metadata are damaged.
+            DataError: if there is none, or it is too large or of a kind that is not read. Damaged ones raise anything.
         """
-        for name, kind in (("zarr.json", _Array3), (".zarray", _Array2)):
-            if (folder / name).is_file():
-                known: Any = from_json(kind, read_text(folder / name), quote(folder / name))
-                array = cls(folder, known.shape, fill=float(known.fill_value or 0), **known.layout())
-                array._check()
-                return array
-        raise DataError(f"{quote(folder)} does not hold a Zarr array.")
-
-    def _check(self) -> None:
-        name = quote(self.folder)
-        if self.dtype not in DTYPES:
-            raise DataError(f"{name} holds {self.dtype[:60]} values; img2img supports {', '.join(DTYPES)}.")
-        if self.separator not in (".", "/"):
-            raise DataError(f"{name} separates the names of its chunks by {self.separator[:9]!r}, not by . or /.")
-        _check_chunks(self.chunks, self.shape, name)
-        _check_codecs(self.codecs, len(self.shape), name)
+        kinds: dict[str, Any] = {"zarr.json": _Array3, ".zarray": _Array2}
+        name = next((name for name in kinds if (folder / name).is_file()), None)
+        if name is None:
+            raise DataError(f"{quote(folder)} does not hold a Zarr array.")
+        known = from_json(kinds[name], read_text(folder / name), quote(folder / name)).as_format_3()
+        if (dtype := known.data_type) not in DTYPES:
+            raise DataError(f"{quote(folder)} holds {dtype[:60]} values; img2img supports {', '.join(DTYPES)}.")
+        chunks = tuple(known.chunk_grid.configuration["chunk_shape"])
+        codecs = _codecs(known.codecs, known.shape, chunks, np.dtype(dtype).itemsize, quote(folder), OUTER)
+        shape = [n * chunk for n, chunk in zip(_grid(known.shape, chunks), chunks, strict=True)]
+        document = asdict(known) | {"codecs": codecs, "shape": shape, "fill_value": known.fill_value or 0}
+        store = StorePath(LocalStore(folder, read_only=True))
+        return cls(folder, known.shape, dtype, chunks, zarr.Array.from_dict(store, document))
 
     def read(self) -> Array:
-        """Return all values; those of a chunk that is not there are `fill`, which is how stores leave out empty ones.
+        """Return all values; those of a chunk that is not there are filled in, as stores leave out empty ones.
 
         Raises:
             DataError: if there is no chunk at all, or one lies outside the store. Damaged chunks raise anything.
         """
-        out, found = self._empty(self.shape), False
-        inside = os.path.realpath(self.folder)
-        for number in np.ndindex(*_grid(self.shape, self.chunks)):
-            path = self.folder / (self.prefix + self.separator.join(map(str, number)))
-            if not path.is_file():
-                continue
-            if not Path(os.path.realpath(path)).is_relative_to(inside):
-                raise DataError(f"{quote(path)} leads outside of its store; copy the file there.")
-            found = True
-            self._put(out, number, self.chunks, self._decoded(self._content(path), self.chunks, self.codecs))
-        if not found:
+        if not any([self._holds(number) for number in np.ndindex(*_grid(self.shape, self.chunks))]):  # check them all
             raise DataError(f"{quote(self.folder)} holds none of its chunks; it may not have been copied completely.")
+        # zarr decodes ten chunks at once, and loads those that it needs of a part of a shard, which may overlap
+        alone = self.whole.shards or math.prod(self.chunks) > MAX_CHUNK // 10
+        step = self.chunks if alone else self.shape
+        out = np.empty(self.shape, self.dtype)
+        for number in np.ndindex(*_grid(self.shape, step)):
+            place = tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, step, strict=True))
+            out[place] = self.whole[place][tuple(slice(n) for n in out[place].shape)]
         return out
 
-    def _empty(self, shape: tuple[int, ...]) -> Array:
-        dtype = np.dtype(self.dtype)
-        return np.full(shape, dtype.type(int(self.fill) if dtype.kind in "iu" else self.fill))
-
-    def _content(self, path: Path) -> bytes:
-        limit = _limit(self._size(self.chunks)) + 16 * MAX_CHUNKS
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
+    def _holds(self, number: tuple[int, ...]) -> bool:
+        path = self.folder / self.whole.metadata.encode_chunk_key(number)
+        if not path.exists():
+            return False
+        if not path.is_file():
+            raise DataError(f"{quote(path)} is not a regular file.")
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder)):
+            raise DataError(f"{quote(path)} leads outside of its store; copy the file there.")
+        size = math.prod(self.chunks) * np.dtype(self.dtype).itemsize
+        if path.stat().st_size > _limit(size) + 16 * MAX_CHUNKS:
             raise DataError(f"{quote(path)} is larger than the values it should hold.")
-        return content
-
-    def _size(self, shape: tuple[int, ...]) -> int:
-        return math.prod(shape) * np.dtype(self.dtype).itemsize
-
-    @staticmethod
-    def _put(out: Array, number: Sequence[int], chunks: Sequence[int], values: Array) -> None:
-        """Put a chunk into its place; what reaches beyond the array is left out."""
-        place = tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, chunks, strict=True))
-        out[place] = values[tuple(slice(0, n) for n in out[place].shape)]
-
-    def _decoded(self, data: bytes, shape: tuple[int, ...], codecs: Sequence[_Codec]) -> Array:
-        """Return a chunk of that shape from its bytes."""
-        first, *others = codecs
-        if first.name == "transpose":
-            order = first.configuration["order"]
-            return self._decoded(data, tuple(shape[i] for i in order), others).transpose(np.argsort(order))
-        size = self._size(shape)
-        for i in reversed(range(len(others))):
-            data = _unpacked(others[i].name, data, size if i == 0 else _limit(size))
-        if first.name == "bytes":
-            big = first.configuration.get("endian", "little") == "big"
-            return np.frombuffer(data, np.dtype(self.dtype).newbyteorder(">" if big else "<")).reshape(shape)
-        return self._shard(data, shape, first.configuration)
-
-    def _shard(self, data: bytes, shape: tuple[int, ...], configuration: dict[str, Any]) -> Array:
-        """Return a chunk that is a shard: chunks one after another, and an index of their offsets and lengths."""
-        chunks = tuple(configuration["chunk_shape"])
-        _check_chunks(chunks, shape, quote(self.folder))
-        grid = _grid(shape, chunks)
-        length = 16 * math.prod(grid) + 4  # with a checksum
-        at_end = configuration.get("index_location", "end") == "end"
-        index = np.frombuffer(data[-length:-4] if at_end else data[: length - 4], "<u8").reshape(*grid, 2)
-        out = self._empty(shape)
-        codecs = [_Codec(**codec) for codec in configuration["codecs"]]
-        for number in np.ndindex(*grid):
-            start, count = map(int, index[number])
-            if start != MISSING:
-                self._put(out, number, chunks, self._decoded(data[start : start + count], chunks, codecs))
-        return out
+        return True
 
 
-def _unpacked(codec: str, data: bytes, size: int) -> bytes:
-    """Return what compressed bytes are, which may be at most `size` bytes; a checksum is left out."""
-    import imagecodecs
+@dataclass(frozen=True)
+class _Unpacking(BytesBytesCodec):
+    """Decompress chunks into at most `limit` bytes."""
 
-    if codec == "crc32c":
-        return data[:-4]
-    options = {"header": True} if codec == "lz4" else {}
-    return bytes(getattr(imagecodecs, f"{codec}_decode")(data, out=size, **options))
+    codec: str
+    limit: int
+    is_fixed_size = False
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> Buffer:
+        options = {"header": True} if self.codec == "lz4" else {}
+        decode = getattr(imagecodecs, f"{self.codec}_decode")
+        decoded = decode(chunk_data.as_numpy_array(), out=self.limit, **options)
+        return cast("Buffer", chunk_spec.prototype.buffer.from_bytes(decoded))
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        raise NotImplementedError("the index of a shard is compressed, which is not supported")
+
+
+def _codecs(
+    given: Sequence[_Codec], shape: Sequence[int], chunks: Sequence[int], size: int, where: str, known: Sequence[str]
+) -> list[Codec | dict[str, Any]]:
+    """Check the codecs of chunks of values of `size` bytes, all of which must be `known`; return them for zarr."""
+    if len(chunks) != len(shape) or not all(isinstance(n, int) and n > 0 for n in chunks):
+        raise DataError(f"{where} is damaged: its chunks have the shape {str(chunks)[:60]}, the array {tuple(shape)}.")
+    if math.prod(_grid(shape, chunks)) > MAX_CHUNKS or math.prod(chunks) > MAX_CHUNK:
+        raise DataError(
+            f"{where} has chunks of {tuple(chunks)} in {tuple(shape)}, too many or too large; write it again."
+        )
+    result: list[Codec | dict[str, Any]] = []
+    for codec in given:
+        if codec.name not in known:
+            raise DataError(f"{where} uses the codec {codec.name[:60]!r}; img2img reads {', '.join(COMPRESSORS)}.")
+        if codec.name == "sharding_indexed":
+            parts = codec.configuration
+            inner, index = ([_Codec(**one) for one in parts[kind]] for kind in ("codecs", "index_codecs"))
+            result.append(
+                ShardingCodec(
+                    chunk_shape=parts["chunk_shape"],
+                    codecs=_codecs(inner, chunks, parts["chunk_shape"], size, where, INNER),
+                    index_codecs=_codecs(index, chunks, chunks, size, where, INNER),
+                    index_location=parts.get("index_location", "end"),
+                )
+            )
+        elif codec.name in COMPRESSORS:
+            result.append(_Unpacking(codec.name, _limit(math.prod(chunks) * size)))
+        else:
+            result.append(asdict(codec))
+    return result
 
 
 def _grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
@@ -223,27 +210,3 @@ def _grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
 def _limit(size: int) -> int:
     """Return the most bytes that `size` bytes take while they are compressed."""
     return size + size // 8 + 4096
-
-
-def _check_chunks(chunks: Sequence[Any], shape: Sequence[int], name: str) -> None:
-    if len(chunks) != len(shape) or not all(isinstance(n, int) and n > 0 for n in chunks):
-        raise DataError(f"{name} is damaged: its chunks have the shape {str(chunks)[:60]}, the array {shape}.")
-    if math.prod(_grid(shape, chunks)) > MAX_CHUNKS or math.prod(chunks) > MAX_CHUNK:
-        raise DataError(f"{name} has chunks of {tuple(chunks)} in {shape}, too many or too large; write it again.")
-
-
-def _check_codecs(codecs: Sequence[_Codec], axes: int, name: str, order: str = ORDER) -> None:
-    """Raise DataError unless all codecs are known, and in order: transposed, as bytes or as a shard, and compressed."""
-    names = [codec.name for codec in codecs]
-    if unknown := [codec for codec in names if codec not in KINDS]:
-        raise DataError(f"{name} uses the codec {unknown[0][:60]!r}; img2img reads {', '.join(COMPRESSORS)}.")
-    if not re.fullmatch(order, "".join(KINDS[codec] for codec in names)):
-        raise DataError(f"{name} has codecs in an order that makes no array: {', '.join(names)[:60]}.")
-    for codec in codecs:
-        given = codec.configuration
-        if codec.name == "transpose" and sorted(given["order"]) != list(range(axes)):
-            raise DataError(f"{name} is damaged: {str(given['order'])[:60]} is no order of its axes.")
-        if codec.name == "sharding_indexed":
-            _check_codecs([_Codec(**inner) for inner in given["codecs"]], axes, name, ORDER_IN_SHARD)
-            if [inner["name"] for inner in given["index_codecs"]] != ["bytes", "crc32c"]:
-                raise DataError(f"{name} has shards whose index is compressed; write it again.")
