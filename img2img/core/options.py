@@ -150,7 +150,7 @@ class ResidualConfig(NoiseConfig):
     """The options of residual networks under a class, with the defaults of SAGAN."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "norm", "d_norm")
+    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "norm", "d_norm", "pack", "weight_norm")
 
     objective: Objective = "hinge"
     spectral: Annotated[bool, "Spectral normalization in both networks (Miyato et al. 2018)."] = True

@@ -9,16 +9,7 @@ from torch import Tensor
 
 Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arrays
 TranslationMethod = Literal[
-    "cyclegan",
-    "pix2pix",
-    "discogan",
-    "dualgan",
-    "cut",
-    "fastcut",
-    "bicyclegan",
-    "icgan",
-    "stargan",
-    "local",
+    "cyclegan", "pix2pix", "discogan", "dualgan", "cut", "fastcut", "bicyclegan", "icgan", "stargan", "local"
 ]
 SamplingMethod = Literal[
     "gan",

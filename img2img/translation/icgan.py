@@ -83,7 +83,7 @@ class IcGAN(Method):
         editor: Any = self.uses["edit"].network
         self.g, self.e_z, self.noise = editor.g, editor.e_z, Noise(config.latent, config.noise)
         d = LabelledDiscriminator(builders.d(channels + classes, facts.size, config), classes)
-        self.d = regularised(d, config.spectral)
+        self.d = regularised(d, config.spectral, config.weight_norm, config.d_dropout)
         self.e_y = init_weights(Encoder(channels, classes, facts.size, config.e_width, "batch"))
         g_lr, d_lr = learning_rates(config)
         self.player("G", self.g, lr=g_lr, optimizer=adam(config.beta1, config.beta2))

@@ -20,6 +20,7 @@ class ACGANConfig(o.NoiseConfig):
     """AC-GAN's options."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
+    unused: ClassVar[tuple[str, ...]] = ("pack",)
 
     lambda_class: Annotated[float, "Weight of the classification loss.", o.WEIGHT] = 1.0
 

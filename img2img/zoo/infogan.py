@@ -24,7 +24,7 @@ ROWS = 8  # of the sample grid
 class InfoGANConfig(o.NoiseConfig):
     """InfoGAN's options, with the defaults of the authors' code for MNIST."""
 
-    unused: ClassVar[tuple[str, ...]] = ("noise",)
+    unused: ClassVar[tuple[str, ...]] = ("noise", "pack", "clamp", "clamp_low", "clamp_high")
 
     codes: Annotated[int, "Values of the categorical code.", Within(2, 1000)] = 10
     continuous: Annotated[int, "Number of continuous codes.", Within(0, 1000)] = 2

@@ -26,7 +26,9 @@ class StackGANConfig(o.NoiseConfig):
     """StackGAN's options, with the defaults of section 4 and the authors' code."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "noise", "n_critic")
+    unused: ClassVar[tuple[str, ...]] = (
+        "network", "depth", "noise", "n_critic", "pack", "clamp", "clamp_low", "clamp_high",
+    )  # fmt: skip
 
     code: Annotated[int, "Length of the code of a class.", Within(1, 2**16)] = 128
     blocks: Annotated[int, "Residual blocks of the second stage.", Within(0, 1000)] = 4
@@ -57,8 +59,9 @@ class StackGAN(Method):
         channels, k = facts.channels["image"] + len(facts.classes), len(facts.classes)
         self.g: Stacked = self.uses["sample"].network  # type: ignore[assignment]
         self.noise = Noise(config.latent + 2 * config.code)
+        parts = config.spectral, config.weight_norm, config.d_dropout
         self.d_small, self.d = (
-            LabelledDiscriminator(regularised(FROM_NOISE["dcgan"].d(channels, size, config), config.spectral), k)
+            LabelledDiscriminator(regularised(FROM_NOISE["dcgan"].d(channels, size, config), *parts), k)
             for size in (facts.size // 2, facts.size)
         )
         self.referee = Referee(config, config.d_norm, option="--d-norm")
