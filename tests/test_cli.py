@@ -178,7 +178,7 @@ def completions(monkeypatch, command_line, *words):
 
 def test_the_shell_completes_commands_options_and_names(monkeypatch, command_line):
     assert completions(monkeypatch, command_line, "train", "wg") == ["wgan", "wgan_gp"]
-    assert completions(monkeypatch, command_line, "train", "wgan", "--weight") == ["--weight-clip"]
+    assert completions(monkeypatch, command_line, "train", "wgan", "--weight-c") == ["--weight-clip"]
     found = completions(monkeypatch, command_line, "train", "cyclegan", "--generator", "resnet_")
     assert found == ["resnet_3", "resnet_6", "resnet_9"]
     assert completions(monkeypatch, command_line, "equalize", "fit", "--model", "lo") == ["local", "local+field"]

@@ -172,7 +172,7 @@ def test_sizes_of_began(size):
 
 
 def test_began_refuses_other_sizes():
-    answer = "began networks do not support --size 48; use one of 16, 32, 64, 128, 256."
+    answer = "began networks do not support --size 48; use one of 8, 16, 32, 64, 128, 256."
     assert refused(ConfigError, BEGANGenerator, 5, 2, 48) == refused(ConfigError, BEGANEncoder, 2, 48) == answer
 
 

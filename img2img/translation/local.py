@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from img2img.core.method import Batch, Image, Label, Method, Scalars, Use, adam
 from img2img.core.needs import Facts, Needs
 from img2img.core.objectives import OBJECTIVES
-from img2img.core.options import WEIGHT, Decay, LambdaGP, Objective, Spectral
+from img2img.core.options import WEIGHT, DDropout, Decay, LambdaGP, Objective, Spectral, WeightNorm
 from img2img.core.penalties import gradient_penalty
 from img2img.errors import ConfigError, choose
 from img2img.networks.layers import ConditionalConv, ReflectPad, he_init
@@ -42,6 +42,8 @@ class LocalConfig(Options):
     objective: Objective = "wasserstein"
     lambda_gp: LambdaGP = 10.0
     spectral: Spectral = False
+    weight_norm: WeightNorm = False
+    d_dropout: DDropout = 0.0
     lambda_mean: Annotated[float, "Weight of the local mean of the edit; preserves intensities.", WEIGHT] = 1.0
     lambda_edit: Annotated[float, "Weight of the squared edit.", WEIGHT] = 0.003
     lr: o.LearningRate = 1e-3
