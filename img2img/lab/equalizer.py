@@ -56,7 +56,8 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Move images of several batches onto one of them, and keep what differs within a batch.
 
     It follows scikit-learn's conventions: `fit` learns from images and the names of their batches, `transform` applies.
-    Results have the kind, axes, size and type of the input; images of the target batch are returned bit for bit.
+    Results have the kind, axes, size and type of the input; images of the target batch are returned bit for bit, unless
+    `plate_position` corrects a trend of its own.
     Images are arrays, or a `Manifest`: the files that a table names. In a Pipeline, metadata routing hands the batches,
     controls, groups and labels on to it.
 

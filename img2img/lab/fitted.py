@@ -85,7 +85,8 @@ class Learned:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(Learned):
-    """Everything that a fit learned. Images are (C, H, W); those of the target and of unknown batches stay as they are.
+    """Everything that a fit learned. Images are (C, H, W); those of unknown batches stay as they are, and those of the
+    target unless trends along its plate are corrected.
 
     `familiarity` holds the features of the fitted images.
     """

@@ -66,6 +66,12 @@ def learn(p: Parameters, design: Design) -> Fitted:
     for note in design.notes:
         notes(note)
     on_controls = design.control is not None
+    if p.plate_position and not on_controls:
+        raise InputError(
+            "plate_position learns trends from controls, since one of the treated wells may be the effect; name the "
+            "controls, or leave plate_position out."
+        )
+    plate = plate_of(design.groups) if p.plate_position else None
     rules.refuse_confounded(design.batch, design.label, on_controls, p.allow_confounded, notes)
     if not on_controls:
         notes("No controls were named: every difference between the batches is taken for the batch effect.")
@@ -92,12 +98,6 @@ def learn(p: Parameters, design: Design) -> Fitted:
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
     target_number = None if target == "mean" else names.index(target)
-    if p.plate_position and not on_controls:
-        raise InputError(
-            "plate_position learns trends from controls, since one of the treated wells may be the effect; name the "
-            "controls, or leave plate_position out."
-        )
-    plate = plate_of(design.groups) if p.plate_position else None
     wells = None if plate is None else np.array([centred(group, plate) for group in groups])
     measured = Remembered(kept)
     with ThreadPoolExecutor(checks.threads(p.n_jobs)) as pool:
