@@ -5,8 +5,8 @@
 
 MNIST is its four IDX files, and facades `train` and `val` of side-by-side photos and label maps. `--only` takes names
 of jobs or of their groups; `--share` shortens every run. Each job is a process of its own: one that fails has its error
-as its result. Writes results.json as jobs end, a grid of samples per job, and a table; a call that is repeated with the
-same --runs goes on with the jobs that are missing.
+as its result. Writes results.json and results.md as jobs end, and a grid of samples per job; a call that is repeated
+with the same --runs goes on with the jobs that are missing.
 """
 
 import argparse
@@ -66,9 +66,9 @@ JOBS = {
     "pack 1": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH),
     "pack 2": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"pack": 2, "batch_size": 128}),
     "icgan": Job("edits", "icgan", "mnist", "edits", 6000, EDITS),
-    "icgan, hues": Job("edits", "icgan", "hues", "edits", 6000, EDITS),
+    "icgan hues": Job("edits", "icgan", "hues", "edits", 6000, EDITS),
     "sagan": Job("classes", "sagan", "mnist", "as_asked", 3000, RESIDUAL),
-    "biggan": Job("classes", "biggan", "mnist", "truncations", 2500, RESIDUAL),
+    "biggan": Job("classes", "biggan", "mnist", "truncations", 2500, RESIDUAL | {"lr": 2e-4}),
     "stackgan": Job("classes", "stackgan", "mnist", "as_asked", 6000, SMOOTH),
     "cyclegan": Job("facades", "cyclegan", "facades", "sides", 2500, SIDES),
     "discogan": Job("facades", "discogan", "facades", "sides", 2500, SIDES),
@@ -76,22 +76,22 @@ JOBS = {
     "cut": Job("facades", "cut", "facades", "sides", 2500, SIDES),
     "fastcut": Job("facades", "fastcut", "facades", "sides", 2500, SIDES),
     "bicyclegan": Job("facades", "bicyclegan", "labels", "outputs", 3000, SIDES),
-    "ring: gan": Job("ring", "gan", "ring", "points", 5000, RING),
-    "ring: unrolled": Job("ring", "unrolled", "ring", "points", 5000, RING),
-    "ring: ebgan": Job("ring", "ebgan", "ring", "points", 5000, RING | CODED),
-    "ring: began": Job("ring", "began", "ring", "points", 5000, RING | CODED),
-    "ring: gan, longer": Job("ring", "gan", "ring", "points", 30000, RING),
-    "ring: ebgan, longer": Job("ring", "ebgan", "ring", "points", 15000, RING | CODED),
-    "ring: began, longer": Job("ring", "began", "ring", "points", 15000, RING | CODED),
-    "lapgan": Job("digits", "lapgan", "mnist", "digits", 5000, SMOOTH),
+    "ring gan": Job("ring", "gan", "ring", "points", 5000, RING),
+    "ring unrolled": Job("ring", "unrolled", "ring", "points", 5000, RING),
+    "ring ebgan": Job("ring", "ebgan", "ring", "points", 5000, RING | CODED),
+    "ring began": Job("ring", "began", "ring", "points", 5000, RING | CODED),
+    "ring gan longer": Job("ring", "gan", "ring", "points", 30000, RING),
+    "ring ebgan longer": Job("ring", "ebgan", "ring", "points", 15000, RING | CODED),
+    "ring began longer": Job("ring", "began", "ring", "points", 15000, RING | CODED),
+    "lapgan": Job("digits", "lapgan", "mnist", "digits", 4000, SMOOTH),
     "ebgan": Job("digits", "ebgan", "mnist", "digits", 5000, SMOOTH),
     "began": Job("digits", "began", "mnist", "digits", 5000, SMOOTH),
     "dcgan": Job("digits", "dcgan", "mnist", "digits", 5000, SMOOTH),
-    "gan": Job("digits", "gan", "mnist", "digits", 5000, DIGITS),
-    "unrolled": Job("digits", "unrolled", "mnist", "digits", 5000, DIGITS),
+    "gan": Job("digits", "gan", "mnist", "digits", 4000, DIGITS),
+    "unrolled": Job("digits", "unrolled", "mnist", "digits", 4000, DIGITS),
     "pack 4": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"pack": 4, "batch_size": 256}),
-    "pack 1, small D": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"d_width": 8}),
-    "pack 2, small D": Job(
+    "small D pack 1": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"d_width": 8}),
+    "small D pack 2": Job(
         "stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"d_width": 8, "pack": 2, "batch_size": 128}
     ),
 }
@@ -262,6 +262,8 @@ def edits(model, args):
     `right` is the share of edits to another class that are named as asked. A hue has to leave the digit: `kept`. The
     error is that of reconstructions, and `blank` that of the median image.
     """
+    from img2img.runs.record import read_log
+
     found, n = mnist(args.runs), 300
     digits, labels = found["test"][:n], found["test_labels"][:n]
     in_hues = len(model.classes) == 3
@@ -274,6 +276,7 @@ def edits(model, args):
         rows["kept"] = np.mean([(x == labels)[classes != k].mean() for k, x in enumerate(grey)])
     same = np.stack(list(made.values()))[classes, np.arange(n)]
     rows |= {"error": off(same, images), "blank": off(np.median(images, 0), images)}
+    rows["E_y right"] = read_log(model.path.parent / "log.jsonl")[-1].values["y_accuracy"]
     return rows, {"input": images[:12]} | {k: x[:12] for k, x in made.items()}, None
 
 
@@ -401,21 +404,26 @@ def apart(name, seed, args):
     return {"job": name, "seed": seed} | json.loads(kept.read_text())
 
 
-def table(rows):
-    """Print mean, least and most over seeds."""
-    for name in dict.fromkeys(row["job"] for row in rows):
-        some = [row for row in rows if row["job"] == name]
-        good = [row for row in some if "failed" not in row]
+def page(rows):
+    """Return a table of all jobs in Markdown: means over seeds, least and most, and the grid of the first seed."""
+    lines = ["| job | steps | seconds | measured | grid |", "|---|---|---|---|---|"]
+    for name in sorted(dict.fromkeys(row["job"] for row in rows), key=list(JOBS).index):
+        every = [row for row in rows if row["job"] == name]
+        good = [row for row in every if "failed" not in row]
+        for row in every:
+            if "failed" in row:
+                lines.append(f"| {name}, seed {row['seed']} | | | failed: {row['failed'].splitlines()[-1:]} | |")
         if not good:
-            print(f"{name:20} failed: {some[0]['failed'].splitlines()[-1:]}")
             continue
         figures = []
-        for key in good[0]:
+        for key in (k for k in good[0] if k not in ("job", "seed", "steps", "seconds", "cpu")):
             values = [row[key] for row in good]
-            if key not in ("job", "seed", "steps", "cpu"):
-                spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
-                figures.append(f"{key} {statistics.mean(values):.4g}{spread}")
-        print(f"{name:20} {good[0]['steps']} steps: {', '.join(figures)}")
+            between = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
+            figures.append(f"{key} {statistics.mean(values):.4g}{between}")
+        seconds = statistics.mean(row["seconds"] for row in good)
+        grid = f"[{name}]({file_name(name)}_{good[0]['seed']}.png)"
+        lines.append(f"| {name} | {good[0]['steps']} | {seconds:.0f} | {', '.join(figures)} | {grid} |")
+    return "\n".join(lines)
 
 
 def pair(text):
@@ -451,7 +459,7 @@ def main():
     prepare(args)
     wanted = args.only.split(",") if args.only else list(JOBS)
     names = [name for name, job in JOBS.items() if name in wanted or job.group in wanted]
-    names = [name for name in names if args.facades or JOBS[name].data != "facades"]
+    names = [name for name in names if args.facades or JOBS[name].group != "facades"]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
     results: dict[str, Any] = {"machine": machine, "commit": commit, "command": " ".join(sys.argv), "jobs": []}
@@ -462,7 +470,8 @@ def main():
             results["jobs"].append(done.result())
             (args.out / "results.json").write_text(json.dumps(results, indent=1))
             print(done.result(), flush=True)
-    table(results["jobs"])
+            (args.out / "results.md").write_text(page(results["jobs"]) + "\n")
+    print(page(results["jobs"]))
 
 
 if __name__ == "__main__":
