@@ -87,6 +87,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.scales = {key: Scale.of(store.extremes, store.domain.dtype) for key, store in self.stores.items()}
         self._augment: Augment | None = None
         self._order: tuple[int, list[Array]] = (-1, [])
+        self._turns: dict[int, tuple[int, Array]] = {}  # the epoch and the order of each of the following
         self._members: list[Array] = []  # the images of each class, or of those with a label and of all: take turns
         labels = np.array(next(iter(self.domains.values())).labels)
         if unlabelled:
@@ -126,7 +127,9 @@ class Samples(Dataset[dict[str, Tensor]]):
             turn, label = divmod(n, len(self._members))
             members = self._members[label]
             epoch, position = divmod(turn, len(members))
-            return [int(np.random.default_rng((self.seed, 1, epoch, label)).permutation(members)[position])]
+            if self._turns.get(label, (-1, members))[0] != epoch:
+                self._turns[label] = epoch, np.random.default_rng((self.seed, 1, epoch, label)).permutation(members)
+            return [int(self._turns[label][1][position])]
         epoch, position = divmod(n, len(self))
         if self._order[0] != epoch:
             rng = np.random.default_rng((self.seed, 1, epoch))
