@@ -77,7 +77,7 @@ def make_plain(network, batch_norm=True):
         if isinstance(child, layers.InstanceNorm):
             setattr(network, name, nn.InstanceNorm2d(child.channels))
         elif batch_norm and isinstance(child, layers.BatchNorm):
-            own = nn.BatchNorm2d(child.channels, eps=child.eps)
+            own = nn.BatchNorm2d(child.channels, eps=child.eps, device=child.weight.device)
             own.weight, own.bias = child.weight, child.bias
             setattr(network, name, own)
         elif isinstance(child, layers.ReflectPad):
