@@ -94,7 +94,8 @@ def train(
         channel_axis: the axis of the channels in arrays and tensors; by default the last and the third from last.
         **options: the images, and the options below. Methods of two domains take `a` and `b` (folders, or arrays
             (N, H, W[, C]), tensors (N, C, H, W), or lists of arrays, tensors, PIL images and paths), `ab` or `data`;
-            the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`.
+            the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`, or `vectors`
+            if they can learn from those.
 
     Returns:
         What `img2img.load(out)` returns: a `Translator`, or the `Sampler` of a method that generates from noise.
@@ -110,7 +111,7 @@ def train(
     taken = arrays_for(needs)
     if wrong := [name for name in arrays if name not in taken]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(taken)}, not as {wrong[0]}.")
-    listed = {name: arrays.pop(name) for name in ("labels",) if name in arrays}
+    listed = {name: arrays.pop(name) for name in ("labels", "vectors") if name in arrays}
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
@@ -160,7 +161,7 @@ def train(
             f"--batch-size {train_config.batch_size} makes no packs of {pack} images; use a multiple of {pack}."
         )
     torch.manual_seed(train_config.seed)
-    built = method_class(method_config, Facts(data_config.size, opened.train.channels, opened.train.classes))
+    built = method_class(method_config, opened.train.facts)
     refuse_wrong_size(built, data_config.size)
 
     facts = facts_of(method, built, opened, runtime.world_size)
@@ -294,7 +295,7 @@ def sample(
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     (chosen,) = split(options, SampleOptions)
     if out is None:
-        return model(n, chosen.seed, label=chosen.label, batch_size=chosen.batch_size)
+        return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
     return write_samples(model, n, Path(out), chosen, progress)
 
 

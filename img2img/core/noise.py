@@ -16,6 +16,7 @@ from img2img.networks import FROM_NOISE
 from img2img.networks.conditional import LabelledGenerator
 
 SHOWN = 64  # images of the sample grid
+ROWS, COLUMNS = 8, 32  # of the grid of a method with classes, which has a column for each
 
 
 class FromNoise(Method):
@@ -130,8 +131,11 @@ class FromNoise(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        labels = torch.arange(SHOWN, device=self.fixed_noise.device) % max(len(self.facts.classes), 1)
-        return {"": self.g(self.fixed_noise, *[labels][: len(self.uses["sample"].inputs) - 1])}
+        """Return images of the fixed noise; with classes, a column for each, whose rows have the same noise."""
+        if not self.uses["sample"].labelled:
+            return {"": self.g(self.fixed_noise)}
+        noise, names = self.fixed_noise[:ROWS], self.facts.classes[:COLUMNS]
+        return {name: self.g(noise, torch.full((ROWS,), k, device=noise.device)) for k, name in enumerate(names)}
 
 
 def drawing(config: Any, facts: Facts, classes: int = 0, codes: int = 0) -> dict[str, Use]:

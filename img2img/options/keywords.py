@@ -176,6 +176,7 @@ class OnlySampling(TypedDict, total=False):
     attention: int
     embedding: int
     lambda_ortho: float
+    vectors: str | None
     first_stage: float
 
 
@@ -217,6 +218,7 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
+    vectors: str | None
     truncation: float
     seed: int
     batch_size: int

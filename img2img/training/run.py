@@ -51,7 +51,7 @@ def card_of(
     facts, options, version = method.facts, flat(method.config), environment()["img2img"]
 
     def card(step: int) -> ModelCard:
-        about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes
+        about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes, facts.vector
         return ModelCard(name, options, *about, pages=pages)
 
     return card

@@ -17,8 +17,6 @@ from img2img.core.needs import Facts
 from img2img.core.noise import drawing
 from img2img.options.declared import Within
 
-ROWS = 8  # of the sample grid
-
 
 @dataclass(frozen=True)
 class InfoGANConfig(o.NoiseConfig):
@@ -84,10 +82,3 @@ class InfoGAN(WithHeads):
     def g_heads(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
         information, parts = self.information(batch, fake)
         return -self.config.lambda_info * information, parts
-
-    @torch.no_grad()
-    def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Return a column for each category; a row has the same noise."""
-        noise = self.fixed_noise[:ROWS]
-        codes = (torch.full((ROWS,), k, device=noise.device) for k in range(self.config.codes))
-        return {name: self.g(noise, code) for name, code in zip(self.facts.classes, codes, strict=True)}
