@@ -112,6 +112,13 @@ class SampleLoadOptions(Options):
 
 
 @dataclass(frozen=True)
+class ClassifyOptions(Options):
+    """Options of classifying images."""
+
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
+
+
+@dataclass(frozen=True)
 class SampleOptions(Options):
     """Options of sampling."""
 

@@ -228,6 +228,10 @@ class Sampling(TypedDict, total=False):
     overwrite: bool
 
 
+class Classifying(TypedDict, total=False):
+    device: str
+
+
 class Evaluating(Scoring, Loading, total=False):
     a: Images | None
     b: Images | None
