@@ -129,6 +129,9 @@ def _find_images(
     if vectors is not None:
         if labels is not None or getattr(config, "labels", None):
             raise ConfigError("Give labels or vectors, not both.")
+        file = Path(vectors) if isinstance(vectors, str | Path) and config.data else None
+        if file and file.suffix.lower() == ".npy" and file.resolve().is_relative_to(Path(config.data or "").resolve()):
+            raise ConfigError(f"{quote(file)} lies in the folder of images and would be read as one; move it.")
         split = _find_images(ImagesConfig(config.data, pages=config.pages), False, data)
         parts = [split.train["image"], *(split.heldout or {}).values()]
         rows = vectors_for(vectors, Path(config.data or "-"), [part.sources for part in parts])

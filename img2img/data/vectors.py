@@ -37,12 +37,10 @@ def vectors_for(source: Any, root: Path, parts: Sequence[Sequence[Header | Array
     is that of their sorted names, those of the training part first.
 
     Raises:
-        ConfigError: if a file would be taken for an image, or a CSV is given for images that are no files.
+        ConfigError: if a CSV is given for images that are no files.
         DataError: if images have no row, or there are not as many rows as images.
     """
     if not isinstance(source, str | Path) or Path(source).suffix.lower() != ".csv":
-        if isinstance(source, str | Path) and Path(source).resolve().is_relative_to(root.resolve()):
-            raise ConfigError(f"{quote(Path(source))} lies in the folder of images and would be one; move it.")
         array = vectors_of(source)
         if len(array) != (total := sum(map(len, parts))):
             raise DataError(f"There are {len(array)} vectors and {total} images; there has to be one for each image.")

@@ -237,6 +237,7 @@ def write_samples(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder for the images.")
     model = model.chosen(options)
+    model.condition([0])  # refuses a model whose vectors are missing
     known = {"model": model.digest(), "seed": options.seed} | ({"label": model.label} if model.label else {})
     known |= {"truncation": model.truncation} if model.truncation else {}
     if model.vectors is not None:
