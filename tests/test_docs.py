@@ -186,6 +186,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images(tmp_path / "shoes", 3)
     for part in ("rose", "tulip"):
         images(tmp_path / "flowers" / part, 3)
+    images(tmp_path / "new_flowers", 3)
     digits(tmp_path / "mnist")
     for part in ("train", "val"):
         images(tmp_path / "facades" / part, 3, ".jpg", 96)

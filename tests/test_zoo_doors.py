@@ -328,7 +328,7 @@ def test_walks_and_grids_go_by_vector(under_vectors, tmp_path):
     for c in range(3):
         images = under_vectors.under(VECTORS[c : c + 1])(8)
         assert all(alike(row[c], image) for row, image in zip(grid, images, strict=False))
-        assert alike(walks[c][0], images[c]) and alike(walks[c - 1][-1], images[(c - 1) % 8 if c else 2]) or c == 0
+        assert (alike(walks[c][0], images[c]) and alike(walks[c - 1][-1], images[(c - 1) % 8 if c else 2])) or c == 0
     assert len(json.loads((out / "samples.json").read_text())["vectors"]) == 64
     np.save(tmp_path / "w.npy", VECTORS[3:])
     text = refused(ConfigError, img2img.sample, under_vectors, 4, out=out, vectors=tmp_path / "w.npy")

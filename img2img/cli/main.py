@@ -128,7 +128,7 @@ def sample(
     n: Annotated[Count, typer.Option("--n", help="Number of images.")] = 64,
     **options: Any,
 ) -> None:
-    """Draw images with a model that generates them from noise: gan, dcgan, wgan, wgan_gp.
+    """Draw images with a model that generates them from noise, such as dcgan, or under a class, such as cgan.
 
     Image number i depends only on the seed and i, so a longer call continues where a shorter one ended. Running the
     command again draws only the missing images.
