@@ -108,10 +108,6 @@ class AnyTraining(Scoring, total=False):
     noise: str
     depth: int
     d_norm: str
-    pack: int
-    clamp: float
-    clamp_low: float
-    clamp_high: float
     beta2: float
     blocks: int
 
@@ -155,6 +151,10 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
+    clamp: float
+    clamp_low: float
+    clamp_high: float
+    pack: int
     warm_up: bool
     code: int
     margin: float

@@ -19,10 +19,10 @@ from img2img.options.declared import Within
 
 
 @dataclass(frozen=True)
-class InfoGANConfig(o.NoiseConfig):
+class InfoGANConfig(o.GameConfig):
     """InfoGAN's options, with the defaults of the authors' code for MNIST."""
 
-    unused: ClassVar[tuple[str, ...]] = ("noise", "pack", "clamp", "clamp_low", "clamp_high")
+    unused: ClassVar[tuple[str, ...]] = ("noise",)
 
     codes: Annotated[int, "Values of the categorical code.", Within(2, 1000)] = 10
     continuous: Annotated[int, "Number of continuous codes.", Within(0, 1000)] = 2
@@ -57,6 +57,9 @@ class InfoGAN(WithHeads):
     def columns(self) -> int:
         columns: int = self.config.codes + self.config.continuous
         return columns
+
+    def conditions(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (batch["code"],)
 
     def fake(self, batch: Batch) -> Tensor:
         """Generate as many images as the batch has; their noise and codes join the batch."""

@@ -22,13 +22,11 @@ from img2img.options.declared import Within
 
 
 @dataclass(frozen=True)
-class StackGANConfig(o.NoiseConfig):
+class StackGANConfig(o.NetworksConfig):
     """StackGAN's options, with the defaults of section 4 and the authors' code."""
 
     needs: ClassVar[Needs] = Needs(labels=True, vectors=True)
-    unused: ClassVar[tuple[str, ...]] = (
-        "network", "depth", "noise", "n_critic", "pack", "clamp", "clamp_low", "clamp_high",
-    )  # fmt: skip
+    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "noise")
 
     code: Annotated[int, "Length of the code of a class or vector.", Within(1, 2**16)] = 128
     blocks: Annotated[int, "Residual blocks of the second stage.", Within(0, 1000)] = 4
