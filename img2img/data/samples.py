@@ -101,7 +101,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def facts(self) -> Facts:
-        """What the images say to networks."""
+        """Return what the images say to networks."""
         vectors = next(iter(self.domains.values())).vectors
         return Facts(self.config.size, self.channels, self.classes, 0 if vectors is None else vectors.shape[1])
 
