@@ -151,6 +151,7 @@ def test_help_is_in_the_order_of_the_work(call):
         "evaluate",
         "compare",
         "sample",
+        "classify",
         "equalize",
         "export",
         "import",
