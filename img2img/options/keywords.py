@@ -21,6 +21,7 @@ SamplingMethod = Literal[
     "began",
     "unrolled",
     "lapgan",
+    "progan",
     "acgan",
     "infogan",
     "semigan",
@@ -166,6 +167,9 @@ class OnlySampling(TypedDict, total=False):
     unroll_lr: float
     levels: int
     coarse_width: int
+    growing: float
+    area: int
+    lambda_drift: float
     lambda_class: float
     codes: int
     continuous: int
