@@ -72,17 +72,13 @@ class MinibatchDeviation(nn.Module):
 
 
 class Growing(nn.Module):
-    """A network of images (N, C, size, size) that has grown to a level, of images of 4 * 2^level pixels.
+    """A network that has grown to a level, of images with 4 * 2^level pixels a side, or to a share of the next.
 
     Attributes:
         growth: level + alpha, in millionths. Alpha is the share that the next level already has in the result.
     """
 
     growth = 0
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
 
     @property
     def stage(self) -> tuple[int, float]:
@@ -96,24 +92,11 @@ class Growing(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.growth = int(state)
 
-    def reduced(self, x: Tensor, level: int) -> Tensor:
-        """Return images (N, C, size, size) at the size of a level."""
-        return F.avg_pool2d(x, self.size // SIZES[level])
-
-    def enlarged(self, x: Tensor, level: int) -> Tensor:
-        """Return images of the size of a level at the whole size."""
-        factor = self.size // SIZES[level]
-        return x if factor == 1 else F.interpolate(x, scale_factor=factor)
-
-    def faded(self, x: Tensor) -> Tensor:
-        """Return real images (N, C, size, size) with as much detail as generated ones have."""
-        level, alpha = self.stage
-        image = self.enlarged(self.reduced(x, level), level)
-        return torch.lerp(image, self.enlarged(self.reduced(x, level + 1), level + 1), alpha) if alpha else image
-
 
 class GrowingGenerator(Growing):
     """A generator from noise (N, length) to images (N, out_channels, size, size), which are not bounded.
+
+    In training they are as small as its level.
 
     Args:
         length: of the noise, which is normalised first.
@@ -126,7 +109,8 @@ class GrowingGenerator(Growing):
     multiple = 1
 
     def __init__(self, length: int, out_channels: int, size: int, area: int, most: int) -> None:
-        super().__init__(size)
+        super().__init__()
+        self.size = size
         up = widths(size, area, most)
         self.width = up[0]
         self.first = nn.Sequential(PixelNorm(), equalized(nn.Linear(length, up[0] * 16), sqrt(2) / 4))
@@ -137,20 +121,26 @@ class GrowingGenerator(Growing):
         self.blocks = nn.ModuleList(blocks)
         self.rgb = nn.ModuleList(equalized(Conv2d(c, out_channels, 1), 1) for c in up)
 
+    def faded(self, x: Tensor) -> Tensor:
+        """Return real images (N, C, size, size) at the size of generated ones, with as much detail."""
+        level, alpha = self.stage
+        x = F.avg_pool2d(x, self.size // SIZES[level + (alpha > 0)])
+        return torch.lerp(_double(_halve(x)), x, alpha) if alpha else x
+
     def forward(self, z: Tensor) -> Tensor:
         level, alpha = self.stage
         x = self.first(z.flatten(1)).reshape(-1, self.width, 4, 4)
         for block in self.blocks[: level + 1]:
             x = block(x)
-        image = self.enlarged(self.rgb[level](x), level)
+        image: Tensor = self.rgb[level](x)
         if alpha:
-            finer = self.rgb[level + 1](self.blocks[level + 1](x))
-            image = torch.lerp(image, self.enlarged(finer, level + 1), alpha)
-        return image
+            image = torch.lerp(_double(image), self.rgb[level + 1](self.blocks[level + 1](x)), alpha)
+        factor = 1 if self.training else self.size // SIZES[level + (alpha > 0)]
+        return image if factor == 1 else F.interpolate(image, scale_factor=factor)
 
 
 class GrowingDiscriminator(Growing):
-    """A discriminator from images (N, in_channels, size, size) to logits (N, 1), which mirrors the generator.
+    """A discriminator from images as small as its level to logits (N, 1), which mirrors the generator.
 
     Args:
         in_channels: channels of the images.
@@ -160,7 +150,7 @@ class GrowingDiscriminator(Growing):
     """
 
     def __init__(self, in_channels: int, size: int, area: int, most: int) -> None:
-        super().__init__(size)
+        super().__init__()
         down = widths(size, area, most)
         c = down[0]
         dense = equalized(nn.Linear(c * 16, c)), nn.LeakyReLU(0.2), equalized(nn.Linear(c, 1), 1)
@@ -171,13 +161,20 @@ class GrowingDiscriminator(Growing):
 
     def forward(self, x: Tensor) -> Tensor:
         level, alpha = self.stage
-        y: Tensor = self.rgb[level](self.reduced(x, level))
+        y: Tensor = self.rgb[level](_halve(x) if alpha else x)
         if alpha:
-            finer = self.blocks[level + 1](self.rgb[level + 1](self.reduced(x, level + 1)))
-            y = torch.lerp(y, finer, alpha)
+            y = torch.lerp(y, self.blocks[level + 1](self.rgb[level + 1](x)), alpha)
         for block in self.blocks[level::-1]:
             y = block(y)
         return y
+
+
+def _halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2)
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3) -> tuple[nn.Module, nn.Module]:

@@ -47,9 +47,6 @@ class ProGAN(FromNoise):
 
     In place of norms, weights are equalised and G's maps normalised at each pixel; D also sees the deviation within its
     batch (sections 3 and 4). Levels stay and fade for equal shares of the run; Adam forgets at each change.
-
-    Images always have their whole size: each pixel of a small one is a square. So a slope of D means the same at all
-    levels, as in the authors' code, and does not jump when one fades in.
     """
 
     Config = ProGANConfig
