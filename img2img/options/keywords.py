@@ -180,6 +180,7 @@ class OnlySampling(TypedDict, total=False):
     attention: int
     embedding: int
     lambda_ortho: float
+    deep: bool
     first_stage: float
 
 
