@@ -30,6 +30,7 @@ PLACES = {
     "began": ("img2img.zoo.began", "BEGAN"),
     "unrolled": ("img2img.zoo.unrolled", "Unrolled"),
     "lapgan": ("img2img.zoo.lapgan", "LAPGAN"),
+    "progan": ("img2img.zoo.progan", "ProGAN"),
     "acgan": ("img2img.zoo.acgan", "ACGAN"),
     "infogan": ("img2img.zoo.infogan", "InfoGAN"),
     "semigan": ("img2img.zoo.semigan", "SemiGAN"),

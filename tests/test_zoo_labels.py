@@ -22,6 +22,8 @@ from img2img.methods import METHODS
 from img2img.networks.residual import (
     Attention,
     ConditionalBatchNorm,
+    DeepDownBlock,
+    DeepUpBlock,
     ProjectionDiscriminator,
     ResidualGenerator,
     attended,
@@ -452,6 +454,55 @@ def test_each_part_of_the_noise_enters_one_block():
     assert text == "--latent 7 is not divisible by 3, the parts for --size 16."
     text = refused(ConfigError, ResidualGenerator, 6, 3, 2, 24, 4, 0)
     assert text == "residual networks do not support --size 24; use one of 8, 16, 32, 64, 128, 256."
+
+
+def test_shortcuts_of_biggan_deep_drop_and_append_channels():
+    """What a block gives whose last convolution is 0."""
+    torch.manual_seed(0)
+    up = DeepUpBlock(8, 4, lambda channels: nn.Linear(3, channels, bias=False), up=True)
+    down = DeepDownBlock(4, 9, down=True)
+    assert [conv.weight.shape for conv in up.convs] == [(2, 8, 1, 1), (2, 2, 3, 3), (2, 2, 3, 3), (4, 2, 1, 1)]
+    assert [conv.weight.shape for conv in down.convs] == [(2, 4, 1, 1), (2, 2, 3, 3), (2, 2, 3, 3), (9, 2, 1, 1)]
+    for block in (up, down):
+        nn.init.zeros_(block.convs[3].weight)
+        nn.init.zeros_(block.convs[3].bias)
+    x = torch.randn(5, 8, 2, 2)
+    assert torch.equal(up(x, torch.randn(5, 3)), x[:, :4].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    x = torch.randn(5, 4, 6, 6)
+    halved = x.unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5))
+    torch.testing.assert_close(down(x), torch.cat([halved, down.more(halved)], 1))
+    same = DeepDownBlock(4, 4, down=False)
+    y = x
+    for conv in same.convs:
+        y = conv(torch.relu(y))
+    assert same.more is None and torch.equal(same(x), y + x)
+
+
+def test_all_of_the_noise_enters_each_block_of_biggan_deep():
+    method = residual("biggan", spectral=False, deep=True, latent=7)
+    g, z, label = method.g.eval(), torch.randn(2, 7), torch.tensor([1, 2])
+    seen = []
+    for chain in g.blocks:
+        for block in chain:
+            block.register_forward_hook(lambda _m, given, _y: seen.append(given[1]))
+    g.first.register_forward_hook(lambda _m, given, _y: seen.append(given[0]))
+    assert g(z, label).shape == (2, 2, 16, 16)
+    condition = torch.cat([g.embedding(label), z], 1)
+    assert len(seen) == 5 and all(torch.equal(c, condition) for c in seen)
+    features = []
+    method.d.phi.register_forward_hook(lambda _m, _x, y: features.append(y))
+    assert method.d(torch.randn(2, 2, 16, 16), label).shape == (2, 1) and features[0].shape == (2, 8, 4, 4)
+    method.step(iter([batch_of() | {"image": torch.randn(6, 2, 16, 16)}] * 2))
+
+
+@pytest.mark.parametrize(("deep", "width", "g", "d"), [(False, 96, 70.43, 87.98), (True, 128, 50.24, 34.59)])
+def test_parameters_of_biggan_at_128_px(deep, width, g, d):
+    """In millions. The plain ones are those of the authors' code; for the deep ones the paper has 50.4 and 34.6."""
+    with torch.device("meta"):
+        config = METHODS["biggan"].Config(deep=deep, width=width, d_width=width, latent=128 if deep else 120)
+        method = METHODS["biggan"](config, Facts(128, {"image": 3}, tuple(map(str, range(1000)))))
+    counts = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (method.g, method.d)]
+    assert counts == [pytest.approx(g, abs=0.005), pytest.approx(d, abs=0.005)]
 
 
 def test_truncated_noise_is_normal_noise_cut_at_the_limit():

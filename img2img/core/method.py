@@ -113,7 +113,8 @@ class Method(nn.Module):
 
     Attributes:
         Config: the frozen dataclass of the options; its `needs` states what a batch holds.
-        kinds: scalar -> "share" (judged right, in [0, 1]), "distance", "norm" or "variety"; others are losses.
+        kinds: scalar -> "share" (judged right, in [0, 1]), "distance", "norm", "variety" or "schedule"; others are
+            losses.
         rows: samples that `preview` is called with, one by one, for a sample grid.
         batch_size: images in a batch, unless --batch-size says otherwise.
         uses: the networks that are kept, by name.

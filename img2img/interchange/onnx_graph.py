@@ -100,11 +100,14 @@ CALLS: dict[Any, Callable[..., Call]] = {
     F.one_hot: _one_hot,
     # "to" converts a number to the type of another: all values but labels are fp32
     **dict.fromkeys(("to", "float", "contiguous"), lambda x, *_, **__: ("Identity", [x], {})),
+    "mean": lambda x, dim, keepdim: ("ReduceMean", [x], {"axes": [dim], "keepdims": int(keepdim)}),
+    torch.sqrt: partial(_plain, "Sqrt"),
     torch.tanh: partial(_plain, "Tanh"),
     torch.sigmoid: partial(_plain, "Sigmoid"),
     **dict.fromkeys((operator.add, torch.add), partial(_plain, "Add")),
     **dict.fromkeys((operator.sub, torch.sub), partial(_plain, "Sub")),
     **dict.fromkeys((operator.mul, torch.mul), partial(_plain, "Mul")),
+    operator.truediv: partial(_plain, "Div"),
 }
 
 

@@ -15,6 +15,7 @@ from img2img.networks.layers import Conv2d, RunningBatchNorm
 
 SIZES = (8, 16, 32, 64, 128, 256)
 MAX_FACTOR = 16  # of `width`
+BOTTLENECK = 4  # channels of a block for one of its inner maps, in BigGAN-deep
 Table = Callable[[int], nn.Module]  # channels -> a map from the condition to so many numbers
 
 
@@ -104,6 +105,59 @@ class DownBlock(nn.Module):
         return out
 
 
+class DeepUpBlock(nn.Module):
+    """A block of BigGAN-deep's G: four convolutions around a bottleneck, under a condition. The shortcut has no
+    convolution: it drops channels (Brock et al. 2019, appendix B).
+    """
+
+    def __init__(self, c_in: int, c_out: int, table: Table, up: bool) -> None:
+        super().__init__()
+        c, self.c_out, self.up = max(c_in // BOTTLENECK, 1), c_out, up
+        self.norms = nn.ModuleList(ConditionalBatchNorm(channels, table) for channels in (c_in, c, c, c))
+        self.convs = nn.ModuleList(_bottleneck(c_in, c, c_out))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        y = x
+        for k, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
+            y = F.relu(norm(y, c))
+            y = conv(_double(y) if self.up and k == 1 else y)
+        kept = x[:, : self.c_out]
+        out: Tensor = y + (_double(kept) if self.up else kept)
+        return out
+
+
+class DeepDownBlock(nn.Module):
+    """A block of BigGAN-deep's D, as in its G but without norm; its shortcut appends channels, from a convolution."""
+
+    def __init__(self, c_in: int, c_out: int, down: bool) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_bottleneck(c_in, max(c_out // BOTTLENECK, 1), c_out))
+        self.more = Conv2d(c_in, c_out - c_in, 1) if c_out > c_in else None
+        self.pool: nn.Module = nn.AvgPool2d(2) if down else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *convs, last = self.convs
+        y = x
+        for conv in convs:
+            y = conv(F.relu(y))
+        y, x = last(self.pool(F.relu(y))), self.pool(x)
+        out: Tensor = y + (x if self.more is None else torch.cat([x, self.more(x)], 1))
+        return out
+
+
+def _bottleneck(c_in: int, c: int, c_out: int) -> list[nn.Module]:
+    return [Conv2d(c_in, c, 1), *(Conv2d(c, c, 3, padding=1) for _ in range(2)), Conv2d(c, c_out, 1)]
+
+
+class Chain(nn.Sequential):
+    """Blocks under the same condition."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+        for block in self:
+            x = block(x, c)
+        return x
+
+
 class ResidualGenerator(nn.Module):
     """A generator from noise (N, length) and the class to images (N, out_channels, size, size) in [-1, 1].
 
@@ -117,16 +171,18 @@ class ResidualGenerator(nn.Module):
         embedding: length of a vector of the class that all norms share. With it, the noise is split into equal parts:
             one for the first layer, and one for each block, where it stands beside the vector (Brock et al. 2019).
             With 0, each norm has a gain and a shift for each class.
+        deep: two blocks of BigGAN-deep for each size; the vector and all of the noise enter every layer.
     """
 
     multiple = 1
 
     def __init__(
-        self, length: int, classes: int, out_channels: int, size: int, width: int, attention: int, embedding: int = 0
-    ) -> None:
+        self, length: int, classes: int, out_channels: int, size: int, width: int, attention: int, embedding: int = 0,
+        deep: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        up = widths(size, width)[::-1]
-        self.parts = 1 + len(up) if embedding else 1
+        self.deep, up = deep, widths(size, width)[::-1]
+        self.parts = 1 + len(up) if embedding and not deep else 1
         if length % self.parts:
             raise ConfigError(f"--latent {length} is not divisible by {self.parts}, the parts for --size {size}.")
         part = length // self.parts
@@ -137,8 +193,13 @@ class ResidualGenerator(nn.Module):
                 return nn.Linear(embedding + part, channels, bias=False)
             return _zero(ClassTable(classes, channels))
 
-        self.first = nn.Linear(part, up[0] * 16)
-        self.blocks = nn.ModuleList(UpBlock(a, b, table) for a, b in pairwise([up[0], *up]))
+        def block(a: int, b: int) -> nn.Module:
+            if deep:
+                return Chain(DeepUpBlock(a, a, table, up=False), DeepUpBlock(a, b, table, up=True))
+            return UpBlock(a, b, table)
+
+        self.first = nn.Linear(part + embedding * deep, up[0] * 16)
+        self.blocks = nn.ModuleList(block(a, b) for a, b in pairwise([up[0], *up]))
         place = attended(size, attention)
         self.attention = nn.ModuleList(_attention(c, 8 * 2**k == place) for k, c in enumerate(up))
         self.norm, self.last = RunningBatchNorm(up[-1]), Conv2d(up[-1], out_channels, 3, padding=1)
@@ -147,6 +208,8 @@ class ResidualGenerator(nn.Module):
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         first, *others = z.flatten(1).chunk(self.parts, 1)
         c = self.embedding(label)
+        if self.deep:
+            c = first = torch.cat([c, first], 1)
         x = self.first(first).reshape(z.shape[0], -1, 4, 4)
         for k, (block, attention) in enumerate(zip(self.blocks, self.attention, strict=True)):
             x = attention(block(x, torch.cat([c, others[k]], 1) if others else c))
@@ -163,16 +226,24 @@ class ProjectionDiscriminator(nn.Module):
         size: side of the images in pixels.
         width: channels of the first map; they double with every halving of the size.
         attention: largest side of the map after which there is attention; 0 for none.
+        deep: two blocks of BigGAN-deep for each size.
     """
 
-    def __init__(self, in_channels: int, classes: int, size: int, width: int, attention: int) -> None:
+    def __init__(
+        self, in_channels: int, classes: int, size: int, width: int, attention: int, deep: bool = False
+    ) -> None:
         super().__init__()
         down = widths(size, width)
         place = attended(size, attention)
-        stack: list[nn.Module] = []
-        for k, (a, b) in enumerate(pairwise([in_channels, *down])):
-            stack += [DownBlock(a, b, first=k == 0), _attention(b, size // 2 ** (k + 1) == place)]
-        self.phi = nn.Sequential(*stack, DownBlock(down[-1], down[-1], last=True), nn.ReLU())
+        stack: list[nn.Module] = [Conv2d(in_channels, down[0], 3, padding=1)] if deep else []
+        for k, (a, b) in enumerate(pairwise([*down, down[-1]] if deep else [in_channels, *down])):
+            if deep:
+                stack += [DeepDownBlock(a, b, down=True), DeepDownBlock(b, b, down=False)]
+            else:
+                stack.append(DownBlock(a, b, first=k == 0))
+            stack.append(_attention(b, size // 2 ** (k + 1) == place))
+        last = [] if deep else [DownBlock(down[-1], down[-1], last=True)]
+        self.phi = nn.Sequential(*stack, *last, nn.ReLU())
         self.w, self.e, self.classes = nn.Linear(down[-1], 1), nn.Linear(classes, down[-1], bias=False), classes
         orthogonal_init(self)
 

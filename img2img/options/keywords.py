@@ -21,6 +21,7 @@ SamplingMethod = Literal[
     "began",
     "unrolled",
     "lapgan",
+    "progan",
     "acgan",
     "infogan",
     "semigan",
@@ -108,6 +109,10 @@ class AnyTraining(Scoring, total=False):
     noise: str
     depth: int
     d_norm: str
+    pack: int
+    clamp: float
+    clamp_low: float
+    clamp_high: float
     beta2: float
     blocks: int
 
@@ -151,10 +156,6 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
-    clamp: float
-    clamp_low: float
-    clamp_high: float
-    pack: int
     warm_up: bool
     code: int
     margin: float
@@ -166,6 +167,9 @@ class OnlySampling(TypedDict, total=False):
     unroll_lr: float
     levels: int
     coarse_width: int
+    growing: float
+    area: int
+    lambda_drift: float
     lambda_class: float
     codes: int
     continuous: int
@@ -176,7 +180,7 @@ class OnlySampling(TypedDict, total=False):
     attention: int
     embedding: int
     lambda_ortho: float
-    vectors: str | None
+    deep: bool
     first_stage: float
 
 
@@ -218,7 +222,6 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
-    vectors: str | None
     truncation: float
     seed: int
     batch_size: int
@@ -226,10 +229,6 @@ class Sampling(TypedDict, total=False):
     grid: bool
     interpolate: int
     overwrite: bool
-
-
-class Classifying(TypedDict, total=False):
-    device: str
 
 
 class Evaluating(Scoring, Loading, total=False):

@@ -63,6 +63,10 @@ READINGS = {  # kind of scalar -> title and reading of its panel
         "At 1, generated images differ from each other as much as the data do. Far below, they are alike: mode "
         "collapse.",
     ),
+    "schedule": (
+        "Schedule",
+        "What the method itself changes over the run, e.g. how far its networks have grown.",
+    ),
 }
 
 

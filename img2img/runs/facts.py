@@ -51,7 +51,7 @@ class RunFacts:
 
     Attributes:
         kinds: scalar of the log -> "loss", "share" (of images judged right, in [0, 1]), "distance" (of the critic),
-            "norm" (of a player's gradient) or "variety" (of the data's); a scalar without a kind is a loss.
+            "norm" (of a player's gradient), "variety" (of the data's) or "schedule"; one without a kind is a loss.
     """
 
     method: str = ""  # the name of the method

@@ -17,7 +17,7 @@ HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation
 UNDER = {
     "Length": "steps epochs batch_size accumulate lr d_lr beta1 beta2 decay clip ema",
     "Networks": "generator discriminator network latent noise width d_width depth norm d_norm code levels coarse_width "
-    "padding dropout upsample",
+    "area padding dropout upsample",
     "Evaluation": "validate_every metrics select patience",
 }
 

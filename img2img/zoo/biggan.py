@@ -25,6 +25,7 @@ class BigGANConfig(o.ResidualConfig):
 
     embedding: Annotated[int, "Length of the vector of the class that all norms share.", Within(1, 2**16)] = 128
     lambda_ortho: Annotated[float, "Weight of the orthogonal regularisation of G.", o.WEIGHT] = 1e-4
+    deep: Annotated[bool, "The networks of BigGAN-deep: four times the layers, and all of the noise in each."] = False
     latent: o.Latent = 120
     width: o.ResidualWidth = 96
     d_width: o.ResidualDWidth = 96
@@ -41,6 +42,7 @@ class BigGAN(FromNoise):
         L_G = -E[D(G(z, y), y)] + lambda sum_W |W W^T * (1 - I)|^2      eq. 3, of all of G's weights but the vectors
 
     z = (z_0, ..., z_L): z_0 enters the first layer, and block l the norms' gains and shifts, linear in (vector, z_l).
+    In BigGAN-deep (appendix B) all layers get (vector, z), blocks are bottlenecks, and shortcuts copy channels.
     The truncation of section 3.1 is that of `img2img sample --truncation`.
     """
 
@@ -49,12 +51,14 @@ class BigGAN(FromNoise):
     @staticmethod
     def build(config: BigGANConfig, facts: Facts) -> dict[str, Use]:
         k, c = len(facts.classes), config
-        g = ResidualGenerator(c.latent, k, facts.channels["image"], facts.size, c.width, c.attention, c.embedding)
+        g = ResidualGenerator(
+            c.latent, k, facts.channels["image"], facts.size, c.width, c.attention, c.embedding, c.deep
+        )
         return {"sample": Use(regularised(g, c.spectral), (Noise(c.latent, c.noise), Label(k)), "image")}
 
     def build_d(self) -> nn.Module:
         c, f = self.config, self.facts
-        return ProjectionDiscriminator(f.channels["image"], len(f.classes), f.size, c.d_width, c.attention)
+        return ProjectionDiscriminator(f.channels["image"], len(f.classes), f.size, c.d_width, c.attention, c.deep)
 
     def optimizer(self) -> Optimizer:
         return partial(super().optimizer(), eps=1e-6)  # of the authors' code
