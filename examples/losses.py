@@ -6,8 +6,8 @@ gan_saturation.png: the slope of G's loss at each logit of D, for the objectives
 gets in two games on the line that differ in nothing else. A strong D takes all from one of them, and G stays.
 
 gan_distance.png: example 1 of Arjovsky et al. 2017 (arXiv:1701.07875). Real points are (0, u), generated ones (t, u), u
-uniform. JS is log 2 for any shift t but 0, so a D that reaches it says nothing about t; the Wasserstein distance is |t|,
-and a critic's slope leads back at the same rate from anywhere.
+uniform. JS is log 2 for any shift t but 0, so a D that reaches it says nothing about t. The Wasserstein distance is
+|t|, and a critic's slope leads back at the same rate from anywhere.
 
 It takes about a minute on one core.
 """
@@ -132,9 +132,9 @@ def distance(picture: Path) -> None:
     left.plot(shifts, js, "s", color="#c23b22", label="learned by the discriminator of gan")
     for t, a, b in zip(shifts, w, js, strict=True):
         print(f"shift {t:5.2f}: W {a:.3f} by the critic, {penalised(t):.3f} expected of it; JS {b:.3f}")
-    print(
-        f"the critic is off by {np.abs(w - penalised(shifts)).mean():.4f} from that, by {np.abs(w - np.abs(shifts)).mean():.3f} from W"
-    )
+    off, far = np.abs(w - penalised(shifts)).mean(), np.abs(w - np.abs(shifts)).mean()
+    print(f"in the mean, the critic is off by {off:.4f} from what is expected, and by {far:.3f} from W")
+
     apart = shifts != 0
     for name, games in (("wasserstein", critics), ("nonsaturating", judges), ("minimax", judges)):
         pulls = [pull(gan, name, t) for (gan, _), t in zip(games, shifts, strict=True) if t]
