@@ -134,7 +134,6 @@ def distance(picture: Path) -> None:
         print(f"shift {t:5.2f}: W {a:.3f} by the critic, {penalised(t):.3f} expected of it; JS {b:.3f}")
     off, far = np.abs(w - penalised(shifts)).mean(), np.abs(w - np.abs(shifts)).mean()
     print(f"in the mean, the critic is off by {off:.4f} from what is expected, and by {far:.3f} from W")
-
     apart = shifts != 0
     for name, games in (("wasserstein", critics), ("nonsaturating", judges), ("minimax", judges)):
         pulls = [pull(gan, name, t) for (gan, _), t in zip(games, shifts, strict=True) if t]
