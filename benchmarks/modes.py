@@ -4,11 +4,12 @@
         [--device DEVICE] [--jobs N]
 
 toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN; N
-seeds each from 0 on, of which the median is shown. choice: candidates for the options of the second, on the grid, with
-N seeds from 10 on, so that those of the toys are not the ones that they were chosen by; only if asked for. failing: one
-game for each kind of failure, and when it is reported. mnist: DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds
-MNIST's four IDX files. Writes results.json after every game, pictures of the toys and of the failing games and, for
-mnist, grids of samples. A game that fails is recorded with its error, and the others are played all the same.
+seeds each from 0 on, of which the median is shown. choice: candidates for the options of the first two, on the grid,
+with N seeds from 10 on, so that those of the toys are not the ones that they were chosen by; only if asked for.
+failing: one game for each kind of failure, and when it is reported. mnist: DCGAN and WGAN-GP at 32 px for M minutes
+each; DIR holds MNIST's four IDX files. Writes results.json after every game, pictures of the toys and of the failing
+games and, for mnist, grids of samples. A game that fails is recorded with its error, and the others are played all the
+same.
 """
 
 import argparse
@@ -42,13 +43,14 @@ GAMES = {
     "non-saturating + R1": ("gan", DEEP | {"steps": 7500, "beta1": 0.0, "penalty": "r1", "lambda_gp": 1e-3}),
     "plain GAN": ("gan", {"steps": 6000, "lr": 1e-3, "decay": 0.7}),
 }
-R1 = DEEP | {"beta1": 0.0, "penalty": "r1", "lambda_gp": 1e-3, "noise": "normal", "decay": 0.5, "steps": 20_000}
+LONG = DEEP | {"beta1": 0.0, "noise": "normal", "decay": 0.5, "steps": 20_000}
+R1 = LONG | {"penalty": "r1", "lambda_gp": 1e-3}
 CANDIDATES = {
     "R1": ("gan", R1),
     "R1, uniform noise": ("gan", R1 | {"noise": "uniform"}),
     "R1, D twice as fast": ("gan", R1 | {"d_lr": 2e-3}),
     "R1, wide G": ("gan", R1 | {"width": 256}),
-    "R1, relativistic": ("gan", R1 | {"objective": "relativistic"}),
+    "WGAN-GP, long": ("wgan_gp", LONG | {"d_lr": 3e-3, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1}),
 }
 FAILING = {
     "discriminator winning": ("gan", {"objective": "minimax", "lr": 1e-8, "d_lr": 2e-3}),
