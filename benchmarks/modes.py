@@ -1,11 +1,15 @@
 """Measure whether games cover the modes of the data, and whether failing games are diagnosed.
 
-    python benchmarks/modes.py [--mnist DIR] [--only toys,failing,mnist] [--seeds N] [--minutes M] [--out DIR]
+    python benchmarks/modes.py [--mnist DIR] [--only toys,failing,mnist,choice] [--seeds N] [--minutes M] [--out DIR]
+        [--device DEVICE] [--jobs N]
 
 toys: a ring of 8 Gaussians and a grid of 25, by WGAN-GP, by the non-saturating GAN with R1, and by the plain GAN; N
-seeds each, of which the median is shown. failing: one game for each kind of failure, and when it is reported. mnist:
-DCGAN and WGAN-GP at 32 px for M minutes each; DIR holds MNIST's four IDX files. Writes results.json, pictures of the
-toys and of the failing games and, for mnist, grids of samples.
+seeds each from 0 on, of which the median is shown. choice: candidates for the options of the first two, on the grid,
+with N seeds from 10 on, so that those of the toys are not the ones that they were chosen by; only if asked for.
+failing: one game for each kind of failure, and when it is reported. mnist: DCGAN and WGAN-GP at 32 px for M minutes
+each; DIR holds MNIST's four IDX files. Writes results.json after every game, pictures of the toys and of the failing
+games and, for mnist, grids of samples. A game that fails is recorded with its error, and the others are played all the
+same.
 """
 
 import argparse
@@ -17,7 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +35,22 @@ MLP = {
     "precision": "fp32",
 }  # fmt: skip
 DEEP = {"depth": 3, "latent": 2, "noise": "uniform", "batch_size": 128, "lr": 1e-3, "decay": 0.7, "ema": 0.998}
+LONG = DEEP | {"beta1": 0.0, "noise": "normal", "decay": 0.5, "steps": 20_000}
+R1 = LONG | {"penalty": "r1", "lambda_gp": 1e-3}
 GAMES = {
     "WGAN-GP": (
         "wgan_gp",
         DEEP | {"steps": 8500, "d_lr": 3e-3, "beta1": 0.0, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1},
     ),
-    "non-saturating + R1": ("gan", DEEP | {"steps": 7500, "beta1": 0.0, "penalty": "r1", "lambda_gp": 1e-3}),
+    "non-saturating + R1": ("gan", R1 | {"d_lr": 2e-3}),
     "plain GAN": ("gan", {"steps": 6000, "lr": 1e-3, "decay": 0.7}),
+}
+CANDIDATES = {
+    "R1": ("gan", R1),
+    "R1, D twice as fast": ("gan", R1 | {"d_lr": 2e-3}),
+    "R1, uniform noise": ("gan", R1 | {"noise": "uniform"}),
+    "R1, wide G": ("gan", R1 | {"width": 256, "d_lr": 2e-3}),
+    "WGAN-GP, long": ("wgan_gp", LONG | {"d_lr": 3e-3, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1}),
 }
 FAILING = {
     "discriminator winning": ("gan", {"objective": "minimax", "lr": 1e-8, "d_lr": 2e-3}),
@@ -62,15 +76,20 @@ def toy(job):
     """Play one game on one mixture."""
     import img2img
 
-    name, mixture, seed, out = job
-    method, options = GAMES[name]
+    name, mixture, seed, device, out = job
+    method, options = (GAMES | CANDIDATES)[name]
     data = getattr(img2img.modes, TOYS[mixture])()
     begin, cpu = time.perf_counter(), time.process_time()
-    folder = out / f"{method}_{TOYS[mixture]}_{name.split()[0]}_{seed}"
-    model = img2img.train(method, data=data.sample(50_000, seed), out=folder, seed=seed, quiet=True, **(MLP | options))
+    options = MLP | {"device": device} | options
+    folder = out / folder_of(name, mixture, seed)
+    model = img2img.train(method, data=data.sample(50_000, seed), out=folder, seed=seed, quiet=True, **options)
     scores = data.score(model(SAMPLES, seed))
     spent = {"seconds": round(time.perf_counter() - begin), "cpu": round(time.process_time() - cpu)}
     return {"game": name, "mixture": mixture, "seed": seed} | spent | scores._asdict()
+
+
+def folder_of(name, mixture, seed):
+    return f"{TOYS[mixture]}_{name.replace(' ', '_')}_{seed}"
 
 
 def failing(job):
@@ -79,13 +98,15 @@ def failing(job):
     from img2img.report.diagnosis import Diagnosis
     from img2img.runs.record import read_log
 
-    kind, out = job
+    kind, device, out = job
     method, options = FAILING[kind]
     data = img2img.modes.ring()
     folder = out / f"failing_{kind.replace(' ', '_')}"
     said = ""
     try:
-        img2img.train(method, data=data.sample(20_000), out=folder, quiet=True, **(MLP | SMALL | options))
+        img2img.train(
+            method, data=data.sample(20_000), out=folder, quiet=True, **(MLP | SMALL | {"device": device} | options)
+        )
     except img2img.Img2ImgError as error:
         said = str(error)
     diagnosis = Diagnosis(FAILING_STEPS)
@@ -106,10 +127,10 @@ def mnist(job):
     from img2img.model.options import SampleOptions
     from img2img.model.sampling import write_samples
 
-    name, data, minutes, out = job
+    name, data, minutes, device, out = job
     method, options = IMAGES[name]
     images = next(data.glob("train-images*"))
-    common = {"data": str(images)} | SMALL_IMAGES | options
+    common = {"data": str(images)} | SMALL_IMAGES | {"device": device} | options
 
     def seconds(steps, name, **options):  # CPU time, so that a busy machine does not shorten the run
         begin = time.process_time()
@@ -131,17 +152,19 @@ def mnist(job):
     }  # fmt: skip
 
 
-def table(rows):
-    """Return medians over seeds; seconds are CPU time."""
+def table(rows, games):
+    """Print medians over seeds; seconds are CPU time."""
     for mixture in TOYS:
-        for game in GAMES:
-            some = [r for r in rows if r["game"] == game and r["mixture"] == mixture]
+        for game in games:
+            some = sorted(
+                (r for r in rows if r["game"] == game and r["mixture"] == mixture), key=lambda row: row["seed"]
+            )
             if some:
                 modes, good, kl, seconds = (
                     statistics.median(r[k] for r in some) for k in ("modes", "high_quality", "kl", "cpu")
                 )
-                each = ", ".join(f"{r['modes']} at {r['high_quality']:.0%}" for r in some)
-                print(f"{mixture:11} {game:20} {modes:g} modes, {good:.0%} good, KL {kl:.3f}, {seconds:.0f} s ({each})")
+                each = ", ".join(f"{r['modes']} at {r['high_quality']:.1%}, KL {r['kl']:.3f}" for r in some)
+                print(f"{mixture:11} {game:20} {modes:g} modes, {good:.1%} good, KL {kl:.3f}, {seconds:.0f} s ({each})")
 
 
 def draw_toys(out, target):
@@ -155,9 +178,11 @@ def draw_toys(out, target):
     figure, axes = canvas(len(TOYS), len(GAMES))
     for row, (mixture, name) in zip(axes, TOYS.items(), strict=True):
         data = getattr(img2img.modes, name)()
-        for axis, (game, (method, _)) in zip(row, GAMES.items(), strict=True):
-            points = img2img.sample(out / f"{method}_{name}_{game.split()[0]}_0", SAMPLES)
-            scatter(axis, data, points, title(game, data, points))
+        for axis, game in zip(row, GAMES, strict=True):
+            folder = out / folder_of(game, mixture, 0)
+            if (folder / "model.safetensors").exists():
+                points = img2img.sample(folder, SAMPLES)
+                scatter(axis, data, points, title(game, data, points))
         row[0].set_ylabel(mixture)
     figure.savefig(target, dpi=80)
 
@@ -180,6 +205,20 @@ def draw_failing(out, target):
         below.set_xlabel("step")
     axes[1, 0].legend(fontsize="small")
     figure.savefig(target, dpi=80)
+
+
+def played(pool, play, jobs, results, kind, out):
+    """Play games side by side, and write the results whenever one ends; return those of all that did not fail."""
+    waiting = {pool.submit(play, job): job for job in jobs}
+    results[kind] = []
+    for game in as_completed(waiting):
+        try:
+            results[kind].append(game.result())
+        except Exception as error:
+            results[kind].append({"failed": [str(x) for x in waiting[game]], "error": repr(error)})
+            print(f"failed: {waiting[game]}: {error!r}")
+        (out / "results.json").write_text(json.dumps(results, indent=1))
+    return [row for row in results[kind] if "error" not in row]
 
 
 def canvas(rows, columns):
@@ -206,6 +245,7 @@ def main():
     parser.add_argument("--only", default="toys,failing,mnist")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("checkpoints/benchmark_modes"))
     args = parser.parse_args()
@@ -215,22 +255,24 @@ def main():
     results: dict[str, Any] = {"machine": {"cpu": cpu, "commit": commit, "command": " ".join(sys.argv)}}
     os.environ |= {"OMP_NUM_THREADS": "1"}  # the processes run in parallel
     args.out.mkdir(parents=True, exist_ok=True)
+    common = (args.device, args.out)
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+
+        def play(kind, function, jobs):
+            return played(pool, function, [(*job, *common) for job in jobs], results, kind, args.out)
+
+        if "choice" in wanted:
+            table(play("choice", toy, product(CANDIDATES, ["grid of 25"], range(10, 10 + args.seeds))), CANDIDATES)
         if "toys" in wanted:
-            jobs = [(game, mixture, seed, args.out) for seed in range(args.seeds) for mixture in TOYS for game in GAMES]
-            results["toys"] = list(pool.map(toy, jobs))
-            table(results["toys"])
+            table(play("toys", toy, product(GAMES, TOYS, range(args.seeds))), GAMES)
             draw_toys(args.out, args.out / "toys.png")
         if "failing" in wanted:
-            results["failing"] = list(pool.map(failing, [(kind, args.out) for kind in FAILING]))
-            for row in results["failing"]:
+            for row in play("failing", failing, product(FAILING)):
                 found = ", ".join(f"{kind} at {share:.1%} of the run" for kind, share in row["found"].items())
                 print(f"made to fail by {row['made to fail by']}: {found or 'nothing found'}")
             draw_failing(args.out, args.out / "failing.png")
         if "mnist" in wanted and args.mnist:
-            jobs = [(name, args.mnist, args.minutes, args.out) for name in IMAGES]
-            results["mnist"] = list(pool.map(mnist, jobs))
-            for row in results["mnist"]:
+            for row in play("mnist", mnist, product(IMAGES, [args.mnist], [args.minutes])):
                 print(row)
     (args.out / "results.json").write_text(json.dumps(results, indent=1))
 

@@ -1,6 +1,7 @@
-"""Benchmarks of mode collapse with known modes: mixtures of Gaussians in the plane, and stacked digits.
+"""Benchmarks of mode collapse with known modes: mixtures of Gaussians on a line or in the plane, and stacked digits.
 
-Points are images of one pixel with two channels, (n, 1, 1, 2), so that any method from noise can learn them:
+Points are images of one pixel with a channel per coordinate, e.g. (n, 1, 1, 2) in the plane, so that any method from
+noise can learn them:
 
     data = img2img.modes.ring()
     model = img2img.train("wgan_gp", data=data.sample(50_000), network="mlp", width=128, d_width=128, size=1, ...)
@@ -44,10 +45,10 @@ def covered(counts: Array, good: Array) -> Scores:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Equal, round Gaussians in the plane.
+    """Equal, round Gaussians in d dimensions: on a line or in the plane.
 
     Attributes:
-        centres: the means, (modes, 2).
+        centres: the means, (modes, d).
         std: the standard deviation of each in every direction.
     """
 
@@ -55,23 +56,39 @@ class Mixture:
     std: float
 
     def sample(self, n: int, seed: int = 0) -> Array:
-        """Draw points (n, 1, 1, 2), float32."""
+        """Draw points (n, 1, 1, d), float32."""
         rng = np.random.default_rng(seed)
         which = rng.integers(len(self.centres), size=n)
-        points = self.centres[which] + rng.normal(0, self.std, (n, 2))
-        return points.astype(np.float32).reshape(n, 1, 1, 2)
+        points = self.centres[which] + rng.normal(0, self.std, (n, self.centres.shape[1]))
+        return points.astype(np.float32).reshape(n, 1, 1, -1)
+
+    def density(self, points: Array) -> Array:
+        """Return the probability density at points (n, ..., d), as (n,)."""
+        bells = np.exp(-(self._distance(points) ** 2) / (2 * self.std**2))
+        density: Array = bells.mean(1) / (2 * np.pi * self.std**2) ** (self.centres.shape[1] / 2)
+        return density
 
     def score(self, points: Array) -> Scores:
-        """Score how well points (n, ..., 2) cover the modes.
+        """Score how well points (n, ..., d) cover the modes.
 
         A point belongs to the nearest mode, and is of high quality within three standard deviations of it (Srivastava
         et al. 2017, VEEGAN).
         """
-        flat = np.asarray(points, np.float64).reshape(-1, 2)
-        distance = np.linalg.norm(flat[:, None] - self.centres[None], axis=2)
+        distance = self._distance(points)
         nearest, good = distance.argmin(1), distance.min(1) <= NEAR * self.std
         modes = len(self.centres)
         return covered(np.bincount(nearest, minlength=modes), np.bincount(nearest[good], minlength=modes))
+
+    def _distance(self, points: Array) -> Array:
+        """Return the distance of each point from each mode, (n, modes)."""
+        flat = np.asarray(points, np.float64).reshape(-1, self.centres.shape[1])
+        distance: Array = np.linalg.norm(flat[:, None] - self.centres[None], axis=2)
+        return distance
+
+
+def line(modes: int = 1, spacing: float = 1.0, std: float = 0.1) -> Mixture:
+    """Return Gaussians on a line, `spacing` apart and around 0: the one-dimensional example of the GAN paper."""
+    return Mixture(spacing * (np.arange(modes) - (modes - 1) / 2)[:, None], std)
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.02) -> Mixture:
