@@ -62,6 +62,8 @@ JOBS = {
     "acgan": Job("classes", "acgan", "mnist", "as_asked", 5000, SMOOTH),
     "infogan": Job("codes", "infogan", "mnist", "codes", 5000, NARROW),
     "semigan": Job("labels", "semigan", "mnist", "class_error", 6000, LABELLED),
+    "semigan fast": Job("labels", "semigan", "mnist", "class_error", 6000, LABELLED | {"lr": 1e-3}),
+    "semigan fooled": Job("labels", "semigan", "mnist", "class_error", 6000, LABELLED | {"match_features": False}),
     "supervised": Job("labels", "semigan", "mnist", "class_error", 2000, LABELLED | {"lambda_game": 0.0}),
     "pack 1": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH),
     "pack 2": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"pack": 2, "batch_size": 128}),
@@ -263,8 +265,6 @@ def edits(model, args):
     `right` is the share of edits to another class that are named as asked. A hue has to leave the digit: `kept`. The
     error is that of reconstructions, and `blank` that of the median image.
     """
-    from img2img.runs.record import read_log
-
     found, n = mnist(args.runs), 300
     digits, labels = found["test"][:n], found["test_labels"][:n]
     in_hues = len(model.classes) == 3
@@ -277,7 +277,7 @@ def edits(model, args):
         rows["kept"] = np.mean([(x == labels)[classes != k].mean() for k, x in enumerate(grey)])
     same = np.stack(list(made.values()))[classes, np.arange(n)]
     rows |= {"error": off(same, images), "blank": off(np.median(images, 0), images)}
-    rows["E_y right"] = read_log(model.path.parent / "log.jsonl")[-1].values["y_accuracy"]
+    rows["E_y right"] = logged(model)[-1]["y_accuracy"]
     return rows, {"input": images[:12]} | {k: x[:12] for k, x in made.items()}, None
 
 
@@ -379,6 +379,7 @@ def play(name, seed, args):
     begin, cpu = time.perf_counter(), time.process_time()
     model = img2img.train(job.method, out=folder, seed=seed, steps=steps, quiet=True, **data, **options)
     spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu}
+    spent["seconds a step"] = statistics.median(row["seconds_per_step"] for row in logged(model))
     figures, columns, wide = globals()[job.measure](model, args)
     if isinstance(columns, dict):
         encode = model.spec().scale_out.encode
@@ -387,6 +388,13 @@ def play(name, seed, args):
         )
     columns.save(args.out / f"{folder.name}.png")
     return {"steps": steps} | {k: round(float(x), 4) for k, x in (spent | figures).items()}
+
+
+def logged(model):
+    """Return the lines of the log of a model's run."""
+    from img2img.runs.record import read_log
+
+    return [row.values for row in read_log(model.path.parent / "log.jsonl")]
 
 
 def file_name(job):
