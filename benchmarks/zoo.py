@@ -469,7 +469,7 @@ def main():
     wanted = args.only.split(",") if args.only else list(JOBS)
     names = [name for name, job in JOBS.items() if name in wanted or job.group in wanted]
     names = [name for name in names if args.facades or JOBS[name].group != "facades"]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.getoutput("git rev-parse --short HEAD")
     machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
     results: dict[str, Any] = {"machine": machine, "commit": commit, "command": " ".join(sys.argv), "jobs": []}
     with ThreadPoolExecutor(args.jobs) as pool:
