@@ -1,6 +1,6 @@
 """Measure training speed and memory against a plain eager fp32 loop of the same networks and the device's ceiling.
 
-    python benchmarks/train.py [--only cyclegan_b1 ... data] [--rounds N] [--size N] [--device cuda]
+    python benchmarks/train.py [--only cyclegan_b1 ... data] [--kinds ours ...] [--rounds N] [--size N] [--device cuda]
 
 Rows: CycleGAN (resnet_9) and pix2pix (U-Net) at 256 px, batch 1 and 4, and DCGAN at 64 px, batch 64; on CUDA batch 16
 as well. Each row has these kinds, each in its own process: `plain`, an explicit loop in fp32 and NCHW with PyTorch's
@@ -77,7 +77,7 @@ def make_plain(network, batch_norm=True):
         if isinstance(child, layers.InstanceNorm):
             setattr(network, name, nn.InstanceNorm2d(child.channels))
         elif batch_norm and isinstance(child, layers.BatchNorm):
-            own = nn.BatchNorm2d(child.channels, eps=child.eps)
+            own = nn.BatchNorm2d(child.channels, eps=child.eps, device=child.weight.device)
             own.weight, own.bias = child.weight, child.bias
             setattr(network, name, own)
         elif isinstance(child, layers.ReflectPad):
@@ -332,7 +332,7 @@ def kinds_of(method, args):
         kinds.append("ours checkpointed")
     if args.device == "cuda":
         kinds.append("ours deterministic")
-    return kinds
+    return [kind for kind in kinds if kind in (*args.kinds, "plain")] if args.kinds else kinds
 
 
 def in_turn(name, row, kinds, device, chunk=1):
@@ -463,6 +463,7 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="rows; `data` for the loader of the rows named")
+    parser.add_argument("--kinds", nargs="+", help="only these beside `plain`, such as ours 'ours fp32'")
     parser.add_argument("--rounds", type=int, default=0, help="0 = each row's own number, which fits its speed")
     parser.add_argument("--size", type=int, default=0, help="pixels; 0 = the rows' own")
     parser.add_argument("--images", type=int, default=64, help="JPEGs per domain for the data rows")

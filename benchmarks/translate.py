@@ -85,18 +85,20 @@ def ceiling(edge=2048, rounds=10, device=None):
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     edge *= 4 if device == "cuda" else 1
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def product(n, dtype):
         a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+        wait()
         begin = time.perf_counter()
         _ = a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait()
         return time.perf_counter() - begin
 
     best = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         n = 256
+        product(n, dtype)  # the first one loads the library
         while n < edge and product(n, dtype) < 0.05:  # large products take minutes without bf16 units
             n *= 2
         best[name] = max(2 * n**3 / product(n, dtype) / 1e12 for _ in range(rounds))

@@ -7,6 +7,7 @@ from img2img.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from img2img.api import (
+        classify as classify,
         load as load,
         sample as sample,
         train as train,
@@ -29,6 +30,7 @@ _HOMES = {
     "Img2ImgError": "img2img.errors",
     "Sampler": "img2img.model.sampling",
     "Translator": "img2img.model.translator",
+    "classify": "img2img.api",
     "compare": "img2img.evaluation.compare",
     "evaluate": "img2img.evaluation.evaluate",
     "export_model": "img2img.interchange.export",
@@ -49,6 +51,7 @@ __all__ = [
     "Img2ImgError",
     "Sampler",
     "Translator",
+    "classify",
     "compare",
     "evaluate",
     "export_model",

@@ -1,4 +1,4 @@
-"""The public functions: `train`, `load`, `translate`, `sample`. The command line calls the same ones."""
+"""The public functions: `train`, `load`, `translate`, `sample`, `classify`. The command line calls the same ones."""
 
 import shlex
 import sys
@@ -18,13 +18,15 @@ from img2img.data.axes import arrays_of
 from img2img.data.picture import Array
 from img2img.data.samples import arrays_for, open_samples
 from img2img.data.stream import auto_workers
-from img2img.errors import ConfigError, choose, install_hint
+from img2img.errors import ConfigError, ModelFileError, choose, install_hint
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
+from img2img.model.classifying import Classified, classify_files
 from img2img.model.file import read_card
 from img2img.model.folder import Job
-from img2img.model.model import model_file
+from img2img.model.model import Model, model_file
 from img2img.model.options import (
+    ClassifyOptions,
     Count,
     FolderOptions,
     LoadOptions,
@@ -94,7 +96,8 @@ def train(
         channel_axis: the axis of the channels in arrays and tensors; by default the last and the third from last.
         **options: the images, and the options below. Methods of two domains take `a` and `b` (folders, or arrays
             (N, H, W[, C]), tensors (N, C, H, W), or lists of arrays, tensors, PIL images and paths), `ab` or `data`;
-            the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`.
+            the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`, or `vectors`
+            if they can learn from those.
 
     Returns:
         What `img2img.load(out)` returns: a `Translator`, or the `Sampler` of a method that generates from noise.
@@ -110,7 +113,7 @@ def train(
     taken = arrays_for(needs)
     if wrong := [name for name in arrays if name not in taken]:
         raise ConfigError(f"{method} takes arrays as {' and '.join(taken)}, not as {wrong[0]}.")
-    listed = {name: arrays.pop(name) for name in ("labels",) if name in arrays}
+    listed = {name: arrays.pop(name) for name in ("labels", "vectors") if name in arrays}
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
@@ -160,7 +163,7 @@ def train(
             f"--batch-size {train_config.batch_size} makes no packs of {pack} images; use a multiple of {pack}."
         )
     torch.manual_seed(train_config.seed)
-    built = method_class(method_config, Facts(data_config.size, opened.train.channels, opened.train.classes))
+    built = method_class(method_config, opened.train.facts)
     refuse_wrong_size(built, data_config.size)
 
     facts = facts_of(method, built, opened, runtime.world_size)
@@ -294,8 +297,40 @@ def sample(
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     (chosen,) = split(options, SampleOptions)
     if out is None:
-        return model(n, chosen.seed, label=chosen.label, batch_size=chosen.batch_size)
+        return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
     return write_samples(model, n, Path(out), chosen, progress)
+
+
+@documented(ClassifyOptions)
+def classify(
+    model: str | Path | Model,
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Unpack[keywords.Classifying],
+) -> Classified:
+    """Classify a folder of images, or one, with a model that learned to: resized to its size, as in training.
+
+    Args:
+        model: a model, or its path.
+        source: the folder or the image.
+        out: a CSV to write, with file, label, confidence, and the confidence of each class.
+        progress: called with the number of images read, and their total.
+        **options: see Options below.
+
+    Raises:
+        Img2ImgError: one sentence that says what is wrong and what to do.
+    """
+    check_names("classifying", options, ClassifyOptions)
+    if not isinstance(model, Model):
+        (chosen,) = split(options, ClassifyOptions)
+        model = load(model, device=chosen.device)
+    elif options:
+        raise ConfigError(f"{', '.join(options)}: fixed when the model is loaded, which has already happened.")
+    if not isinstance(model, Model):
+        raise ModelFileError("An equalizer does not classify images; a semigan model does.")
+    return classify_files(model, Path(source), None if out is None else Path(out), progress)
 
 
 @documented(LoadOptions, TranslateOptions, FolderOptions)

@@ -75,7 +75,10 @@ WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --ou
     "words",
     ["--version", "-V", "-h", "train -h", *(f"train {name} -h" for name in METHODS), "equalize -h"]
     + [f"equalize {name} -h" for name in ("check", "fit", "add", "transform", "report")]
-    + [f"{name} --help" for name in ("translate", "sample", "evaluate", "compare", "import", "export", "info", "demo")]
+    + [
+        f"{name} --help"
+        for name in ("translate", "sample", "classify", "evaluate", "compare", "import", "export", "info", "demo")
+    ]
     + WITH_CODE_2,
 )
 def test_neither_help_nor_a_typo_waits_for_torch(words):
@@ -148,6 +151,7 @@ def test_help_is_in_the_order_of_the_work(call):
         "evaluate",
         "compare",
         "sample",
+        "classify",
         "equalize",
         "export",
         "import",

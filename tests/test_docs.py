@@ -33,7 +33,7 @@ import img2img
 from img2img.cli import main as cli
 from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
-from img2img.data.options import DataConfig, PartlyLabelledConfig
+from img2img.data.options import ConditionedConfig, DataConfig, PartlyLabelledConfig
 from img2img.evaluation.options import EvaluateOptions
 from img2img.lab.networks import models
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
-    "datasets/README.md": [DataConfig, PartlyLabelledConfig],
+    "datasets/README.md": [DataConfig, PartlyLabelledConfig, ConditionedConfig],
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
@@ -56,7 +56,19 @@ TABLES = {
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
 NETWORKS = ("local", "stargan")  # of the equalizer; their pages list its defaults by their Python names
-COMMANDS = {"train", "translate", "sample", "evaluate", "compare", "equalize", "import", "export", "info", "demo"}
+COMMANDS = {
+    "train",
+    "translate",
+    "sample",
+    "classify",
+    "evaluate",
+    "compare",
+    "equalize",
+    "import",
+    "export",
+    "info",
+    "demo",
+}
 # Options of torchrun, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "shm-size",
@@ -174,6 +186,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images(tmp_path / "shoes", 3)
     for part in ("rose", "tulip"):
         images(tmp_path / "flowers" / part, 3)
+    images(tmp_path / "new_flowers", 3)
     digits(tmp_path / "mnist")
     for part in ("train", "val"):
         images(tmp_path / "facades" / part, 3, ".jpg", 96)

@@ -1006,7 +1006,7 @@ def test_results_of_another_model_or_device_are_not_mixed(folder, photos, tmp_pa
     record = json.loads((out / ".img2img.json").read_text())
     (out / ".img2img.json").write_text(json.dumps(record | {"device": "NVIDIA X"}))
     text = refused(ConfigError, img2img.translate, folder, photos, out)
-    assert "device was NVIDIA X, now cpu" in text
+    assert "device was NVIDIA X, now " in text
     model = img2img.load(folder, device="cpu")  # asked for by name
     assert img2img.translate(model, photos, out).translated == 8
     assert model.notes == ["The existing results were computed on NVIDIA X; rounding differs on cpu."]

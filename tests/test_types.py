@@ -99,6 +99,7 @@ def classes():
     yield declared("Calling", keywords_of([TranslateOptions], own_of(img2img.Translator.__call__)), "AnyTranslating")
     yield declared("Translating", keywords_of(img2img.translate.users[""]), "AnyTranslating", "Loading")
     yield declared("Sampling", keywords_of(img2img.sample.users[""]))
+    yield declared("Classifying", keywords_of(img2img.classify.users[""]))
     yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")
 
 
@@ -137,7 +138,15 @@ def test_calls_with_the_same_options_say_so():
     }
 
 
-CALLS = [img2img.train, img2img.translate, img2img.translate_folder, img2img.sample, img2img.evaluate, compare]
+CALLS = [
+    img2img.train,
+    img2img.translate,
+    img2img.translate_folder,
+    img2img.sample,
+    img2img.classify,
+    img2img.evaluate,
+    compare,
+]
 
 
 @over(call=[*CALLS, img2img.load, img2img.rank])

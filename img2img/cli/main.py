@@ -18,6 +18,7 @@ from img2img.data.options import SIDES
 from img2img.errors import Img2ImgError, Interrupted, counted, quote
 from img2img.methods import CONFIGS, PLACES
 from img2img.model.options import (
+    ClassifyOptions,
     Count,
     FolderOptions,
     LoadOptions,
@@ -127,7 +128,7 @@ def sample(
     n: Annotated[Count, typer.Option("--n", help="Number of images.")] = 64,
     **options: Any,
 ) -> None:
-    """Draw images with a model that generates them from noise: gan, dcgan, wgan, wgan_gp.
+    """Draw images with a model that generates them from noise, such as dcgan, or under a class, such as cgan.
 
     Image number i depends only on the seed and i, so a longer call continues where a shorter one ended. Running the
     command again draws only the missing images.
@@ -140,6 +141,31 @@ def sample(
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for picture in written.pictures:
         typer.echo(f"picture: {picture}")
+
+
+@app.command(cls=Command)
+@options_of(ClassifyOptions)
+def classify(
+    model: ModelPath,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
+    out: Annotated[Path, typer.Option(help="The table to write, .csv: file, label, and a confidence per class.")],
+    **options: Any,
+) -> None:
+    """Classify a folder of images, or one image, with a model that learned to: semigan.
+
+    Images are resized to the training size. Files that cannot be read are reported and skipped, and the exit code is
+    then 1.
+    """
+    import img2img.api
+
+    with stoppable("Stopped."), progress_bar("classifying") as (advance, print_line):
+        result = img2img.api.classify(model, source, out, progress=advance, **options)
+        for _, reason in result.failed:
+            print_line(f"failed: {reason}")
+    failed = f", {len(result.failed)} failed" if result.failed else ""
+    typer.echo(f"{counted(len(result.files), 'image', 'images')} classified into {quote(out)}{failed}")
+    if result.failed:
+        raise typer.Exit(1)
 
 
 add_judging(app)

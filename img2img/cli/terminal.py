@@ -16,7 +16,19 @@ from img2img.options.declared import Choice, Option, Within, options_in, unused_
 from img2img.training.stops import SIGNALS
 
 Function = TypeVar("Function", bound=Callable[..., None])
-ORDER = ("train", "translate", "evaluate", "compare", "sample", "equalize", "export", "import", "info", "demo")
+ORDER = (
+    "train",
+    "translate",
+    "evaluate",
+    "compare",
+    "sample",
+    "classify",
+    "equalize",
+    "export",
+    "import",
+    "info",
+    "demo",
+)
 RUN = "Run"  # the heading of --help where other options have headings
 STOPPED = "Stopped. Run the same command again to compute what is missing."
 

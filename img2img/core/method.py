@@ -50,7 +50,13 @@ class Label(NamedTuple):
     classes: int
 
 
-Input = Image | Noise | Label
+class Vector(NamedTuple):
+    """Vectors (N, length) in place of labels, e.g. of texts."""
+
+    length: int
+
+
+Input = Image | Noise | Label | Vector
 
 
 class Use(NamedTuple):
@@ -191,6 +197,8 @@ class Method(nn.Module):
                 yield batch[x.domain]
             elif isinstance(x, Noise):
                 yield x.draw(n, device, torch.Generator(device).manual_seed(0))
+            elif isinstance(x, Vector):
+                yield batch["label"]
             else:
                 yield torch.full((n,), label, device=device)
 

@@ -13,6 +13,7 @@ class Needs:
         labels: whether it also holds "label", (N,) int64, the index of each image's class.
         balanced: whether classes take turns, so that a batch of enough images holds each of them.
         unlabelled: whether the label of an image may be unknown, -1; images with a label then take every other turn.
+        vectors: whether "label" may be a vector per image in place of classes, (N, length) float32.
     """
 
     domains: tuple[str, ...] = ("image",)
@@ -20,6 +21,7 @@ class Needs:
     labels: bool = False
     balanced: bool = False
     unlabelled: bool = False
+    vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,10 @@ class Facts:
         size: height and width of the training images, in pixels; 0 if unknown.
         channels: of the images of each domain.
         classes: names of the labels, in the order of their indices.
+        vector: length of the vectors that stand in place of labels; 0 without.
     """
 
     size: int = 0
     channels: dict[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    vector: int = 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from img2img.core.method import Batch, Label, Method, Noise, Optimizer, Scalars, Use, adam
 from img2img.core.needs import Facts
-from img2img.core.options import NoiseConfig
+from img2img.core.options import GameConfig
 from img2img.core.penalties import clamping, stretches
 from img2img.core.referee import Referee, learning_rates, measured, regularised
 from img2img.errors import ConfigError
@@ -16,6 +16,7 @@ from img2img.networks import FROM_NOISE
 from img2img.networks.conditional import LabelledGenerator
 
 SHOWN = 64  # images of the sample grid
+ROWS, COLUMNS = 8, 32  # of the grid of a method with classes, which has a column for each
 
 
 class FromNoise(Method):
@@ -23,9 +24,10 @@ class FromNoise(Method):
 
     Attributes:
         fixed_noise: what the sample grid is drawn from, the same at every step.
+        pack: images that d judges as one, in a paper whose config offers it.
     """
 
-    Config: ClassVar[Any] = NoiseConfig
+    Config: ClassVar[Any] = GameConfig
     kinds = measured("d") | {"diversity": "variety"}
     rows = 1
     batch_size = 64
@@ -34,9 +36,10 @@ class FromNoise(Method):
 
     def __init__(self, config: Any, facts: Facts) -> None:
         super().__init__(config, facts)
-        if config.pack > 1 and config.diffaugment != "none":
+        self.pack = getattr(config, "pack", 1)
+        if self.pack > 1 and config.diffaugment != "none":
             raise ConfigError(
-                f"--diffaugment changes single images, and --pack {config.pack} makes several one; leave one out."
+                f"--diffaugment changes single images, and --pack {self.pack} makes several one; leave one out."
             )
         if config.clamp_low > config.clamp_high:
             raise ConfigError(f"--clamp-low {config.clamp_low:g} is above --clamp-high {config.clamp_high:g}.")
@@ -58,7 +61,7 @@ class FromNoise(Method):
     def build_d(self) -> nn.Module:
         """Build the discriminator, of `pack` images as one."""
         c = self.config
-        return FROM_NOISE[c.network].d(c.pack * self.facts.channels["image"], self.facts.size, c)
+        return FROM_NOISE[c.network].d(self.pack * self.facts.channels["image"], self.facts.size, c)
 
     def optimizer(self) -> Optimizer:
         return adam(self.config.beta1, self.config.beta2)
@@ -116,7 +119,7 @@ class FromNoise(Method):
         differ more from m real ones than a single one does. Images (N, C, H, W) become (N / m, m C, H, W), labels (N,)
         become (N / m, m).
         """
-        m, n = self.config.pack, len(fake)
+        m, n = self.pack, len(fake)
         if m == 1:
             return batch, fake
         packs = {name: x.reshape(n // m, -1, *x.shape[2:]) for name, x in (batch | {"fake": fake}).items()}
@@ -130,8 +133,11 @@ class FromNoise(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        labels = torch.arange(SHOWN, device=self.fixed_noise.device) % max(len(self.facts.classes), 1)
-        return {"": self.g(self.fixed_noise, *[labels][: len(self.uses["sample"].inputs) - 1])}
+        """Return images of the fixed noise; with classes, a column for each, whose rows have the same noise."""
+        if not self.uses["sample"].labelled:
+            return {"": self.g(self.fixed_noise)}
+        noise, names = self.fixed_noise[:ROWS], self.facts.classes[:COLUMNS]
+        return {name: self.g(noise, torch.full((ROWS,), k, device=noise.device)) for k, name in enumerate(names)}
 
 
 def drawing(config: Any, facts: Facts, classes: int = 0, codes: int = 0) -> dict[str, Use]:

@@ -103,8 +103,8 @@ Decay = Annotated[
 
 
 @dataclass(frozen=True)
-class NoiseConfig(Adversarial):
-    """The options of methods that generate images from noise; each paper sets its own defaults."""
+class NetworksConfig(Adversarial):
+    """The options of networks between noise and images, and of their training; each paper sets its own defaults."""
 
     needs: ClassVar[Needs] = Needs()
 
@@ -116,11 +116,6 @@ class NoiseConfig(Adversarial):
     depth: Depth = 2
     norm: Norm = "batch"
     d_norm: DNorm = "batch"
-    n_critic: NCritic = 1
-    pack: Pack = 1
-    clamp: Clamp = 0.0
-    clamp_low: ClampLow = 1.0
-    clamp_high: ClampHigh = 20.0
     lr: LearningRate = 2e-4
     beta1: Beta1 = 0.5
     beta2: Beta2 = 0.999
@@ -128,12 +123,32 @@ class NoiseConfig(Adversarial):
 
     def idle(self) -> Iterator[tuple[str, str]]:
         yield from super().idle()
-        if not self.clamp:
-            yield from (("clamp_low", "runs with a --clamp"), ("clamp_high", "runs with a --clamp"))
         if self.network != "dcgan":
             yield from (("norm", "--network dcgan"), ("d_norm", "--network dcgan"))
         if self.network != "mlp":
             yield "depth", "--network mlp"
+
+
+@dataclass(frozen=True)
+class GameConfig(NetworksConfig):
+    """The options of a game of one generator against one discriminator."""
+
+    n_critic: NCritic = 1
+    clamp: Clamp = 0.0
+    clamp_low: ClampLow = 1.0
+    clamp_high: ClampHigh = 20.0
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        yield from super().idle()
+        if not self.clamp:
+            yield from (("clamp_low", "runs with a --clamp"), ("clamp_high", "runs with a --clamp"))
+
+
+@dataclass(frozen=True)
+class NoiseConfig(GameConfig):
+    """The options of a game whose discriminator can judge several images as one."""
+
+    pack: Pack = 1
 
 
 ResidualWidth = Annotated[int, "Generator: channels of the last feature map.", CHANNELS]
@@ -146,11 +161,11 @@ Attention = Annotated[
 
 
 @dataclass(frozen=True)
-class ResidualConfig(NoiseConfig):
+class ResidualConfig(GameConfig):
     """The options of residual networks under a class, with the defaults of SAGAN."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "norm", "d_norm", "pack", "weight_norm")
+    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "norm", "d_norm", "weight_norm")
 
     objective: Objective = "hinge"
     spectral: Annotated[bool, "Spectral normalization in both networks (Miyato et al. 2018)."] = True

@@ -31,6 +31,7 @@ class Domain:
     dtype: str  # type of every image
     passed: Counter[str] = field(default_factory=Counter)  # the files that were skipped in their folder, by suffix
     labels: tuple[int, ...] = ()  # class index of every image; empty if the images have no labels
+    vectors: Array | None = None  # (images, length) float32, in place of labels
 
     @classmethod
     def of(cls, title: str, sources: Sequence[Header | Array], half: str = "whole") -> "Domain":
@@ -104,6 +105,8 @@ class Domain:
                 kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
             contents.update(repr(kind).encode())
         labels = {"labels": hashlib.sha256(repr(self.labels).encode()).hexdigest()[:16]} if self.labels else {}
+        if self.vectors is not None:
+            labels = {"vectors": hashlib.sha256(self.vectors.tobytes()).hexdigest()[:16]}
         return labels | {
             "images": len(self),
             "kind": self.kind,
@@ -116,9 +119,10 @@ class Domain:
         return self.select([round(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))])
 
     def select(self, indices: Sequence[int]) -> "Domain":
-        """Return the images at these indices, with their labels."""
+        """Return the images at these indices, with their labels or vectors."""
         labels = tuple(self.labels[i] for i in indices) if self.labels else ()
-        return replace(self, sources=tuple(self.sources[i] for i in indices), labels=labels)
+        vectors = None if self.vectors is None else self.vectors[list(indices)]
+        return replace(self, sources=tuple(self.sources[i] for i in indices), labels=labels, vectors=vectors)
 
 
 def fingerprint(path: Path) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from img2img.data.labels import (
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, PartlyLabelledConfig
 from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
 from img2img.data.picture import Array, Header
+from img2img.data.vectors import vectors_for
 from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted, quote
 
 Notes = tuple[str, ...]
@@ -49,7 +50,8 @@ class Split:
         first, *others = self.train.values()
         if others:
             return ", ".join([f"{len(first)} images of {first.title}", *(f"{len(d)} of {d.title}" for d in others)])
-        return f"{len(first)} images" + (f" of {len(self.classes)} classes" if self.classes else "")
+        under = "" if first.vectors is None else f" under vectors of {first.vectors.shape[1]}"
+        return f"{len(first)} images{under}" + (f" of {len(self.classes)} classes" if self.classes else "")
 
     @property
     def held(self) -> str:
@@ -119,8 +121,22 @@ def _split(keys: Sequence[str], train: Sequence[Domain], heldout: Sequence[Domai
     return Split(dict(zip(keys, train, strict=True)), dict(zip(keys, heldout, strict=True)) if heldout else None)
 
 
-def _find_images(config: ImagesConfig, needs_labels: bool, data: Any = None, labels: Any = None) -> Split:
-    """Find the images of the single domain "image", and their classes if a method needs them."""
+def _find_images(
+    config: ImagesConfig, needs_labels: bool, data: Any = None, labels: Any = None, vectors: Any = None
+) -> Split:
+    """Find the images of the single domain "image", and their classes or vectors if a method needs them."""
+    vectors = getattr(config, "vectors", None) if vectors is None else vectors
+    if vectors is not None:
+        if labels is not None or getattr(config, "labels", None):
+            raise ConfigError("Give labels or vectors, not both.")
+        file = Path(vectors) if isinstance(vectors, str | Path) and config.data else None
+        if file and file.suffix.lower() == ".npy" and file.resolve().is_relative_to(Path(config.data or "").resolve()):
+            raise ConfigError(f"{quote(file)} lies in the folder of images and would be read as one; move it.")
+        split = _find_images(ImagesConfig(config.data, pages=config.pages), False, data)
+        parts = [split.train["image"], *(split.heldout or {}).values()]
+        rows = vectors_for(vectors, Path(config.data or "-"), [part.sources for part in parts])
+        parts = [replace(part, vectors=x) for part, x in zip(parts, rows, strict=True)]
+        return replace(_split(["image"], parts[:1], parts[1:]), notes=split.notes)
     if labels is not None and not needs_labels:
         raise ConfigError("This method does not use labels; leave them out.")
     file = Path(config.labels) if isinstance(config, LabelledConfig) and config.labels else None

@@ -4,7 +4,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path, PurePosixPath
@@ -103,9 +103,9 @@ class Table:
                     f"Line {rows.line_num} of {quote(self.path)} is not a file and its label; "
                     "names with commas have to be quoted."
                 )
-            if self.labels.setdefault(_normal(file), label) != label:
+            if self.labels.setdefault(file_name(file), label) != label:
                 raise DataError(
-                    f"{quote(self.path)} gives {file} two labels: {self.labels[_normal(file)]} and {label}."
+                    f"{quote(self.path)} gives {file} two labels: {self.labels[file_name(file)]} and {label}."
                 )
 
     def of(self, root: Path, headers: Iterable[Header]) -> list[str]:
@@ -114,17 +114,26 @@ class Table:
         Raises:
             DataError: if images have no row.
         """
-        files = [_normal(header.path.relative_to(root).as_posix()) for header in headers]
-        if missing := [quote(file) for file in files if file not in self.labels]:
-            raise DataError(
-                f"{counted(len(missing), 'image has', 'images have')} no row in {quote(self.path)}: {listed(missing)}. "
-                f"Files are named relative to {quote(root)}."
-            )
-        return [self.labels[file] for file in files]
+        return [self.labels[file] for file in files_in(self.labels, self.path, root, headers)]
 
 
-def _normal(file: str) -> str:
-    """Return the name in the form in which it is compared, whatever system wrote it."""
+def files_in(rows: Container[str], table: Path, root: Path, headers: Iterable[Header]) -> list[str]:
+    """Return the name that each image has in a table, whose `rows` name files relative to `root`.
+
+    Raises:
+        DataError: if images have no row.
+    """
+    files = [file_name(header.path.relative_to(root).as_posix()) for header in headers]
+    if missing := [quote(file) for file in files if file not in rows]:
+        raise DataError(
+            f"{counted(len(missing), 'image has', 'images have')} no row in {quote(table)}: {listed(missing)}. "
+            f"Files are named relative to {quote(root)}."
+        )
+    return files
+
+
+def file_name(file: str) -> str:
+    """Return a name in the form in which it is compared, whatever system wrote it."""
     return unicodedata.normalize("NFC", PurePosixPath(file.replace("\\", "/")).as_posix())
 
 

@@ -89,6 +89,17 @@ class LabelledConfig(ImagesConfig):
 
 
 @dataclass(frozen=True)
+class ConditionedConfig(LabelledConfig):
+    """Which images to train on, what classes or vectors they have, and how they are cut."""
+
+    vectors: Annotated[
+        str | None,
+        "A vector per image in place of classes, e.g. the embedding of a text: an .npy with a row for each image, by "
+        "sorted name, or a CSV with the column file and one for each number.",
+    ] = None
+
+
+@dataclass(frozen=True)
 class PartlyLabelledConfig(LabelledConfig):
     """Which images to train on, what classes some of them have, and how they are cut."""
 
@@ -105,4 +116,6 @@ def data_options(needs: Needs) -> type[Options]:
         return DataConfig if needs.paired else UnpairedConfig
     if needs.unlabelled:
         return PartlyLabelledConfig
+    if needs.vectors:
+        return ConditionedConfig
     return LabelledConfig if needs.labels else ImagesConfig

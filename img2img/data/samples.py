@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from img2img.core.needs import Needs
+from img2img.core.needs import Facts, Needs
 from img2img.data.augment import PRESETS, Augment
 from img2img.data.domain import Domain
 from img2img.data.finding import Split, find_domains
@@ -37,6 +37,7 @@ class Samples(Dataset[dict[str, Tensor]]):
     ten times as many images is seen ten times as often. If `balanced`, classes take turns instead, sample n being of
     class n modulo their number, and each goes through its own images in a new order again and again. If `unlabelled`,
     images with a label take turns with all images in the same way; a label that is not known is -1.
+    With vectors in place of labels, "label" is the vector of the image.
 
     Args:
         domains: the images by the key that they have in a sample; with pairs, image i of one belongs to image i of all.
@@ -100,6 +101,12 @@ class Samples(Dataset[dict[str, Tensor]]):
         return max(map(len, self.stores.values()))
 
     @property
+    def facts(self) -> Facts:
+        """Return what the images say to networks."""
+        vectors = next(iter(self.domains.values())).vectors
+        return Facts(self.config.size, self.channels, self.classes, 0 if vectors is None else vectors.shape[1])
+
+    @property
     def cached(self) -> bool:
         """Tell whether all decoded images are in memory."""
         return all(store.memory is not None for store in self.stores.values())
@@ -108,7 +115,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         return {key: x[0] for key, x in self.fetch([n]).items()}
 
     def fetch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Return several samples at once, {domain: (N, C, size, size)} and "label": (N,)."""
+        """Return several samples at once, {domain: (N, C, size, size)} and "label": (N,) or vectors (N, length)."""
         indices = np.array([self._indices(n) for n in numbers])  # (N, domains)
         if self.config.augment == "none":
             images = [store.take(chosen) for store, chosen in zip(self.stores.values(), indices.T, strict=True)]
@@ -116,9 +123,11 @@ class Samples(Dataset[dict[str, Tensor]]):
             drawn = [self._augmented(n, chosen) for n, chosen in zip(numbers, indices, strict=True)]
             images = [np.stack(of_domain) for of_domain in zip(*drawn, strict=True)]
         batch = {key: self.scales[key].encode_all(x) for key, x in zip(self.stores, images, strict=True)}
+        first = next(iter(self.domains.values()))
         if self.classes:
-            labels = next(iter(self.domains.values())).labels
-            batch[LABEL] = torch.tensor([labels[i] for i in indices[:, 0]])
+            batch[LABEL] = torch.tensor([first.labels[i] for i in indices[:, 0]])
+        elif first.vectors is not None:
+            batch[LABEL] = torch.from_numpy(first.vectors[indices[:, 0]])
         return batch
 
     def _indices(self, n: int) -> list[int]:
@@ -177,8 +186,11 @@ class HeldOut(Dataset[dict[str, Tensor]]):
         for key, domain in self.domains.items():
             image = cut(read_with_retries(domain.load, i % len(domain)), self.config)
             sample[key] = self.scales[key].encode(image)
+        first = next(iter(self.domains.values()))
         if self.classes:
             sample[LABEL] = torch.tensor(self.labels[i % len(self.labels)])
+        elif first.vectors is not None:
+            sample[LABEL] = torch.from_numpy(first.vectors[i % len(first)])
         return sample
 
 
@@ -216,7 +228,7 @@ def open_samples(
         seed: of the order of samples and their augmentation.
         shared: whether worker processes read from the cache.
         say: receives lines about the progress of reading.
-        **arrays: "a" and "b"; or "data", and "labels", one per image.
+        **arrays: "a" and "b"; or "data", and "labels" or "vectors", one per image.
 
     Raises:
         ConfigError: if the options do not say where the images or their labels are.
@@ -241,4 +253,6 @@ def open_samples(
 
 def arrays_for(needs: Needs) -> tuple[str, ...]:
     """Return the names of the arrays that `open_samples` takes."""
-    return needs.domains if needs.domains == ("a", "b") else ("data", "labels") if needs.labels else ("data",)
+    if needs.domains == ("a", "b"):
+        return needs.domains
+    return ("data", *["labels"] * needs.labels, *["vectors"] * needs.vectors)

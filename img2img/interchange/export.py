@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.core.method import Image, Input, Label, Noise, Use
+from img2img.core.method import Image, Input, Label, Noise, Use, Vector
 from img2img.errors import ConfigError, ModelFileError, choose, install_hint
 from img2img.interchange.layout import fit
 from img2img.interchange.onnx_graph import onnx_model, unsupported
@@ -65,7 +65,8 @@ def export_model(
     """Write one direction of a model for other programs.
 
     The file gets its name only after it has been read back and compared with the model, on inputs of several sizes.
-    Its inputs are those of the network, in this order: "input" (an image), "noise" (N, length), "label" (N,) int64.
+    Its inputs are those of the network, in this order: "input" (an image), "noise" or "vector" (N, length),
+    "label" (N,) int64.
 
     Args:
         model: a `.safetensors` file of img2img, or a run folder.
@@ -156,7 +157,7 @@ def input_names(inputs: tuple[Input, ...]) -> list[str]:
     """Return the names of a network's inputs in exported files; a second input of a kind gets a number."""
     names: list[str] = []
     for x in inputs:
-        kind = {Image: "input", Noise: "noise", Label: "label"}[type(x)]
+        kind = {Image: "input", Noise: "noise", Label: "label", Vector: "vector"}[type(x)]
         names.append(kind if kind not in names else f"{kind}{len(names) + 1}")
     return names
 
@@ -179,6 +180,8 @@ def examples(use: Use, channels: Mapping[str, int]) -> Iterator[Inputs]:
             return x.draw(batch, generator=random)
         if isinstance(x, Label):
             return torch.randint(x.classes, (batch,), generator=random)
+        if isinstance(x, Vector):
+            return torch.randn(batch, x.length, generator=random)
         return torch.rand(batch, channels[x.domain], height, width, generator=random) * 2 - 1
 
     for size in ((1, small, small), (1, large, small), (2, small, large), (3, small, small)):

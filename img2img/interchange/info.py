@@ -68,6 +68,7 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     entries += [
         *([("classes", ", ".join(info["classes"]))] if info["classes"] else []),
+        *([("vectors", f"of {info['vector']} numbers")] if info["vector"] else []),
         ("training size", size + origin),
         ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),

@@ -103,6 +103,7 @@ class ModelCard:
     step: Annotated[int, Ge(0)]
     version: str
     classes: tuple[str, ...] = ()  # names of the labels
+    vector: Annotated[int, Interval(ge=0, le=65536)] = 0  # length of the vectors that stand in place of labels
     shared: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
     source: str = ""  # where the weights are from, if not from training with `img2img`
@@ -110,7 +111,7 @@ class ModelCard:
 
     @property
     def facts(self) -> Facts:
-        return Facts(self.size, self.channels, self.classes)
+        return Facts(self.size, self.channels, self.classes, self.vector)
 
     def build(self) -> dict[str, Use]:
         """Build the networks of the file, without memory: on the meta device.

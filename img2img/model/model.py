@@ -109,16 +109,29 @@ class Model:
         choose("--label", str(label), self.classes)
         return str(label)
 
-    @torch.no_grad()
+    def classifier(self) -> Use:
+        """Return the use that classifies images.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        use = self.use("classify") if "classify" in self.card.uses else None
+        if use is None or use.output != CLASS:
+            raise ConfigError(f"A {self.card.method} model does not classify images; semigan's do.")
+        return use
+
     def classify(self, images: Array) -> list[str]:
         """Return the class of each image (N, H, W, C), of the size, type and range of the training images.
 
         Raises:
             ConfigError: if the model has no classifier, or images have another size or number of channels.
         """
-        use = self.use("classify") if "classify" in self.card.uses else None
-        if use is None or use.output != CLASS:
-            raise ConfigError(f"A {self.card.method} model does not classify images; semigan's do.")
+        return [self.classes[k] for k in self.confidences(images).argmax(1)]
+
+    @torch.no_grad()
+    def confidences(self, images: Array) -> Array:
+        """Return how sure the model is of each class, (N, classes), for images as `classify` takes; rows sum to 1."""
+        use = self.classifier()
         size, channels = self.card.size, self.card.channels[use.source]
         if (images := np.asarray(images)).shape[1:] != (size, size, channels):
             raise ConfigError(
@@ -126,7 +139,8 @@ class Model:
             )
         network, scale, device = use.network.to(self.runtime.device), self.card.scales[use.source], self.runtime.device
         parts = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
-        return [self.classes[k] for x in parts for k in network(scale.encode_all(x).to(device))[0].argmax(1).tolist()]
+        logits = [network(scale.encode_all(x).to(device))[0].double().cpu() for x in parts]
+        return torch.cat([*logits, torch.zeros(0, len(self.classes))]).softmax(1).numpy()
 
     def digest(self) -> str:
         """Return the SHA-256 of the model file."""

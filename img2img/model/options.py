@@ -112,12 +112,23 @@ class SampleLoadOptions(Options):
 
 
 @dataclass(frozen=True)
+class ClassifyOptions(Options):
+    """Options of classifying images."""
+
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
+
+
+@dataclass(frozen=True)
 class SampleOptions(Options):
     """Options of sampling."""
 
     label: Annotated[str | None, "The class to draw, for a model that takes one; by default all classes in turn."] = (
         None
     )
+    vectors: Annotated[
+        str | None,
+        "File of the vectors to draw under, for a model trained under some: image i has row i modulo their number.",
+    ] = None
     truncation: Annotated[
         float,
         "Cut normal noise at plus and minus this: images that are more typical, and less diverse.",
@@ -130,10 +141,10 @@ class SampleOptions(Options):
         "Format of the images: auto (png if it can hold them, otherwise tif), png, tif, npy, ...",
         Choice(("auto", *FORMATS.words), complete=False),
     ] = "auto"
-    grid: Annotated[bool, "Also write grid.png, a grid of up to 64 of the images."] = False
+    grid: Annotated[bool, "Also write grid.png: 64 of the images, or a column for each class."] = False
     interpolate: Annotated[
         int,
-        "Also write walk.png, walks through the latent space with this many steps between two images.",
+        "Also write walk.png: walks of this many steps from noise to noise, or from class to class under one noise.",
         Within(2, 10**4, special=(0, "none")),
     ] = 0
     overwrite: Annotated[bool, "Overwrite existing images."] = False

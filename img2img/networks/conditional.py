@@ -1,8 +1,23 @@
-"""Networks conditioned on a class label by concatenation: to the noise, and as planes to the image."""
+"""Networks conditioned on a class label by concatenation: to the noise, and as planes to the image.
+
+Generators take classes as indices (N,), or as weights (N, classes): those of a mixture, such as the way between two.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def rows_of(label: Tensor, classes: int) -> Tensor:
+    """Return classes (N,) as one-hot rows (N, classes); rows of weights, or of any condition, stay as they are."""
+    return label if label.is_floating_point() else F.one_hot(label, classes)
+
+
+class ClassTable(nn.Embedding):
+    """A vector for each class (N,); for weights (N, classes) the sum of the vectors with these weights."""
+
+    def forward(self, label: Tensor) -> Tensor:
+        return label.to(self.weight) @ self.weight if label.is_floating_point() else super().forward(label)
 
 
 class LabelledGenerator(nn.Module):
@@ -20,27 +35,30 @@ class LabelledGenerator(nn.Module):
         self.g, self.classes = g, classes
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
-        x: Tensor = self.g(torch.cat([z.flatten(1), F.one_hot(label, self.classes).to(z)], 1))
+        x: Tensor = self.g(torch.cat([z.flatten(1), rows_of(label, self.classes).to(z)], 1))
         return x
 
 
 class LabelledDiscriminator(nn.Module):
     """A discriminator, conditioned by concatenating one-hot planes (N, classes, H, W) to the image (N, C, H, W).
 
-    Labels may be (N, m), those of m images in a pack; they make m times as many planes.
+    Labels may be (N, m), those of m images in a pack; they make m times as many planes. With a `code`, the condition is
+    a vector (N, classes) in place of a label, and a linear layer makes it that many planes.
 
     Args:
-        d: a discriminator that takes images of C + m classes channels.
-        classes: number of classes.
+        d: a discriminator that takes images of C + m classes channels, or of C + code.
+        classes: number of classes, or length of the vector.
+        code: number of planes of a vector; 0 for labels.
     """
 
-    def __init__(self, d: nn.Module, classes: int) -> None:
+    def __init__(self, d: nn.Module, classes: int, code: int = 0) -> None:
         super().__init__()
         self.d, self.classes = d, classes
+        self.code = nn.Linear(classes, code) if code else nn.Identity()
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        planes = F.one_hot(label, self.classes).to(x).flatten(1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-        logits: Tensor = self.d(torch.cat([x, planes], 1))
+        rows = self.code(rows_of(label, self.classes).to(x).flatten(1))
+        logits: Tensor = self.d(torch.cat([x, rows[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1))
         return logits
 
 

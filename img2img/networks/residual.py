@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError
+from img2img.networks.conditional import ClassTable
 from img2img.networks.layers import Conv2d, RunningBatchNorm
 
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -129,12 +130,12 @@ class ResidualGenerator(nn.Module):
         if length % self.parts:
             raise ConfigError(f"--latent {length} is not divisible by {self.parts}, the parts for --size {size}.")
         part = length // self.parts
-        self.embedding = nn.Embedding(classes, embedding) if embedding else nn.Identity()
+        self.embedding = ClassTable(classes, embedding) if embedding else nn.Identity()
 
         def table(channels: int) -> nn.Module:
             if embedding:
                 return nn.Linear(embedding + part, channels, bias=False)
-            return _zero(nn.Embedding(classes, channels))
+            return _zero(ClassTable(classes, channels))
 
         self.first = nn.Linear(part, up[0] * 16)
         self.blocks = nn.ModuleList(UpBlock(a, b, table) for a, b in pairwise([up[0], *up]))

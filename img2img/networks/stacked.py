@@ -3,15 +3,22 @@
 import torch
 from torch import Tensor, nn
 
+from img2img.networks.conditional import ClassTable
 from img2img.networks.layers import Conv2d, RunningBatchNorm
 
 
 class Augmentation(nn.Module):
-    """Conditioning augmentation: c = mu(y) + sigma(y) e, for a label y (N,) and normal noise e (N, length)."""
+    """Conditioning augmentation: c = mu(y) + sigma(y) e, for a condition y and normal noise e (N, length).
 
-    def __init__(self, classes: int, length: int) -> None:
+    Args:
+        classes: number of classes, where y is a label (N,); length of the vector, where y is one (N, classes).
+        length: of c.
+        vectors: whether y is a vector.
+    """
+
+    def __init__(self, classes: int, length: int, vectors: bool = False) -> None:
         super().__init__()
-        self.table = nn.Embedding(classes, 2 * length)
+        self.table = nn.Linear(classes, 2 * length) if vectors else ClassTable(classes, 2 * length)
 
     def moments(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and log sigma^2, (N, length) each."""
@@ -28,15 +35,15 @@ class FirstStage(nn.Module):
 
     Args:
         g: a generator that takes noise of latent + length.
-        classes: number of classes.
-        length: of the code of a class.
+        code: what makes the condition a code.
+        length: of the code.
     """
 
     multiple = 1
 
-    def __init__(self, g: nn.Module, classes: int, length: int) -> None:
+    def __init__(self, g: nn.Module, code: Augmentation, length: int) -> None:
         super().__init__()
-        self.g, self.code, self.length = g, Augmentation(classes, length), length
+        self.g, self.code, self.length = g, code, length
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         x: Tensor = self.g(torch.cat([z[:, : -self.length], self.code(label, z[:, -self.length :])], 1))
@@ -48,21 +55,18 @@ class SecondStage(nn.Module):
 
     Args:
         channels: of the images.
-        classes: number of classes.
-        length: of the code of a class.
+        code: what makes the condition a code.
+        length: of the code.
         width: channels of the largest map; inner ones have twice as many.
         blocks: number of residual blocks.
     """
 
     multiple = 1
 
-    def __init__(self, channels: int, classes: int, length: int, width: int, blocks: int) -> None:
+    def __init__(self, channels: int, code: Augmentation, length: int, width: int, blocks: int) -> None:
         super().__init__()
         w = 2 * width
-        self.code, self.head = (
-            Augmentation(classes, length),
-            nn.Sequential(Conv2d(channels, w, 3, padding=1), nn.ReLU()),
-        )
+        self.code, self.head = code, nn.Sequential(Conv2d(channels, w, 3, padding=1), nn.ReLU())
         self.join = _layer(w + length, w)
         self.blocks = nn.ModuleList(nn.Sequential(*_layer(w, w), *_layer(w, w)[:2]) for _ in range(blocks))
         self.up = nn.Sequential(nn.Upsample(scale_factor=2), *_layer(w, width))

@@ -108,10 +108,6 @@ class AnyTraining(Scoring, total=False):
     noise: str
     depth: int
     d_norm: str
-    pack: int
-    clamp: float
-    clamp_low: float
-    clamp_high: float
     beta2: float
     blocks: int
 
@@ -155,6 +151,10 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
+    clamp: float
+    clamp_low: float
+    clamp_high: float
+    pack: int
     warm_up: bool
     code: int
     margin: float
@@ -176,6 +176,7 @@ class OnlySampling(TypedDict, total=False):
     attention: int
     embedding: int
     lambda_ortho: float
+    vectors: str | None
     first_stage: float
 
 
@@ -217,6 +218,7 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
+    vectors: str | None
     truncation: float
     seed: int
     batch_size: int
@@ -224,6 +226,10 @@ class Sampling(TypedDict, total=False):
     grid: bool
     interpolate: int
     overwrite: bool
+
+
+class Classifying(TypedDict, total=False):
+    device: str
 
 
 class Evaluating(Scoring, Loading, total=False):

@@ -194,7 +194,8 @@ def _commands(run: Contents) -> str:
     if run.translations:
         commands = _translating(run)
     else:
-        label = " --label NAME" if any(use.labels for use in run.uses) else ""
+        label = " --label NAME" * any(use.labels for use in run.uses)
+        label += " --vectors FILE" * any(use.vectors for use in run.uses)
         sampling = f"img2img sample {shlex.quote(str(run.best_model))}{label} --n 64 --out RESULTS"
         commands = {"Draw 64 images:": sampling}
     if run.facts.method and not run.finished:

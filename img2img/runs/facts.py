@@ -42,6 +42,7 @@ class UseRecord:
     images: tuple[str, ...] = ()  # the domains of the images that it takes; none if it draws from noise
     labels: bool = False  # whether it takes the index of a class
     output: str = "image"  # the domain of the images that it gives
+    vectors: bool = False  # whether it takes a vector in place of a class
 
 
 @dataclass(frozen=True, kw_only=True)

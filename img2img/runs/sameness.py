@@ -12,7 +12,7 @@ from img2img.runs.folder import RunFolder
 from img2img.runs.record import OPERATIONAL, RETIRED, RunRecord
 from img2img.runtime.records import read_record
 
-PATHS = ("a", "b", "ab", "data", "labels")  # options that name files or folders
+PATHS = ("a", "b", "ab", "data", "labels", "vectors")  # options that name files or folders
 
 
 def default_folder(method: str, options: Mapping[str, Any]) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from img2img.core.method import CLASS, Image, Method
+from img2img.core.method import CLASS, Image, Method, Vector
 from img2img.data.samples import Opened
 from img2img.data.scale import Scale
 from img2img.model.file import ModelCard
@@ -51,7 +51,7 @@ def card_of(
     facts, options, version = method.facts, flat(method.config), environment()["img2img"]
 
     def card(step: int) -> ModelCard:
-        about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes
+        about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes, facts.vector
         return ModelCard(name, options, *about, pages=pages)
 
     return card
@@ -65,7 +65,13 @@ def facts_of(name: str, method: Method, opened: Opened, processes: int) -> RunFa
         images={domain.title: len(domain) for domain in opened.train.domains.values()},
         held_out={domain.title: len(domain) for domain in held.values()},
         uses=tuple(
-            UseRecord(title, tuple(x.domain for x in use.inputs if isinstance(x, Image)), use.labelled, use.output)
+            UseRecord(
+                title,
+                tuple(x.domain for x in use.inputs if isinstance(x, Image)),
+                use.labelled,
+                use.output,
+                any(isinstance(x, Vector) for x in use.inputs),
+            )
             for title, use in method.uses.items()
             if use.output != CLASS
         ),

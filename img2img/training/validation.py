@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from img2img.core.method import Image, Method, Noise, Use
+from img2img.core.method import Image, Label, Method, Noise, Use, Vector
 from img2img.data.domain import Domain
 from img2img.data.picture import Array
 from img2img.data.samples import HeldOut, cut
@@ -78,7 +78,8 @@ class Validation:
         self.identity = "identity" in names
         self.method, self.runtime, self.scales = method, runtime, heldout.scales
         self.images = {domain: _some(heldout, images) for domain, images in heldout.domains.items()}
-        self.labels = heldout.domains[self.target].evenly(IMAGES).labels
+        conditions = heldout.domains[self.target].evenly(IMAGES)
+        self.labels, self.vectors = conditions.labels, conditions.vectors
         self.scorer = Scorer(names, options, channels[self.target], runtime.device)
         self.scorer.prepare(lambda: self._batches(self.target))
         first = next(self._batches(self.target))  # images too small for a metric are refused now
@@ -120,14 +121,20 @@ class Validation:
         return {name: fmean(x) for name, x in values.items()}
 
     def _run(self, use: Use, images: Tensor, number: int) -> Tensor:
-        """Return a use's output for images, the first of which has a `number`: classes in turn, noise by number."""
+        """Return a use's output for images, the first of which has a `number`: classes and vectors in turn, noise by
+        number.
+        """
         n, device, given = len(images), images.device, list[Tensor]()
         for x in use.inputs:
             if isinstance(x, Image):
                 given.append(images)
             elif isinstance(x, Noise):
                 given.append(x.draw(n, generator=torch.Generator().manual_seed(number)).to(device))
-            else:
+            elif isinstance(x, Vector) and self.vectors is not None:
+                given.append(
+                    torch.from_numpy(self.vectors[np.arange(number, number + n) % len(self.vectors)]).to(device)
+                )
+            elif isinstance(x, Label):
                 given.append(torch.arange(number, number + n, device=device) % x.classes)
         out: Tensor = use.network(*given)
         return out

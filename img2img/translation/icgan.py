@@ -24,11 +24,10 @@ E_BETA1 = 0.1  # of Adam for the encoders, in the authors' code
 
 
 @dataclass(frozen=True)
-class IcGANConfig(core.NoiseConfig):
+class IcGANConfig(core.NetworksConfig):
     """IcGAN's options, with the defaults of the authors' code."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = ("n_critic", "pack", "clamp", "clamp_low", "clamp_high")
 
     e_width: Annotated[int, "Channels of the encoders' first layer.", core.CHANNELS] = 32
     e_lr: Annotated[float, "Learning rate of the encoders.", core.RATE] = 1e-4

@@ -16,11 +16,10 @@ from img2img.core.noise import drawing
 
 
 @dataclass(frozen=True)
-class ACGANConfig(o.NoiseConfig):
+class ACGANConfig(o.GameConfig):
     """AC-GAN's options."""
 
     needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = ("pack",)
 
     lambda_class: Annotated[float, "Weight of the classification loss.", o.WEIGHT] = 1.0
 

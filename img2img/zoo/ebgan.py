@@ -24,9 +24,9 @@ class EBGANConfig(EnergyConfig):
 class EBGAN(EnergyGame):
     r"""D gives low energy D(x) = |Dec(Enc(x)) - x|^2 to real images, and at least m to generated ones.
 
-        L_D = D(x) + max(0, m - D(G(z)))                                          eq. 1, 3
+        L_D = D(x) + max(0, m - D(G(z)))                                          eq. 1
         L_G = D(G(z)) + w PT                                                      eq. 2, section 2.4
-        PT  = sum_{i != j} cos^2(S_i, S_j) / (N (N - 1)),  S = Enc(G(z))          eq. 4
+        PT  = sum_{i != j} cos^2(S_i, S_j) / (N (N - 1)),  S = Enc(G(z))          section 2.4
 
     The hinge is per image. The pulling-away term drives apart the codes of generated images, against mode collapse.
     """
@@ -49,7 +49,7 @@ class EBGAN(EnergyGame):
 
 
 def pulling_away(codes: Tensor) -> Tensor:
-    """Return the mean squared cosine of two of the codes (N, length), eq. 4; 0 if there is one."""
+    """Return the mean squared cosine of two of the codes (N, length), section 2.4; 0 if there is one."""
     codes = F.normalize(codes)
     cosines = codes @ codes.t()
     pairs = len(codes) * (len(codes) - 1)

@@ -17,14 +17,12 @@ from img2img.core.needs import Facts
 from img2img.core.noise import drawing
 from img2img.options.declared import Within
 
-ROWS = 8  # of the sample grid
-
 
 @dataclass(frozen=True)
-class InfoGANConfig(o.NoiseConfig):
+class InfoGANConfig(o.GameConfig):
     """InfoGAN's options, with the defaults of the authors' code for MNIST."""
 
-    unused: ClassVar[tuple[str, ...]] = ("noise", "pack", "clamp", "clamp_low", "clamp_high")
+    unused: ClassVar[tuple[str, ...]] = ("noise",)
 
     codes: Annotated[int, "Values of the categorical code.", Within(2, 1000)] = 10
     continuous: Annotated[int, "Number of continuous codes.", Within(0, 1000)] = 2
@@ -60,6 +58,9 @@ class InfoGAN(WithHeads):
         columns: int = self.config.codes + self.config.continuous
         return columns
 
+    def conditions(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (batch["code"],)
+
     def fake(self, batch: Batch) -> Tensor:
         """Generate as many images as the batch has; their noise and codes join the batch."""
         n, device = len(batch["image"]), batch["image"].device
@@ -84,10 +85,3 @@ class InfoGAN(WithHeads):
     def g_heads(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Scalars]:
         information, parts = self.information(batch, fake)
         return -self.config.lambda_info * information, parts
-
-    @torch.no_grad()
-    def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Return a column for each category; a row has the same noise."""
-        noise = self.fixed_noise[:ROWS]
-        codes = (torch.full((ROWS,), k, device=noise.device) for k in range(self.config.codes))
-        return {name: self.g(noise, code) for name, code in zip(self.facts.classes, codes, strict=True)}

@@ -23,12 +23,10 @@ MOST = 6  # levels
 
 
 @dataclass(frozen=True)
-class LAPGANConfig(o.NoiseConfig):
+class LAPGANConfig(o.NetworksConfig):
     """LAPGAN's options, with the defaults of section 4 except for the optimizer."""
 
-    unused: ClassVar[tuple[str, ...]] = (
-        "network", "norm", "d_norm", "n_critic", "pack", "clamp", "clamp_low", "clamp_high",
-    )  # fmt: skip
+    unused: ClassVar[tuple[str, ...]] = ("network", "norm", "d_norm")
 
     levels: Annotated[int, "Sizes of the pyramid, each half of the next.", Within(1, MOST)] = 3
     coarse_width: Annotated[

@@ -18,11 +18,11 @@ from img2img.networks import FROM_NOISE
 
 
 @dataclass(frozen=True)
-class SemiGANConfig(o.NoiseConfig):
+class SemiGANConfig(o.GameConfig):
     """SemiGAN's options; learning rate and dropout are those of the authors' code for CIFAR."""
 
     needs: ClassVar[Needs] = Needs(labels=True, unlabelled=True)
-    unused: ClassVar[tuple[str, ...]] = ("spectral", "weight_norm", "pack", "clamp", "clamp_low", "clamp_high")
+    unused: ClassVar[tuple[str, ...]] = ("spectral", "weight_norm")
 
     match_features: Annotated[bool, "G matches the mean features of real images; otherwise it fools D."] = True
     lambda_game: Annotated[float, "Weight of real or fake in D's loss, beside that of the classes.", o.WEIGHT] = 0.5

@@ -11,26 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img.core import options as o
-from img2img.core.method import Batch, Label, Method, Noise, Scalars, Use, adam
+from img2img.core.method import Batch, Label, Method, Noise, Scalars, Use, Vector, adam
 from img2img.core.needs import Facts, Needs
 from img2img.core.referee import Referee, learning_rates, measured, regularised
 from img2img.networks import FROM_NOISE
 from img2img.networks.conditional import LabelledDiscriminator
 from img2img.networks.layers import init_weights
-from img2img.networks.stacked import FirstStage, SecondStage, Stacked
+from img2img.networks.stacked import Augmentation, FirstStage, SecondStage, Stacked
 from img2img.options.declared import Within
 
 
 @dataclass(frozen=True)
-class StackGANConfig(o.NoiseConfig):
+class StackGANConfig(o.NetworksConfig):
     """StackGAN's options, with the defaults of section 4 and the authors' code."""
 
-    needs: ClassVar[Needs] = Needs(labels=True)
-    unused: ClassVar[tuple[str, ...]] = (
-        "network", "depth", "noise", "n_critic", "pack", "clamp", "clamp_low", "clamp_high",
-    )  # fmt: skip
+    needs: ClassVar[Needs] = Needs(labels=True, vectors=True)
+    unused: ClassVar[tuple[str, ...]] = ("network", "depth", "noise")
 
-    code: Annotated[int, "Length of the code of a class.", Within(1, 2**16)] = 128
+    code: Annotated[int, "Length of the code of a class or vector.", Within(1, 2**16)] = 128
     blocks: Annotated[int, "Residual blocks of the second stage.", Within(0, 1000)] = 4
     first_stage: Annotated[
         float, "Share of the run for the first stage; the second has the rest.", Within(0, 1, above=True, below=True)
@@ -45,8 +43,9 @@ class StackGAN(Method):
         L_G = -E[log D(G(c), y)] + lambda KL(N(mu(y), Sigma(y)) || N(0, I))             eq. 4 and 6
         c = mu(y) + sigma(y) e,  e ~ N(0, I)                                            section 3.2
 
-    The paper's condition is a text; here it is a class, whose code each stage learns. A wrong y is another class of the
-    same image. KL is a mean over the entries of c, as in the authors' code.
+    The condition y is the embedding of a text, or any vector, of which mu, sigma and D each see a linear map; or it is
+    a class. A wrong y is that of another image, or another class. KL is a mean over the entries of c, as in the
+    authors' code.
     """
 
     Config = StackGANConfig
@@ -56,12 +55,14 @@ class StackGAN(Method):
 
     def __init__(self, config: StackGANConfig, facts: Facts) -> None:
         super().__init__(config, facts)
-        channels, k = facts.channels["image"] + len(facts.classes), len(facts.classes)
+        k = facts.vector or len(facts.classes)
+        code = config.code if facts.vector else 0
+        channels = facts.channels["image"] + (code or k)
         self.g: Stacked = self.uses["sample"].network  # type: ignore[assignment]
         self.noise = Noise(config.latent + 2 * config.code)
         parts = config.spectral, config.weight_norm, config.d_dropout
         self.d_small, self.d = (
-            LabelledDiscriminator(regularised(FROM_NOISE["dcgan"].d(channels, size, config), *parts), k)
+            LabelledDiscriminator(regularised(FROM_NOISE["dcgan"].d(channels, size, config), *parts), k, code)
             for size in (facts.size // 2, facts.size)
         )
         self.referee = Referee(config, config.d_norm, option="--d-norm")
@@ -73,11 +74,13 @@ class StackGAN(Method):
 
     @staticmethod
     def build(config: StackGANConfig, facts: Facts) -> dict[str, Use]:
-        c, channels, k = config, facts.channels["image"], len(facts.classes)
+        c, channels, k = config, facts.channels["image"], facts.vector or len(facts.classes)
+        condition = k, c.code, bool(facts.vector)
         g = FROM_NOISE["dcgan"].g(c.latent + c.code, channels, facts.size // 2, c)
-        second = init_weights(SecondStage(channels, k, c.code, c.width, c.blocks))
-        inputs = (Noise(c.latent + 2 * c.code), Label(k))
-        return {"sample": Use(Stacked(FirstStage(g, k, c.code), second), inputs, "image")}
+        second = init_weights(SecondStage(channels, Augmentation(*condition), c.code, c.width, c.blocks))
+        first = FirstStage(g, init_weights(Augmentation(*condition)), c.code)
+        inputs = (Noise(c.latent + 2 * c.code), Vector(k) if facts.vector else Label(k))
+        return {"sample": Use(Stacked(first, second), inputs, "image")}
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the stages apart, as they are trained."""
@@ -94,7 +97,7 @@ class StackGAN(Method):
         return self.play("", x, y, self.g.second(small, y, z[:, -code:]))
 
     def play(self, stage: str, x: Tensor, y: Tensor, fake: Tensor) -> Scalars:
-        """Move D, then G, of a stage, on images (N, C, H, W) of its size and their classes (N,)."""
+        """Move D, then G, of a stage, on images (N, C, H, W) of its size and their classes (N,) or vectors."""
         referee, d = self.referee, getattr(self, f"d{stage}")
         real, seen = referee.seen(x), referee.seen(fake.detach())
         right = d(real, y)
@@ -113,7 +116,12 @@ class StackGAN(Method):
 
 
 def another(label: Tensor, classes: int) -> Tensor:
-    """Return another class than `label` (N,) for each image, each with the same chance."""
+    """Return another class than `label` (N,) for each image, each with the same chance; of vectors (N, length) one of
+    another image that differs, if any does.
+    """
+    if label.is_floating_point():
+        differs = (label[:, None] != label).any(2)
+        return label[torch.multinomial((differs | ~differs.any(1, keepdim=True)).float(), 1)[:, 0]]
     return (label + torch.randint(1, classes, label.shape, device=label.device)) % classes
 
 
