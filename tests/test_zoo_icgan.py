@@ -96,6 +96,21 @@ def test_encoders_invert_a_generator_that_can_be_inverted():
     assert F.mse_loss(edit, wanted) < 0.2 * F.mse_loss(kept, wanted)
 
 
+def test_reconstructions_are_in_the_loss_of_the_encoders_as_asked(monkeypatch):
+    losses = []
+    for weight in (0.0, 2.0):
+        method = tiny(0.7, lambda_rec=weight)
+        before = state(method)
+        monkeypatch.setattr(method, "move", lambda player, x: losses.append((player, x.item())))
+        torch.manual_seed(1)
+        s = method.step(batches())
+        expected = s["z_error"] + s["y_loss"] + weight * s["rec"]
+        assert losses[-1] == ("E", pytest.approx(expected.item())) and s["rec"] > 0
+        method = tiny(0.7, lambda_rec=weight)
+        method.step(batches())
+        assert changed(before, state(method)) == {"e_z", "e_y"}
+
+
 def test_an_edit_is_drawn_at_the_training_size():
     method = tiny().eval()
     editor, x, label = method.uses["edit"].network, torch.rand(2, 2, 16, 16), torch.tensor([0, 2])

@@ -145,9 +145,9 @@ class OnlyTranslation(TypedDict, total=False):
     lambda_latent: float
     e_lr: float
     e_share: float
+    lambda_rec: float
     d_layers: int
     lambda_cls: float
-    lambda_rec: float
     lambda_variance: float
     reference: str
     max_change: float

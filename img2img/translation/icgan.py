@@ -34,6 +34,9 @@ class IcGANConfig(core.NetworksConfig):
     e_share: Annotated[
         float, "Final fraction of the run, in which the encoders learn and the others do not.", Within(0, 1, True, True)
     ] = 0.375
+    lambda_rec: Annotated[
+        float, "Weight of the L1 distance of real images from their reconstructions in E_z's loss.", core.WEIGHT
+    ] = 0.0
 
 
 class Editor(nn.Module):
@@ -64,6 +67,7 @@ class IcGAN(Method):
         L_D  = L(D(x, y), real) + (L(D(g(z, y), y), fake) + L(D(x, y_wrong), fake)) / 2
         L_G  = L(D(g(z, y), y), real)
         L_Ez = E[|z - E_z(g(z, y))|^2],  L_Ey = E[-log E_y(y | x)]                          section 3.1
+               (+ lambda E[|x - g(E_z(x), y)|], which is not in the paper)
         edit = g(E_z(x), y_new)
 
     D also rejects real images with a wrong class. The first part of the run is the game of g and D. In the second, g no
@@ -126,9 +130,9 @@ class IcGAN(Method):
             fake = self.g(z, y)
         z_error, logits = F.mse_loss(self.e_z(fake), z), self.e_y(x)
         y_loss = F.cross_entropy(logits, y)
-        self.move("E", z_error + y_loss)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.config.lambda_rec > 0):
             rec = F.l1_loss(self.g(self.e_z(x), y), x)
+        self.move("E", z_error + y_loss + self.config.lambda_rec * rec)
         self.g.train()
         accuracy = (logits.argmax(1) == y).float().mean()
         return {"z_error": z_error, "y_loss": y_loss, "y_accuracy": accuracy, "rec": rec}
