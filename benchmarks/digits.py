@@ -293,7 +293,7 @@ def main():
     parser.add_argument("--only", default=",".join(SETUPS), help=f"of {', '.join(SETUPS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--classifier-steps", type=int, default=2000)
+    parser.add_argument("--classifier-steps", type=int, default=3000)
     parser.add_argument("--images", type=int, help="at most so many of each part of a set, for a quick look")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
