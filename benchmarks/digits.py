@@ -30,7 +30,9 @@ it holds are not run again.
 
 import argparse
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -119,12 +121,12 @@ def crop(images):
 def distort(images):
     """Rotate, scale, shear and shift images (N, 1, H, W) in [-1, 1] at random, each in its own way."""
 
-    def draw(width):
+    def uniform(width):
         return width * (2 * torch.rand(len(images), device=images.device) - 1)
 
-    angle, scale, x = draw(0.25), draw(0.25).exp(), draw(0.15).exp()
-    rows = (x * scale * angle.cos(), draw(0.2) - scale * angle.sin(), draw(0.15)), (
-        x * scale * angle.sin(), scale * angle.cos(), draw(0.15),
+    angle, scale, x = uniform(0.25), uniform(0.25).exp(), uniform(0.15).exp()
+    rows = (x * scale * angle.cos(), uniform(0.2) - scale * angle.sin(), uniform(0.15)), (
+        x * scale * angle.sin(), scale * angle.cos(), uniform(0.15),
     )  # fmt: skip
     grid = F.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), images.shape, align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
@@ -215,12 +217,17 @@ def tested(of_source, of_target, learned, there, back, s, t, x, y):
 
 
 def best_permutation(labels, named):
-    """Return the class (10,) to call each named one, one to one, so that most are right."""
-    from scipy.optimize import linear_sum_assignment
-
+    """Return the class (10,) to call each named one, one to one, so that most are right; by dynamic programming."""
     counts = np.zeros((10, 10), int)
     np.add.at(counts, (named, labels), 1)
-    return linear_sum_assignment(-counts)[1]
+    best = {frozenset(): (0, ())}  # classes given away -> most right, and to which
+    for row in counts.tolist():
+        longer = {}
+        for taken, (right, chosen) in best.items():
+            for k in set(range(10)) - taken:
+                longer[taken | {k}] = max(longer.get(taken | {k}, (-1, ())), (right + row[k], (*chosen, k)))
+        best = longer
+    return np.array(best[frozenset(range(10))][1])
 
 
 def draw(ways, x, y, path):
@@ -242,7 +249,8 @@ def draw(ways, x, y, path):
 def run(args, name, seed):
     """Run one job in a process of its own; return its row, or what went wrong."""
     command = [sys.executable, __file__, *sys.argv[1:], "--one", f"{name},{seed}"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    result = subprocess.run(command, capture_output=True, text=True, env=threads | os.environ)
     lines = result.stdout.strip().splitlines()
     if result.returncode or not lines:
         why = result.stderr.strip().splitlines() or ["no output"]
@@ -285,7 +293,7 @@ def main():
     parser.add_argument("--only", default=",".join(SETUPS), help=f"of {', '.join(SETUPS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--classifier-steps", type=int, default=2000)
+    parser.add_argument("--classifier-steps", type=int, default=3000)
     parser.add_argument("--images", type=int, help="at most so many of each part of a set, for a quick look")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
@@ -296,12 +304,16 @@ def main():
         name, seed = args.one.split(",")
         print(json.dumps(one(args, name, int(seed))))
         return
+    names = args.only.split(",")
+    if unknown := [name for name in names if name not in SETUPS]:
+        parser.error(f"--only: {unknown[0]} is none of {', '.join(SETUPS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "results.json"
     rows = [row for row in json.loads(file.read_text())["rows"] if "error" not in row] if file.exists() else []
     done = {(row["setup"], row["seed"]) for row in rows}
-    jobs = [(name, seed) for seed in range(args.seeds) for name in args.only.split(",") if (name, seed) not in done]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    jobs = [(name, seed) for seed in range(args.seeds) for name in names if (name, seed) not in done]
+    commit = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(commit, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     machine = {"hardware": hardware, "torch": torch.__version__, "commit": commit, "command": " ".join(sys.argv)}
     with ThreadPoolExecutor(args.jobs) as pool:

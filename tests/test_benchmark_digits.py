@@ -1,6 +1,7 @@
 """The benchmark of translated digits measures what it says: frames, permuted classes, and no label of the target."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_distorted_images_stay_in_range_and_their_surroundings_black(digits):
     assert areas.min() < 0.7 * areas.max()
 
 
+def test_best_permutation_takes_each_class_once(digits):
+    named = np.array([0, 0, 0, 1, 1, 2])
+    labels = np.array([1, 1, 0, 1, 1, 3])  # 0 and 1 are both mostly 1, and only one of them can be
+    chosen = digits.best_permutation(labels, named)
+    assert sorted(chosen) == list(range(10))
+    assert chosen[:3].tolist() == [0, 1, 3]
+
+
 def test_translation_that_swaps_classes_is_permuted_but_neither_kept_nor_right(digits):
     rng = np.random.default_rng(0)
     y = {(domain, part): rng.integers(0, 10, 200) for domain in "ab" for part in ("train", "test")}
@@ -97,6 +106,6 @@ def test_table_chooses_by_the_lesser_measure_and_names_jobs_that_failed(digits, 
 
 def test_job_that_fails_is_a_row_of_the_results(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path)])  # holds no data
-    row = digits.run(None, "untranslated", 3)
+    row = digits.run(Namespace(jobs=1), "untranslated", 3)
     assert (row["setup"], row["seed"]) == ("untranslated", 3)
     assert "exit code 1" in row["error"]
