@@ -109,10 +109,6 @@ class AnyTraining(Scoring, total=False):
     noise: str
     depth: int
     d_norm: str
-    pack: int
-    clamp: float
-    clamp_low: float
-    clamp_high: float
     beta2: float
     blocks: int
 
@@ -156,6 +152,10 @@ class OnlyTranslation(TypedDict, total=False):
 
 
 class OnlySampling(TypedDict, total=False):
+    clamp: float
+    clamp_low: float
+    clamp_high: float
+    pack: int
     warm_up: bool
     code: int
     margin: float
@@ -181,6 +181,7 @@ class OnlySampling(TypedDict, total=False):
     embedding: int
     lambda_ortho: float
     deep: bool
+    vectors: str | None
     first_stage: float
 
 
@@ -222,6 +223,7 @@ class Sampling(TypedDict, total=False):
     device: str
     precision: str
     label: str | None
+    vectors: str | None
     truncation: float
     seed: int
     batch_size: int
@@ -229,6 +231,10 @@ class Sampling(TypedDict, total=False):
     grid: bool
     interpolate: int
     overwrite: bool
+
+
+class Classifying(TypedDict, total=False):
+    device: str
 
 
 class Evaluating(Scoring, Loading, total=False):
