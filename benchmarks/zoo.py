@@ -470,7 +470,11 @@ def main():
     names = [name for name, job in JOBS.items() if name in wanted or job.group in wanted]
     names = [name for name in names if args.facades or JOBS[name].group != "facades"]
     commit = subprocess.getoutput("git rev-parse --short HEAD")
+    import torch
+
     machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     results: dict[str, Any] = {"machine": machine, "commit": commit, "command": " ".join(sys.argv), "jobs": []}
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(apart, name, seed, args) for seed in range(args.seeds) for name in names]
