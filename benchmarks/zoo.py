@@ -49,7 +49,7 @@ class Job(NamedTuple):
 NARROW = {"width": 32, "d_width": 32}
 SMOOTH = NARROW | {"ema": 0.999}
 RESIDUAL = SMOOTH | {"attention": 16}
-RECONSTRUCTED = {"lambda_rec": 10.0, "e_lr": 1e-3}
+EDITS = NARROW | {"latent": 32, "lambda_rec": 10.0, "e_lr": 1e-3}
 MLP = {"network": "mlp", "device": "cpu", "noise": "normal"}  # so small that a GPU would only wait
 RING = MLP | {"width": 128, "d_width": 128, "latent": 64, "batch_size": 256, "size": 1, "lr": 1e-3, "d_lr": 1e-4}
 CODED = {"code": 2, "d_lr": 1e-3}
@@ -67,9 +67,9 @@ JOBS = {
     "supervised": Job("labels", "semigan", "mnist", "class_error", 2000, LABELLED | {"lambda_game": 0.0}),
     "pack 1": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH),
     "pack 2": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH | {"pack": 2, "batch_size": 128}),
-    "icgan": Job("edits", "icgan", "mnist", "edits", 6000, NARROW | RECONSTRUCTED),
-    "icgan hues": Job("edits", "icgan", "hues", "edits", 6000, NARROW | RECONSTRUCTED),
-    "icgan hues published": Job("edits", "icgan", "hues", "edits", 6000, NARROW),
+    "icgan": Job("edits", "icgan", "mnist", "edits", 8000, EDITS),
+    "icgan hues": Job("edits", "icgan", "hues", "edits", 8000, EDITS),
+    "icgan hues published": Job("edits", "icgan", "hues", "edits", 8000, NARROW),
     "sagan": Job("classes", "sagan", "mnist", "as_asked", 3000, RESIDUAL),
     "biggan": Job("classes", "biggan", "mnist", "truncations", 2500, RESIDUAL | {"lr": 2e-4}),
     "stackgan": Job("classes", "stackgan", "mnist", "as_asked", 6000, SMOOTH),
@@ -470,7 +470,11 @@ def main():
     names = [name for name, job in JOBS.items() if name in wanted or job.group in wanted]
     names = [name for name in names if args.facades or JOBS[name].group != "facades"]
     commit = subprocess.getoutput("git rev-parse --short HEAD")
+    import torch
+
     machine = f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     results: dict[str, Any] = {"machine": machine, "commit": commit, "command": " ".join(sys.argv), "jobs": []}
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(apart, name, seed, args) for seed in range(args.seeds) for name in names]
