@@ -35,22 +35,25 @@ MLP = {
     "precision": "fp32",
 }  # fmt: skip
 DEEP = {"depth": 3, "latent": 2, "noise": "uniform", "batch_size": 128, "lr": 1e-3, "decay": 0.7, "ema": 0.998}
-LONG = DEEP | {"beta1": 0.0, "noise": "normal", "decay": 0.5, "steps": 20_000}
-R1 = LONG | {"penalty": "r1", "lambda_gp": 1e-3}
 GAMES = {
     "WGAN-GP": (
         "wgan_gp",
         DEEP | {"steps": 8500, "d_lr": 3e-3, "beta1": 0.0, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1},
     ),
-    "non-saturating + R1": ("gan", R1 | {"d_lr": 2e-3}),
+    "non-saturating + R1": ("gan", DEEP | {"steps": 7500, "beta1": 0.0, "penalty": "r1", "lambda_gp": 1e-3}),
     "plain GAN": ("gan", {"steps": 6000, "lr": 1e-3, "decay": 0.7}),
 }
+LONG = DEEP | {"beta1": 0.0, "noise": "normal", "decay": 0.5, "steps": 20_000}
+R1 = LONG | {"d_lr": 2e-3, "penalty": "r1", "lambda_gp": 1e-3}
 CANDIDATES = {
     "R1": ("gan", R1),
-    "R1, D twice as fast": ("gan", R1 | {"d_lr": 2e-3}),
-    "R1, uniform noise": ("gan", R1 | {"noise": "uniform"}),
-    "R1, wide G": ("gan", R1 | {"width": 256, "d_lr": 2e-3}),
-    "WGAN-GP, long": ("wgan_gp", LONG | {"d_lr": 3e-3, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1}),
+    "R1, wide D": ("gan", R1 | {"d_width": 256}),
+    "R1, wide D, uniform": ("gan", R1 | {"d_width": 256, "noise": "uniform"}),
+    "R1, D moves twice": ("gan", R1 | {"n_critic": 2}),
+    "WGAN-GP, wide D": (
+        "wgan_gp",
+        LONG | {"d_width": 256, "d_lr": 3e-3, "beta2": 0.9, "lambda_gp": 0.1, "n_critic": 1},
+    ),
 }
 FAILING = {
     "discriminator winning": ("gan", {"objective": "minimax", "lr": 1e-8, "d_lr": 2e-3}),
