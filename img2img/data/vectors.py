@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from img2img.data.labels import file_name, files_in
 from img2img.data.picture import Array, Header
@@ -61,10 +62,7 @@ def _read(path: Path) -> tuple[list[str], Array]:
     """Return the files that the rows name, if they do, and the numbers in the rows."""
     try:
         if path.suffix.lower() != ".csv":
-            loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)  # takes no memory for what is not there
-            if not isinstance(loaded, np.ndarray):
-                raise DataError(f"{quote(path)} is no .npy with one array.")
-            return [], loaded
+            return [], npy_format.open_memmap(path, mode="r")  # no pickles, and no memory for what is not there
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = filter(None, csv.reader(file, strict=True))
         header = [name.strip().lower() for name in header]

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError
+from img2img.networks.conditional import rows_of
 from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad, RunningBatchNorm
 from img2img.runtime.compiling import reason
 
@@ -98,6 +99,7 @@ CALLS: dict[Any, Callable[..., Call]] = {
     **dict.fromkeys(("reshape", "view"), _reshape),
     **dict.fromkeys((torch.unsqueeze, "unsqueeze"), lambda x, dim: ("Unsqueeze", [x, np.array([dim], np.int64)], {})),
     F.one_hot: _one_hot,
+    rows_of: _one_hot,
     # "to" converts a number to the type of another: all values but labels are fp32
     **dict.fromkeys(("to", "float", "contiguous"), lambda x, *_, **__: ("Identity", [x], {})),
     "mean": lambda x, dim, keepdim: ("ReduceMean", [x], {"axes": [dim], "keepdims": int(keepdim)}),

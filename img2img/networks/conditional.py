@@ -4,10 +4,12 @@ Generators take classes as indices (N,), or as weights (N, classes): those of a 
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+@torch.fx.wrap  # one step of a trace, which could not follow the choice
 def rows_of(label: Tensor, classes: int) -> Tensor:
     """Return classes (N,) as one-hot rows (N, classes); rows of weights, or of any condition, stay as they are."""
     return label if label.is_floating_point() else F.one_hot(label, classes)
