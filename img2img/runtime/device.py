@@ -39,7 +39,13 @@ class Runtime:
         world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         chosen = pick_device(device)
         if chosen.type == "cuda" and chosen.index is None:
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            index, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+            if index >= gpus:
+                raise ConfigError(
+                    f"Each process needs a GPU of its own, and this machine has {gpus}; give torchrun "
+                    f"--nproc-per-node {gpus}."
+                )
+            chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
         if world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
