@@ -18,6 +18,7 @@ from img2img.networks.growing import (
     MinibatchDeviation,
     PixelNorm,
     equalized,
+    fade,
     widths,
 )
 from img2img.training.ema import Ema
@@ -79,6 +80,12 @@ def test_what_is_kept_draws_the_whole_size_at_every_level():
     for growth, factor in ((0, 4), (0.5, 2), (1, 2), (1.5, 1), (2, 1)):
         small = at(g.train(), growth, z)
         assert torch.equal(g.eval()(z), doubled(small, factor)) and g(z).shape == (3, 2, 16, 16)
+
+
+def test_levels_of_two_types_fade():
+    a, b = torch.zeros(2, dtype=torch.bfloat16), torch.ones(2)
+    assert torch.equal(fade(a, b, 0.25), torch.full((2,), 0.25, dtype=torch.bfloat16))
+    assert torch.equal(fade(b, a, 0.25), torch.full((2,), 0.75))
 
 
 def test_real_images_fade_alike():

@@ -125,7 +125,7 @@ class GrowingGenerator(Growing):
         """Return real images (N, C, size, size) at the size of generated ones, with as much detail."""
         level, alpha = self.stage
         x = F.avg_pool2d(x, self.size // SIZES[level + (alpha > 0)])
-        return torch.lerp(_double(_halve(x)), x, alpha) if alpha else x
+        return fade(_double(_halve(x)), x, alpha) if alpha else x
 
     def forward(self, z: Tensor) -> Tensor:
         level, alpha = self.stage
@@ -134,7 +134,7 @@ class GrowingGenerator(Growing):
             x = block(x)
         image: Tensor = self.rgb[level](x)
         if alpha:
-            image = torch.lerp(_double(image), self.rgb[level + 1](self.blocks[level + 1](x)), alpha)
+            image = fade(_double(image), self.rgb[level + 1](self.blocks[level + 1](x)), alpha)
         factor = 1 if self.training else self.size // SIZES[level + (alpha > 0)]
         return image if factor == 1 else F.interpolate(image, scale_factor=factor)
 
@@ -163,10 +163,15 @@ class GrowingDiscriminator(Growing):
         level, alpha = self.stage
         y: Tensor = self.rgb[level](_halve(x) if alpha else x)
         if alpha:
-            y = torch.lerp(y, self.blocks[level + 1](self.rgb[level + 1](x)), alpha)
+            y = fade(y, self.blocks[level + 1](self.rgb[level + 1](x)), alpha)
         for block in self.blocks[level::-1]:
             y = block(y)
         return y
+
+
+def fade(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Return (1 - alpha) a + alpha b, of a's type; autocast may have given them different ones."""
+    return torch.lerp(a, b.to(a.dtype), alpha)
 
 
 def _halve(x: Tensor) -> Tensor:
