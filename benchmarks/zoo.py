@@ -62,7 +62,6 @@ JOBS = {
     "acgan": Job("classes", "acgan", "mnist", "as_asked", 5000, SMOOTH),
     "infogan": Job("codes", "infogan", "mnist", "codes", 5000, NARROW),
     "semigan": Job("labels", "semigan", "mnist", "class_error", 8000, LABELLED),
-    "semigan fast": Job("labels", "semigan", "mnist", "class_error", 8000, LABELLED | {"lr": 1e-3}),
     "semigan fooled": Job("labels", "semigan", "mnist", "class_error", 8000, LABELLED | {"match_features": False}),
     "supervised": Job("labels", "semigan", "mnist", "class_error", 2000, LABELLED | {"lambda_game": 0.0}),
     "pack 1": Job("stacked", "dcgan", "stacked", "modes", 6000, SMOOTH),
