@@ -67,11 +67,13 @@ def test_fakes_take_the_labels_of_the_batch_and_conditions_stay_exact(tricks):
         assert torch.equal(seen, first if i < per_move else last), i
 
 
-def test_the_sample_grid_shows_every_class_in_turn():
+def test_the_sample_grid_has_a_column_per_class_and_a_noise_per_row():
     method, asked = tiny().eval(), []
-    method.g.register_forward_hook(lambda _m, given, _y: asked.append(given[1]))
-    method.preview(next(batches(1)))
-    assert asked[0].tolist() == [i % 3 for i in range(len(method.fixed_noise))]
+    method.g.register_forward_hook(lambda _m, given, _y: asked.append(given))
+    assert list(method.preview(next(batches(1)))) == list(method.facts.classes)
+    assert [set(label.tolist()) for _, label in asked] == [{0}, {1}, {2}]
+    assert all(torch.equal(noise, asked[0][0]) for noise, _ in asked)
+    assert len(asked[0][0].unique(dim=0)) == len(asked[0][0])
 
 
 @pytest.mark.slow
