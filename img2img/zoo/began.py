@@ -49,6 +49,7 @@ class BEGAN(EnergyGame):
     """
 
     Config = BEGANConfig
+    kinds = dict(EnergyGame.kinds) | {"k": "schedule"}
     batch_size = 16
     k: Tensor
 
