@@ -124,13 +124,18 @@ def train_judge(args):
     """Train the judge of digits on a CPU, beside the first jobs."""
     import torch
 
-    from img2img.evaluation.judge import Classifier
-
     target, partial = args.runs / "judge.pt", args.runs / "judge.part"
     if not target.exists():
-        found = np.load(args.runs / "mnist.npz")
-        torch.save(Classifier(found["train"], found["train_labels"]), partial)
+        torch.save(classifier(args.runs).network.state_dict(), partial)
         partial.rename(target)
+
+
+def classifier(runs, some=slice(None), **options):
+    """Return a classifier of some of the training digits."""
+    from img2img.evaluation.judge import Classifier
+
+    found = mnist(runs)
+    return Classifier(found["train"][some], found["train_labels"][some], **options)
 
 
 def halves(folder):
@@ -168,7 +173,8 @@ def judge(runs):
         if (runs / "judge.pt").exists():
             break
         time.sleep(1)
-    found = torch.load(runs / "judge.pt", weights_only=False)
+    found = classifier(runs, slice(1000), epochs=0)  # has learned nothing yet
+    found.network.load_state_dict(torch.load(runs / "judge.pt", weights_only=True))
     found.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return found
 
