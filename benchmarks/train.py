@@ -71,12 +71,12 @@ def make_plain(network, batch_norm=True):
     """
     from torch import nn
 
-    from img2img.networks import layers
+    from img2img.networks import layers, norms
 
     for name, child in network.named_children():
-        if isinstance(child, layers.InstanceNorm):
+        if isinstance(child, norms.InstanceNorm):
             setattr(network, name, nn.InstanceNorm2d(child.channels))
-        elif batch_norm and isinstance(child, layers.BatchNorm):
+        elif batch_norm and isinstance(child, norms.BatchNorm):
             own = nn.BatchNorm2d(child.channels, eps=child.eps, device=child.weight.device)
             own.weight, own.bias = child.weight, child.bias
             setattr(network, name, own)

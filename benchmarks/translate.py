@@ -64,9 +64,9 @@ def plain_loop(model, source, out):
     import torch
 
     from img2img.model.file import load_use, read_card
-    from img2img.networks import layers
+    from img2img.networks import convolutions
 
-    layers.MATMUL_PIXELS = 0  # PyTorch's own convolutions everywhere
+    convolutions.MOST_POSITIONS = convolutions.MOST_WIDE_POSITIONS = 0  # PyTorch's own convolutions everywhere
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = load_use(model, read_card(model), "a2b").network.to(device)
     out.mkdir(parents=True)
@@ -99,7 +99,7 @@ def ceiling(edge=2048, rounds=10, device=None):
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         n = 256
         product(n, dtype)  # the first one loads the library
-        while n < edge and product(n, dtype) < 0.05:  # large products take minutes without bf16 units
+        while n < edge and product(n, dtype) < 0.05:  # large convolutions take minutes without bf16 units
             n *= 2
         best[name] = max(2 * n**3 / product(n, dtype) / 1e12 for _ in range(rounds))
     return best

@@ -10,21 +10,11 @@ from torch import nn
 
 from img2img.errors import ConfigError
 from img2img.networks import DISCRIMINATORS, GENERATORS
+from img2img.networks.convolutions import MOST_POSITIONS
 from img2img.networks.dcgan import SIZES as DCGAN_SIZES, DCGANDiscriminator, DCGANGenerator
-from img2img.networks.layers import (
-    MATMUL_PIXELS,
-    UPSAMPLINGS,
-    BatchNorm,
-    Conv2d,
-    ConvTranspose2d,
-    InstanceNorm,
-    ReflectPad,
-    RunningBatchNorm,
-    each,
-    init_weights,
-    norm_layer,
-)
+from img2img.networks.layers import UPSAMPLINGS, Conv2d, ConvTranspose2d, ReflectPad, each, init_weights
 from img2img.networks.mlp import MLPDiscriminator, MLPGenerator
+from img2img.networks.norms import BatchNorm, InstanceNorm, RunningBatchNorm, norm_layer
 from img2img.networks.patchgan import PatchGAN
 
 
@@ -288,11 +278,11 @@ def test_mlp(channels, size):
 
 # Layers.
 
-SIZES = [(1, 1), (2, 2), (5, 3), (8, 8), (9, 16), (20, 17)]  # on both sides of MATMUL_PIXELS
+SIZES = [(1, 1), (2, 2), (5, 3), (8, 8), (9, 16), (20, 17)]  # on both sides of MOST_POSITIONS
 
 
 def test_sizes_lie_on_both_sides():
-    assert min(h * w for h, w in SIZES) < MATMUL_PIXELS < max((h // 2) * (w // 2) for h, w in SIZES)
+    assert min(h * w for h, w in SIZES) < MOST_POSITIONS < max((h // 2) * (w // 2) for h, w in SIZES)
 
 
 def gradients(layer, x, *inputs):

@@ -26,7 +26,7 @@ from img2img.lab.equalizer import BatchEqualizer
 from img2img.lab.networks.models import NETWORKS
 from img2img.methods import CONFIGS, METHODS, PLACES
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
-from img2img.networks import layers
+from img2img.networks import layers, norms
 from img2img.options.declared import Choice, Options, Within, arguments_of, options_in, split
 from img2img.options.outline import keys, outline
 from img2img.training.config import HEADINGS, TrainConfig, groups_of, headings_of
@@ -295,7 +295,7 @@ def test_a_run_whose_config_has_options_without_effect_resumes(tmp_path, quick):
 def test_names_of_tables_are_those_of_the_tables():
     assert keys("img2img.core.objectives.OBJECTIVES") == tuple(OBJECTIVES)
     limits = {name: one.limit for name, one in options_in(CONFIGS["cyclegan"]).items()}
-    assert set(limits["norm"].names) == set(layers.NORMS)
+    assert set(limits["norm"].names) == set(norms.NORMS)
     assert set(limits["padding"].names) == {"auto", *layers.PADDINGS}
     assert set(limits["upsample"].names) == set(layers.UPSAMPLINGS)
     assert o.GENERATORS.names[1:] == tuple(img2img.networks.GENERATORS)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from img2img.core.adam import Adam
 from img2img.core.needs import Facts, Needs
 from img2img.core.referee import Referee
 from img2img.errors import choose
@@ -97,7 +98,7 @@ def truncated(z: Tensor, limit: float) -> Tensor:
 
 def adam(beta1: float, beta2: float = 0.999) -> Optimizer:
     """Return Adam (Kingma and Ba 2015) with these betas, to be called with parameters and lr."""
-    return partial(torch.optim.Adam, betas=(beta1, beta2), fused=True)
+    return partial(Adam, betas=(beta1, beta2), fused=True)
 
 
 class Method(nn.Module):

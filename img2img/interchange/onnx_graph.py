@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from img2img.data.picture import Array
 from img2img.errors import ConfigError
 from img2img.networks.conditional import rows_of
-from img2img.networks.layers import BatchNorm, InstanceNorm, ReflectPad, RunningBatchNorm
+from img2img.networks.layers import ReflectPad
+from img2img.networks.norms import BatchNorm, InstanceNorm, RunningBatchNorm
 from img2img.runtime.compiling import reason
 
 OPSET = 17

@@ -19,7 +19,7 @@ from img2img.interchange.layout import fit, infer, standard_names
 from img2img.interchange.target import new_file
 from img2img.methods import METHODS
 from img2img.model.file import PRECISIONS_OF_WEIGHTS, ModelCard, as_os_error, save_model
-from img2img.networks.layers import BatchNorm
+from img2img.networks.norms import BatchNorm
 from img2img.networks.unet import UNet
 from img2img.options.declared import option
 from img2img.runtime.device import environment

@@ -5,7 +5,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, choose
-from img2img.networks.layers import NORMS, Conv2d, ConvTranspose2d, RunningBatchNorm
+from img2img.networks.layers import Conv2d, ConvTranspose2d
+from img2img.networks.norms import NORMS, RunningBatchNorm
 
 SIZES = (8, 16, 32, 64, 128, 256)
 MAX_FACTOR = 16  # of `width`: the paper's 1024 channels for its first map, and no more for larger images

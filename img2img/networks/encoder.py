@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from img2img.errors import choose
-from img2img.networks.layers import NORMS, Conv2d, RunningBatchNorm
+from img2img.networks.layers import Conv2d
+from img2img.networks.norms import NORMS, RunningBatchNorm
 
 SMALLEST = 4  # side of the last map
 MAX_FACTOR = 8  # of `width`

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError
-from img2img.networks.layers import Conv2d, maps_at, norm_layer
+from img2img.networks.layers import Conv2d, maps_at
+from img2img.networks.norms import norm_layer
 
 
 class PatchGAN(nn.Module):

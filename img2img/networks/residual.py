@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from img2img.errors import ConfigError
 from img2img.networks.conditional import ClassTable
-from img2img.networks.layers import Conv2d, RunningBatchNorm
+from img2img.networks.layers import Conv2d
+from img2img.networks.norms import RunningBatchNorm
 
 SIZES = (8, 16, 32, 64, 128, 256)
 MAX_FACTOR = 16  # of `width`

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from img2img.errors import choose
-from img2img.networks.layers import PADDINGS, UPSAMPLINGS, ReflectPad, maps_at, norm_layer
+from img2img.networks.layers import PADDINGS, UPSAMPLINGS, Conv2d, ReflectPad, maps_at
+from img2img.networks.norms import norm_layer
 
 
 class ResidualBlock(nn.Module):
@@ -67,7 +68,7 @@ class ResNet(nn.Module):
             *(ResidualBlock(4 * w, norm, padding, dropout) for _ in range(blocks)),
             up(4 * w, 2 * w, 3, bias), normalise(2 * w), nn.ReLU(),
             up(2 * w, w, 3, bias), normalise(w), nn.ReLU(),
-            ReflectPad(3), nn.Conv2d(w, out_channels, 7), nn.Tanh(),
+            ReflectPad(3), Conv2d(w, out_channels, 7), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from img2img.networks.conditional import ClassTable
-from img2img.networks.layers import Conv2d, RunningBatchNorm
+from img2img.networks.layers import Conv2d
+from img2img.networks.norms import RunningBatchNorm
 
 
 class Augmentation(nn.Module):

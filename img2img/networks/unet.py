@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import ConfigError, choose
-from img2img.networks.layers import UPSAMPLINGS, Conv2d, norm_layer
+from img2img.networks.layers import UPSAMPLINGS, Conv2d
+from img2img.networks.norms import norm_layer
 
 
 class UNet(nn.Module):

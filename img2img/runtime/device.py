@@ -76,8 +76,7 @@ class Runtime:
         """
         network.to(self.device)
         if self.dtype is torch.bfloat16:
-            if self.device.type == "cuda":  # on a CPU the large weights of small maps are faster as they are
-                network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)
             for name in ("forward", "encode"):
                 if hasattr(network, name):
                     setattr(network, name, self._in_bf16(getattr(network, name)))
