@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from img2img.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from img2img.api import (
+    from img2img.api.models import (
         classify as classify,
         load as load,
         sample as sample,
-        train as train,
         translate as translate,
         translate_folder as translate_folder,
     )
+    from img2img.api.training import train as train
     from img2img.errors import Img2ImgError as Img2ImgError
     from img2img.evaluation import modes as modes
     from img2img.evaluation.compare import compare as compare
@@ -30,17 +30,17 @@ _HOMES = {
     "Img2ImgError": "img2img.errors",
     "Sampler": "img2img.model.sampling",
     "Translator": "img2img.model.translator",
-    "classify": "img2img.api",
+    "classify": "img2img.api.models",
     "compare": "img2img.evaluation.compare",
     "evaluate": "img2img.evaluation.evaluate",
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
-    "load": "img2img.api",
+    "load": "img2img.api.models",
     "rank": "img2img.evaluation.evaluate",
-    "sample": "img2img.api",
-    "train": "img2img.api",
-    "translate": "img2img.api",
-    "translate_folder": "img2img.api",
+    "sample": "img2img.api.models",
+    "train": "img2img.api.training",
+    "translate": "img2img.api.models",
+    "translate_folder": "img2img.api.models",
 }
 
 _MODULES = {"modes": "img2img.evaluation.modes"}

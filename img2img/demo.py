@@ -159,16 +159,17 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     Running it again on the same folder resumes where it stopped. `say` receives a line about each stage.
     """
     say("loading PyTorch")
-    import img2img.api
+    from img2img.api.models import translate
+    from img2img.api.training import train
 
     data, results, trained = folder / "data", folder / "translated", folder / RUN
     _refuse_foreign(folder)
     say(f"drawing {2 * (TRAINING + HELD_OUT)} animals into {data}")
     write_data(data)
     say(f"training CycleGAN for {steps} steps, a few minutes on two CPU cores")
-    img2img.api.train("cyclegan", data=data, out=trained, steps=steps, **OPTIONS)
+    train("cyclegan", data=data, out=trained, steps=steps, **OPTIONS)
     say(f"translating {HELD_OUT} animals that it has not seen")
-    img2img.api.translate(trained, data / "testA", results, direction="a2b", overwrite=True)
+    translate(trained, data / "testA", results, direction="a2b", overwrite=True)
     animals = held_out()
     outputs = [read_image(results / f"{i:03d}.png").array for i in range(len(animals))]
     plain, striped = [animal.plain for animal in animals], [animal.striped for animal in animals]

@@ -118,7 +118,7 @@ def test_imports_run_one_way():
 @over(
     "module, text",
     [
-        ("errors", "import img2img.api"),
+        ("errors", "import img2img.api.models"),
         ("errors", "from img2img.data import images"),
         ("core.method", "from img2img.training.loop import Run"),
         ("data.images", "def f():\n    from img2img.cli.main import main"),

@@ -197,7 +197,7 @@ def test_auto_trains_in_bf16_for_8_bits_alone(method, dtype, tmp_path, monkeypat
         found.append(runtime.dtype)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("img2img.api.Trainer", stop)
+    monkeypatch.setattr("img2img.api.training.Trainer", stop)
     images = COLOUR[:, :32, :32].astype(dtype)
     places = {"a": images, "b": images} if method == "cyclegan" else {"data": images}
     options = SMALL if method == "cyclegan" else DRAWN

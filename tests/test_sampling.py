@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import img2img
-from img2img.api import sample
+from img2img.api.models import sample
 from img2img.cli import main as cli
 from img2img.data.folders import find_images
 from img2img.data.images import read_image

@@ -87,7 +87,7 @@ def translate(
     Results have the size, type, format and name of their input. Files that cannot be translated are reported and
     skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
-    import img2img.api
+    import img2img.api.models
     from img2img.model.translator import Translator
 
     loading = {field.name: options.pop(field.name) for field in fields(LoadOptions)}
@@ -99,7 +99,7 @@ def translate(
             if outcome.status == "failed":
                 print_line(f"failed: {outcome.reason}")
 
-        summary = img2img.api.translate(loaded, source, out, progress=progress, **options)
+        summary = img2img.api.models.translate(loaded, source, out, progress=progress, **options)
     for note in dict.fromkeys(loaded.notes):
         print_line(note)
     if summary.outside:
@@ -133,10 +133,10 @@ def sample(
     Image number i depends only on the seed and i, so a longer call continues where a shorter one ended. Running the
     command again draws only the missing images.
     """
-    import img2img.api
+    import img2img.api.models
 
     with stoppable(STOPPED), progress_bar("drawing") as (advance, _):
-        written = img2img.api.sample(model, n, out=out, progress=advance, **options)
+        written = img2img.api.models.sample(model, n, out=out, progress=advance, **options)
     skipped = f", {written.skipped} already there" if written.skipped else ""
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for picture in written.pictures:
@@ -156,10 +156,10 @@ def classify(
     Images are resized to the training size. Files that cannot be read are reported and skipped, and the exit code is
     then 1.
     """
-    import img2img.api
+    import img2img.api.models
 
     with stoppable("Stopped."), progress_bar("classifying") as (advance, print_line):
-        result = img2img.api.classify(model, source, out, progress=advance, **options)
+        result = img2img.api.models.classify(model, source, out, progress=advance, **options)
         for _, reason in result.failed:
             print_line(f"failed: {reason}")
     failed = f", {len(result.failed)} failed" if result.failed else ""
@@ -275,12 +275,12 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
         ] = False,
         **options: Any,
     ) -> None:
-        import img2img.api
+        import img2img.api.training
 
         sources = {name: ctx.get_parameter_source(name) for name in options}
         chosen = {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
         with stoppable("Stopped. Run the same command again to continue."):
-            model = img2img.api.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
+            model = img2img.api.training.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
         if model.runtime.is_main:
             typer.echo(f"model: {model.path}")
             typer.echo(f"report: {model.path.parent / 'report.html'}")

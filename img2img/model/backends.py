@@ -23,7 +23,7 @@ Forward = Callable[[Tensor], Tensor]
 
 COMPILER = "inductor"
 TOLERANCE = 2 * 2 / 255  # root mean square, two grey levels of 255 in the range from -1 to 1
-PROBE_EDGE = 256  # of the picture on which bf16 is compared with fp32
+PROBE_EDGE = 128  # of the picture on which bf16 is compared with fp32
 SIZES = 2**16  # the number of image sizes that may be compiled for
 
 

@@ -24,6 +24,7 @@ from img2img.errors import ConfigError, ModelFileError, choose, quote
 from img2img.methods import METHODS
 from img2img.options.declared import checked
 from img2img.runs.record import RETIRED
+from img2img.runtime.device import all_finite
 from img2img.runtime.files import atomic, is_text
 from img2img.runtime.records import from_json
 
@@ -287,7 +288,7 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
     if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
         raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {quote(Path(odd[0]))}; weights are fractions.")
     weights |= {short: x.float() for short, x in fractions.items()}
-    if broken := [short for short, x in fractions.items() if not torch.isfinite(x).all()]:
+    if broken := [short for short, x in fractions.items() if not all_finite([x])]:
         raise ModelFileError(
             f"{path} holds weights that are not finite numbers, in {quote(Path(broken[0]))}: its training had failed; "
             "take an earlier model of the run."

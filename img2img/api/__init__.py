@@ -1,0 +1,1 @@
+"""The public functions, apart from those of evaluation, interchange and lab data."""
