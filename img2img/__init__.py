@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from img2img.api.distilling import distill as distill
     from img2img.api.models import (
         classify as classify,
         load as load,
@@ -32,6 +33,7 @@ _HOMES = {
     "Translator": "img2img.model.translator",
     "classify": "img2img.api.models",
     "compare": "img2img.evaluation.compare",
+    "distill": "img2img.api.distilling",
     "evaluate": "img2img.evaluation.evaluate",
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
@@ -53,6 +55,7 @@ __all__ = [
     "Translator",
     "classify",
     "compare",
+    "distill",
     "evaluate",
     "export_model",
     "import_model",

@@ -100,6 +100,7 @@ def classes():
     yield declared("Translating", keywords_of(img2img.translate.users[""]), "AnyTranslating", "Loading")
     yield declared("Sampling", keywords_of(img2img.sample.users[""]))
     yield declared("Classifying", keywords_of(img2img.classify.users[""]))
+    yield declared("Distilling", keywords_of(img2img.distill.users[""]))
     yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")
 
 
@@ -140,6 +141,7 @@ def test_calls_with_the_same_options_say_so():
 
 CALLS = [
     img2img.train,
+    img2img.distill,
     img2img.translate,
     img2img.translate_folder,
     img2img.sample,

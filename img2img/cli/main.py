@@ -29,12 +29,14 @@ from img2img.model.options import (
 from img2img.options.declared import option
 from img2img.options.outline import docstring
 from img2img.runtime.output import forgiving_output
-from img2img.training.config import STEPS, groups_of, headings_of
+from img2img.training.config import STEPS, groups_of, groups_of_student, headings_of
 from img2img.version import __version__
 
 if TYPE_CHECKING:
     from img2img.model.summary import Outcome
 
+OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
+STOPPED_TRAINING = "Stopped. Run the same command again to continue."
 OTHER = "Import, export and demo"
 ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
 DEMO = Path("checkpoints/demo")
@@ -118,6 +120,29 @@ def translate(
         typer.echo(f"computed with {summary.computed}")
     if summary.failed:
         raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+@options_of(*OF_STUDENT, headings=headings_of(*OF_STUDENT))
+def distill(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or a model file, which needs --images.")],
+    out: Annotated[Path | None, of_run(help="Run folder of the student; by default RUN_distilled.")] = None,
+    overwrite: Annotated[
+        bool, of_run("--overwrite", help="Start anew, and replace the pairs and the run of an earlier call.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Train a thin, fast generator to imitate a trained one, on the images of its run.
+
+    The model translates samples of its training into OUT_pairs, and pix2pix learns these pairs. The result is an
+    ordinary model of pix2pix. The same command resumes.
+    """
+    import img2img.api.distilling
+
+    with stoppable(STOPPED_TRAINING):
+        model = img2img.api.distilling.distill(run, out=out, overwrite=overwrite, **_given(ctx, options))
+    _say_where(model)
 
 
 @app.command(cls=Command)
@@ -261,9 +286,9 @@ def demo(
 
 
 def _method_command(method: str, text: str) -> Callable[..., None]:
-    config = CONFIGS[method]
+    groups = groups_of(CONFIGS[method])
 
-    @options_of(*groups_of(config), headings=headings_of(config))
+    @options_of(*groups, headings=headings_of(*groups))
     def command(
         ctx: typer.Context,
         out: Annotated[Path | None, of_run(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
@@ -277,16 +302,25 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
     ) -> None:
         import img2img.api.training
 
-        sources = {name: ctx.get_parameter_source(name) for name in options}
-        chosen = {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
-        with stoppable("Stopped. Run the same command again to continue."):
+        with stoppable(STOPPED_TRAINING):
+            chosen = _given(ctx, options)
             model = img2img.api.training.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
-        if model.runtime.is_main:
-            typer.echo(f"model: {model.path}")
-            typer.echo(f"report: {model.path.parent / 'report.html'}")
+        _say_where(model)
 
     command.__doc__ = text
     return command
+
+
+def _given(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    sources = {name: ctx.get_parameter_source(name) for name in options}
+    return {name: options[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+
+
+def _say_where(model: Any) -> None:
+    if model.runtime.is_main:
+        typer.echo(f"model: {model.path}")
+        typer.echo(f"report: {model.path.parent / 'report.html'}")
 
 
 def add_methods() -> None:

@@ -1,4 +1,4 @@
-"""Convolutions, computed on a CPU in whatever way is fastest there for the sizes at hand.
+"""Convolutions on a CPU, each in whatever way is fastest for its sizes.
 
 PyTorch's own kernels lose most of their time on
 
@@ -59,17 +59,15 @@ def is_channels_last(x: Tensor) -> bool:
 
 def fast_on_cpu(x: Tensor) -> bool:
     """Return whether `x` is a map in channels_last on a CPU, as all are in bf16."""
-    return x.is_cpu and is_channels_last(x) and not x.is_contiguous()
+    return x.is_cpu and not x.is_contiguous() and is_channels_last(x)
 
 
 def _as_product(x: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return whether a matrix product is faster, at so many positions of the kernel."""
     positions = len(x) * height * width
     if is_channels_last(x):
-        few = positions * width <= MOST_WIDE_POSITIONS * max(len(weight), 8)
-    else:
-        few = positions <= MOST_POSITIONS * max(1, min(weight.shape[:2]) / 128)
-    return x.is_cpu and few
+        return positions * width <= MOST_WIDE_POSITIONS * max(len(weight), 8)
+    return positions <= MOST_POSITIONS * max(1, min(weight.shape[:2]) / 128)
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -50,6 +50,8 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` with square kernels, in the way that is fastest on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu:
+            return super().forward(x)
         return convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
@@ -57,6 +59,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` with square kernels, in the way that is fastest on a CPU."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if not x.is_cpu:
+            return super().forward(x, output_size)
         return transpose(x, self.weight, self.bias, self.stride[0], int(self.padding[0]), self.output_padding[0])
 
 

@@ -237,6 +237,68 @@ class Classifying(TypedDict, total=False):
     device: str
 
 
+class Distilling(TypedDict, total=False):
+    images: str | None
+    direction: str | None
+    pairs: int
+    steps: int
+    epochs: int
+    batch_size: int
+    accumulate: int
+    clip: float
+    ema: float
+    seed: int
+    deterministic: bool
+    device: str
+    precision: str
+    compile: str
+    checkpoint_activations: bool
+    workers: int
+    log_every: int
+    sample_every: int
+    validate_every: int
+    metrics: str
+    select: str
+    patience: int
+    keep: int
+    save_every: int
+    tensorboard: bool
+    objective: str
+    penalty: str
+    lambda_gp: float
+    spectral: bool
+    weight_norm: bool
+    d_dropout: float
+    smooth: float
+    instance_noise: float
+    diffaugment: str
+    d_lr: float
+    generator: str
+    discriminator: str
+    width: int
+    d_width: int
+    norm: str
+    padding: str
+    dropout: float
+    upsample: str
+    lr: float
+    beta1: float
+    decay: float
+    lambda_feature: float
+    lambda_perceptual: float
+    perceptual: str
+    perceptual_weights: str | None
+    lambda_l1: float
+    features: str
+    features_weights: str | None
+    lpips_net: str
+    lpips_weights: str | None
+    palette: str | None
+    subsets: int
+    subset_size: int
+    neighbours: int
+
+
 class Evaluating(Scoring, Loading, total=False):
     a: Images | None
     b: Images | None

@@ -10,6 +10,7 @@ from img2img.data.options import data_options
 from img2img.metrics.options import MetricOptions
 from img2img.model.options import DEVICES, PRECISIONS
 from img2img.options.declared import SEEDS, Choice, Options, Within
+from img2img.translation.options import GENERATORS, Dropout, Width
 
 METRICS = "img2img.metrics.table.METRICS"
 STEPS = Within(1, 10**12)
@@ -83,6 +84,22 @@ class TrainConfig(Options):
 
 
 @dataclass(frozen=True)
+class DistillConfig(Options):
+    """What to distill, and into what; the student's other options are those of pix2pix."""
+
+    images: Annotated[str | None, "Folder of images to imitate the model on; by default those of its run."] = None
+    direction: Annotated[str | None, "Direction to imitate; by default the model's first."] = None
+    pairs: Annotated[int, "Pairs to make of these images, each cut and augmented anew.", Within(2, 10**9)] = 2000
+
+
+@dataclass(frozen=True)
+class StudentTrainConfig(TrainConfig):
+    """The options of training a student."""
+
+    epochs: Annotated[int, "Length of the run in passes over the pairs.", Within(1, 10**6)] = 20
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The length of a run, and the learning rate along it."""
 
@@ -120,9 +137,25 @@ def groups_of(config: Any) -> tuple[type, ...]:
     return data_options(config.needs), TrainConfig, config, MetricOptions
 
 
-def headings_of(config: Any) -> dict[str, str]:
-    """Return the heading of each option of a method in its help, in the order of the help."""
+def groups_of_student(config: Any) -> tuple[type, ...]:
+    """Return the dataclasses of all options of `distill`, given that of pix2pix: as `groups_of`."""
+
+    @dataclass(frozen=True)
+    class StudentConfig(config):  # type: ignore[misc]
+        """The options of the student and of its game."""
+
+        generator: Annotated[str, "Network of the student; auto is the teacher's.", GENERATORS] = "auto"
+        width: Width = 16
+        dropout: Dropout = 0.0
+
+    return DistillConfig, StudentTrainConfig, StudentConfig, MetricOptions
+
+
+def headings_of(*groups: type) -> dict[str, str]:
+    """Return the heading of each option in the help, in its order, of the options of data or of distilling, of all
+    training, of a method, and of metrics.
+    """
     own = {name: heading for heading, names in UNDER.items() for name in names.split()}
-    groups = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups_of(config), strict=True))
-    found = {field.name: own.get(field.name, heading) for heading, group in groups.items() for field in fields(group)}
+    titled = dict(zip(("Data", "Run", "Adversarial game", "Evaluation"), groups, strict=True))
+    found = {field.name: own.get(field.name, heading) for heading, group in titled.items() for field in fields(group)}
     return dict(sorted(found.items(), key=lambda entry: HEADINGS.index(entry[1])))
