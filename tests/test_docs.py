@@ -42,7 +42,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
-from img2img.training.config import TrainConfig, groups_of
+from img2img.training.config import DistillConfig, TrainConfig, groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,6 +51,7 @@ TABLES = {
     "datasets/README.md": [DataConfig, PartlyLabelledConfig, ConditionedConfig],
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions],
+    "docs/distilling.md": [DistillConfig],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
@@ -58,6 +59,7 @@ TABLES = {
 NETWORKS = ("local", "stargan")  # of the equalizer; their pages list its defaults by their Python names
 COMMANDS = {
     "train",
+    "distill",
     "translate",
     "sample",
     "classify",
@@ -119,6 +121,8 @@ if words[:1] == ["train"]:
     words += [word for name, value in tiny[words[1]].items() for word in ("--" + name.replace("_", "-"), str(value))]
 if words[:2] == ["equalize", "fit"] and "--train" in words:
     words += ["--train", "steps=2"]
+if words[:1] == ["distill"]:
+    words += ["--steps", "2", "--pairs", "3", "--width", "2"]
 if words[:1] == ["demo"]:
     words += ["--steps", "1"]
 """
@@ -217,7 +221,7 @@ def test_blocks_run(page: Path, place: Path, address: str, monkeypatch: pytest.M
     preloaded.write_command(command, address, EDIT.format(tiny={method: tiny(method) for method in METHODS}))
     train = img2img.train
     monkeypatch.setattr(img2img, "train", lambda method, **options: train(method, **options | tiny(method)))
-    if page.name == "translating.md":  # it uses the run of training.md
+    if page.name in ("translating.md", "distilling.md"):  # they use the run of training.md
         img2img.train("cyclegan", a="horses", b="zebras", out="checkpoints/h2z", quiet=True)
     for language, line, text in blocks(page):
         where = f"{name(page)}:{line}"
