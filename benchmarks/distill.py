@@ -4,9 +4,9 @@
         [--metrics l1] [--palette FILE] [--rounds 5] [--out DIR]
 
 The runs are teachers that differ in their seed: their scores on the held-out images are what a student's score, against
-the truth, is compared with. The first one is distilled. All models translate the same images in turn, in one process, as
-`img2img translate` would: images/s is that of the median round, and the gain the median over rounds of the teacher's
-seconds over the student's. Writes results.json.
+the truth, is compared with. The first one is distilled. All models translate the same images in turn, in one process.
+images/s is that of the median round, and the gain the median over rounds of the teacher's seconds over the student's.
+Writes results.json.
 """
 
 import argparse
