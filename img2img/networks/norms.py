@@ -37,7 +37,7 @@ class _Normalized(torch.autograd.Function):
     """`_normalize` by the kernels of batch norm, image by image if need be, in channels_last on a CPU.
 
     There they take 1/10 to 1/50 of the time of group norm's: of its backward pass, and of its forward pass on maps of
-    less than 1024 pixels. And on larger maps, group norm's variance is a difference of squares in fp32, off by percents if
+    less than 1024 pixels. And on larger maps, group norm's variance is a difference of squares, off by percents if
     the mean is twenty times the deviation. Without a weight in fp32, these kernels would round the statistics to bf16.
     """
 
