@@ -4,7 +4,7 @@ PyTorch's own kernels lose most of their time on
 
 - small maps, in reordering the weights: 512 channels, 4x4 positions, bf16, with gradients take 10 ms, and as one matrix
   product 2 ms; a batch of 64 such maps 77 ms and 25 ms;
-- the gradient of few outputs: from 3 channels to 64, 7x7, it takes 12 ms, and as the convolution that it is 1 ms;
+- the gradient of few outputs of a large kernel: 64 channels to 3, 7x7: 12 ms, and as the convolution that it is 1 ms;
 - the gradient of the bias of a transposed convolution: 18 to 46 ms, and as a sum 1 ms.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 MOST_POSITIONS = 64  # of a batch of contiguous maps, and proportionally more in layers of more than 128 channels
 MOST_WIDE_POSITIONS = 16  # of a batch in channels_last: positions times width of a map, per channel
-FEW = 4  # outputs
+FEW, LARGE = 4, 5  # outputs, and the side of a kernel
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -24,7 +24,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
     k = weight.shape[2]
     h, w = ((n + 2 * padding - k) // stride + 1 for n in x.shape[2:])
     if not _as_product(x, weight, h, w):
-        if fast_on_cpu(x) and len(weight) <= FEW and stride == 1 and padding < k and k > 1:
+        if fast_on_cpu(x) and len(weight) <= FEW and k >= LARGE and stride == 1 and padding < k:
             few: Tensor = _FewOutputs.apply(*_as_autocast(x, weight), padding)
             return _shifted(few, bias)
         return F.conv2d(x, weight, bias, stride, padding)
@@ -96,7 +96,9 @@ class _FewOutputs(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = F.conv2d(gradient, weight.transpose(0, 1).flip(2, 3), None, 1, weight.shape[2] - 1 - ctx.padding)
+            back = weight.transpose(0, 1).flip(2, 3)
+            of_x = F.conv2d(gradient, back, None, 1, weight.shape[2] - 1 - ctx.padding)
+            of_x = of_x.contiguous(memory_format=torch.channels_last)  # that of one channel is not
         if ctx.needs_input_grad[1]:
             sizes = [1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], 1
             _, of_weight, _ = torch.ops.aten.convolution_backward(
