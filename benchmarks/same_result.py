@@ -92,13 +92,13 @@ def train_one(kind, method, seed, data, out, device):
 
 
 def judge(run, data, metric):
-    """Return the held-out score of a run; for digits, of `SAMPLES` drawn ones against as many unseen ones."""
+    """Return the held-out score of a run in fp32; for digits, of `SAMPLES` drawn ones against as many unseen ones."""
     import img2img
 
     name = metric.split("[")[0]
     if data.name != "mnist":
-        return img2img.evaluate(run, metrics=[name], device="cpu").scores[metric]
-    fake = write(img2img.Sampler(run, device="cpu")(SAMPLES, 1), run / "drawn")
+        return img2img.evaluate(run, metrics=[name], device="cpu", precision="fp32").scores[metric]
+    fake = write(img2img.Sampler(run, device="cpu", precision="fp32")(SAMPLES, 1), run / "drawn")
     return img2img.evaluate(real=run.parent / "digits", fake=fake, metrics=[name], device="cpu").scores[metric]
 
 
