@@ -29,10 +29,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddin
             return _shifted(few, bias)
         return F.conv2d(x, weight, bias, stride, padding)
     if is_channels_last(x) and is_channels_last(weight):
-        rows, weight = _Patches.apply(x, k, stride, padding), weight.permute(0, 2, 3, 1)
+        out = F.linear(_Patches.apply(x, k, stride, padding), weight.permute(0, 2, 3, 1).flatten(1))
     else:
-        rows = F.unfold(x, k, padding=padding, stride=stride).transpose(1, 2).flatten(0, 1)
-    return _shifted(F.linear(rows, weight.flatten(1)).view(len(x), h, w, -1).permute(0, 3, 1, 2), bias)
+        out = F.unfold(x, k, padding=padding, stride=stride).transpose(1, 2).flatten(0, 1) @ weight.flatten(1).t()
+    return _shifted(out.view(len(x), h, w, -1).permute(0, 3, 1, 2), bias)
 
 
 def transpose(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, extra: int) -> Tensor:
