@@ -45,10 +45,10 @@ def transpose(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, paddi
             out = F.conv_transpose2d(x, weight, None, stride, padding, extra)
             return out if bias is None else out.add_(bias.to(out.dtype).view(-1, 1, 1))
         return F.conv_transpose2d(x, weight, bias, stride, padding, extra)
-    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
     if is_channels_last(x) and is_channels_last(weight):
-        patches = rows @ weight.permute(0, 2, 3, 1).flatten(1)
+        patches = x.permute(0, 2, 3, 1).flatten(0, 2) @ weight.permute(0, 2, 3, 1).flatten(1)
         return _shifted(_Sum.apply(patches, (n, h, w), size, k, stride, padding), bias)
+    rows = x.flatten(2).transpose(1, 2).flatten(0, 1)
     patches = (rows @ weight.flatten(1)).view(n, h * w, -1).transpose(1, 2)
     return _shifted(F.fold(patches, size, k, padding=padding, stride=stride), bias)
 
@@ -58,8 +58,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def fast_on_cpu(x: Tensor) -> bool:
-    """Return whether `x` is a map in channels_last on a CPU, as all are in bf16."""
-    return x.is_cpu and not x.is_contiguous() and is_channels_last(x)
+    """Return whether `x` is a map in channels_last on a CPU, as all are in bf16. In fp32, where only what small products
+    return is, everything is left to PyTorch.
+    """
+    return x.is_cpu and x.dtype is not torch.float32 and not x.is_contiguous() and is_channels_last(x)
 
 
 def _as_product(x: Tensor, weight: Tensor, height: int, width: int) -> bool:
