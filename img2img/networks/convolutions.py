@@ -58,7 +58,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def fast_on_cpu(x: Tensor) -> bool:
-    """Return whether `x` is a map in channels_last on a CPU, as all in bf16 are. The few in fp32 are left to PyTorch."""
+    """Return whether `x` is a map in channels_last on a CPU, as all in bf16 are; those in fp32 are left to PyTorch."""
     return x.is_cpu and x.dtype is not torch.float32 and not x.is_contiguous() and is_channels_last(x)
 
 
