@@ -148,6 +148,7 @@ def test_help_is_in_the_order_of_the_work(call):
     assert commands == [
         "train",
         "translate",
+        "distill",
         "evaluate",
         "compare",
         "sample",

@@ -86,6 +86,8 @@ FOREIGN_OPTIONS = {
     "seeds",
     "adversarial",
     "mnist",
+    "facades",
+    "set",
     "minutes",
     "inception",
     "check",

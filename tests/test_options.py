@@ -333,6 +333,7 @@ def test_the_outline_of_the_equalizer_is_the_equalizer():
 
 def test_every_option_of_training_stands_under_a_heading():
     for config in CONFIGS.values():
-        names = {name for group in groups_of(config) for name in options_in(group)}
-        headings = headings_of(config)
+        groups = groups_of(config)
+        names = {name for group in groups for name in options_in(group)}
+        headings = headings_of(*groups)
         assert headings.keys() == names and set(headings.values()) <= set(HEADINGS)

@@ -19,6 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., None])
 ORDER = (
     "train",
     "translate",
+    "distill",
     "evaluate",
     "compare",
     "sample",
