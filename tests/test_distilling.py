@@ -86,6 +86,18 @@ def test_a_folder_of_something_else_is_left_alone(run, tmp_path):
     assert [p.name for p in pairs.iterdir()] == ["notes.txt"]
 
 
+def test_overwriting_removes_pairs_and_nothing_else(run, tmp_path):
+    img2img.distill(run, **SHORT)
+    pairs = tmp_path / "run_distilled_pairs"
+    mine = [pairs / "notes.txt", pairs / "trainA" / "notes.txt", pairs / "mine" / "000000.png"]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    img2img.distill(run, overwrite=True, **SHORT | {"pairs": 3})
+    assert all(file.read_text() == "mine" for file in mine)
+    assert len(list((pairs / "trainA").glob("*.png"))) == len(list((pairs / "trainB").glob("*.png"))) == 3
+
+
 def test_images_of_ones_own(run, tmp_path, unpaired):
     (tmp_path / "alone").mkdir()
     model = tmp_path / "alone" / "model.safetensors"

@@ -1,7 +1,7 @@
 """`distill`: from a trained model to a small one that imitates it. The command line calls the same function."""
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +32,8 @@ LIKE_TEACHER = ("generator", "norm", "padding", "upsample", "discriminator", "d_
 AT_ONCE = 16  # images in memory
 SUFFIXES = (".png", ".tif", ".npy")  # of pairs: the first format that can hold them
 RECORD = "distilled.json"
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+NUMBERED = re.compile(r"\d{6,}\.(png|tif|npy)")
 
 
 @documented(*GROUPS)
@@ -114,7 +116,8 @@ def _record(teacher: Translator, opened: Opened, domain: str, count: int) -> dic
         images["test"] = opened.heldout.domains[domain].identity()
     return {
         "model": teacher.digest(), "direction": teacher.direction, "images": images, "pairs": count,
-        "size": config.size, "augment": config.augment, "seed": opened.train.seed,
+        "precision": teacher.way()["precision"], "size": config.size,
+        "augment": config.augment, "seed": opened.train.seed,
     }  # fmt: skip
 
 
@@ -122,14 +125,15 @@ def _take(pairs: Path, record: dict[str, Any], overwrite: bool) -> None:
     """Begin the folder of the pairs, or go on with it; refuse one that holds others."""
     file = pairs / RECORD
     if file.is_file() and overwrite:
-        shutil.rmtree(pairs)
-    if file.is_file():
+        for image in (x for folder in FOLDERS for x in (pairs / folder).glob("*") if NUMBERED.fullmatch(x.name)):
+            image.unlink()
+    elif file.is_file():
         if file.read_text(encoding="utf-8") != _text(record):
             raise ConfigError(
                 f"{pairs} holds pairs of another model or of other images. Use --overwrite, or another --out."
             )
         return
-    if pairs.exists() and (not pairs.is_dir() or any(pairs.iterdir())):
+    elif pairs.exists() and (not pairs.is_dir() or any(pairs.iterdir())):
         raise ConfigError(f"{pairs}, where the pairs would go, holds something else; choose another --out.")
     pairs.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:

@@ -89,7 +89,7 @@ class DistillConfig(Options):
 
     images: Annotated[str | None, "Folder of images to imitate the model on; by default those of its run."] = None
     direction: Annotated[str | None, "Direction to imitate; by default the model's first."] = None
-    pairs: Annotated[int, "Pairs to make of these images, each cut and augmented anew.", Within(2, 10**9)] = 2000
+    pairs: Annotated[int, "Pairs to make of these images, cut and augmented as in the run.", Within(2, 10**9)] = 2000
 
 
 @dataclass(frozen=True)
