@@ -70,7 +70,7 @@ def test_the_same_call_resumes(run, tmp_path):
 def test_pairs_of_something_else_are_refused(run, change):
     img2img.distill(run, overwrite=True, **SHORT)
     said = refused(ConfigError, img2img.distill, run, **SHORT | change)
-    assert "holds pairs of another model or of other images. Use --overwrite" in said
+    assert "holds pairs of another model, of other images or in another number. Use --overwrite" in said
     student = img2img.distill(run, overwrite=True, **SHORT | change)
     assert len(arrays_in(run.parent / "run_distilled_pairs" / "trainA")) == change.get("pairs", 5)
     assert student.card.step == 2
