@@ -130,7 +130,8 @@ def _take(pairs: Path, record: dict[str, Any], overwrite: bool) -> None:
     elif file.is_file():
         if file.read_text(encoding="utf-8") != _text(record):
             raise ConfigError(
-                f"{pairs} holds pairs of another model, of other images or in another number. Use --overwrite, or another --out."
+                f"{pairs} holds pairs of another model, of other images or in another number. Use --overwrite, "
+                "or another --out."
             )
         return
     elif pairs.exists() and (not pairs.is_dir() or any(pairs.iterdir())):
