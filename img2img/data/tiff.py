@@ -201,13 +201,8 @@ class _File:
         return Stated(names, size, tuple(axes), tuple(lost))
 
     def _resolution(self) -> tuple[Any, int]:
-        """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""
-        tags = self.page.tags
-        x, y = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
-        unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
-        if x is None or y is None or unit not in (1, 2, 3):
-            return ((1, 1), (1, 1)), 1
-        return ((x, y) if self.orientation < 5 else (y, x)), int(unit)
+        (x, y), unit = resolution_of(self.page)
+        return ((x, y) if self.orientation < 5 else (y, x)), unit
 
     def _dpi(self) -> tuple[float, float] | None:
         resolution, unit = self._resolution()
@@ -264,6 +259,16 @@ class _File:
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
         )
+
+
+def resolution_of(page: Any) -> tuple[Any, int]:
+    """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""
+    tags = page.tags
+    x, y = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
+    unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
+    if x is None or y is None or unit not in (1, 2, 3):
+        return ((1, 1), (1, 1)), 1
+    return (x, y), int(unit)
 
 
 def _fraction(value: Any) -> tuple[int, int] | None:
