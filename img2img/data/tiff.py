@@ -212,15 +212,6 @@ class _File:
         x, y = (n / d * per_inch for n, d in resolution)
         return x, y
 
-    def _tags(self, page: Any) -> list[Tag]:
-        handle = self.tiff.filehandle
-        tags = []
-        for code in KEPT_TAGS:
-            for tag in page.tags.getall(code, ()):
-                handle.seek(tag.valueoffset)
-                tags.append((code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
-        return tags
-
     def _details(self, array: Array) -> Details:
         page, pages = self.page, [p for s in self.series for p in s.pages]
         indices = [p.index for p in pages]
@@ -250,7 +241,7 @@ class _File:
             page_axes=page.axes,
             page_order=tuple(indices) if verbatim else (),
             alpha=self.alpha,
-            tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
+            tags={p.index: kept_tags(p) for p in pages if not p.is_frame} or {0: kept_tags(page)},
             structure="ome" if self.first.kind == "ome" else "imagej" if self.tiff.is_imagej else "",
             described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
             colours={"photometric": self.photometric, "planarconfig": plane, "extrasamples": extras or None},
@@ -269,6 +260,17 @@ def resolution_of(page: Any) -> tuple[Any, int]:
     if x is None or y is None or unit not in (1, 2, 3):
         return ((1, 1), (1, 1)), 1
     return (x, y), int(unit)
+
+
+def kept_tags(page: Any) -> list[Tag]:
+    """Return the tags of a page that go unchanged into a file of the same kind."""
+    handle = page.parent.filehandle
+    tags = []
+    for code in KEPT_TAGS:
+        for tag in page.tags.getall(code, ()):
+            handle.seek(tag.valueoffset)
+            tags.append((code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
+    return tags
 
 
 def _fraction(value: Any) -> tuple[int, int] | None:

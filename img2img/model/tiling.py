@@ -10,7 +10,8 @@ An operation that needs the whole map at once, such as self-attention, has no fo
 running the network, whatever the operation is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,11 +54,18 @@ def in_tiles(
     Raises:
         NotInTilesError: if an operation of the network has no form in tiles.
     """
-    try:
+    with not_in_tiles():
         out = network(source(shape, read, memory), *conditions)
         if not isinstance(out, Lazy):
             raise TypeError(f"its output is a {type(out).__name__}")
         return out.collect(torch.device("cpu"))
+
+
+@contextmanager
+def not_in_tiles() -> Iterator[None]:
+    """Raise a NotInTilesError for whatever an operation on maps raises, other than for lack of memory."""
+    try:
+        yield
     except Exception as error:
         if isinstance(error, Img2ImgError | OSError) or is_out_of_memory(error):
             raise
