@@ -18,7 +18,7 @@ from img2img.errors import DataError, InputError, quote
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu", ".svslide", ".dcm")  # suffixes besides TIFF's
-WRITTEN = (".svs", ".tif", ".tiff")  # those that results keep; the result of any other slide is a .tif
+WRITTEN = (".svs",)  # those that results keep; the result of any other slide is a .tif
 
 Span = tuple[int, int]  # first and one past the last row or column
 Fetch = Callable[[int, Span, Span], Array]

@@ -20,7 +20,7 @@ from img2img.data.picture import PROFILES, Array
 from img2img.data.regions import Regions
 from img2img.data.slide_tiff import Layout
 from img2img.data.tiff import ICC, JPEG, YCBCR, kept_tags, resolution_of
-from img2img.data.tiff_write import CLASSIC_BYTES, DESCRIPTION, RESERVED, storage_of
+from img2img.data.tiff_write import CLASSIC_BYTES, DESCRIPTION, LOSSLESS, RESERVED, storage_of
 from img2img.runtime.files import atomic
 
 TILE = 512  # of a result whose original has no tiles
@@ -44,6 +44,7 @@ class Form:
         writer: options for the file.
         nested: whether the levels are in SubIFDs.
         aperio: whether the levels come after a thumbnail, as in the files of Aperio.
+        lost: what the result does not keep of the slide.
     """
 
     size: Size
@@ -57,6 +58,12 @@ class Form:
     writer: dict[str, Any] = field(default_factory=dict)
     nested: bool = True
     aperio: bool = False
+    lost: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the image without compression."""
+        return math.prod(self.size) * self.channels * np.dtype(self.dtype).itemsize
 
     def stored(self, size: Size) -> tuple[int, ...]:
         """Return the shape of a page, or of the pages, of a size."""
@@ -90,8 +97,13 @@ def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
         fits = chroma in SUBSAMPLINGS and not any(n % (8 * max(chroma)) for n in tile)
         options |= {"compression": "jpeg", "compressionargs": {"level": quality}, "predictor": None}
         options |= {"subsampling": chroma if fits else (1, 1)} if channels == 3 else {}
-    size = slide.height, slide.width
-    nbytes = math.prod(size) * channels * np.dtype(dtype).itemsize
+    levels = whole_factors([(level.height, level.width) for level in slide.levels])
+    lost = list(slide.stated.lost)
+    if (odd := len(slide.levels) - 1 - len(levels)) > 0:
+        lost.append(f"{odd} of its levels, which are not smaller by a whole number")
+    if slide.compression and page and int(page.compression) not in LOSSLESS and options["compression"] != "jpeg":
+        lost.append(f"{slide.compression} compression, which becomes deflate")
+    size, nbytes = (slide.height, slide.width), slide.nbytes // slide.channels * channels
     first, ome = _description(slide, layout, channels, same)
     big = nbytes > CLASSIC_BYTES * 2 // 3 or bool(layout and layout.tiff.is_bigtiff)
     return Form(
@@ -99,14 +111,21 @@ def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
         channels=channels,
         dtype=dtype,
         tile=tile,
-        levels=whole_factors([(level.height, level.width) for level in slide.levels]),
+        levels=levels,
         planes=planes,
         page=options,
         first=first,
         writer={"bigtiff": big, "ome": ome, "byteorder": layout.tiff.byteorder if layout else None},
         nested=layout is None or layout.subifds or ome,
         aperio=layout is not None and str(layout.page.description).startswith(APERIO),
+        lost=tuple(lost),
     )
+
+
+def block_size(form: Form, edge: int) -> Size:
+    """Return height and width of blocks of whole tiles, of about `edge` pixels."""
+    height, width = (tile * max(1, round(edge / tile)) for tile in form.tile)
+    return height, width
 
 
 def _arrangement(layout: Layout | None, channels: int) -> dict[str, Any]:

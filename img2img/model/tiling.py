@@ -155,10 +155,16 @@ def _gather(x: Lazy, rows: Tensor, columns: Tensor) -> Lazy:
         return (int(y.min()), int(y.max()) + 1), (int(x_.min()), int(x_.max()) + 1)
 
     def compute(parts: list[Tensor], row_span: Span, column_span: Span) -> Tensor:
-        y, x_ = rows[slice(*row_span)].to(x.device), columns[slice(*column_span)].to(x.device)
-        return parts[0].index_select(2, y - y.min()).index_select(3, x_ - x_.min())
+        return _picked(_picked(parts[0], 2, rows[slice(*row_span)]), 3, columns[slice(*column_span)])
 
     return Lazy((*x.shape[:2], len(rows), len(columns)), compute, x.memory, [x], needs)
+
+
+def _picked(part: Tensor, axis: int, places: Tensor) -> Tensor:
+    """Return the rows or columns at `places`, which are at most one apart, from the first of them on."""
+    if int(places[-1] - places[0]) == len(places) - 1:  # one after the other
+        return part
+    return part.index_select(axis, (places - places.min()).to(part.device))
 
 
 def _pad(x: Lazy, pad: Any, mode: str = "constant", value: float | None = None) -> Lazy:
