@@ -95,6 +95,8 @@ class Regions:
             raise
         except Exception as error:  # decoders raise anything on damaged input
             place = f"near row {rows[0]}, column {columns[0]}" + (f" of level {level}" if level else "")
+            if isinstance(error, OSError) and error.strerror:
+                raise DataError(f"{quote(self.path)} cannot be read {place}: {error.strerror}.") from error
             raise DataError(f"{quote(self.path)} is damaged: it cannot be decoded {place}.") from error
 
 

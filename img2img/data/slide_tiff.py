@@ -26,7 +26,7 @@ from img2img.data.descriptions import (
 from img2img.data.picture import Array, Stated, known_dtype
 from img2img.data.regions import Level, Regions, Span
 from img2img.data.tiff import JPEG, MAX_TILE, MINISBLACK, ORIENTATION, RGB, YCBCR, resolution_of
-from img2img.errors import DataError, quote
+from img2img.errors import DataError, listed, quote
 
 CACHE = 2**27  # bytes of decoded tiles that are kept
 CENTIMETRE = 3  # the unit of a resolution
@@ -175,10 +175,10 @@ def _named(tiff: Any, root: Any, page: Any, channels: int) -> tuple[tuple[str, .
 
 
 def _lost(tiff: Any, series: Any) -> tuple[str, ...]:
-    """Return what is not kept: the pictures beside the slide."""
-    others = [str(other.name) for other in tiff.series if other is not series and not other.keyframe.is_reduced]
-    named = [name.lower() for name in others if name.isprintable() and name]
-    return (f"the pictures beside the slide ({', '.join(named) or len(others)})",) if others else ()
+    """Return what is not kept: the pictures beside the slide, but for a thumbnail, which is made again."""
+    names = [quote(str(other.name)).lower() or "unnamed" for other in tiff.series if other is not series]
+    others = [name for name in names if name != "thumbnail"]
+    return (f"the pictures beside the slide ({listed(others)})",) if others else ()
 
 
 class _Tiles:

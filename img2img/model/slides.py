@@ -23,7 +23,7 @@ from img2img.data.levels import Size
 from img2img.data.regions import Regions, Span, open_regions
 from img2img.data.slide_write import Form, assemble, block_size, form_of, write_block
 from img2img.data.tissue import empty_regions, has_glass, sample_of
-from img2img.errors import ConfigError, DataError, TrainingError, quote
+from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
 from img2img.model.frozen import Frozen
 from img2img.model.options import TranslateOptions
 from img2img.model.translator import Translator
@@ -81,8 +81,13 @@ class SlideJob:
             self.lost = form.lost
             block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
             self._prepare(form, block)
-            self._compute(slide, form, block)
-            assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
+            try:
+                self._compute(slide, form, block)
+                assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
+            except (Img2ImgError, OSError):
+                if not any(self.work.glob("*-*.tif")):
+                    shutil.rmtree(self.work)
+                raise
         shutil.rmtree(self.work)
 
     def _refuse(self, slide: Regions) -> None:
