@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 
 import img2img
 from img2img.core.needs import Facts
+from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
 from img2img.data.regions import open_regions
 from img2img.data.scale import Scale
@@ -373,6 +375,42 @@ def test_sample_is_spread_over_the_tissue(tmp_path):
         assert (centres.max(0) - centres.min(0) > (180, 250)).all()
         assert sample_of(slide, 12, 64) == sample
         assert len(sample_of(slide, 1000, 64)) < 80
+
+
+# Images that are held whole
+
+
+@pytest.mark.parametrize("name", layouts(picture(8, 8)))
+def test_levels_of_a_small_pyramid_are_made_again(tmp_path, name):
+    path = write_slide(tmp_path, name, picture(203, 177))
+    channels, dtype = (1, "uint16") if "grey" in name else (3, "uint8")
+    model = make_model(tmp_path / "m.safetensors", channels, dtype)
+    assert img2img.translate(model, path, tmp_path / "out", device="cpu", precision="fp32").translated == 1
+    before, after = stored_levels(path), stored_levels(tmp_path / "out" / name)
+    assert [x.shape for x in after] == [x.shape for x in before] and after[0].dtype == before[0].dtype
+    for larger, smaller in itertools.pairwise(after):
+        assert np.array_equal(reduced(larger, 2, smaller.shape[:2]), smaller)
+    with tifffile.TiffFile(path) as old, tifffile.TiffFile(tmp_path / "out" / name) as new:
+        assert (old.pages[0].subifds is None) == (new.pages[0].subifds is None)
+        assert old.pages[0].description == new.pages[0].description and len(old.pages) == len(new.pages)
+
+
+def test_a_stack_and_a_changed_size_and_their_levels(tmp_path):
+    """The planes of a stack have levels each; a picture of another size has none."""
+    stack = np.random.default_rng(0).integers(0, 255, (3, 2, 64, 48), np.uint8)
+    path = tmp_path / "stack.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(stack, subifds=1, tile=(16, 16), photometric="minisblack", metadata={"axes": "ZCYX"})
+        writer.write(stack[..., ::2, ::2].copy(), subfiletype=1, tile=(16, 16), photometric="minisblack")
+    known = read_image(path)
+    write_image(tmp_path / "again.ome.tif", known)
+    with tifffile.TiffFile(tmp_path / "again.ome.tif") as tiff:
+        assert [level.shape for level in tiff.series[0].levels] == [(3, 2, 64, 48), (3, 2, 32, 24)]
+        expected = np.rint(stack.reshape(3, 2, 32, 2, 24, 2).mean((3, 5)))
+        assert np.array_equal(tiff.series[0].levels[1].asarray(), expected)
+    write_image(tmp_path / "cut.ome.tif", replace(known, array=known.array[:, :20]))
+    with tifffile.TiffFile(tmp_path / "cut.ome.tif") as tiff:
+        assert len(tiff.series[0].levels) == 1
 
 
 # Jobs

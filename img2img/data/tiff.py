@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.descriptions import claimed_pages, imagej_names, imagej_pixel_size, ome_names, ome_of, ome_pixel_size
+from img2img.data.levels import Size, whole_factors
 from img2img.data.picture import (
     Array,
     Header,
@@ -194,11 +195,19 @@ class _File:
         elif size and self.orientation >= 5:
             size = size[::-1]
         lost = []
-        if any(s.keyframe.is_reduced or len(s.levels) > 1 for s in self.tiff.series):
-            lost.append("smaller copies of the image, such as the levels of a pyramid")
+        others = sum(s.keyframe.is_reduced for s in self.tiff.series if s not in self.series)
+        if others or len(self.first.levels) > 1 + len(self.levels):
+            lost.append("smaller copies of the image that are not levels of a whole factor")
         if (compression := self.page.compression) not in LOSSLESS:
             lost.append(f"{getattr(compression, 'name', compression)} compression, which becomes deflate")
         return Stated(names, size, tuple(axes), tuple(lost))
+
+    @cached_property
+    def levels(self) -> tuple[tuple[Size, int], ...]:
+        """The size of each smaller copy that can be made again, and its factor from the one before."""
+        sizes = [(int(s.keyframe.imagelength), int(s.keyframe.imagewidth)) for s in self.first.levels]
+        alone = len(self.series) == 1 and self.orientation == 1
+        return tuple(whole_factors(sizes)) if alone and (self.pages == 1 or self.page.subifds) else ()
 
     def _resolution(self) -> tuple[Any, int]:
         (x, y), unit = resolution_of(self.page)
@@ -249,6 +258,8 @@ class _File:
             storage=storage_of(page),
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
+            levels=self.levels,
+            nested=self.page.subifds is not None,
         )
 
 
