@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -32,8 +32,8 @@ class Found(list[Image]):
         self.passed = passed
 
 
-def find_images(folder: Path) -> Found[Path]:
-    """List every image below `folder`, at any depth, sorted by name.
+def find_images(folder: Path, others: Collection[str] = ()) -> Found[Path]:
+    """List every image below `folder`, at any depth, sorted by name; and the files with the suffixes `others`.
 
     Hidden files and folders are skipped, as are run folders, whose pictures are results, and the overview sheets that
     `sample` writes beside its images. Symlinked folders are followed, except into a folder that contains the link.
@@ -78,7 +78,7 @@ def find_images(folder: Path) -> Found[Path]:
                 suffix = inside.suffix.lower()
                 if entry.is_dir():
                     queue.append((inside, parents | {identity}))
-                elif suffix in FORMATS:
+                elif suffix in FORMATS or suffix in others:
                     queue.append((inside, None))
                 else:
                     found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from img2img.data.folders import find_images
 from img2img.data.images import SUFFIXES
+from img2img.data.regions import SLIDES, WRITTEN
 from img2img.data.shards import WHOLE, Shard, files_below, read_list
 from img2img.errors import ConfigError, choose, quote
 
@@ -36,7 +37,7 @@ class Plan:
         if names is not None:
             self.base, self.sources = source, files_below(source, read_list(names))
         elif not source.is_file():
-            found = find_images(source)
+            found = find_images(source, SLIDES)
             self.base, self.sources, self.passed = source, found, found.passed
         inside, root = out.resolve(), source.resolve()
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
@@ -50,4 +51,11 @@ class Plan:
 
     def target(self, source: Path) -> Path:
         path = self.out / source.relative_to(self.base)
-        return path.with_suffix(self.suffix) if self.suffix else path
+        if self.suffix:
+            return path.with_suffix(self.suffix)
+        return path.with_suffix(".tif") if renamed(source) else path
+
+
+def renamed(source: Path) -> bool:
+    """Return whether the result of a slide is a TIFF of another suffix."""
+    return source.suffix.lower() in SLIDES and source.suffix.lower() not in WRITTEN
