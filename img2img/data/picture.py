@@ -44,7 +44,7 @@ class Header:
 class Source:
     """The properties of the file that a picture was read from, for writing another of the same kind."""
 
-    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz"
+    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy", "npz" or "zarr"
     icc: bytes | None = None  # the colour profile
     dpi: tuple[float, float] | None = None  # horizontal and vertical pixels per inch
     exif: bytes | None = None  # the EXIF data, with the orientation set to upright

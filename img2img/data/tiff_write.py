@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.descriptions import ome_of, pixels_of
-from img2img.data.picture import Array, Picture, fitting_profile, with_alpha
+from img2img.data.picture import Array, Picture, Stated, fitting_profile, with_alpha
 
 DEFLATE = 8
 LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
@@ -44,6 +44,13 @@ class Details:
     storage: dict[str, Any] = field(default_factory=dict)  # and for compression, tiles and strips
     byteorder: Any = None  # "<" or ">"
     big: bool = False  # whether offsets have 64 bits
+
+
+def described(stated: Stated, description: bytes) -> Details:
+    """Return the layout of an OME-TIFF for a picture from a file that is none, which OME-XML describes."""
+    letters, lengths = "".join(axis for axis, _ in stated.axes), tuple(length for _, length in stated.axes)
+    tags: dict[int, list[Tag]] = {0: [(DESCRIPTION, 2, 0, description)]}
+    return Details(axes="CYX", letters=letters, pages=lengths, tags=tags, structure="ome")
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:

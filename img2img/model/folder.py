@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from img2img.data.folders import skipped_note
-from img2img.data.images import read_header, read_image, write_image
+from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
 from img2img.errors import DataError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
@@ -119,9 +120,9 @@ class Job:
                 yield self._failed(job, clash)
             elif job.target.exists() and job.target.samefile(source):
                 yield self._failed(job, "its result would overwrite it, through a link.")
-            elif job.target.is_dir():
+            elif job.target.is_dir() and not is_image(job.target):
                 yield self._failed(job, f"its result would be {quote(job.target)}, which is a folder.")
-            elif job.target.is_file() and not self.files.overwrite:
+            elif job.target.exists() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
@@ -178,7 +179,7 @@ class Job:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, spec = job.picture.array, self.translator.spec()
-        for what in job.picture.source.stated.lost:
+        for what in not_kept(job.picture, job.target):
             if what not in self.lost:
                 self.lost.add(what)
                 self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(job.source)}.")
@@ -233,6 +234,8 @@ class Job:
         assert job.picture is not None
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
+        for group, result in self.plan.groups(job.source):
+            copy_group(group, result)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
 
     def _written(self, most: int) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -34,7 +35,7 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     if _is_special(path):
         raise OSError(errno.EINVAL, "is a device or a pipe, not a regular file", str(path))
-    temporary = path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
+    temporary = path.parent / f"{_temporary_name()}{path.suffix}"
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
     try:
         yield temporary
@@ -48,6 +49,32 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`: it becomes `path` if the block succeeds, in place of what is there.
+
+    Raises:
+        OSError: on failure to write, and if `path` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise OSError(errno.ENOTDIR, "is a file, not a folder", str(path))
+    temporary, former = (path.parent / f"{_temporary_name()}{path.suffix}" for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        with suppress(FileNotFoundError):
+            path.unlink() if path.is_symlink() else path.rename(former)
+        try:
+            temporary.rename(path)
+        except OSError:
+            with suppress(OSError):
+                former.rename(path)
+            raise
+    finally:
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,14 +133,14 @@ def holds_keys(*names: str) -> Callable[[bytes], bool]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files of `atomic` that killed processes left behind; never those of a live process."""
+    """Remove the temporary files and folders that killed processes left behind; never those of a live process."""
     for path in folder.glob(".*"):
         if not (leftover := TEMPORARY.fullmatch(path.name)):
             continue
         with suppress(OSError):
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
             if is_dead or time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def is_text(path: Path) -> bool:
@@ -136,6 +163,10 @@ def _sync(path: Path, flags: int = os.O_RDWR) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _temporary_name() -> str:
+    return f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part"
 
 
 @cache

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from img2img.data.images import FORMATS, write_image
-from img2img.data.ome_zarr import is_zarr, result_name
+from img2img.data.ome_metadata import is_zarr
+from img2img.data.ome_zarr import result_name
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.folders import RESULTS, STORE
