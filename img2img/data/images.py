@@ -87,16 +87,19 @@ class Format:
     channels: tuple[int, ...] | None = (1, 3)
     alpha: bool = False
     pages: bool = False
+    axes: str | None = None  # letters that the axes of pages may have; None means any
     side: int = 2**31 - 1
     place: Callable[[Path], AbstractContextManager[Path]] = atomic  # where it is written until it is complete
 
     def lacks(self, picture: Picture) -> str | None:
         """Return the first property of the picture that the format cannot hold, or None."""
-        array = picture.array
+        array, axes = picture.array, picture.source.stated.axes if picture.source else ()
+        letters = "".join(axis for axis, _ in axes) or "?"
         faults = {
             f"{array.shape[-1]} channels": self.channels and array.shape[-1] not in self.channels,
             f"{array.dtype} values": str(array.dtype) not in self.dtypes,
             f"{len(array)} pages": array.ndim == 4 and not self.pages,
+            f"the axis {letters} of pages": array.ndim == 4 and self.axes and not set(letters) <= set(self.axes),
             "alpha": picture.alpha is not None and not self.alpha,
             f"sides of more than {self.side} pixels": max(array.shape[-3:-1]) > self.side,
         }
@@ -117,7 +120,7 @@ FORMATS = {
     ".tiff": _TIFF,
     ".npy": Format("npy", npy.write, DTYPES, None, pages=True),
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
-    ".zarr": Format("zarr", zarr_write.write, DTYPES, None, pages=True, place=atomic_folder),
+    ".zarr": Format("zarr", zarr_write.write, DTYPES, None, pages=True, axes="TZ", place=atomic_folder),
 }
 SUFFIXES = tuple(FORMATS)
 
@@ -197,7 +200,8 @@ def not_kept(picture: Picture, target: Path) -> tuple[str, ...]:
     """Return what the result of a picture, written as `target`, does not keep of its original."""
     stated: Stated = picture.source.stated
     again = _of_zarr(picture) and FORMATS.get(target.suffix.lower(), FORMATS[".zarr"]).kind == "zarr"
-    return tuple(what for what in stated.lost if not again or what != ome_zarr.LEVELS)
+    levels = again and picture.source.options["layout"].complete
+    return tuple(what for what in stated.lost if not levels or what != ome_zarr.LEVELS)
 
 
 def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> None:

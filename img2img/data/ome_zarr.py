@@ -176,7 +176,7 @@ def _layout(folder: Path, letters: str, paths: list[str]) -> Layout:
                 levels[path], previous = documents(place), shape
         except Exception:  # damaged metadata raise anything; those of the first level have been checked
             continue
-    return Layout(letters, documents(folder), levels)
+    return Layout(letters, documents(folder), levels, len(levels) == len(set(paths)))
 
 
 def _is_smaller(shape: tuple[int, ...], previous: tuple[int, ...]) -> bool:

@@ -159,7 +159,8 @@ def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
     array = zarr.Array.from_dict(StorePath(LocalStore(folder)), document)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
-        (folder / name).write_bytes(content.to_bytes())
+        if name != ".zattrs" or document["attributes"]:
+            (folder / name).write_bytes(content.to_bytes())
     array.with_config({"write_empty_chunks": True})[...] = values  # an array without any chunk looks half copied
 
 

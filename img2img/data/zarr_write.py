@@ -5,7 +5,6 @@ The smaller levels are means over blocks of the result, of the sizes that the le
 
 import copy
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +33,13 @@ class Layout:
         letters: names of the axes of its arrays.
         group: the content of the files of its folder, by name.
         levels: the same of the folder of each level, by its path, the largest first.
+        complete: whether these are all levels.
     """
 
     letters: str
     group: dict[str, dict[str, Any]]
     levels: dict[str, dict[str, dict[str, Any]]]
+    complete: bool = True
 
     def shapes(self) -> dict[str, dict[str, int]]:
         """Return the length of every axis of each level, by its path."""
@@ -55,7 +56,7 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     """Write an image as a folder.
 
     Raises:
-        DataError: if OME-Zarr has no axis for its pages, or zarr is not installed.
+        DataError: if zarr is not installed.
     """
     try:
         from img2img.data.zarr import write_array  # imported late: it needs the extra [zarr]
@@ -88,9 +89,6 @@ def _arranged(picture: Picture, stated: Stated) -> tuple[Array, dict[str, int]]:
             {},
         )
     )
-    if not lengths.keys() <= {"t", "z"} or math.prod(lengths.values()) != len(array):
-        axes = ", ".join(f"{axis} of {n}" for axis, n in stated.axes) or f"{len(array)} of unknown meaning"
-        raise DataError(f"OME-Zarr has no axis for the pages, {axes}: only for T and Z. Write TIFF instead.")
     stack = array.reshape(*lengths.values(), *array.shape[1:])
     if list(lengths) == ["z", "t"]:
         stack = stack.swapaxes(0, 1)
@@ -106,14 +104,16 @@ def smaller(values: Array, shape: Sequence[int]) -> Array:
     out = np.empty(shape, values.dtype)
     lead = next(i for i, (n, m) in enumerate(zip(values.shape, shape, strict=True)) if n != m)
     for place in np.ndindex(*shape[:lead]):
-        block = values[place].astype(np.float64)
+        sums, count = values[place].astype(np.float64), np.ones([1] * (values.ndim - lead))
         for axis, m in enumerate(shape[lead:]):
-            block = _means(block, axis, m)
-        out[place] = as_type(block, values.dtype)
+            sums, counts = _sums(sums, axis, m)
+            count = count * counts.reshape([-1 if i == axis else 1 for i in range(sums.ndim)])
+        out[place] = as_type(sums / count, values.dtype)
     return out
 
 
-def _means(values: Array, axis: int, m: int) -> Array:
+def _sums(values: Array, axis: int, m: int) -> tuple[Array, Array]:
+    """Return the sums over `m` blocks along an axis, of equal length if possible, and the lengths of the blocks."""
     n = values.shape[axis]
     factor = max(1, round(n / m))
     if m == n // factor:  # which leaves out a remainder at the end
@@ -122,9 +122,7 @@ def _means(values: Array, axis: int, m: int) -> Array:
         starts = np.arange(m) * factor
     else:
         starts = np.arange(m) * n // m
-    counts = np.maximum(np.diff([*starts, values.shape[axis]]), 1)
-    sums = np.add.reduceat(values, starts, axis)
-    return np.asarray(sums / counts.reshape([-1 if i == axis else 1 for i in range(values.ndim)]))
+    return np.add.reduceat(values, starts, axis), np.diff([*starts, values.shape[axis]])
 
 
 # Metadata
@@ -158,7 +156,7 @@ def _codec(codec: dict[str, Any], size: int) -> dict[str, Any]:
         inner = {kind: [_codec(one, size) for one in given[kind]] for kind in NESTED}
         return {"name": codec["name"], "configuration": given | inner}
     settings = _safe(given, {"endian": "little"} if codec["name"] == "bytes" else {})
-    return {"name": codec["name"], **({"configuration": settings} if settings else {})}
+    return {"name": codec["name"], "configuration": settings}
 
 
 def _safe(given: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
