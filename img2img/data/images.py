@@ -1,9 +1,9 @@
 """Reading and writing image files, each written back as the kind of file that was read.
 
-**Reading.** PNG, JPEG, WebP, BMP, TIFF, npy and npz, recognised by content, become an array (H, W, C) of the file's own
-type, with alpha separate. The orientation is applied; palettes are expanded to colours; 1, 2 and 4 bits become 8-bit
-grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the simple formula; premultiplied alpha is divided out.
-Other colour spaces, animations and damaged files are refused.
+**Reading.** PNG, JPEG, WebP, BMP, TIFF, npy, npz, CZI and ND2, recognised by content, become an array (H, W, C) of the
+file's own type, with alpha separate. The orientation is applied; palettes are expanded to colours; 1, 2 and 4 bits
+become 8-bit grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the simple formula; premultiplied alpha is
+divided out. Other colour spaces, animations and damaged files are refused.
 
 A folder is an OME-Zarr image if its metadata say so; its largest level is read.
 
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from img2img.data import npy, ome_metadata, ome_zarr, raster, tiff, tiff_write, zarr_write
+from img2img.data import czi, nd2, npy, ome_metadata, ome_zarr, raster, tiff, tiff_write, zarr_write
 from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
 from img2img.data.picture import DTYPES, Array, Header, Picture, Stated, as_type, check_size, merge, unmerge
 from img2img.errors import ConfigError, DataError, choose, first_line, quote
@@ -50,6 +50,8 @@ CONTENT: dict[bytes, tuple[str, Callable[[Path], OpenFile]]] = {
     b"MM\0\\+": ("TIFF", tiff.open_tiff),
     b"\x93NUMPY": ("npy", npy.open_npy),
     b"PK": ("npz", npy.open_npz),
+    b"ZISRAWFILE": ("CZI", czi.open_czi),
+    b"\xda\xce\xbe\n": ("ND2", nd2.open_nd2),
 }
 
 # Formats often found under the suffix of an image that we do not read, by the first bytes.
@@ -94,12 +96,12 @@ class Format:
     def lacks(self, picture: Picture) -> str | None:
         """Return the first property of the picture that the format cannot hold, or None."""
         array, axes = picture.array, picture.source.stated.axes if picture.source else ()
-        letters = "".join(axis for axis, _ in axes) or "?"
+        names = [axis for axis, _ in axes] or ["of unknown meaning"]
         faults = {
             f"{array.shape[-1]} channels": self.channels and array.shape[-1] not in self.channels,
             f"{array.dtype} values": str(array.dtype) not in self.dtypes,
             f"{len(array)} pages": array.ndim == 4 and not self.pages,
-            f"the axis {letters} of pages": array.ndim == 4 and self.axes and not set(letters) <= set(self.axes),
+            f"pages {' and '.join(names)}": array.ndim == 4 and self.axes and not set(names) <= set(self.axes),
             "alpha": picture.alpha is not None and not self.alpha,
             f"sides of more than {self.side} pixels": max(array.shape[-3:-1]) > self.side,
         }
@@ -122,7 +124,8 @@ FORMATS = {
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
     ".zarr": Format("zarr", zarr_write.write, DTYPES, None, pages=True, axes="TZ", place=atomic_folder),
 }
-SUFFIXES = tuple(FORMATS)
+READ_ONLY = {".czi": ".ome.tif", ".nd2": ".ome.tif"}  # the suffixes of their results
+SUFFIXES = (*FORMATS, *READ_ONLY)
 
 
 def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Header:
@@ -218,7 +221,7 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
         raise ConfigError(f"The quality of JPEG and WebP must be from 1 to 100, not {quality}.")
     known = FORMATS.get(path.suffix.lower()) or (FORMATS[".zarr"] if _of_zarr(picture) else None)
     if known is None:
-        raise DataError(f"{quote(path)} needs the suffix of a format img2img writes: {', '.join(SUFFIXES)}.")
+        raise DataError(f"{quote(path)} needs the suffix of a format img2img writes: {', '.join(FORMATS)}.")
     if picture.array.ndim not in (3, 4) or not picture.array.size:
         raise DataError(f"{quote(path)}: a picture must be (H, W, C) or (P, H, W, C), not {picture.array.shape}.")
     picture = unmerge(picture)

@@ -14,6 +14,7 @@ Array = NDArray[Any]
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 UNKNOWN_AXES = "IQ"  # of pages whose meaning a TIFF does not state
 MAX_LAST = 8  # channels that the last axis of an array holds without a doubt
+MAX_TILE = 2**24  # values that any tile or strip of a file may have
 PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the number of channels it is for
 
 

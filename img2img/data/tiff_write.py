@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from img2img.data.descriptions import ome_of, pixels_of
-from img2img.data.picture import Array, Picture, Stated, fitting_profile, with_alpha
+from img2img.data.picture import UNKNOWN_AXES, Array, Picture, Stated, fitting_profile, with_alpha
 
 DEFLATE = 8
 LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
@@ -48,7 +48,8 @@ class Details:
 
 def described(stated: Stated, description: bytes) -> Details:
     """Return the layout of an OME-TIFF for a picture from a file that is none, which OME-XML describes."""
-    letters, lengths = "".join(axis for axis, _ in stated.axes), tuple(length for _, length in stated.axes)
+    letters = "".join(UNKNOWN_AXES[0] if axis == "series" else axis for axis, _ in stated.axes)
+    lengths = tuple(length for _, length in stated.axes)
     tags: dict[int, list[Tag]] = {0: [(DESCRIPTION, 2, 0, description)]}
     return Details(axes="CYX", letters=letters, pages=lengths, tags=tags, structure="ome")
 
@@ -145,7 +146,12 @@ def _plain(
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],
     }
-    yield np.ascontiguousarray(array), options
+    if details.structure == "ome" and letters[:1] in ("I", "Q", "P", "R", "A"):  # series, each with a description
+        metadata = (metadata or {}) | {"axes": letters[1:] + axes}
+        for part in array:
+            yield np.ascontiguousarray(part), options | {"metadata": metadata}
+    else:
+        yield np.ascontiguousarray(array), options
 
 
 def _description(details: Details) -> bytes:

@@ -114,7 +114,7 @@ class Job:
             if job.target.parent not in folders:
                 folders[job.target.parent] = _unwritable(job.target.parent)
                 remove_stale(job.target.parent)
-            first = targets.setdefault(job.target, source) if self.plan.suffix else source
+            first = targets.setdefault(job.target, source)
             if first != source:
                 clash = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
                 yield self._failed(job, clash)

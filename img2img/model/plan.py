@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from img2img.data.folders import images_at
-from img2img.data.images import FORMATS, SUFFIXES
+from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES
 from img2img.data.ome_metadata import is_zarr
 from img2img.data.ome_zarr import result_name
 from img2img.errors import ConfigError, choose, quote
@@ -47,6 +47,7 @@ class Plan:
             if suffix is None or suffix == ZARR:
                 return self.out / name
             return self.out / result_name(PurePosixPath(name), OME.get(suffix, suffix))
+        suffix = suffix or READ_ONLY.get(end)
         return self.out / (name.with_suffix(suffix) if suffix else name)
 
     def groups(self, source: Path) -> list[tuple[Path, Path]]:
