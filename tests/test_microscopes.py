@@ -236,7 +236,7 @@ def test_scenes_and_planes_that_do_not_fit(tmp_path, monkeypatch):
 def test_limits_come_before_pixels(tmp_path):
     far = tmp_path / "x.czi"
     with czi.create_czi(str(far)) as file:
-        for place in (0, 2**30):
+        for place in (0, 2**29):
             file.write(np.ones((9, 9, 1), np.uint8), location=(place, place))
     assert "which exceeds the limit" in refused(DataError, read_image, far)
     values = stack({"Y": 9, "X": 9})
@@ -250,6 +250,34 @@ def test_truncated_files(tmp_path, share, write):
     content = path.read_bytes()
     path.write_bytes(content[: 16 + int(len(content) * share)])
     refused(DataError, read_image, path)
+
+
+# What byte of a tile's first entry in the directory, or of its segment, is changed to what, and what is said.
+CLAIMS = {
+    "place of the directory": ("file", 84, b"\xff" * 7, "it ends too early"),
+    "number of tiles": ("directory", 32, b"\xff\xff\xff\x7f", "it has a directory of 2147483647 tiles"),
+    "place of a tile": ("entry", 6, b"\xff" * 6, "it ends too early"),
+    "number of axes": ("entry", 28, b"\xff\xff\xff\x7f", "it ends too early"),
+    "width": ("entry", 40, b"\xff\xff\x00\x00", "a tile and the directory disagree on its size"),
+    "first channel": ("entry", 119, b"\xca", "it ends too early"),  # which libCZI would count up to
+    "bytes of pixels": ("tile", 47, b"\x80", "a tile is longer than the file"),  # which libCZI would allocate
+    "bytes of metadata": ("metadata", 35, b"\x7f", "its metadata are longer than the file"),
+}
+
+
+@over(claim=list(CLAIMS))
+def test_claims_of_czi_are_checked_before_libczi_believes_them(tmp_path, monkeypatch, claim):
+    path = write_czi(tmp_path / "x.czi", stack({"C": 2, "Y": 20, "X": 30}))
+    content = bytearray(path.read_bytes())
+    names = {"tile": b"ZISRAWSUBBLOCK", "directory": b"ZISRAWDIRECTORY", "metadata": b"ZISRAWMETADATA"}
+    places = {name: content.index(title) for name, title in names.items()} | {"file": 0}
+    places["entry"] = places["directory"] + 160
+    where, offset, value, sentence = CLAIMS[claim]
+    start = places[where] + offset
+    content[start : start + len(value)] = value
+    path.write_bytes(content)
+    monkeypatch.setattr(czi, "open_czi", None)
+    assert f"x.czi is damaged: {sentence}" in refused(DataError, read_image, path)
 
 
 ODD = {
