@@ -156,12 +156,15 @@ class ZarrArray:
 
 def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
     """Write an array as `document`, the metadata of one that was read, says: its chunks, codecs and byte order."""
-    array = zarr.Array.from_dict(StorePath(LocalStore(folder)), document)
+    known, whole = zarr.Array.from_dict(StorePath(LocalStore(folder)), document), {"write_empty_chunks": True}
+    array = zarr.Array(
+        zarr.AsyncArray(known.metadata, known.store_path, whole)
+    )  # without any chunk it looks half copied
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
         if name != ".zattrs" or document["attributes"]:
             (folder / name).write_bytes(content.to_bytes())
-    array.with_config({"write_empty_chunks": True})[...] = values  # an array without any chunk looks half copied
+    array[...] = values
 
 
 @dataclass(frozen=True)
