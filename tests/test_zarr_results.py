@@ -233,7 +233,7 @@ def test_sizes_along_z_reach_a_tiff(tmp_path):
 def test_pages_of_other_axes_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 9, 9, 1), np.uint8))
     says = refused(DataError, again, tmp_path / "x.npy", tmp_path / "x.zarr")
-    assert "ZARR cannot hold the axis P of pages; write " in says and "TIFF" in says
+    assert "ZARR cannot hold pages along P; write " in says and "TIFF" in says
     assert not (tmp_path / "x.zarr").exists()
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -34,8 +34,8 @@ class Found(list[Image]):
         self.passed = passed
 
 
-def find_images(folder: Path) -> Found[Path]:
-    """List every image below `folder`, at any depth, sorted by name.
+def find_images(folder: Path, others: Collection[str] = ()) -> Found[Path]:
+    """List every image below `folder`, at any depth, sorted by name; and the files with the suffixes `others`.
 
     A folder that is an image of OME-Zarr counts as a file, and a plate as one for each field of its wells. Hidden files
     and folders are skipped, as are run folders, whose pictures are results, and the overview sheets that `sample`
@@ -88,7 +88,7 @@ def find_images(folder: Path) -> Found[Path]:
                 suffix = inside.suffix.lower()
                 if entry.is_dir():
                     queue.append((inside, parents | {identity}))
-                elif suffix in SUFFIXES:
+                elif suffix in SUFFIXES or suffix in others:
                     queue.append((inside, None))
                 else:
                     found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
@@ -102,15 +102,17 @@ def find_images(folder: Path) -> Found[Path]:
     return found
 
 
-def images_at(place: Path) -> tuple[Path, Found[Path]]:
+def images_at(place: Path, others: Collection[str] = ()) -> tuple[Path, Found[Path]]:
     """Return the images that a file, an OME-Zarr image or plate, or a folder stands for, and the folder they lie in.
+
+    The suffixes `others` are those of `find_images`.
 
     Raises:
         DataError: as `find_images` does.
     """
     if place.is_file():
         return place.parent, Found([place], Counter())
-    return place.parent if is_zarr(place) else place, find_images(place)
+    return place.parent if is_zarr(place) else place, find_images(place, others)
 
 
 def is_run(folder: Path) -> bool:

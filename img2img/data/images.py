@@ -96,12 +96,12 @@ class Format:
     def lacks(self, picture: Picture) -> str | None:
         """Return the first property of the picture that the format cannot hold, or None."""
         array, axes = picture.array, picture.source.stated.axes if picture.source else ()
-        names = [axis for axis, _ in axes] or ["of unknown meaning"]
+        names = [axis for axis, _ in axes] or ["an axis of unknown meaning"]
         faults = {
             f"{array.shape[-1]} channels": self.channels and array.shape[-1] not in self.channels,
             f"{array.dtype} values": str(array.dtype) not in self.dtypes,
             f"{len(array)} pages": array.ndim == 4 and not self.pages,
-            f"pages {' and '.join(names)}": array.ndim == 4 and self.axes and not set(names) <= set(self.axes),
+            f"pages along {' and '.join(names)}": array.ndim == 4 and self.axes and not set(names) <= set(self.axes),
             "alpha": picture.alpha is not None and not self.alpha,
             f"sides of more than {self.side} pixels": max(array.shape[-3:-1]) > self.side,
         }

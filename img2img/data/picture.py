@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError, quote
+from img2img.errors import DataError, TooLargeError, quote
 
 Array = NDArray[Any]
 
@@ -95,9 +95,10 @@ def check_size(header: Header, max_pixels: int) -> None:
     if not pixels * header.channels:
         raise DataError(f"{quote(header.path)} has no pixels: it is {size} with {header.channels} channels.")
     if pixels * max(header.channels, 4) > 4 * max_pixels:
-        raise DataError(
+        raise TooLargeError(
             f"{quote(header.path)} is {size} with {header.channels} channels, which exceeds the limit of {max_pixels} "
-            "pixels; split it into parts, or raise the limit."
+            "pixels; split it into parts, or raise the limit.",
+            pixels * header.channels,
         )
 
 

@@ -156,10 +156,9 @@ class ZarrArray:
 
 def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
     """Write an array as `document`, the metadata of one that was read, says: its chunks, codecs and byte order."""
-    known, whole = zarr.Array.from_dict(StorePath(LocalStore(folder)), document), {"write_empty_chunks": True}
-    array = zarr.Array(
-        zarr.AsyncArray(known.metadata, known.store_path, whole)
-    )  # without any chunk it looks half copied
+    metadata = cast("Any", zarr.Array.from_dict(StorePath(LocalStore(folder)), document).metadata)
+    config = cast("Any", {"write_empty_chunks": True})  # an array without any chunk looks half copied
+    array = zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
         if name != ".zattrs" or document["attributes"]:

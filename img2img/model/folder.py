@@ -3,9 +3,10 @@
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from img2img.data.folders import skipped_note
 from img2img.data.images import not_kept, read_header, read_image, write_image
 from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
-from img2img.errors import DataError, TrainingError, quote
+from img2img.data.regions import SLIDES
+from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
 from img2img.model.record import mark_finished, resume_record
+from img2img.model.slides import SlideJob
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -28,6 +31,8 @@ from img2img.runtime.files import remove_stale
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
 SMALL = 2 * 256 * 256  # pixels
+BY_REGION = "With --statistics 64, it is translated in blocks, by the statistics of 64 tiles; see docs/slides.md."
+TIFF = (".tif", ".tiff")
 
 
 @dataclass
@@ -61,11 +66,14 @@ class Job:
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
         self.pages = files.pages or translator.card.pages
+        if options.statistics and (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"):
+            raise ConfigError(f"--statistics writes TIFF, not {files.format}; leave out --format.")
         files = replace(files, pages=self.pages)
         self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
         translator.notes += skipped_note(self.plan.passed)
         resumed = any(self.plan.target(path).exists() for path in self.plan.sources)
         self.translator = translator = resume_record(translator, out, options, files, resumed)
+        self.blocks: Callable[[Path, int, int], None] = lambda source, done, total: None  # of a slide, when one is done
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.lost: set[str] = set()  # what results do not keep of their originals
@@ -87,7 +95,7 @@ class Job:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
             yield from self._sort_out(todo)
-            yield from self._translate(readers, writers, todo)
+            yield from self._slides(todo) if self.options.statistics else self._translate(readers, writers, todo)
             mark_finished(self.plan.out)
         finally:
             if self.computing:
@@ -104,6 +112,14 @@ class Job:
         name = quote(job.source)
         text = reason if reason.startswith(name) else f"{name}: {reason}"
         return self._outcome(job, "failed", text.replace("\n", "\\n"))
+
+    def _unwritten(self, job: _File, error: OSError) -> Outcome:
+        """Return the outcome of a failure to write; a full disk ends the job."""
+        if error.errno == errno.ENOSPC:
+            raise TrainingError(
+                f"The disk is full; {quote(job.target)} was not written. Make room and start the same command again."
+            ) from error
+        return self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
 
     def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
@@ -126,6 +142,8 @@ class Job:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
+            elif source.suffix.lower() in SLIDES and not self.options.statistics:
+                yield self._failed(job, f"it is a slide, of which no more than a region is held. {BY_REGION}")
             else:
                 todo.append(source)
 
@@ -170,6 +188,10 @@ class Job:
             try:
                 job.picture = future.result()
                 self._open(job)
+            except TooLargeError as error:
+                gigabytes = error.values * 5 / 1e9 + self.options.tile_memory  # the image, and the result in fp32
+                hint = f" To translate it whole takes about {gigabytes:.0f} GB of memory. {BY_REGION}"
+                yield self._failed(job, f"{error}{hint if job.source.suffix.lower() in TIFF else ''}")
             except DataError as error:
                 yield self._failed(job, str(error))
             else:
@@ -179,10 +201,7 @@ class Job:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, spec = job.picture.array, self.translator.spec()
-        for what in not_kept(job.picture, job.target):
-            if what not in self.lost:
-                self.lost.add(what)
-                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(job.source)}.")
+        self._note_lost(not_kept(job.picture, job.target), job.source)
         merged = array.shape[-1] * len(array) if array.ndim == 4 else 0
         if self.options.channels == "exact" and merged == spec.in_channels != array.shape[-1]:
             raise DataError(
@@ -193,6 +212,29 @@ class Job:
         pages = list(array) if array.ndim == 4 else [array]
         job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
         job.outside = spec.scale_in.outside(array) / array.size
+
+    def _note_lost(self, lost: Iterable[str], source: Path) -> None:
+        for what in lost:
+            if what not in self.lost:
+                self.lost.add(what)
+                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(source)}.")
+
+    def _slides(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Translate one by one what is too large to be held."""
+        for source in todo:
+            job = _File(source, self.plan.target(source))
+            progress = partial(self.blocks, source)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files.quality, progress)
+            try:
+                slide.run()
+            except OSError as error:
+                yield self._unwritten(job, error)
+            except Img2ImgError as error:
+                yield self._failed(job, str(error))
+            else:
+                self._note_lost(slide.lost, source)
+                job.outside = slide.outside
+                yield self._outcome(job, "translated")
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
         group = [(job, i) for job, i in group if job.picture is not None]
@@ -245,12 +287,7 @@ class Job:
             try:
                 future.result()
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise TrainingError(
-                        f"The disk is full; {quote(job.target)} was not written. "
-                        "Make room and start the same command again."
-                    ) from error
-                yield self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
+                yield self._unwritten(job, error)
             except DataError as error:
                 yield self._failed(job, str(error))
             else:

@@ -6,6 +6,7 @@ from img2img.data.folders import images_at
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES
 from img2img.data.ome_metadata import is_zarr
 from img2img.data.ome_zarr import result_name
+from img2img.data.regions import SLIDES, WRITTEN
 from img2img.errors import ConfigError, choose, quote
 
 ZARR = ".zarr"
@@ -30,7 +31,7 @@ class Plan:
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a broken link"
             raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
-        self.base, found = images_at(source)
+        self.base, found = images_at(source, SLIDES)
         self.out, self.sources, self.passed = out, list(found), found.passed
         inside, root = out.resolve(), source.resolve()
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
@@ -47,7 +48,7 @@ class Plan:
             if suffix is None or suffix == ZARR:
                 return self.out / name
             return self.out / result_name(PurePosixPath(name), OME.get(suffix, suffix))
-        suffix = suffix or READ_ONLY.get(end)
+        suffix = suffix or READ_ONLY.get(end, ".tif" if renamed(source) else None)
         return self.out / (name.with_suffix(suffix) if suffix else name)
 
     def groups(self, source: Path) -> list[tuple[Path, Path]]:
@@ -56,3 +57,8 @@ class Plan:
             return []
         names = source.relative_to(self.base).parents[-2::-1]
         return [(self.base / name, self.out / name) for name in names if is_zarr(self.base / name)]
+
+
+def renamed(source: Path) -> bool:
+    """Return whether the result of a slide is a TIFF of another suffix."""
+    return source.suffix.lower() in SLIDES and source.suffix.lower() not in WRITTEN
