@@ -14,6 +14,7 @@ Array = NDArray[Any]
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 UNKNOWN_AXES = "IQ"  # of pages whose meaning a TIFF does not state
 MAX_LAST = 8  # channels that the last axis of an array holds without a doubt
+MAX_TILE = 2**24  # values that any tile or strip of a file may have
 PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the number of channels it is for
 
 
@@ -44,7 +45,7 @@ class Header:
 class Source:
     """The properties of the file that a picture was read from, for writing another of the same kind."""
 
-    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz"
+    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy", "npz" or "zarr"
     icc: bytes | None = None  # the colour profile
     dpi: tuple[float, float] | None = None  # horizontal and vertical pixels per inch
     exif: bytes | None = None  # the EXIF data, with the orientation set to upright

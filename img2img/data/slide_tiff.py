@@ -23,9 +23,9 @@ from img2img.data.descriptions import (
     ome_pixel_size,
     size_of,
 )
-from img2img.data.picture import Array, Stated, known_dtype
+from img2img.data.picture import MAX_TILE, Array, Stated, known_dtype
 from img2img.data.regions import Level, Regions, Span
-from img2img.data.tiff import JPEG, MAX_TILE, MINISBLACK, ORIENTATION, RGB, YCBCR, resolution_of
+from img2img.data.tiff import JPEG, MINISBLACK, ORIENTATION, RGB, YCBCR, resolution_of
 from img2img.errors import DataError, listed, quote
 
 CACHE = 2**27  # bytes of decoded tiles that are kept

@@ -19,6 +19,7 @@ import numpy as np
 from img2img.data.descriptions import claimed_pages, imagej_names, imagej_pixel_size, ome_names, ome_of, ome_pixel_size
 from img2img.data.levels import Size, whole_factors
 from img2img.data.picture import (
+    MAX_TILE,
     Array,
     Header,
     Picture,
@@ -44,7 +45,6 @@ KEPT_TAGS = (
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # georeference: GeoTIFF and GDAL
     *IMAGEJ_TAGS,
 )
-MAX_TILE = 2**24  # values that any tile or strip may have
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its remarks on odd files go to stderr
 

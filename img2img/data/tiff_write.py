@@ -10,7 +10,7 @@ import numpy as np
 
 from img2img.data.descriptions import ome_of, pixels_of
 from img2img.data.levels import Size, reduced, whole_factors
-from img2img.data.picture import Array, Picture, fitting_profile, with_alpha
+from img2img.data.picture import UNKNOWN_AXES, Array, Picture, Stated, fitting_profile, with_alpha
 
 DEFLATE = 8
 LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
@@ -48,6 +48,15 @@ class Details:
     big: bool = False  # whether offsets have 64 bits
     levels: tuple[tuple[Size, int], ...] = ()  # size of each smaller copy, and its factor from the one before
     nested: bool = False  # whether they are in SubIFDs
+
+
+def described(stated: Stated, description: bytes) -> Details:
+    """Return the layout of an OME-TIFF for a picture from a file that is none, which OME-XML describes."""
+    letters = "".join(UNKNOWN_AXES[0] if axis == "series" else axis for axis, _ in stated.axes)
+    lengths = tuple(length for _, length in stated.axes)
+    tags: dict[int, list[Tag]] = {0: [(DESCRIPTION, 2, 0, description)]}
+    series = dict(stated.axes).get("series", 1)
+    return Details(axes="CYX", series=series, letters=letters, pages=lengths, tags=tags, structure="ome")
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
@@ -161,7 +170,12 @@ def _plain(
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],
     }
-    yield np.ascontiguousarray(array), options
+    if details.structure == "ome" and details.series > 1 and letters:  # each with a description
+        metadata = (metadata or {}) | {"axes": letters[1:] + axes}
+        for part in array:
+            yield np.ascontiguousarray(part), options | {"metadata": metadata}
+    else:
+        yield np.ascontiguousarray(array), options
 
 
 def _description(details: Details) -> bytes:

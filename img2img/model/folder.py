@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from img2img.data.folders import skipped_note
-from img2img.data.images import read_header, read_image, write_image
+from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES
 from img2img.data.shards import Shard
 from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.plan import Plan, renamed
+from img2img.model.plan import Plan
 from img2img.model.record import mark_finished, refuse_taken, resume_record
 from img2img.model.slides import SlideJob
 from img2img.model.summary import Outcome, Status
@@ -126,21 +127,20 @@ class Job:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
         targets: dict[Path, Path] = {}
-        renaming = bool(self.plan.suffix) or any(map(renamed, self.plan.sources))
         for source in self.plan.sources:
             job = _File(source, self.plan.target(source))
             if job.target.parent not in folders:
                 folders[job.target.parent] = _unwritable(job.target.parent)
                 remove_stale(job.target.parent)
-            first = targets.setdefault(job.target, source) if renaming else source
+            first = targets.setdefault(job.target, source)
             if first != source:
                 clash = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
                 yield self._failed(job, clash)
             elif job.target.exists() and job.target.samefile(source):
                 yield self._failed(job, "its result would overwrite it, through a link.")
-            elif job.target.is_dir():
+            elif job.target.is_dir() and not is_image(job.target):
                 yield self._failed(job, f"its result would be {quote(job.target)}, which is a folder.")
-            elif job.target.is_file() and not self.files.overwrite:
+            elif job.target.exists() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
@@ -203,7 +203,7 @@ class Job:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, spec = job.picture.array, self.translator.spec()
-        self._note_lost(job.picture.source.stated.lost, job.source)
+        self._note_lost(not_kept(job.picture, job.target), job.source)
         merged = array.shape[-1] * len(array) if array.ndim == 4 else 0
         if self.options.channels == "exact" and merged == spec.in_channels != array.shape[-1]:
             raise DataError(
@@ -280,6 +280,8 @@ class Job:
         refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
+        for group, result in self.plan.groups(job.source):
+            copy_group(group, result)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
 
     def _written(self, most: int) -> Iterator[Outcome]:
