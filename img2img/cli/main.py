@@ -335,6 +335,8 @@ def main() -> None:
     """Run the command line. A user's mistake prints one line on stderr and exits with 2; anything else is a bug and
     keeps its traceback.
     """
+    if "WORLD_SIZE" in os.environ:  # one sentence says that a process is lost, and no pages from C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -354,8 +356,10 @@ def _main() -> None:
         typer.echo("Stopped.", err=True)
         sys.exit(130)
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        if not stop.said:
+            typer.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
     except Img2ImgError as error:
-        typer.echo(f"img2img: {error}", err=True)
+        if not error.said:
+            typer.echo(f"img2img: {error}", err=True)
         sys.exit(2)

@@ -1,6 +1,5 @@
 """Everything about a run that is not mathematics: device, precision, random states, processes, memory."""
 
-import atexit
 import contextlib
 import ctypes
 import os
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ class Runtime:
 
     @classmethod
     def start(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
-        """Choose device and precision, and join the other processes if started by `torchrun`."""
+        """Choose device and precision, and learn which of how many processes this is from `torchrun`, if it runs."""
         world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         chosen = pick_device(device)
         if chosen.type == "cuda" and chosen.index is None:
@@ -47,9 +45,6 @@ class Runtime:
                 )
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
-        if world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
-            atexit.register(dist.destroy_process_group)
         if chosen.type == "cpu":
             keep_freed_memory()
         return cls(chosen, pick_precision(precision, chosen), rank, world_size)
