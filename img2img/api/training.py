@@ -30,6 +30,7 @@ from img2img.runs.sameness import (
     PATHS,
     absolute,
     default_folder,
+    earlier_processes,
     identities,
     note_on_place,
     read_config,
@@ -172,7 +173,8 @@ def _train(
         if saved is not None:
             before = read_report_record(files).facts.images
             refuse_other_data(folder, saved.get("data"), data, facts.images, before)
-        return record | {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
+        made = {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
+        return record | made | earlier_processes(files, saved, record)
 
     _refuse_other_processes(runtime, record, opened)
     with ExitStack() as held:
@@ -182,7 +184,8 @@ def _train(
                 say(line)
             introduce(method, built, opened, folder, say)
         runtime.gather(None)  # last.pt is what the run begins with, for every process
-        hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
+        start = "torchrun ... -m " if runtime.world_size > 1 else ""
+        hint = f"{start}img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
         other_way = getattr(data_config, "direction", "a2b") == "b2a"
         card = card_of(method, built, opened.train.scales, other_way, data_config.pages)

@@ -15,7 +15,7 @@ from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
 from img2img.cli.terminal import RUN, STOPPED, Command, Group, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
-from img2img.errors import Img2ImgError, Interrupted, counted, quote
+from img2img.errors import ConfigError, Img2ImgError, Interrupted, counted, quote
 from img2img.methods import CONFIGS, PLACES
 from img2img.model.options import (
     ClassifyOptions,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
 STOPPED_TRAINING = "Stopped. Run the same command again to continue."
+TOGETHER = ("train", "distill", "info")  # commands that several processes may run
+SHARDED = ("translate", "sample", "evaluate")
 OTHER = "Import, export and demo"
 ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
 DEMO = Path("checkpoints/demo")
@@ -331,6 +333,20 @@ def add_methods() -> None:
         train.command(name, cls=Command)(_method_command(name, f"Train {docstring(module)}"))
 
 
+def _refuse_torchrun(command: str) -> None:
+    """Raise ConfigError if `torchrun` started several processes of a command that does not divide its work."""
+    processes, told = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("LOCAL_RANK", "0") != "0"
+    if processes == 1 or command in TOGETHER or command.startswith("-"):
+        return
+    way = ", once for each part with --shard" if command in SHARDED else ""
+    error = ConfigError(
+        f"torchrun started {processes} processes of img2img {command}, which would all do the same and write the same "
+        f"files; start it without torchrun{way}."
+    )
+    error.said = told
+    raise error
+
+
 def main() -> None:
     """Run the command line. A user's mistake prints one line on stderr and exits with 2; anything else is a bug and
     keeps its traceback.
@@ -346,6 +362,7 @@ def main() -> None:
 
 def _main() -> None:
     try:
+        _refuse_torchrun(*sys.argv[1:2] or ["--help"])
         completing = "_IMG2IMG_COMPLETE" in os.environ  # shell completion passes the words in the environment
         if completing or "train" in sys.argv[1:2]:
             add_methods()
