@@ -128,7 +128,7 @@ def mnist(job):
     from img2img.data.images import resize
     from img2img.evaluation.judge import Classifier
     from img2img.model.options import SampleOptions
-    from img2img.model.sampling import write_samples
+    from img2img.model.samples import write_samples
 
     name, data, minutes, device, out = job
     method, options = IMAGES[name]

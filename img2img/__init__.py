@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from img2img.api.models import (
         classify as classify,
         load as load,
+        merge_reports as merge_reports,
         sample as sample,
         translate as translate,
         translate_folder as translate_folder,
@@ -38,6 +39,7 @@ _HOMES = {
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
     "load": "img2img.api.models",
+    "merge_reports": "img2img.api.models",
     "rank": "img2img.evaluation.evaluate",
     "sample": "img2img.api.models",
     "train": "img2img.api.training",
@@ -60,6 +62,7 @@ __all__ = [
     "export_model",
     "import_model",
     "load",
+    "merge_reports",
     "modes",
     "rank",
     "sample",

@@ -66,6 +66,7 @@ COMMANDS = {
     "evaluate",
     "compare",
     "equalize",
+    "report",
     "import",
     "export",
     "info",
@@ -343,9 +344,11 @@ def with_tables(page: str, text: str) -> str:
                 options.setdefault(one.name.replace("_", "-"), one)
     fresh = [f"| `--{name}` | {one.default_text} | {meaning(one)} |" for name, one in options.items()]
     lines: list[str] = []
+    inside = False
     for line in text.split("\n"):
         row = re.match(r"\| `--([a-z0-9-]+)` \|", line)
-        if row and row[1] not in {"out", "n"}:  # arguments of the command itself
+        inside = line.startswith("| option |") or (inside and line.startswith("|"))
+        if inside and row and row[1] not in {"out", "n"}:  # arguments of the command itself
             lines += fresh
             fresh = []
         else:

@@ -1009,7 +1009,7 @@ def test_results_of_another_model_or_device_are_not_mixed(folder, photos, tmp_pa
     assert "device was NVIDIA X, now " in text
     model = img2img.load(folder, device="cpu")  # asked for by name
     assert img2img.translate(model, photos, out).translated == 8
-    assert model.notes == ["The existing results were computed on NVIDIA X; rounding differs on cpu."]
+    assert model.notes == ["The existing results may be rounded differently: device was NVIDIA X, now cpu."]
     for damaged in ("{", "[]", "{}", json.dumps(record | {"precision": "evil"}), json.dumps(record | {"threads": -1})):
         (out / ".img2img.json").write_text(damaged)
         assert "is damaged" in refused(ConfigError, img2img.translate, folder, photos, out, device="cpu")

@@ -22,8 +22,9 @@ from img2img.model.options import (
     SampleOptions,
     TranslateOptions,
 )
-from img2img.model.sampling import Sampler, Written, write_samples
-from img2img.model.summary import Outcome, Summary, refuse_report, write_report
+from img2img.model.samples import Written, write_samples
+from img2img.model.sampling import Sampler
+from img2img.model.summary import Outcome, Report, Summary, merge_reports as merge, refuse_report, write_report
 from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, checked, option, pick, split
@@ -198,7 +199,7 @@ def translate(
             summary.seconds = time.perf_counter() - begin
             progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
     if files.report:
-        write_report(Path(files.report), model, summary)
+        write_report(Path(files.report), model, summary, files.shard)
     return summary
 
 
@@ -212,6 +213,21 @@ def translate_folder(
     jobs = _jobs(model, Path(source), Path(out), going, files)
     first = next(jobs)  # so that what is wrong is said at once
     return (outcome for job in chain([first], jobs) for outcome in job.run())
+
+
+def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
+    """Merge the reports of the shards of a translation into one, which is written to `out` as JSON.
+
+    Args:
+        reports: the files that `translate(..., shard=..., report=...)` wrote.
+        out: the file to write.
+
+    Raises:
+        Img2ImgError: one sentence that says what is wrong and what to do.
+    """
+    if not (paths := [Path(path) for path in reports]):
+        raise ConfigError("Give the reports to merge.")
+    return merge(paths, Path(out))
 
 
 def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions) -> Iterator[Job]:

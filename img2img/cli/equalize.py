@@ -89,7 +89,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
     add(
         "transform",
         _transform,
-        like(open_table, *FILES, "batch", "where", "pages", "metadata"),
+        like(open_table, *FILES, "batch", "where", "pages", "metadata", "shard"),
         like(BatchEqualizer.transform, "nan", "quality", "overwrite"),
         like(new, "n_jobs"),
     )

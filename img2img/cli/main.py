@@ -15,7 +15,7 @@ from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
 from img2img.cli.terminal import RUN, STOPPED, Command, Group, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
-from img2img.errors import ConfigError, Img2ImgError, Interrupted, counted, quote
+from img2img.errors import ConfigError, Img2ImgError, Interrupted, counted, listed, quote
 from img2img.methods import CONFIGS, PLACES
 from img2img.model.options import (
     ClassifyOptions,
@@ -60,6 +60,7 @@ def _group(name: str, text: str) -> typer.Typer:
 
 
 train = _group("train", "Train a method. `img2img train METHOD --help` lists its options, with the paper's defaults.")
+report = _group("report", "Put reports together.")
 equalize = _group("equalize", "Map the images of several batches onto one of them, and judge the result.")
 
 
@@ -166,6 +167,8 @@ def sample(
         written = img2img.api.models.sample(model, n, out=out, progress=advance, **options)
     skipped = f", {written.skipped} already there" if written.skipped else ""
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
+    for note in written.notes:
+        typer.echo(f"note: {note}")
     for picture in written.pictures:
         typer.echo(f"picture: {picture}")
 
@@ -196,6 +199,28 @@ def classify(
 
 
 add_judging(app)
+
+
+@report.command(cls=Command)
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Reports that `translate --shard --report` wrote.")],
+    out: Annotated[Path, typer.Option(help="The report to write, as JSON.")],
+) -> None:
+    """Merge the reports of the shards of a translation into one, and name the shards that are missing.
+
+    The exit code is 1 if a file failed or a shard is missing.
+    """
+    import img2img.api.models
+
+    merged = img2img.api.models.merge_reports(parts, out)
+    for failure in merged.failed:
+        typer.echo(f"failed: {failure.reason}")
+    images = counted(merged.translated, "image", "images")
+    typer.echo(f"{images} translated, {merged.skipped} already there, {len(merged.failed)} failed: {quote(out)}")
+    if merged.missing:
+        typer.echo(f"missing: {counted(len(merged.missing), 'shard', 'shards')}, {listed(merged.missing)}")
+    if merged.failed or merged.missing:
+        raise typer.Exit(1)
 
 
 @app.command("import", cls=Command, rich_help_panel=OTHER)

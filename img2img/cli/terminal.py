@@ -25,6 +25,7 @@ ORDER = (
     "sample",
     "classify",
     "equalize",
+    "report",
     "export",
     "import",
     "info",

@@ -90,7 +90,7 @@ def transform_files(
 
     fitted.check_batches(manifest.batch, p.unseen)
     fitted.expect(manifest)
-    if manifest.readable:  # or every row is reported as failed
+    if len(manifest) and manifest.readable:  # or every row is reported as failed
         checks.check_channels(manifest.images, fitted.n_channels, fitted.channels)
         if manifest.dtype.kind != "f":
             checks.check_dtype(manifest.images, fitted.dtype)

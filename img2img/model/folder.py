@@ -14,11 +14,12 @@ import torch
 from img2img.data.folders import skipped_note
 from img2img.data.images import read_header, read_image, write_image
 from img2img.data.picture import Array, Picture
+from img2img.data.shards import Shard
 from img2img.errors import DataError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
-from img2img.model.record import mark_finished, resume_record
+from img2img.model.record import mark_finished, refuse_taken, resume_record
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -61,10 +62,11 @@ class Job:
     ) -> None:
         self.pages = files.pages or translator.card.pages
         files = replace(files, pages=self.pages)
-        self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
+        self.options, self.files = options, files
+        self.plan = Plan(source, out, files.format, files.files, Shard.parse(files.shard))
         translator.notes += skipped_note(self.plan.passed)
-        resumed = any(self.plan.target(path).exists() for path in self.plan.sources)
-        self.translator = translator = resume_record(translator, out, options, files, resumed)
+        self.translator, self.record = resume_record(translator, self.plan, options, files)
+        translator = self.translator
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.lost: set[str] = set()  # what results do not keep of their originals
@@ -231,6 +233,7 @@ class Job:
 
     def _write(self, job: _File) -> None:
         assert job.picture is not None
+        refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
         write_image(job.target, replace(job.picture, array=array), self.files.quality)

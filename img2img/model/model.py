@@ -14,7 +14,7 @@ from img2img.core.method import CLASS, Label, Noise, Use
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.model.file import Direction, content_of, load_use, read_card
-from img2img.runtime.device import Runtime
+from img2img.runtime.device import SOFTWARE, Runtime, machine
 
 BATCH = 64  # images classified at once
 
@@ -146,8 +146,9 @@ class Model:
         """Return the SHA-256 of the model file."""
         return hashlib.sha256(self._content or content_of(self.path, self._loaded)).hexdigest()
 
-    def device_name(self) -> str:
-        return self.runtime.describe().split(", ")[0]
+    def machine(self) -> dict[str, Any]:
+        """Return what rounding depends on besides precision and threads, for the record of results."""
+        return machine(self.runtime.device) | {"software": SOFTWARE}
 
     def _in_words(self, *facts: str) -> str:
         card = self.card

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
+from img2img.data.shards import Shard
 from img2img.errors import ConfigError
 from img2img.options.declared import SEEDS, Choice, Options, Within
 
@@ -24,6 +25,10 @@ FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz"), complete=Fa
 TILES = Within(16, 2**20)
 
 Count = Annotated[int, "Number of images.", Within(1, 10**7)]
+Part = Annotated[
+    str | None,
+    "Process only one of several parts, e.g. 2/8; which, follows from names alone, so machines can share a job.",
+]
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ class FolderOptions(Options):
     ] = MAX_PIXELS / 1e6
     overwrite: Annotated[bool, "Overwrite existing results."] = False
     report: Annotated[Path | None, "Write a report of all files to this path, as JSON."] = None
+    files: Annotated[
+        Path | None,
+        "List of the files of INPUT to process: a line each, or the column file of a .csv or .parquet.",
+    ] = None
+    shard: Part = None
     n_outputs: Annotated[
         int,
         "Results for each image, by a model that takes noise; several go into the folders 000, 001, ... of --out.",
@@ -101,6 +111,10 @@ class FolderOptions(Options):
         "Seed of that noise; result k of every image has the same noise, and depends only on the seed and k.",
         Within(0, SEEDS),
     ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Shard.parse(self.shard)
 
 
 @dataclass(frozen=True)
@@ -148,3 +162,8 @@ class SampleOptions(Options):
         Within(2, 10**4, special=(0, "none")),
     ] = 0
     overwrite: Annotated[bool, "Overwrite existing images."] = False
+    shard: Part = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Shard.parse(self.shard)

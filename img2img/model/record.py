@@ -1,28 +1,34 @@
-"""The record of a results folder: the model and the settings, so that missing results are computed the same way."""
+"""The record of a folder of results: what made them, so that missing ones are made in the same way, on any machine."""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from img2img.errors import ConfigError, ModelFileError, quote
+from img2img.data.images import FORMATS
+from img2img.errors import ConfigError, ModelFileError, counted, quote
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.runtime.files import write_json
+from img2img.model.plan import Plan
+from img2img.runtime.files import create_json, json_object, write_json
 from img2img.runtime.records import read_record
 
 if TYPE_CHECKING:
+    from img2img.model.model import Model
     from img2img.model.translator import Translator
 
-RECORD = ".img2img.json"
-BY_MACHINE = ("device", "precision", "backend", "threads")  # taken from the record where the user left them open
-NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report", "n_outputs")  # options that do not affect pixels
+RECORD, UNFINISHED = ".img2img.json", "unfinished"  # the file, and its mark while results are being replaced
+BY_MACHINE = ("device", "processor", "software", "precision", "backend", "threads")  # taken over from the record
+# options that do not affect pixels
+NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report", "files", "shard", "n_outputs")
+TRIES = 10  # to write the first record of a folder that others write into
 
 
 @dataclass
 class _Record:
-    """The settings that results were computed with."""
+    """The settings that results were computed with; None where an older version did not record them."""
 
     options: dict[str, Any]
     precision: Literal["fp32", "bf16"]
@@ -32,20 +38,22 @@ class _Record:
     direction: str | None = None
     label: str | None = None
     device: str | None = None
+    processor: str | None = None
+    software: str | None = None
 
 
 def resume_record(
-    translator: "Translator", out: Path, options: TranslateOptions, files: FolderOptions, resumed: bool
-) -> "Translator":
-    """Return the translator that computes the way the results in `out` were computed; write the record of a new folder.
+    translator: "Translator", plan: Plan, options: TranslateOptions, files: FolderOptions
+) -> tuple["Translator", dict[str, Any]]:
+    """Return the translator that computes as the results in the plan's folder were computed, and the record of them.
 
-    A job is `resumed` if `out` already holds results of it.
+    Of several processes that begin a folder at once, on any machines, one decides how.
 
     Raises:
-        ConfigError: if the existing results come from another model, other options or another device and are not to
-            be replaced; or if nothing can be written.
+        ConfigError: if the existing results come from another model, other options or another machine and are not all
+            to be replaced; or if nothing can be written.
     """
-    previous = _read(out)
+    out = plan.out
     current: dict[str, Any] = {
         "model": translator.digest(),
         "direction": translator.direction,
@@ -53,62 +61,125 @@ def resume_record(
     }
     if translator.label is not None:
         current["label"] = translator.label
-    if previous is not None and not files.overwrite and _holds_results(out):
-        if previous.get("unfinished"):
+    for _ in range(TRIES):
+        previous = _read(out)
+        if previous is None:
+            if not files.overwrite and any(plan.target(path).exists() for path in plan.sources):
+                note = f"{out} has no record of how its results were computed; they are kept unchanged."
+                translator.notes.append(note)
+            if _create(out, fresh := current | translator.way()):
+                return translator, fresh
+        elif files.overwrite:
+            return translator, _replace(translator, plan, previous, current, in_parts=files.shard is not None)
+        elif previous.get(UNFINISHED):
             raise ConfigError(f"Overwriting the results in {quote(out)} was interrupted; use --overwrite again.")
-        translator = _continue(translator, out, previous, current)
-        current |= {k: previous.get(k) for k in BY_MACHINE}
-    else:
-        if previous is None and resumed and not files.overwrite:
-            translator.notes.append(f"{out} has no record of how its results were computed; they are kept unchanged.")
-        current |= translator.way()
-        if files.overwrite and resumed and previous is not None and previous != current:
-            current["unfinished"] = True
-    if current != previous:
-        _write(out, current)
-    return translator
+        else:
+            return _continue(translator, out, previous, current)
+    raise ConfigError(f"{quote(out / RECORD)} comes and goes; end the other commands that use the folder.")
+
+
+def refuse_taken(out: Path, record: dict[str, Any]) -> None:
+    """Raise ConfigError if another command has begun to write other results into a folder."""
+    path = out / RECORD
+    found = json_object(path.read_bytes()) if path.exists() else record
+    if any(found.get(name) != record[name] for name in record if name != UNFINISHED):
+        raise ConfigError(
+            f"Another command has begun to write other results into {quote(out)}; give each an --out of its own."
+        )
 
 
 def mark_finished(out: Path) -> None:
     """Record that all results that were to be replaced have been."""
     previous = _read(out)
-    if previous and previous.pop("unfinished", None):
+    if previous and previous.pop(UNFINISHED, None):
         _write(out, previous)
 
 
-def _continue(translator: "Translator", out: Path, previous: dict[str, Any], current: dict[str, Any]) -> "Translator":
-    """Return the translator with the precision, backend and threads of the existing results.
+def _replace(
+    translator: "Translator", plan: Plan, previous: dict[str, Any], current: dict[str, Any], in_parts: bool
+) -> dict[str, Any]:
+    """Return the record of a job that overwrites results: all of them, if they were computed differently.
 
     Raises:
-        ConfigError: if they were computed with another model, other options or another device.
+        ConfigError: if others would stay beside them.
     """
-    device, precision = translator.asked
+    targets, originals = {plan.target(path) for path in plan.sources}, set(plan.sources)
+    differences = _differences(translator, previous, current) + compare_machines(translator, previous)[0]
+    if differences or previous.get(UNFINISHED):
+        why = "; ".join(differences) or "overwriting them was interrupted"
+        results = [path for path in _results(plan.out) if path not in originals]
+        kept = results if in_parts else [path for path in results if path not in targets]
+        if kept:
+            raise ConfigError(
+                f"{quote(plan.out)} holds {counted(len(kept), 'result', 'results')} that were computed differently and "
+                f"{'that one shard cannot replace' if in_parts else 'that this job does not replace'}, e.g. "
+                f"{quote(kept[0])}: {why}. Move or delete them, or choose another --out."
+            )
+    current = current | translator.way()
+    if previous != current and any(path.exists() for path in targets):
+        current[UNFINISHED] = True
+    if previous != current:
+        _write(plan.out, current)
+    return current
+
+
+def _continue(
+    translator: "Translator", out: Path, previous: dict[str, Any], current: dict[str, Any]
+) -> tuple["Translator", dict[str, Any]]:
+    """Return the translator with the precision, backend and threads of the existing results, and their record.
+
+    Raises:
+        ConfigError: if they were computed with another model, other options or on another machine.
+    """
+    differences = _differences(translator, previous, current)
+    if differences and next(_results(out), None) is None:  # a job that made nothing leaves the folder free
+        current = current | translator.way()
+        _write(out, current)
+        return translator, current
+    of_machine, remarks = compare_machines(translator, previous)
+    if differences or of_machine:
+        accepting = f", or accept other rounding with --device {translator.runtime.device.type}"
+        raise ConfigError(
+            f"The results in {quote(out)} were computed differently: {'; '.join(differences + of_machine)}. "
+            f"Use --overwrite to replace them, or choose another --out{accepting * (not differences)}."
+        )
+    translator.notes += [f"The existing results may be rounded differently: {words}." for words in remarks]
+    current = current | {name: previous.get(name) for name in BY_MACHINE}
+    if current != previous:  # an older version recorded less
+        _write(out, current)
+    threads = previous.get("threads") if translator.runtime.device.type == "cpu" else None
+    return translator.by_way_of(previous["precision"], previous["backend"], threads), current
+
+
+def _differences(translator: "Translator", previous: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return the differences between two jobs, of the model and of what was asked for."""
     old, new = dict(previous.get("options", {})), dict(current["options"])
     for name in ("direction", "label"):
         old[name], new[name] = previous.get(name), current.get(name)
-    for name, value in {"precision": precision, "backend": translator.backend}.items():
+    for name, value in {"precision": translator.asked[1], "backend": translator.backend}.items():
         old[name], new[name] = previous.get(name), previous.get(name) if value == "auto" else value
     differences = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in new if k in old and old[k] != new[k]]
-    if previous.get("model") != current["model"]:
-        differences.insert(0, "the model is another")
-    device_name = translator.device_name()
-    if previous.get("device") != device_name and device == "auto":
-        differences.append(f"device was {previous.get('device')}, now {device_name}")
-    if differences:
-        raise ConfigError(
-            f"The results in {quote(out)} were computed differently: {'; '.join(differences)}. "
-            "Use --overwrite to replace them, or choose another --out."
-        )
-    if previous.get("device") != device_name:
-        translator.notes.append(
-            f"The existing results were computed on {previous.get('device')}; rounding differs on {device_name}."
-        )
-    threads = previous.get("threads") if device_name == "cpu" else None
-    return translator.by_way_of(previous["precision"], previous["backend"], threads)
+    return ["the model is another"] * (previous.get("model") != current["model"]) + differences
 
 
-def _holds_results(out: Path) -> bool:
-    return any(not name.startswith(".") for _, _, names in os.walk(out) for name in names)
+def compare_machines(model: "Model", previous: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return how this machine differs from the one in a record: reasons to refuse it, and remarks.
+
+    Another device or processor rounds differently, and is refused unless the device was asked for by name.
+    """
+    here = model.machine()
+    changed = [name for name in ("device", "processor") if previous.get(name) not in (None, here[name])]
+    found = [f"{name} was {previous[name]}, now {here[name]}" for name in changed[:1]]
+    refused, remarks = (found, []) if model.asked[0] == "auto" else ([], found)
+    if previous.get("software") not in (None, here["software"]):
+        remarks = [*remarks, f"software was {previous['software']}, now {here['software']}"]
+    return refused, remarks
+
+
+def _results(out: Path) -> Iterator[Path]:
+    """Yield the images below a folder."""
+    for folder, _, names in os.walk(out):
+        yield from (Path(folder, x) for x in names if x[0] != "." and Path(x).suffix.lower() in FORMATS)
 
 
 def _read(out: Path) -> dict[str, Any] | None:
@@ -126,9 +197,18 @@ def _read(out: Path) -> dict[str, Any] | None:
 
 def _write(out: Path, record: dict[str, Any]) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / RECORD, record)
     except OSError as error:
-        raise ConfigError(
-            f"{quote(out)} cannot be written: {error.strerror or error}; choose another --out."
-        ) from error
+        raise _unwritable(out, error) from error
+
+
+def _create(out: Path, record: dict[str, Any]) -> bool:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return create_json(out / RECORD, record)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{quote(out)} cannot be written: {error.strerror or error}; choose another --out.")

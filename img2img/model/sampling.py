@@ -1,10 +1,8 @@
-"""A trained model as a source of images: from noise to arrays, and to files."""
+"""A trained model as a source of images: from noise to arrays."""
 
 import copy
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -14,18 +12,12 @@ import torch
 from torch import Tensor
 
 from img2img.core.method import Noise, truncated
-from img2img.data.grid import draw_grid
-from img2img.data.images import FORMATS, write_image
-from img2img.data.picture import Array, Picture
+from img2img.data.picture import Array
 from img2img.data.vectors import vectors_of
-from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
+from img2img.errors import ConfigError, ModelFileError
 from img2img.model.model import Model, noise_of
 from img2img.model.options import SampleOptions
-from img2img.runtime.files import atomic, holds_keys, remove_stale, write_text
-
-PNG_HOLDS = ("uint8", "uint16")
-GRID_IMAGES, WALKS, COLUMNS = 64, 8, 32
-SOURCE = "samples.json"  # in a folder of images: the model and the seed that they are of
+from img2img.runtime.device import PRECISIONS, torch_threads
 
 
 class Sampler(Model):
@@ -37,6 +29,7 @@ class Sampler(Model):
     Attributes:
         truncation: where noise is cut; 0 for nowhere.
         vectors: what images are drawn under, (rows, length); None without.
+        threads: of PyTorch on the CPU; None for its own number.
     """
 
     def __init__(
@@ -47,6 +40,7 @@ class Sampler(Model):
             raise ModelFileError(f"{self.path} is a {self.card.method} model, which translates; use img2img translate.")
         self.truncation = 0.0
         self.vectors: Tensor | None = None
+        self.threads: int | None = None
         self._open()
 
     def _open(self) -> None:
@@ -139,6 +133,20 @@ class Sampler(Model):
         other.truncation = truncation
         return other
 
+    def by_way_of(self, precision: str, threads: int | None) -> Self:
+        """Return the same model, computed differently."""
+        other = copy.copy(self)
+        other.runtime, other.threads = replace(self.runtime, dtype=PRECISIONS[precision] or torch.float32), threads
+        if other.runtime != self.runtime:
+            other._uses = {}
+            other._open()
+        return other
+
+    def way(self) -> dict[str, Any]:
+        """Return what an image depends on besides model, noise, condition and batch, for the record."""
+        threads = (self.threads or torch.get_num_threads()) if self.runtime.device.type == "cpu" else None
+        return self.machine() | {"precision": self.runtime.precision, "threads": threads}
+
     def chosen(self, options: SampleOptions) -> Self:
         """Return the same model with the class, the truncation and the vectors of `options`."""
         model = self.towards(label=options.label).cut(options.truncation or self.truncation)
@@ -150,7 +158,8 @@ class Sampler(Model):
         a vector (N, length), where the model takes one.
         """
         given = [x.to(self.runtime.device) for x in (noise, condition) if x is not None]
-        return [self.spec().scale_out.decode(x) for x in self.network(*given)]
+        with torch_threads(self.threads):
+            return [self.spec().scale_out.decode(x) for x in self.network(*given)]
 
     def condition(self, numbers: Sequence[int]) -> Tensor | None:
         """Return the classes (N,) or vectors (N, length) of images of these numbers; None if the model takes neither.
@@ -209,106 +218,8 @@ class Sampler(Model):
             batch = numbers[i : i + batch_size]
             yield from self.images_of(torch.cat([self.noise(k, seed) for k in batch]), self.condition(batch))
 
-    def _draw_in_place(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
-        """Draw as `_draw` does, but each image in its usual batch: in another it would be rounded differently."""
+    def draw_in_place(self, numbers: list[int], seed: int, batch_size: int) -> Iterator[Array]:
+        """Draw images of these numbers, each in its usual batch: in another it would be rounded differently."""
         for k, wanted in groupby(numbers, lambda number: number // batch_size):
             images = list(self._draw(list(range(k * batch_size, (k + 1) * batch_size)), seed, batch_size))
             yield from (images[number % batch_size] for number in wanted)
-
-
-@dataclass
-class Written:
-    """The result of `write_samples`: images drawn, images that existed, and the sheets that show several."""
-
-    drawn: int
-    skipped: int
-    pictures: list[Path]
-
-
-def write_samples(
-    model: Sampler, n: int, out: Path, options: SampleOptions, progress: Callable[[int, int], None]
-) -> Written:
-    """Write images number 0 to `n` into `out`, a batch at a time, keeping those that exist.
-
-    Raises:
-        ConfigError: if `out` holds images of another model, seed, class, truncation or vectors.
-    """
-    suffix = _suffix(model, options.format)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; give a folder for the images.")
-    model = model.chosen(options)
-    model.condition([0])  # refuses a model whose vectors are missing
-    known = {"model": model.digest(), "seed": options.seed} | ({"label": model.label} if model.label else {})
-    known |= {"truncation": model.truncation} if model.truncation else {}
-    if model.vectors is not None:
-        known["vectors"] = hashlib.sha256(model.vectors.numpy().tobytes()).hexdigest()
-    source = json.dumps(known) + "\n"
-    begun = (out / SOURCE).exists()
-    others = begun and (out / SOURCE).read_text() != source
-    if others and not options.overwrite:
-        raise ConfigError(
-            f"{out} holds images of another model, seed, class, truncation or vectors; give another --out, or "
-            "--overwrite them."
-        )
-    paths = [out / f"{i:06}{suffix}" for i in range(n)]
-    sheets = {"grid.png": options.grid, "walk.png": options.interpolate}
-    wanted = [*paths, *(out / name for name, asked in sheets.items() if asked)]
-    if not begun and not options.overwrite and (foreign := next((path for path in wanted if path.exists()), None)):
-        raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
-    missing = [i for i in range(n) if options.overwrite or not paths[i].exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_stale(out)
-        ours = others and holds_keys("model", "seed")((out / SOURCE).read_bytes())
-        for stale in out.glob("[0-9]*.*") if ours else ():
-            if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
-                stale.unlink()
-        if others or not begun:  # before the images, so that a stopped call knows whose they are
-            write_text(out / SOURCE, source)
-        for done, image in enumerate(model._draw_in_place(missing, options.seed, options.batch_size), start=1):
-            try:
-                write_image(paths[missing[done - 1]], Picture(image))
-            except DataError:  # a format that cannot hold them: the folder stays free for another
-                if done == 1 and not begun:
-                    (out / SOURCE).unlink()
-                raise
-            progress(n - len(missing) + done, n)
-        pictures = _pictures(model, n, out, options)
-    except OSError as error:
-        raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
-    return Written(len(missing), n - len(missing), pictures)
-
-
-def _suffix(model: Sampler, format: str) -> str:
-    if format == "auto":
-        fits = model.spec().scale_out.dtype in PNG_HOLDS and model.spec().out_channels in (1, 3)
-        return ".png" if fits else ".tif"
-    suffix = f".{format.removeprefix('.')}"
-    choose("format", suffix, FORMATS)
-    return suffix
-
-
-def _pictures(model: Sampler, n: int, out: Path, options: SampleOptions) -> list[Path]:
-    def shown(images: Iterable[Array]) -> Tensor:
-        return torch.stack([model.spec().scale_out.encode(image) for image in images])
-
-    sheets: dict[str, tuple[dict[str, Tensor], int | None]] = {}
-    turn, seed, steps = model.turn, options.seed, options.interpolate
-    if options.grid and len(turn) > 1:  # a column for each, whose rows have the same noise
-        turn = turn[:COLUMNS]
-        rows = range(min(n, max(2, GRID_IMAGES // len(turn))))
-        noise = torch.cat([model.noise(k, seed) for k in rows])
-        columns = {str(x): model.images_of(noise, model.condition([c] * len(rows))) for c, x in enumerate(turn)}
-        sheets["grid.png"] = {title: shown(images) for title, images in columns.items()}, None
-    elif options.grid:
-        sheets["grid.png"] = {"": shown(model(min(n, GRID_IMAGES), seed, batch_size=options.batch_size))}, None
-    if steps:
-        k = len(model.turn)
-        ways: Iterable[list[Array]] = (model.walk(2 * i, 2 * i + 1, steps, seed) for i in range(WALKS))
-        if k > 1:  # from one class or vector to the next, under the same noise
-            ways = (model.walk(i, i, steps, seed, (model.turn[i % k], model.turn[(i + 1) % k])) for i in range(WALKS))
-        sheets["walk.png"] = {"": shown(image for way in ways for image in way)}, steps
-    for name, (images, wide) in sheets.items():
-        with atomic(out / name) as temporary:
-            draw_grid(images, wide).save(temporary)
-    return [out / name for name in sheets]

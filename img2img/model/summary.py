@@ -1,13 +1,16 @@
-"""What became of the files of a folder: file by file, in total, and as a report."""
+"""What became of the files of a folder: file by file, in total, and as a report; reports of shards in one."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.errors import ConfigError
+from img2img.data.shards import Shard
+from img2img.errors import ConfigError, quote
 from img2img.model.translator import Translator
 from img2img.runtime.files import holds_keys, refuse_unwritable, write_text
+from img2img.runtime.records import from_json, read_text
 
 SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
@@ -78,6 +81,43 @@ class Summary:
         }
 
 
+@dataclass(frozen=True)
+class _Failed:
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Outside:
+    file: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The content of a report of translating: of one job, or of all shards of one.
+
+    Attributes:
+        seconds: from the first read to the last write; summed over shards.
+        shard: the part that it is of, such as 2/8; None for a whole.
+        missing: the shards that a merged report lacks.
+    """
+
+    model: str
+    direction: str
+    label: str | None
+    translated: int
+    skipped: int
+    failed: list[_Failed]
+    outside: list[_Outside]
+    seconds: float
+    computed: str
+    files_per_s: float
+    notes: list[str]
+    shard: str | None = None
+    missing: list[str] = field(default_factory=list)
+
+
 def refuse_report(path: Path) -> None:
     """Raise ConfigError if the report cannot be written to `path`, or `path` is a file other than such a report."""
     try:
@@ -87,15 +127,61 @@ def refuse_report(path: Path) -> None:
     refuse_unwritable(path, holds_keys("model", "computed", "translated"))
 
 
-def write_report(path: Path, translator: Translator, summary: Summary) -> None:
+def write_report(path: Path, translator: Translator, summary: Summary, shard: str | None) -> None:
     """Write `summary` as JSON, with the model and how it was run.
 
     Raises:
         ConfigError: if it cannot be written.
     """
     facts = {"model": str(translator.path), "direction": translator.direction, "label": translator.label}
-    report = facts | summary.to_json() | {"notes": translator.notes}
+    _write(path, facts | summary.to_json() | {"notes": translator.notes, "shard": shard})
+
+
+def merge_reports(paths: Sequence[Path], out: Path) -> Report:
+    """Write the reports of the shards of a job as one, and return it.
+
+    Raises:
+        ConfigError: if two are of the same shard, or they are not of one job, or `out` cannot be written.
+        ModelFileError: if one is not such a report.
+    """
+    refuse_report(out)
+    reports: dict[Shard, Report] = {}
+    for path in paths:
+        report = from_json(Report, read_text(path), str(path))
+        if report.shard is None:
+            raise ConfigError(f"{quote(path)} is the report of a whole job, not of a shard of one.")
+        if (shard := Shard.parse(report.shard)) in reports:
+            raise ConfigError(f"{quote(path)} is another report of shard {shard}; give one of each.")
+        reports[shard] = report
+    parts = [reports[shard] for shard in sorted(reports, key=lambda shard: shard.number)]
+    first, counts = parts[0], {shard.count for shard in reports}
+    for name in ("model", "direction", "label"):
+        values = {str(getattr(part, name)) for part in parts}
+        if len(values) > 1:
+            raise ConfigError(f"The reports are not of one job: {name} is {' and '.join(sorted(values))}.")
+    if len(counts) > 1:
+        raise ConfigError(f"The reports are of a job in {' and of one in '.join(map(str, sorted(counts)))} parts.")
+    (count,) = counts
+    seconds, translated = sum(part.seconds for part in parts), sum(part.translated for part in parts)
+    merged = replace(
+        first,
+        translated=translated,
+        skipped=sum(part.skipped for part in parts),
+        failed=[entry for part in parts for entry in part.failed],
+        outside=[entry for part in parts for entry in part.outside],
+        seconds=seconds,
+        computed=next((part.computed for part in parts if part.computed), ""),
+        files_per_s=round(translated / seconds, 3) if seconds else 0.0,
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        shard=None,
+        missing=[str(s) for number in range(1, count + 1) if (s := Shard(number, count)) not in reports],
+    )
+    _write(out, asdict(merged))
+    return merged
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     try:
-        write_text(path, json.dumps(report, indent=2) + "\n")
+        write_text(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"The report {path} cannot be written: {error.strerror}.") from error

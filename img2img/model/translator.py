@@ -123,7 +123,7 @@ class Translator(Model):
         """Return what a result depends on besides model, image and options, for the record."""
         way, on_cpu = self._way(in_tiles=False), self.runtime.device.type == "cpu"
         threads = (self.threads or torch.get_num_threads()) if on_cpu else None
-        return {"device": self.device_name(), "precision": way.precision, "backend": way.backend, "threads": threads}
+        return self.machine() | {"precision": way.precision, "backend": way.backend, "threads": threads}
 
     @overload
     def __call__(self, images: Kind, direction: str | None = None, **options: Unpack[Calling]) -> Kind: ...

@@ -215,6 +215,8 @@ class Translating(AnyTranslating, Loading, total=False):
     max_megapixels: float
     overwrite: bool
     report: str | Path | None
+    files: Path | None
+    shard: str | None
     n_outputs: int
     seed: int
 
@@ -231,6 +233,7 @@ class Sampling(TypedDict, total=False):
     grid: bool
     interpolate: int
     overwrite: bool
+    shard: str | None
 
 
 class Classifying(TypedDict, total=False):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from img2img.errors import ConfigError, choose
 from img2img.version import __version__
 
+BF16_UNITS = (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "BF16"))  # of CPUs: probe and name
+SOFTWARE = f"img2img {__version__}, PyTorch {torch.__version__.partition('+')[0]}"
 PRECISIONS = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -171,8 +173,15 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the hardware has bf16 units: NVIDIA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    probes = (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "BF16"))
-    return device.type == "cpu" and any(_cpu_has(probe, name) for probe, name in probes)
+    return device.type == "cpu" and any(_cpu_has(probe, name) for probe, name in BF16_UNITS)
+
+
+def machine(device: torch.device) -> dict[str, str | None]:
+    """Return what rounding depends on besides precision and threads: the GPU, or the instructions of the CPU."""
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "processor": None}
+    units = [torch.backends.cpu.get_cpu_capability(), *(name for probe, name in BF16_UNITS if _cpu_has(probe, name))]
+    return {"device": device.type, "processor": " ".join(units) if device.type == "cpu" else None}
 
 
 def _cpu_has(probe: str, name: str) -> bool:

@@ -34,7 +34,7 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     if _is_special(path):
         raise OSError(errno.EINVAL, "is a device or a pipe, not a regular file", str(path))
-    temporary = path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
+    temporary = _temporary(path)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask
     try:
         yield temporary
@@ -63,6 +63,28 @@ def write_json(path: Path, content: Any, indent: int | None = 1, durable: bool =
     """Write `content` as JSON, atomically; the arguments are those of `json.dumps` and `atomic`."""
     with atomic(path, durable) as temporary:
         temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def create_json(path: Path, content: Any) -> bool:
+    """Write `content` as JSON unless there is such a file; return whether it was written.
+
+    Of several processes that try at once, on any machines, one succeeds.
+    """
+    temporary = _temporary(path)
+    temporary.write_text(text := json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    try:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # of a disk without links
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
 
 
 def refuse_unwritable(path: Path, ours: Callable[[bytes], bool]) -> None:
@@ -114,6 +136,10 @@ def remove_stale(folder: Path) -> None:
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
             if is_dead or time.time() - path.stat().st_mtime > STALE:
                 path.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
 
 
 def is_text(path: Path) -> bool:

@@ -38,7 +38,7 @@ class Listing:
     def __init__(self, destination: Destination, makers: Sequence[str] | None = None) -> None:
         manifest, self.folder = destination.manifest, destination.folder
         self.path, self.saved = self.folder / RESULTS, time.monotonic()
-        self.maker = None if makers is None else makers[0].partition("-")[0]
+        self.maker = None if not makers else makers[0].partition("-")[0]
         self.names = [FILE + column for column in manifest.columns]
         self.columns = [*manifest.kept, *self.names, *([] if makers is None else [MAKER])]
         self.rows: list[Row] = manifest.frame[manifest.kept].to_dict("records")

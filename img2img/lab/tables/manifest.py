@@ -7,6 +7,8 @@ DataFrame or AnnData, or a folder with one subfolder per batch. A CSV file is re
 **Control wells** are a true/false column, or a comparison such as "Metadata_Treatment == 'DMSO'" (see `expressions`).
 """
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +19,7 @@ import numpy as np
 
 from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Picture
+from img2img.data.shards import Shard
 from img2img.errors import ConfigError, DataError, choose, listed, quote
 from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
@@ -97,6 +100,7 @@ class Manifest:
         file_column: str | None = None,
         channel_column: str | None = None,
         missing: o.Missing = "error",
+        shard: str | None = None,
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
@@ -121,6 +125,8 @@ class Manifest:
             channel_column: column of the channels, for a table with one row per file instead of one per image.
             missing: rows with a file that is not there: "error" when it is read, or "skip" to leave them out and count
                 them.
+            shard: process only one of several parts of the rows, e.g. 2/8; which, follows from file names alone, so
+                machines can share a table.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
@@ -162,6 +168,8 @@ class Manifest:
         )
         if choose("value of missing,", missing, ("error", "skip")) == "skip":
             manifest = manifest.of_present_files()
+        if shard is not None:
+            manifest = manifest.of_shard(Shard.parse(shard))
         return manifest.with_channels(channels) if in_files else manifest
 
     def __len__(self) -> int:
@@ -214,6 +222,18 @@ class Manifest:
         """
         here, notes = present(self.files, self.control)
         return replace(self.with_rows(here), notes=[*self.notes, *notes]) if notes else self
+
+    def of_shard(self, shard: Shard) -> "Manifest":
+        """Return the manifest with only the rows of one part, of which there may be none.
+
+        Raises:
+            DataError: if two rows share a file, whose result two parts would write.
+        """
+        counts = Counter(path for row in self.files for path in row)
+        if twice := next((path for path, count in counts.items() if count > 1), None):
+            raise DataError(f"{quote(twice)} is in several rows, which parts of the table cannot share.")
+        names = (Path(os.path.relpath(row[0], self.root)) for row in self.files)
+        return self.with_rows(np.array([shard.holds(name) for name in names], bool))
 
     def with_rows(self, mask: Array) -> "Manifest":
         """Return the manifest with only the rows (n,) for which the mask is true."""

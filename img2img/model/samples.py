@@ -1,0 +1,194 @@
+"""Images drawn from noise as files: each number once, drawn as the others in its folder were, on any machine."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from img2img.data.grid import draw_grid
+from img2img.data.images import FORMATS, write_image
+from img2img.data.picture import Array, Picture
+from img2img.data.shards import Shard
+from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose, quote
+from img2img.model.options import SampleOptions
+from img2img.model.record import TRIES, compare_machines
+from img2img.model.sampling import Sampler
+from img2img.runtime.files import atomic, create_json, remove_stale, write_json
+from img2img.runtime.records import read_record
+
+PNG_HOLDS = ("uint8", "uint16")
+GRID_IMAGES, WALKS, COLUMNS = 64, 8, 32
+SOURCE = "samples.json"  # in a folder of images: what they were drawn with
+WHAT = ("model", "seed", "label", "truncation", "vectors")
+OTHERS = "model, seed, class, truncation or vectors"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What images were drawn with; None where it does not apply, or an older version did not record it."""
+
+    model: str
+    seed: int
+    label: str | None = None
+    truncation: float | None = None
+    vectors: str | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    processor: str | None = None
+    software: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+
+
+@dataclass
+class Written:
+    """The result of `write_samples`: images drawn, images that existed, the sheets that show several, and notes."""
+
+    drawn: int
+    skipped: int
+    pictures: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_samples(
+    model: Sampler, n: int, out: Path, options: SampleOptions, progress: Callable[[int, int], None]
+) -> Written:
+    """Write images number 0 to `n`, or those of one shard, into `out`, a batch at a time, keeping those that exist.
+
+    Raises:
+        ConfigError: if `out` holds images of another model, seed, class, truncation, vectors or machine.
+    """
+    suffix, shard = _suffix(model, options.format), Shard.parse(options.shard)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder for the images.")
+    model = model.chosen(options)
+    model.condition([0])  # refuses a model whose vectors are missing
+    sheets = {"grid.png": options.grid, "walk.png": options.interpolate} if shard.number == 1 else {}
+    begun = (out / SOURCE).exists()
+    try:
+        if not begun and not options.overwrite:
+            names = [*(f"{i:06}{suffix}" for i in range(n)), *(name for name, asked in sheets.items() if asked)]
+            if foreign := next((out / name for name in names if (out / name).exists()), None):
+                raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
+        out.mkdir(parents=True, exist_ok=True)
+        remove_stale(out)
+        model, batch, notes = _resume(model, out, options)  # before the images, so that it is known whose they are
+        paths = {i: out / f"{i:06}{suffix}" for i in range(n) if shard.holds_number(i // batch)}  # in whole batches
+        missing = [i for i, path in paths.items() if options.overwrite or not path.exists()]
+        images = model.draw_in_place(missing, options.seed, batch)
+        for done, (number, image) in enumerate(zip(missing, images, strict=True), start=1):
+            try:
+                write_image(paths[number], Picture(image))
+            except DataError:  # a format that cannot hold them: the folder stays free for another
+                if done == 1 and not begun:
+                    (out / SOURCE).unlink()
+                raise
+            progress(len(paths) - len(missing) + done, len(paths))
+        pictures = _pictures(model, n, out, replace(options, batch_size=batch)) if sheets else []
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
+    return Written(len(missing), len(paths) - len(missing), pictures, notes)
+
+
+def _resume(model: Sampler, out: Path, options: SampleOptions) -> tuple[Sampler, int, list[str]]:
+    """Return the model that draws as the images in `out` were drawn, the size of their batches, and notes.
+
+    The record of a new folder is written; of several processes that begin one at once, one decides.
+
+    Raises:
+        ConfigError: if they were drawn with another model, other options or on another machine.
+    """
+    current: dict[str, Any] = {"model": model.digest(), "seed": options.seed}
+    current |= {"label": model.label} if model.label else {}
+    current |= {"truncation": model.truncation} if model.truncation else {}
+    if model.vectors is not None:
+        current["vectors"] = hashlib.sha256(model.vectors.numpy().tobytes()).hexdigest()
+    current |= {"batch_size": options.batch_size} | model.way()
+    path = out / SOURCE
+    for _ in range(TRIES):
+        if not path.exists():
+            if create_json(path, current):
+                return model, options.batch_size, []
+            continue
+        previous = _read(path, options.overwrite)
+        others = any(previous.get(name) != current.get(name) for name in WHAT)
+        of_machine, remarks = compare_machines(model, previous)
+        precision = previous.get("precision") or current["precision"]
+        if model.asked[1] not in ("auto", precision):
+            of_machine.append(f"precision was {precision}, now {model.asked[1]}")
+        if not others and not of_machine:
+            break
+        if options.overwrite and options.shard is None:
+            if previous:
+                _remove_samples(out)
+            write_json(path, current)
+            return model, options.batch_size, []
+        differently = f"that were computed differently: {'; '.join(of_machine)}"
+        raise ConfigError(
+            f"{out} holds images {'of another ' + OTHERS if others else differently}; give another --out, or "
+            f"{'--overwrite them' if options.shard is None else 'delete them'}."
+        )
+    else:
+        raise ConfigError(f"{quote(path)} comes and goes; end the other commands that use the folder.")
+    batch = previous.get("batch_size") or options.batch_size
+    notes = [f"The existing images may be rounded differently: {words}." for words in remarks]
+    if batch != options.batch_size:
+        notes.append(f"Images are drawn in batches of {batch}, as those in {out} were: their rounding depends on it.")
+    return model.by_way_of(precision, previous.get("threads")), batch, notes
+
+
+def _read(path: Path, overwrite: bool) -> dict[str, Any]:
+    try:
+        return read_record(_Record, path)
+    except ModelFileError as error:
+        if overwrite:
+            return {}
+        raise ConfigError(
+            f"{quote(path)} is damaged, or of another program; give another --out, or --overwrite it."
+        ) from error
+
+
+def _remove_samples(out: Path) -> None:
+    """Remove the images of an earlier call, which a shorter one would leave among its own."""
+    for stale in out.glob("[0-9]*.*"):
+        if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
+            stale.unlink()
+
+
+def _suffix(model: Sampler, format: str) -> str:
+    if format == "auto":
+        fits = model.spec().scale_out.dtype in PNG_HOLDS and model.spec().out_channels in (1, 3)
+        return ".png" if fits else ".tif"
+    suffix = f".{format.removeprefix('.')}"
+    choose("format", suffix, FORMATS)
+    return suffix
+
+
+def _pictures(model: Sampler, n: int, out: Path, options: SampleOptions) -> list[Path]:
+    def shown(images: Iterable[Array]) -> Tensor:
+        return torch.stack([model.spec().scale_out.encode(image) for image in images])
+
+    sheets: dict[str, tuple[dict[str, Tensor], int | None]] = {}
+    turn, seed, steps = model.turn, options.seed, options.interpolate
+    if options.grid and len(turn) > 1:  # a column for each, whose rows have the same noise
+        turn = turn[:COLUMNS]
+        rows = range(min(n, max(2, GRID_IMAGES // len(turn))))
+        noise = torch.cat([model.noise(k, seed) for k in rows])
+        columns = {str(x): model.images_of(noise, model.condition([c] * len(rows))) for c, x in enumerate(turn)}
+        sheets["grid.png"] = {title: shown(images) for title, images in columns.items()}, None
+    elif options.grid:
+        sheets["grid.png"] = {"": shown(model(min(n, GRID_IMAGES), seed, batch_size=options.batch_size))}, None
+    if steps:
+        k = len(model.turn)
+        ways: Iterable[list[Array]] = (model.walk(2 * i, 2 * i + 1, steps, seed) for i in range(WALKS))
+        if k > 1:  # from one class or vector to the next, under the same noise
+            ways = (model.walk(i, i, steps, seed, (model.turn[i % k], model.turn[(i + 1) % k])) for i in range(WALKS))
+        sheets["walk.png"] = {"": shown(image for way in ways for image in way)}, steps
+    for name, (images, wide) in sheets.items():
+        with atomic(out / name) as temporary:
+            draw_grid(images, wide).save(temporary)
+    return [out / name for name in sheets]
