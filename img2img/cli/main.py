@@ -21,7 +21,7 @@ from img2img.model.options import (
     ClassifyOptions,
     Count,
     FolderOptions,
-    LoadOptions,
+    JobLoadOptions,
     SampleLoadOptions,
     SampleOptions,
     TranslateOptions,
@@ -80,7 +80,7 @@ def _root(
 
 
 @app.command(cls=Command)
-@options_of(LoadOptions, TranslateOptions, FolderOptions)
+@options_of(JobLoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: ModelPath,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
@@ -93,10 +93,9 @@ def translate(
     skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
     import img2img.api.models
-    from img2img.model.translator import Translator
 
-    loading = {field.name: options.pop(field.name) for field in fields(LoadOptions)}
-    loaded = Translator(model, **loading)
+    loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
+    loaded, devices = img2img.api.models.open_on_devices(model, **loading)
     with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:
@@ -104,7 +103,7 @@ def translate(
             if outcome.status == "failed":
                 print_line(f"failed: {outcome.reason}")
 
-        summary = img2img.api.models.translate(loaded, source, out, progress=progress, **options)
+        summary = img2img.api.models.translate_on(loaded, devices, source, out, progress, options)
     for note in dict.fromkeys(loaded.notes):
         print_line(note)
     if summary.outside:

@@ -161,6 +161,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_devices(names: str) -> list[str]:
+    """Return the devices in a list such as "cuda:0,cuda:1"; "all" are all GPUs of this machine.
+
+    Raises:
+        ConfigError: if this machine lacks one.
+    """
+    devices = [name.strip() for name in names.split(",")]
+    if devices == ["all"]:
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if not devices:
+            raise ConfigError("--device all is for machines with GPUs, and this one has none.")
+    for name in devices:
+        pick_device(name)
+    return devices
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the type to multiply in; "auto" is bf16 where `device` multiplies it natively, and fp32 elsewhere."""
     dtype = choose("precision", name, PRECISIONS)
