@@ -31,7 +31,12 @@ class Img2ImgError(Exception):
 
     The message is always a single printable line, whatever characters a name in it contains, so that a terminal
     prints it and does not obey it.
+
+    Attributes:
+        said: whether another process on this machine prints it.
     """
+
+    said = False
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

@@ -1,7 +1,7 @@
 """What a trained model does: `load`, `translate`, `sample`, `classify`. The command line calls the same functions."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Unpack, overload
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
+from img2img.model.devices import refuse_unlike, run
 from img2img.model.file import read_card
 from img2img.model.folder import Job
 from img2img.model.model import Model, model_file
@@ -17,6 +18,7 @@ from img2img.model.options import (
     ClassifyOptions,
     Count,
     FolderOptions,
+    JobLoadOptions,
     LoadOptions,
     SampleLoadOptions,
     SampleOptions,
@@ -29,6 +31,7 @@ from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, checked, option, pick, split
 from img2img.options.docstrings import documented
+from img2img.runtime.device import pick_devices
 
 OF_TRANSLATORS = ("direction", "backend")  # options of loading that only translators have
 
@@ -168,7 +171,7 @@ def classify(
     return classify_files(model, Path(source), None if out is None else Path(out), progress)
 
 
-@documented(LoadOptions, TranslateOptions, FolderOptions)
+@documented(JobLoadOptions, TranslateOptions, FolderOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
@@ -186,14 +189,27 @@ def translate(
         progress: called with the outcome of each file.
         **options: see Options below.
     """
+    loaded, devices = _opened(model, options)
+    return translate_on(loaded, devices, Path(source), Path(out), progress, options)
+
+
+def translate_on(
+    model: Translator,
+    devices: Sequence[str],
+    source: Path,
+    out: Path,
+    progress: Callable[[Outcome], None],
+    options: Mapping[str, Any],
+) -> Summary:
+    """Translate as `translate` does, with a model that is open on the first of `devices`."""
     begin, summary = time.perf_counter(), Summary()
-    model = _model_for(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
-    for k, job in enumerate(_jobs(model, Path(source), Path(out), going, files)):
-        summary.computed = summary.computed or job.translator.describe()
-        for outcome in job.run():
+    for k, job in enumerate(_jobs(model, source, out, going, files)):
+        shared = f", {len(devices)} processes" if len(devices) > 1 else ""
+        summary.computed = summary.computed or job.translator.describe() + shared
+        for outcome in run(job, devices):
             total = outcome.total * files.n_outputs
             summary.add(outcome)
             summary.seconds = time.perf_counter() - begin
@@ -203,16 +219,16 @@ def translate(
     return summary
 
 
-@documented(LoadOptions, TranslateOptions, FolderOptions)
+@documented(JobLoadOptions, TranslateOptions, FolderOptions)
 def translate_folder(
     model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """Translate as `translate` does, as an iterator over the outcome of each file."""
-    model = _model_for(model, options)
+    loaded, devices = _opened(model, options)
     going, files = split(options, TranslateOptions, FolderOptions)
-    jobs = _jobs(model, Path(source), Path(out), going, files)
+    jobs = _jobs(loaded, Path(source), Path(out), going, files)
     first = next(jobs)  # so that what is wrong is said at once
-    return (outcome for job in chain([first], jobs) for outcome in job.run())
+    return (outcome for job in chain([first], jobs) for outcome in run(job, devices))
 
 
 def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
@@ -241,13 +257,28 @@ def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, f
         yield Job(model.with_noise(number, files.seed), source, out / f"{number:03}", going, files)
 
 
-def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
-    """Return `model`, loaded with those of `options` that apply to loading."""
-    check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
-    loading = pick(options, LoadOptions)
+def _opened(model: str | Path | Translator, options: Mapping[str, Any]) -> tuple[Translator, list[str]]:
+    """Return `model`, loaded with those of `options` that apply to loading, and the devices of its jobs."""
+    check_names("translating", options, JobLoadOptions, TranslateOptions, FolderOptions)
+    loading = pick(options, JobLoadOptions)
     if not isinstance(model, Translator):
-        return Translator(model, **loading)
+        return open_on_devices(model, **loading)
     towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}
     if loading:
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
-    return model.towards(**towards) if towards else model
+    return model.towards(**towards) if towards else model, [model.asked[0]]
+
+
+def open_on_devices(path: str | Path, **loading: Any) -> tuple[Translator, list[str]]:
+    """Return a model, open on the first of the devices that `loading` names, and these devices.
+
+    Raises:
+        ConfigError: if this machine lacks one, or they round differently.
+    """
+    asked = loading.pop("device", "auto")
+    devices = pick_devices(asked)
+    refuse_unlike(devices)
+    model = Translator(path, devices[0], **loading)
+    if asked == "all":
+        model.asked = "auto", model.asked[1]  # no device was asked for by name
+    return model, devices

@@ -89,19 +89,24 @@ class Job:
         Raises:
             TrainingError: if the disk is full.
         """
+        todo: deque[Path] = deque()
+        yield from self.sort_out(todo)
+        yield from self.translate(todo)
+        mark_finished(self.plan.out)
+
+    def translate(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Translate the files in `todo`, which may become more meanwhile; yield their outcomes."""
         threads = min(8, os.cpu_count() or 1)
         readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         count = min(torch.get_num_threads(), LOOK_AHEAD)
-        todo: deque[Path] = deque()
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            yield from self._sort_out(todo)
             yield from self._slides(todo) if self.options.statistics else self._translate(readers, writers, todo)
-            mark_finished(self.plan.out)
         finally:
             if self.computing:
                 self.computing.shutdown()
+                self.computing = None
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
 
@@ -123,7 +128,7 @@ class Job:
             ) from error
         return self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
 
-    def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
+    def sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
         targets: dict[Path, Path] = {}
@@ -223,7 +228,8 @@ class Job:
 
     def _slides(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Translate one by one what is too large to be held."""
-        for source in todo:
+        while todo:
+            source = todo.popleft()
             job = _File(source, self.plan.target(source))
             refuse_taken(self.plan.out, self.record)
             progress = partial(self.blocks, source)

@@ -49,6 +49,17 @@ class LoadOptions(Options):
 
 
 @dataclass(frozen=True)
+class JobLoadOptions(LoadOptions):
+    """Options of opening a model that translates a folder."""
+
+    device: Annotated[
+        str,
+        "auto, cpu, cuda, cuda:1, mps; several that share the files, e.g. cuda:0,cuda:1; all: all GPUs.",
+        DEVICES,
+    ] = "auto"
+
+
+@dataclass(frozen=True)
 class TranslateOptions(Options):
     """Options of translating images."""
 
