@@ -174,6 +174,7 @@ def translate(
     out: str | Path,
     *,
     progress: Callable[[Outcome], None] = lambda outcome: None,
+    blocks: Callable[[Path, int, int], None] = lambda source, done, total: None,
     **options: Unpack[keywords.Translating],
 ) -> Summary:
     """Translate a folder of images, or one file, into the folder `out`, with the same tree, names and formats.
@@ -183,6 +184,7 @@ def translate(
         source: the folder or file to translate.
         out: the folder for the results.
         progress: called with the outcome of each file.
+        blocks: called with a slide and the numbers of its blocks that are finished, and of all, when one is.
         **options: see Options below.
     """
     begin, summary = time.perf_counter(), Summary()
@@ -191,7 +193,7 @@ def translate(
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
     for k, job in enumerate(_jobs(model, Path(source), Path(out), going, files)):
-        summary.computed = summary.computed or job.translator.describe()
+        summary.computed, job.blocks = summary.computed or job.translator.describe(), blocks
         for outcome in job.run():
             total = outcome.total * files.n_outputs
             summary.add(outcome)

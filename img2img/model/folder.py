@@ -16,12 +16,12 @@ from img2img.data.folders import skipped_note
 from img2img.data.images import read_header, read_image, write_image
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES
-from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, TrainingError, quote
+from img2img.errors import DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan, renamed
 from img2img.model.record import mark_finished, resume_record
-from img2img.model.slides import SlideJob
+from img2img.model.slides import SlideJob, refuse_others
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -65,8 +65,8 @@ class Job:
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
         self.pages = files.pages or translator.card.pages
-        if options.statistics and (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"):
-            raise ConfigError(f"--statistics writes TIFF, not {files.format}; leave out --format.")
+        if files.statistics:
+            refuse_others(options, files)
         files = replace(files, pages=self.pages)
         self.options, self.files, self.plan = options, files, Plan(source, out, files.format)
         translator.notes += skipped_note(self.plan.passed)
@@ -94,7 +94,7 @@ class Job:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
             yield from self._sort_out(todo)
-            yield from self._slides(todo) if self.options.statistics else self._translate(readers, writers, todo)
+            yield from self._slides(todo) if self.files.statistics else self._translate(readers, writers, todo)
             mark_finished(self.plan.out)
         finally:
             if self.computing:
@@ -142,7 +142,7 @@ class Job:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
-            elif source.suffix.lower() in SLIDES and not self.options.statistics:
+            elif source.suffix.lower() in SLIDES and not self.files.statistics:
                 yield self._failed(job, f"it is a slide, of which no more than a region is held. {BY_REGION}")
             else:
                 todo.append(source)
@@ -224,7 +224,7 @@ class Job:
         for source in todo:
             job = _File(source, self.plan.target(source))
             progress = partial(self.blocks, source)
-            slide = SlideJob(self.translator, source, job.target, self.options, self.files.quality, progress)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files, progress)
             try:
                 slide.run()
             except OSError as error:

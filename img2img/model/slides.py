@@ -25,7 +25,7 @@ from img2img.data.slide_write import Form, assemble, block_size, form_of, write_
 from img2img.data.tissue import empty_regions, has_glass, sample_of
 from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
 from img2img.model.frozen import Frozen
-from img2img.model.options import TranslateOptions
+from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.translator import Translator
 from img2img.runtime.device import is_out_of_memory, torch_threads
 from img2img.runtime.files import atomic, json_object, remove_stale, write_json
@@ -44,8 +44,8 @@ class SlideJob:
     Attributes:
         translator: the model.
         source, target: the slide and its result.
-        options: how it is translated; `statistics` is the number of tiles that they are taken from.
-        quality: of JPEG.
+        options: how it is translated.
+        files: how it is read and written; `statistics` is the number of tiles that they are taken from.
         progress: called with the number of finished blocks and of all, when a block is finished.
         lost: what the result does not keep of the slide.
         outside: share of the values read in this run that are outside the range of the training images.
@@ -55,7 +55,7 @@ class SlideJob:
     source: Path
     target: Path
     options: TranslateOptions
-    quality: int
+    files: FolderOptions
     progress: Callable[[int, int], None] = lambda done, total: None
     lost: tuple[str, ...] = ()
     outside: float = 0.0
@@ -77,7 +77,7 @@ class SlideJob:
         spec = self.translator.spec()
         with open_regions(self.source) as slide, torch_threads(self.translator.threads):
             self._refuse(slide)
-            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.quality)
+            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
             self.lost = form.lost
             block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
             self._prepare(form, block)
@@ -94,7 +94,7 @@ class SlideJob:
         """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
         spec = self.translator.spec()
         self.translator.fit(np.full((1, 1, slide.channels), spec.scale_in.low, slide.dtype), self.options)
-        if not self.options.skip_empty:
+        if not self.files.skip_empty:
             return
         if not has_glass(slide):
             raise DataError(
@@ -109,7 +109,7 @@ class SlideJob:
 
     def _prepare(self, form: Form, block: Size) -> None:
         """Make the folder of the blocks; one of another model, slide or options is removed."""
-        chosen = asdict(self.options) | {"quality": self.quality}
+        chosen = asdict(self.options) | asdict(self.files)
         translator, path = self.translator, self.work / RECORD
         record = {
             "model": translator.digest(),
@@ -151,7 +151,7 @@ class SlideJob:
         if not todo:
             return
         frozen, decode = self._frozen(slide), self.translator.spec().scale_out.decode
-        is_empty = empty_regions(slide) if self.options.skip_empty else lambda rows, columns: False
+        is_empty = empty_regions(slide) if self.files.skip_empty else lambda rows, columns: False
         for done, place in enumerate(todo, len(grid) - len(todo) + 1):
             rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in zip(place, block, form.size, strict=True))
             if is_empty(rows, columns):
@@ -171,11 +171,11 @@ class SlideJob:
             frozen.statistics = [(known[f"mean.{i}"], known[f"variance.{i}"]) for i in range(frozen.norms)]
             return frozen
         unit = max(self.translator.padded(1, 1))
-        sample = sample_of(slide, self.options.statistics, -(-SAMPLED // unit) * unit)
+        sample = sample_of(slide, self.files.statistics, -(-SAMPLED // unit) * unit)
         needed, allowed = frozen.bytes_of(sample) / 1e9, self.options.tile_memory
         if needed > allowed:
             raise ConfigError(
-                f"--statistics {self.options.statistics} holds {needed:.1f} GB of maps for {quote(self.source)}, and "
+                f"--statistics {self.files.statistics} holds {needed:.1f} GB of maps for {quote(self.source)}, and "
                 f"--tile-memory allows {allowed:.1f}; give fewer tiles, or allow more."
             )
         with enough_memory(f"the maps of {len(sample)} tiles; use fewer --statistics"):
@@ -201,6 +201,25 @@ class SlideJob:
             return scale.encode(array)[None].to(device)
 
         return read
+
+
+def refuse_others(options: TranslateOptions, files: FolderOptions) -> None:
+    """Refuse options that do not apply to slides of which only regions are held.
+
+    Raises:
+        ConfigError: that names them.
+    """
+    others = {
+        "--tile off": options.tile == "off",
+        "--ensemble": options.ensemble,
+        "--channels": options.channels != "exact",
+        "--nan": options.nan != "error",
+        "--format": (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"),
+    }
+    if given := [name for name, other in others.items() if other]:
+        raise ConfigError(
+            f"{', '.join(given)}: with --statistics, an image is never whole, and its result is a TIFF; leave it out."
+        )
 
 
 def mirrored(span: Span, size: int) -> Any:

@@ -217,6 +217,8 @@ class Translating(AnyTranslating, Loading, total=False):
     report: str | Path | None
     n_outputs: int
     seed: int
+    statistics: int
+    skip_empty: bool
 
 
 class Sampling(TypedDict, total=False):
