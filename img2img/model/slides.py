@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from img2img.data.tissue import empty_regions, has_glass, sample_of
 from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
 from img2img.model.frozen import Frozen
 from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.tiling import NotInTilesError
 from img2img.model.translator import Translator
 from img2img.runtime.device import is_out_of_memory, torch_threads
 from img2img.runtime.files import atomic, json_object, remove_stale, write_json
@@ -33,7 +35,7 @@ from img2img.runtime.files import atomic, json_object, remove_stale, write_json
 BLOCK = 1024  # pixels, the edge of a block unless --tile says otherwise
 SAMPLED = 256  # pixels, the least edge of the tiles that statistics are taken from
 PIECES, PIECE = 256, 2**16  # number and bytes of the parts of a slide that its digest is made of
-RECORD, STATISTICS = "record.json", "statistics.safetensors"
+RECORD, STATISTICS, LOCK = "record.json", "statistics.safetensors", "lock"
 OF_PIXELS = ("statistics", "skip_empty", "tile", "quality")  # options that blocks depend on
 
 
@@ -80,20 +82,33 @@ class SlideJob:
             form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
             self.lost = form.lost
             block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
-            self._prepare(form, block)
-            try:
+            with self._alone(form):
+                self._prepare(block)
                 self._compute(slide, form, block)
                 assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
-            except (Img2ImgError, OSError):
-                if not any(self.work.glob("*-*.tif")):
-                    shutil.rmtree(self.work)
-                raise
         shutil.rmtree(self.work)
+
+    @contextmanager
+    def _alone(self, form: Form) -> Iterator[None]:
+        """Make the folder of the blocks, and keep other processes out of it; without a block, it does not stay."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.work.exists():
+            self._refuse_full_disk(form)
+        self.work.mkdir(exist_ok=True)
+        try:
+            with FileLock(self.work / LOCK, timeout=0):
+                yield
+        except Timeout as error:
+            raise DataError(f"{quote(self.source)} is being translated by another process.") from error
+        except (Img2ImgError, OSError):
+            if not any(self.work.glob("*-*.tif")):
+                shutil.rmtree(self.work)
+            raise
 
     def _refuse(self, slide: Regions) -> None:
         """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
         spec = self.translator.spec()
-        self.translator.fit(np.full((1, 1, slide.channels), spec.scale_in.low, slide.dtype), self.options)
+        self.translator.fit(np.zeros((1, 1, slide.channels), slide.dtype), self.options)
         if not self.files.skip_empty:
             return
         if not has_glass(slide):
@@ -107,8 +122,8 @@ class SlideJob:
                 "it out."
             )
 
-    def _prepare(self, form: Form, block: Size) -> None:
-        """Make the folder of the blocks; one of another model, slide or options is removed."""
+    def _prepare(self, block: Size) -> None:
+        """Bind the folder of the blocks to the model, the options and the slide; blocks of others are removed."""
         chosen = asdict(self.options) | asdict(self.files)
         translator, path = self.translator, self.work / RECORD
         record = {
@@ -119,17 +134,15 @@ class SlideJob:
             "block": list(block),
             "slide": digest(self.source),
         }
-        if self.work.exists() and (not path.is_file() or json_object(path.read_bytes()) != record):
-            shutil.rmtree(self.work)
+        if path.is_file() and json_object(path.read_bytes()) != record:
+            for old in self.work.iterdir():
+                if old.name != LOCK:
+                    old.unlink()
             self.translator.notes.append(
                 f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
                 "the slide; they were removed."
             )
-        if not self.work.exists():
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._refuse_full_disk(form)
-            self.work.mkdir()
-            write_json(path, record)
+        write_json(path, record)
         remove_stale(self.work)
 
     def _refuse_full_disk(self, form: Form) -> None:
@@ -165,7 +178,10 @@ class SlideJob:
     def _frozen(self, slide: Regions) -> Frozen:
         """Return the network with statistics of the slide: from the folder, or from a sample."""
         size, path = self.translator.padded(slide.height, slide.width), self.work / STATISTICS
-        frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+        try:
+            frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+        except NotInTilesError as error:
+            raise ConfigError(f"--statistics cannot be used: {error.why}.") from error
         if path.exists():
             known = load_file(path)
             frozen.statistics = [(known[f"mean.{i}"], known[f"variance.{i}"]) for i in range(frozen.norms)]
@@ -192,7 +208,11 @@ class SlideJob:
         def read(rows: Span, columns: Span) -> Tensor:
             y, x = mirrored(rows, slide.height), mirrored(columns, slide.width)
             pixels = slide.read((int(y.min()), int(y.max()) + 1), (int(x.min()), int(x.max()) + 1))
-            (array,), _ = self.translator.fit(pixels, self.options)
+            try:
+                (array,), _ = self.translator.fit(pixels, self.options)
+            except DataError as error:
+                place = f"rows {y.min()} to {y.max()}, columns {x.min()} to {x.max()}"
+                raise DataError(f"{quote(self.source)}, {place}: {error}") from error
             self._read[0] += array.size
             self._read[1] += scale.outside(array)
             self.outside = self._read[1] / self._read[0]
