@@ -14,7 +14,7 @@ import torch
 
 from img2img.data.workers import Context, shield
 from img2img.errors import ConfigError, Img2ImgError, TrainingError, counted, listed, quote
-from img2img.model.folder import LOOK_AHEAD, Job
+from img2img.model.folder import LOOK_AHEAD, Job, unheard
 from img2img.model.record import mark_finished
 from img2img.model.summary import Outcome
 from img2img.runtime.device import machine, pick_device
@@ -178,7 +178,7 @@ def _light(job: Job, device: str) -> Job:
     light, plan, translator = copy.copy(job), copy.copy(job.plan), copy.copy(job.translator)
     translator.asked, translator.notes = (device, translator.asked[1]), []
     plan.sources, plan.passed = [], Counter()
-    light.translator, light.plan = translator, plan
+    light.translator, light.plan, light.blocks = translator, plan, unheard
     return light
 
 

@@ -199,8 +199,6 @@ class AnyTranslating(TypedDict, total=False):
     tile: str | int
     tile_memory: float
     ensemble: bool
-    statistics: int
-    skip_empty: bool
     channels: str
     nan: str
 
@@ -221,6 +219,8 @@ class Translating(AnyTranslating, Loading, total=False):
     shard: str | None
     n_outputs: int
     seed: int
+    statistics: int
+    skip_empty: bool
 
 
 class Sampling(TypedDict, total=False):
