@@ -313,4 +313,6 @@ class Evaluating(Scoring, Loading, total=False):
     limit: int
     pages: str | None
     judge: str | Path | None
+    cache: str | None
+    shard: str | None
     labels: str | None
