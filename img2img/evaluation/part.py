@@ -41,8 +41,9 @@ def keep_features(
         progress: called with the number of images done, and of all.
     """
     begin, shard = time.perf_counter(), Shard.parse(chosen.shard)
-    names = [name for name in names or (OF_PAIRS if chosen.paired else OF_FOLDERS) if METRICS[name].kind in FEATURES]
-    scorer = Scorer(names, metrics, real.domain.channels, device, chosen.judging["cache"])
+    names = names or (OF_PAIRS if chosen.paired else OF_FOLDERS)
+    of_features = [name for name in names if METRICS[name].kind in FEATURES]
+    scorer = Scorer(of_features or names, metrics, real.domain.channels, device, chosen.judging["cache"])
     parts = real.part(shard, chosen.real), source.part(shard, chosen.fake)
     done, total = 0, sum(map(len, parts))
     try:
