@@ -82,9 +82,8 @@ class Scorer:
 
     def _open_cache(self, folder: Path) -> FeatureCache:
         if not self.kinds & FEATURES:
-            raise ConfigError(
-                f"--cache keeps features, and none of {', '.join(self.metrics)} takes any: add --metric kid."
-            )
+            names = ", ".join(self.metrics)
+            raise ConfigError(f"--cache keeps features, and none of {names} takes any: add --metric kid.")
         name = self.options.features
         if self.network is None or self.network.file is None:
             raise ConfigError(
@@ -152,10 +151,8 @@ class Scorer:
             return
         self.cache.write()
         if self.cache.others:
-            machines = listed(sorted(self.cache.others))
-            self.notes.append(
-                f"some features were computed on {machines}; the last digits may differ from those of here"
-            )
+            others = listed(sorted(self.cache.others))
+            self.notes.append(f"some features were computed on {others}; the last digits may differ from those of here")
 
     def row(self) -> "ScoreRow":
         """Return an empty row, for the images of one model."""
