@@ -315,4 +315,6 @@ class Evaluating(Scoring, Loading, total=False):
     limit: int
     pages: str | None
     judge: str | Path | None
+    cache: str | Path | None
+    shard: str | None
     labels: str | None
