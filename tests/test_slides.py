@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ import img2img
 from img2img.core.needs import Facts
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
-from img2img.data.regions import open_regions
+from img2img.data.regions import SLIDES, open_regions
 from img2img.data.scale import Scale
-from img2img.data.tissue import empty_regions, sample_of
+from img2img.data.tiff import MAX_TILE
+from img2img.data.tissue import BRIGHT, COARSE, GREY, empty_regions, sample_of
 from img2img.errors import ConfigError, DataError, InputError, TrainingError
 from img2img.methods import METHODS
 from img2img.model import slides, tiling
@@ -686,3 +688,13 @@ def test_a_result_of_another_suffix_clashes_with_no_other(tmp_path, model):
     shutil.copy(folder / "a.bif", folder / "a.tif")
     summary = translate(model, folder, tmp_path / "two")
     assert summary.translated == 1 and "would have the same path" in summary.failed[0][1]
+
+
+def test_the_page_names_every_suffix_and_number():
+    page = (Path(__file__).parents[1] / "docs" / "slides.md").read_text(encoding="utf-8")
+    assert not [suffix for suffix in SLIDES if f"`{suffix}`" not in page]
+    assert (
+        f"at least {BRIGHT} of 255 and differ by at most {GREY}" in page and f"at most {COARSE} times smaller" in page
+    )
+    assert f"about {slides.BLOCK} pixels" in page and f"tiles of {slides.SAMPLED} pixels" in page
+    assert f"{MAX_TILE / 2**20:.0f} megapixels" in page
