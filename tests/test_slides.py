@@ -667,6 +667,25 @@ def test_a_model_that_changes_the_number_of_channels(tmp_path):
         assert slide.stated.pixel_size == pytest.approx((0.5, 0.5))
 
 
+@pytest.mark.parametrize("out", [3, 2])
+def test_a_slide_of_ome_with_an_overview_gets_a_description_of_its_own(tmp_path, out):
+    """The description of two images would be wrong for one, so it is made again, with the size of a pixel."""
+    path, image = tmp_path / "x.ome.tif", np.ascontiguousarray(np.moveaxis(picture(203, 177), -1, 0))
+    about = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "Channel": {"Name": ["A", "B", "C"]}}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(image, tile=(64, 64), photometric="minisblack", subifds=1, metadata=about)
+        writer.write(image[:, ::2, ::2].copy(), tile=(64, 64), photometric="minisblack", subfiletype=1)
+        writer.write(image[:, :50, :60].copy(), photometric="minisblack", metadata={"axes": "CYX", "Name": "Label"})
+    model = make_model(tmp_path / "m.safetensors", 3, out=out, generator="unet_16")
+    translator = img2img.load(model, device="cpu", precision="fp32")
+    assert img2img.translate(translator, path, tmp_path / "out", statistics=8).translated == 1
+    assert any("the pictures beside the slide (label)" in note for note in translator.notes)
+    with open_regions(tmp_path / "out" / "x.ome.tif") as slide:
+        assert (slide.channels, len(slide.levels)) == (out, 2)
+        assert slide.stated.pixel_size == pytest.approx((0.5, 0.25))
+        assert slide.stated.channels == (("A", "B", "C") if out == 3 else ()) and not slide.stated.lost
+
+
 def test_slides_are_found_and_named_by_option(tmp_path, model, command_line):
     """Without the option, a slide is not passed over in silence; and a TIFF over the limit is told of it."""
     folder = tmp_path / "in"
