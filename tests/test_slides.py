@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ import img2img
 from img2img.core.needs import Facts
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
-from img2img.data.regions import open_regions
+from img2img.data.regions import SLIDES, open_regions
 from img2img.data.scale import Scale
-from img2img.data.tissue import empty_regions, sample_of
+from img2img.data.tiff import MAX_TILE
+from img2img.data.tissue import BRIGHT, COARSE, GREY, empty_regions, sample_of
 from img2img.errors import ConfigError, DataError, InputError, TrainingError
 from img2img.methods import METHODS
 from img2img.model import slides, tiling
@@ -665,6 +667,25 @@ def test_a_model_that_changes_the_number_of_channels(tmp_path):
         assert slide.stated.pixel_size == pytest.approx((0.5, 0.5))
 
 
+@pytest.mark.parametrize("out", [3, 2])
+def test_a_slide_of_ome_with_an_overview_gets_a_description_of_its_own(tmp_path, out):
+    """The description of two images would be wrong for one, so it is made again, with the size of a pixel."""
+    path, image = tmp_path / "x.ome.tif", np.ascontiguousarray(np.moveaxis(picture(203, 177), -1, 0))
+    about = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "Channel": {"Name": ["A", "B", "C"]}}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(image, tile=(64, 64), photometric="minisblack", subifds=1, metadata=about)
+        writer.write(image[:, ::2, ::2].copy(), tile=(64, 64), photometric="minisblack", subfiletype=1)
+        writer.write(image[:, :50, :60].copy(), photometric="minisblack", metadata={"axes": "CYX", "Name": "Label"})
+    model = make_model(tmp_path / "m.safetensors", 3, out=out, generator="unet_16")
+    translator = img2img.load(model, device="cpu", precision="fp32")
+    assert img2img.translate(translator, path, tmp_path / "out", statistics=8).translated == 1
+    assert any("the pictures beside the slide (label)" in note for note in translator.notes)
+    with open_regions(tmp_path / "out" / "x.ome.tif") as slide:
+        assert (slide.channels, len(slide.levels)) == (out, 2)
+        assert slide.stated.pixel_size == pytest.approx((0.5, 0.25))
+        assert slide.stated.channels == (("A", "B", "C") if out == 3 else ()) and not slide.stated.lost
+
+
 def test_slides_are_found_and_named_by_option(tmp_path, model, command_line):
     """Without the option, a slide is not passed over in silence; and a TIFF over the limit is told of it."""
     folder = tmp_path / "in"
@@ -686,3 +707,13 @@ def test_a_result_of_another_suffix_clashes_with_no_other(tmp_path, model):
     shutil.copy(folder / "a.bif", folder / "a.tif")
     summary = translate(model, folder, tmp_path / "two")
     assert summary.translated == 1 and "would have the same path" in summary.failed[0][1]
+
+
+def test_the_page_names_every_suffix_and_number():
+    page = (Path(__file__).parents[1] / "docs" / "slides.md").read_text(encoding="utf-8")
+    assert not [suffix for suffix in SLIDES if f"`{suffix}`" not in page]
+    assert (
+        f"at least {BRIGHT} of 255 and differ by at most {GREY}" in page and f"at most {COARSE} times smaller" in page
+    )
+    assert f"about {slides.BLOCK} pixels" in page and f"tiles of {slides.SAMPLED} pixels" in page
+    assert f"{MAX_TILE / 2**20:.0f} megapixels" in page

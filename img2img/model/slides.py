@@ -134,10 +134,11 @@ class SlideJob:
             "block": list(block),
             "slide": digest(self.source),
         }
-        if path.is_file() and json_object(path.read_bytes()) != record:
-            for old in self.work.iterdir():
-                if old.name != LOCK:
-                    old.unlink()
+        known = json_object(path.read_bytes()) if path.is_file() else {}
+        others = [old for old in self.work.iterdir() if old.name not in (LOCK, RECORD)]
+        if known != record and others:
+            for old in others:
+                old.unlink()
             self.translator.notes.append(
                 f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
                 "the slide; they were removed."
