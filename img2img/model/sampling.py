@@ -21,7 +21,7 @@ from img2img.data.vectors import vectors_of
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose
 from img2img.model.model import Model, noise_of
 from img2img.model.options import SampleOptions
-from img2img.runtime.files import atomic, holds_keys, remove_stale, write_text
+from img2img.runtime.files import atomic, holds_keys, remove, remove_stale, write_text
 
 PNG_HOLDS = ("uint8", "uint16")
 GRID_IMAGES, WALKS, COLUMNS = 64, 8, 32
@@ -262,7 +262,7 @@ def write_samples(
         ours = others and holds_keys("model", "seed")((out / SOURCE).read_bytes())
         for stale in out.glob("[0-9]*.*") if ours else ():
             if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
-                stale.unlink()
+                remove(stale)
         if others or not begun:  # before the images, so that a stopped call knows whose they are
             write_text(out / SOURCE, source)
         for done, image in enumerate(model._draw_in_place(missing, options.seed, options.batch_size), start=1):

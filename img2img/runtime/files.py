@@ -140,7 +140,12 @@ def remove_stale(folder: Path) -> None:
         with suppress(OSError):
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
             if is_dead or time.time() - path.stat().st_mtime > STALE:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def is_text(path: Path) -> bool:
