@@ -136,10 +136,12 @@ def documents(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the content of the JSON files of a folder, by name, whatever it is.
 
     Raises:
-        DataError: if one of them is not a JSON object.
+        DataError: if one of them is not a JSON object, or a link that leads out of the folder.
     """
     found = {}
     for name in (name for name in FILES if (folder / name).is_file()):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{quote(folder / name)} leads outside of its store; copy the file there.")
         try:
             found[name] = json.loads(read_text(folder / name))
         except (ModelFileError, ValueError, RecursionError) as error:

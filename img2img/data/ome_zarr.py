@@ -223,8 +223,8 @@ def copy_group(source: Path, target: Path) -> None:
         OSError: if they cannot be written.
     """
     contents = {name: json.dumps(content, indent=4).encode() for name, content in documents(source).items()}
-    about = source / ABOUT / "METADATA.ome.xml"
-    if source.name == ABOUT and (xml := source / about.name).is_file() and xml.stat().st_size < 2**26:
+    xml = source / "METADATA.ome.xml"
+    if source.name == ABOUT and xml.is_file() and not xml.is_symlink() and xml.stat().st_size < 2**26:
         contents[xml.name] = xml.read_bytes()
     target.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
