@@ -496,7 +496,7 @@ def test_samples_may_be_zarr(tmp_path):
     options = {"size": 16, "steps": 1, "width": 4, "d_width": 4, "device": "cpu", "precision": "fp32", "quiet": True}
     model = img2img.train("dcgan", data=images, out=tmp_path / "run", **options)
     for n in (3, 2):
-        img2img.sample(model, n, out=tmp_path / "out", format="zarr", overwrite=True)
+        img2img.sample(model, n, out=tmp_path / "out", format="zarr", seed=n, overwrite=True)
         assert [path.name for path in find_images(tmp_path / "out")] == [f"00000{i}.zarr" for i in range(n)]
     assert read_image(tmp_path / "out" / "000001.zarr").array.shape == (16, 16, 1)
 

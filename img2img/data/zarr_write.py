@@ -116,13 +116,15 @@ def _sums(values: Array, axis: int, m: int) -> tuple[Array, Array]:
     """Return the sums over `m` blocks along an axis, of equal length if possible, and the lengths of the blocks."""
     n = values.shape[axis]
     factor = max(1, round(n / m))
-    if m == n // factor:  # which leaves out a remainder at the end
-        values, starts = values.take(range(m * factor), axis), np.arange(m) * factor
-    elif m == -(-n // factor):
-        starts = np.arange(m) * factor
-    else:
+    if m not in (n // factor, -(-n // factor)):
         starts = np.arange(m) * n // m
-    return np.add.reduceat(values, starts, axis), np.diff([*starts, values.shape[axis]])
+        return np.add.reduceat(values, starts, axis), np.diff([*starts, n])
+    values = np.moveaxis(values, axis, 0)
+    sums = values[: m * factor : factor].copy()
+    for i in range(1, factor):
+        part = values[i : m * factor : factor]  # the last block may have fewer
+        sums[: len(part)] += part
+    return np.moveaxis(sums, 0, axis), np.minimum(np.arange(1, m + 1) * factor, n) - np.arange(m) * factor
 
 
 # Metadata
