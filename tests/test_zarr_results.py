@@ -238,6 +238,13 @@ def test_pages_of_other_axes_are_refused(tmp_path):
     assert not (tmp_path / "x.zarr").exists()
 
 
+def test_metadata_of_both_formats(tmp_path):
+    folder = store(tmp_path / "x.zarr", "yx", NEW, [(9, 9)], "uint8", (9, 9))
+    put(folder, OLD, multiscales=[])
+    target = again(folder, tmp_path / "y.zarr")
+    assert list(documents(target)) == ["zarr.json", "0/zarr.json"] and read_image(target).array.any()
+
+
 def test_an_image_of_zeros_is_not_taken_for_half_a_copy(tmp_path):
     folder = write_store(tmp_path / "x.zarr", volume(1))
     assert not read_image(again(folder, tmp_path / "y.zarr", np.zeros_like)).array.any()

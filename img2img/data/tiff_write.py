@@ -55,7 +55,8 @@ def described(stated: Stated, description: bytes) -> Details:
     letters = "".join(UNKNOWN_AXES[0] if axis == "series" else axis for axis, _ in stated.axes)
     lengths = tuple(length for _, length in stated.axes)
     tags: dict[int, list[Tag]] = {0: [(DESCRIPTION, 2, 0, description)]}
-    return Details(axes="CYX", letters=letters, pages=lengths, tags=tags, structure="ome")
+    series = dict(stated.axes).get("series", 1)
+    return Details(axes="CYX", series=series, letters=letters, pages=lengths, tags=tags, structure="ome")
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
@@ -169,7 +170,7 @@ def _plain(
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],
     }
-    if details.structure == "ome" and letters[:1] in ("I", "Q", "P", "R", "A"):  # series, each with a description
+    if details.structure == "ome" and details.series > 1:  # each is an image of its own
         metadata = (metadata or {}) | {"axes": letters[1:] + axes}
         for part in array:
             yield np.ascontiguousarray(part), options | {"metadata": metadata}

@@ -81,14 +81,8 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
 def _arranged(picture: Picture, stated: Stated) -> tuple[Array, dict[str, int]]:
     """Return the values of a picture in the order t, c, z, y, x, and the length of each."""
     several = picture.array.ndim == 4
-    array, lengths = (
-        (picture.array, {axis.lower(): n for axis, n in stated.axes})
-        if several
-        else (
-            picture.array[None],
-            {},
-        )
-    )
+    array = picture.array if several else picture.array[None]
+    lengths = {axis.lower(): n for axis, n in stated.axes} if several else {}
     stack = array.reshape(*lengths.values(), *array.shape[1:])
     if list(lengths) == ["z", "t"]:
         stack = stack.swapaxes(0, 1)
