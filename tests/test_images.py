@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from img2img.data.folders import find_images, skipped_note
-from img2img.data.images import FORMATS, SUFFIXES, read_header, read_image, resize, write_image
+from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, read_header, read_image, resize, write_image
 from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
 
@@ -1496,4 +1496,4 @@ def test_resize_of_any_integers_keeps_their_extremes(dtype):
 
 
 def test_header_and_picture_come_without_names_of_their_own():
-    assert set(SUFFIXES) == set(FORMATS)
+    assert set(SUFFIXES) == {*FORMATS, *READ_ONLY}
