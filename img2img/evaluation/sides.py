@@ -90,7 +90,7 @@ class Side:
         """The paths of the files relative to `folder`; for arrays their numbers."""
         folder, sources = self.folder, self.domain.sources
         return [
-            quote(source.path.relative_to(folder)) if isinstance(source, Header) else f"image {i}"
+            quote(source.path.relative_to(folder)) + source.place if isinstance(source, Header) else f"image {i}"
             for i, source in enumerate(sources)
         ]
 

@@ -21,7 +21,7 @@ NAN = {
 BACKENDS = ("auto", "eager", "compile", "openvino")
 PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
-FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz"), complete=False)
+FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz", "zarr"), complete=False)
 TILES = Within(16, 2**20)
 
 Count = Annotated[int, "Number of images.", Within(1, 10**7)]
@@ -93,7 +93,7 @@ class FolderOptions(Options):
 
     format: Annotated[
         str | None,
-        "Format of the results: png, jpg, webp, bmp, tif, npy or npz; by default that of each file.",
+        "Format of the results: png, jpg, webp, bmp, tif, npy, npz or zarr; by default that of each file.",
         FORMATS,
     ] = None
     quality: Annotated[int, "Quality of JPEG and WebP results.", Within(1, 100)] = JPEG_QUALITY

@@ -62,6 +62,7 @@ class AnyTraining(Scoring, total=False):
     val_fraction: float
     cache_mb: int
     pages: str
+    region_size: int
     steps: int
     epochs: int
     batch_size: int
