@@ -76,6 +76,10 @@ COMMANDS = {
 FOREIGN_OPTIONS = {
     "shm-size",
     "nproc-per-node",
+    "nnodes",
+    "node-rank",
+    "master-addr",
+    "master-port",
     "fix",
     "large",
     "wells",

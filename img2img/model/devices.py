@@ -60,10 +60,11 @@ class _Worker:
     Attributes:
         files: those that it has in hand.
         idle: whether it has none and waits for more.
+        busy: whether it was given files since it last was idle.
     """
 
     def __init__(self, job: Job, device: str) -> None:
-        self.device, self.idle = device, False
+        self.device, self.idle, self.busy = device, False, False
         self.files: dict[Path, None] = {}
         context = Context()
         self.connection, theirs = context.Pipe()
@@ -74,7 +75,7 @@ class _Worker:
 
     def give(self, files: list[Path]) -> None:
         self.files |= dict.fromkeys(files)
-        self.idle = False
+        self.idle, self.busy = False, self.busy or bool(files)
         self.connection.send(files)
 
 
@@ -95,7 +96,7 @@ class _Team:
 
     def work(self) -> Iterator[Outcome]:
         try:
-            while self.todo or any(worker.files for worker in self.workers):
+            while self.todo or any(worker.busy for worker in self.workers):
                 if not self.workers:
                     raise TrainingError(
                         f"The processes on {listed(self.lost)} ended early, perhaps because the memory was full; run "
@@ -130,7 +131,7 @@ class _Team:
         elif message == MORE:
             worker.give(self._share())
         else:
-            worker.idle = True
+            worker.idle, worker.busy = True, False
 
     def _note(self, notes: list[str]) -> None:
         known = {_without_example(note) for note in self.job.translator.notes}
