@@ -50,6 +50,18 @@ class DataError(Img2ImgError):
     """Images that are missing, unreadable, or do not fit together."""
 
 
+class TooLargeError(DataError):
+    """An image of more pixels than the limit allows.
+
+    Attributes:
+        values: number of its values, of all pixels and channels.
+    """
+
+    def __init__(self, message: str, values: int) -> None:
+        super().__init__(message)
+        self.values = values
+
+
 class NoImagesError(DataError):
     """A folder that contains no images."""
 

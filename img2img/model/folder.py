@@ -3,23 +3,27 @@
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from img2img.data.folders import skipped_note
-from img2img.data.images import read_header, read_image, write_image
+from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
+from img2img.data.regions import SLIDES
 from img2img.data.shards import Shard
-from img2img.errors import DataError, TrainingError, quote
+from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
 from img2img.model.record import mark_finished, refuse_taken, resume_record
+from img2img.model.slides import SlideJob
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -28,6 +32,8 @@ from img2img.runtime.files import remove_stale
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
 SMALL = 2 * 256 * 256  # pixels
+BY_REGION = "With --statistics 64, it is translated in blocks, by the statistics of 64 tiles; see docs/slides.md."
+TIFF = (".tif", ".tiff")
 
 
 @dataclass
@@ -61,12 +67,15 @@ class Job:
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
         self.pages = files.pages or translator.card.pages
+        if options.statistics and (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"):
+            raise ConfigError(f"--statistics writes TIFF, not {files.format}; leave out --format.")
         files = replace(files, pages=self.pages)
         self.options, self.files = options, files
         self.plan = Plan(source, out, files.format, files.files, Shard.parse(files.shard))
         translator.notes += skipped_note(self.plan.passed)
         self.translator, self.record = resume_record(translator, self.plan, options, files)
         translator = self.translator
+        self.blocks: Callable[[Path, int, int], None] = lambda source, done, total: None  # of a slide, when one is done
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.lost: set[str] = set()  # what results do not keep of their originals
@@ -93,7 +102,7 @@ class Job:
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            yield from self._translate(readers, writers, todo)
+            yield from self._slides(todo) if self.options.statistics else self._translate(readers, writers, todo)
         finally:
             if self.computing:
                 self.computing.shutdown()
@@ -111,6 +120,14 @@ class Job:
         text = reason if reason.startswith(name) else f"{name}: {reason}"
         return self._outcome(job, "failed", text.replace("\n", "\\n"))
 
+    def _unwritten(self, job: _File, error: OSError) -> Outcome:
+        """Return the outcome of a failure to write; a full disk ends the job."""
+        if error.errno == errno.ENOSPC:
+            raise TrainingError(
+                f"The disk is full; {quote(job.target)} was not written. Make room and start the same command again."
+            ) from error
+        return self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
+
     def sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
@@ -120,18 +137,20 @@ class Job:
             if job.target.parent not in folders:
                 folders[job.target.parent] = _unwritable(job.target.parent)
                 remove_stale(job.target.parent)
-            first = targets.setdefault(job.target, source) if self.plan.suffix else source
+            first = targets.setdefault(job.target, source)
             if first != source:
                 clash = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
                 yield self._failed(job, clash)
             elif job.target.exists() and job.target.samefile(source):
                 yield self._failed(job, "its result would overwrite it, through a link.")
-            elif job.target.is_dir():
+            elif job.target.is_dir() and not is_image(job.target):
                 yield self._failed(job, f"its result would be {quote(job.target)}, which is a folder.")
-            elif job.target.is_file() and not self.files.overwrite:
+            elif job.target.exists() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
+            elif source.suffix.lower() in SLIDES and not self.options.statistics:
+                yield self._failed(job, f"it is a slide, of which no more than a region is held. {BY_REGION}")
             else:
                 todo.append(source)
 
@@ -176,6 +195,10 @@ class Job:
             try:
                 job.picture = future.result()
                 self._open(job)
+            except TooLargeError as error:
+                gigabytes = error.values * 5 / 1e9 + self.options.tile_memory  # the image, and the result in fp32
+                hint = f" To translate it whole takes about {gigabytes:.0f} GB of memory. {BY_REGION}"
+                yield self._failed(job, f"{error}{hint if job.source.suffix.lower() in TIFF else ''}")
             except DataError as error:
                 yield self._failed(job, str(error))
             else:
@@ -185,10 +208,7 @@ class Job:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, spec = job.picture.array, self.translator.spec()
-        for what in job.picture.source.stated.lost:
-            if what not in self.lost:
-                self.lost.add(what)
-                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(job.source)}.")
+        self._note_lost(not_kept(job.picture, job.target), job.source)
         merged = array.shape[-1] * len(array) if array.ndim == 4 else 0
         if self.options.channels == "exact" and merged == spec.in_channels != array.shape[-1]:
             raise DataError(
@@ -199,6 +219,31 @@ class Job:
         pages = list(array) if array.ndim == 4 else [array]
         job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
         job.outside = spec.scale_in.outside(array) / array.size
+
+    def _note_lost(self, lost: Iterable[str], source: Path) -> None:
+        for what in lost:
+            if what not in self.lost:
+                self.lost.add(what)
+                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(source)}.")
+
+    def _slides(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Translate one by one what is too large to be held."""
+        while todo:
+            source = todo.popleft()
+            job = _File(source, self.plan.target(source))
+            refuse_taken(self.plan.out, self.record)
+            progress = partial(self.blocks, source)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files.quality, progress)
+            try:
+                slide.run()
+            except OSError as error:
+                yield self._unwritten(job, error)
+            except Img2ImgError as error:
+                yield self._failed(job, str(error))
+            else:
+                self._note_lost(slide.lost, source)
+                job.outside = slide.outside
+                yield self._outcome(job, "translated")
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
         group = [(job, i) for job, i in group if job.picture is not None]
@@ -241,6 +286,8 @@ class Job:
         refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
+        for group, result in self.plan.groups(job.source):
+            copy_group(group, result)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
 
     def _written(self, most: int) -> Iterator[Outcome]:
@@ -250,12 +297,7 @@ class Job:
             try:
                 future.result()
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise TrainingError(
-                        f"The disk is full; {quote(job.target)} was not written. "
-                        "Make room and start the same command again."
-                    ) from error
-                yield self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
+                yield self._unwritten(job, error)
             except DataError as error:
                 yield self._failed(job, str(error))
             else:

@@ -199,6 +199,8 @@ class AnyTranslating(TypedDict, total=False):
     tile: str | int
     tile_memory: float
     ensemble: bool
+    statistics: int
+    skip_empty: bool
     channels: str
     nan: str
 
