@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import refused
 from PIL import Image
@@ -132,6 +133,18 @@ def test_the_record_does_not_depend_on_the_number_of_devices(run, photos, thread
     assert (tmp_path / "cpu" / RECORD).read_bytes() == (tmp_path / "cpu,cpu" / RECORD).read_bytes()
 
 
+def test_slides_on_two_devices_give_the_same_bytes(run, threads, tmp_path):
+    for k in range(3):
+        path = tmp_path / "slides" / f"{k}.tif"
+        path.parent.mkdir(exist_ok=True)
+        image = RNG.integers(0, 256, (150 + 20 * k, 130, 3), dtype=np.uint8)
+        tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb")
+    for name in ("cpu", "cpu,cpu"):
+        summary = img2img.translate(run, tmp_path / "slides", tmp_path / name, device=name, statistics=4, tile="64")
+        assert summary.translated == 3, summary
+    assert contents(tmp_path / "cpu") == contents(tmp_path / "cpu,cpu")
+
+
 def test_a_file_that_ends_a_process_is_reported_and_the_others_are_done(run, photos, whole, threads, kills, tmp_path):
     kills.append("07.png")
     loaded, on = img2img.load(run, device="cpu"), ["cpu"] * 4
@@ -150,7 +163,7 @@ def test_a_file_that_ends_a_process_is_reported_and_the_others_are_done(run, pho
 
 
 def test_the_end_of_all_processes_is_a_sentence(run, photos, whole, threads, kills, tmp_path):
-    kills += ["07.png", "08.png"]
+    kills += [f"{k:02}.png" for k in range(40)]
     text = refused(TrainingError, img2img.translate, run, photos, tmp_path / "out", device="cpu,cpu")
     assert text == (
         "The processes on cpu, cpu ended early, perhaps because the memory was full; run the same command again to "

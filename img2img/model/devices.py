@@ -116,7 +116,11 @@ class _Team:
 
     def _share(self) -> list[Path]:
         """Take the next files: many at once, but so few in the end that all devices end at the same time."""
-        count = 1 if self.deaths else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
+        count = (
+            1
+            if self.deaths or self.job.options.statistics
+            else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
+        )
         return [self.todo.popleft() for _ in range(min(count, len(self.todo)))]
 
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
@@ -124,6 +128,8 @@ class _Team:
         if isinstance(message, Outcome):
             worker.files.pop(message.source, None)
             yield self._counted(message)
+        elif isinstance(message, tuple):
+            self.job.blocks(*message)
         elif isinstance(message, Img2ImgError):
             raise message
         elif isinstance(message, list):
@@ -179,8 +185,12 @@ def _light(job: Job, device: str) -> Job:
     light, plan, translator = copy.copy(job), copy.copy(job.plan), copy.copy(job.translator)
     translator.asked, translator.notes = (device, translator.asked[1]), []
     plan.sources, plan.passed = [], Counter()
-    light.translator, light.plan = translator, plan
+    light.translator, light.plan, light.blocks = translator, plan, _unsent
     return light
+
+
+def _unsent(source: Path, done: int, total: int) -> None:
+    """Stand for the progress of a slide until there is a connection to send it through."""
 
 
 class _Given(deque[Path]):
@@ -210,6 +220,7 @@ def _serve(connection: Any, pickled: bytes, threads: int) -> None:
             on_cpu = job.translator.runtime.device.type == "cpu"
             way = job.record["precision"], job.record["backend"], job.record.get("threads") if on_cpu else None
             job.translator = job.translator.by_way_of(*way)
+            job.blocks = lambda *progress: connection.send(progress)
             files: list[Path] = []
             while True:
                 for outcome in job.translate(_Given(files, connection)):
