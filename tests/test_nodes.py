@@ -35,6 +35,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="every 127.x.y.z is t
 def quick_signs(monkeypatch):
     for name, seconds in {"BEAT": 0.02, "LOST": 1.0, "HURRIED": 0.3, "GRACE": 0.3}.items():
         monkeypatch.setattr(peers, name, seconds)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is not to ignore SIGTERM afterwards
 
 
 @pytest.fixture

@@ -60,10 +60,11 @@ class _Worker:
     Attributes:
         files: those that it has in hand.
         idle: whether it has none and waits for more.
+        busy: whether it was given files since it last was idle.
     """
 
     def __init__(self, job: Job, device: str) -> None:
-        self.device, self.idle = device, False
+        self.device, self.idle, self.busy = device, False, False
         self.files: dict[Path, None] = {}
         context = Context()
         self.connection, theirs = context.Pipe()
@@ -74,7 +75,7 @@ class _Worker:
 
     def give(self, files: list[Path]) -> None:
         self.files |= dict.fromkeys(files)
-        self.idle = False
+        self.idle, self.busy = False, self.busy or bool(files)
         self.connection.send(files)
 
 
@@ -95,7 +96,7 @@ class _Team:
 
     def work(self) -> Iterator[Outcome]:
         try:
-            while self.todo or any(worker.files for worker in self.workers):
+            while self.todo or any(worker.busy for worker in self.workers):
                 if not self.workers:
                     raise TrainingError(
                         f"The processes on {listed(self.lost)} ended early, perhaps because the memory was full; run "
@@ -115,7 +116,11 @@ class _Team:
 
     def _share(self) -> list[Path]:
         """Take the next files: many at once, but so few in the end that all devices end at the same time."""
-        count = 1 if self.deaths else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
+        count = (
+            1
+            if self.deaths or self.job.options.statistics
+            else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
+        )
         return [self.todo.popleft() for _ in range(min(count, len(self.todo)))]
 
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
@@ -123,6 +128,8 @@ class _Team:
         if isinstance(message, Outcome):
             worker.files.pop(message.source, None)
             yield self._counted(message)
+        elif isinstance(message, tuple):
+            self.job.blocks(*message)
         elif isinstance(message, Img2ImgError):
             raise message
         elif isinstance(message, list):
@@ -130,7 +137,7 @@ class _Team:
         elif message == MORE:
             worker.give(self._share())
         else:
-            worker.idle = True
+            worker.idle, worker.busy = True, False
 
     def _note(self, notes: list[str]) -> None:
         known = {_without_example(note) for note in self.job.translator.notes}
@@ -209,6 +216,7 @@ def _serve(connection: Any, pickled: bytes, threads: int) -> None:
             on_cpu = job.translator.runtime.device.type == "cpu"
             way = job.record["precision"], job.record["backend"], job.record.get("threads") if on_cpu else None
             job.translator = job.translator.by_way_of(*way)
+            job.blocks = lambda *progress: connection.send(progress)
             files: list[Path] = []
             while True:
                 for outcome in job.translate(_Given(files, connection)):

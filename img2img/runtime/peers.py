@@ -153,6 +153,9 @@ class Peers:
         if self.over.is_set():
             return error
         broken = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+        if broken or self.verdict:
+            with contextlib.suppress(ValueError):  # of another thread than the main one
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun asks for an end that is coming anyway
         ended = isinstance(error, Interrupted) and error.signal == signal.SIGTERM  # by torchrun, if another one failed
         if broken:
             self._set("broken", "yes")
