@@ -72,8 +72,11 @@ COMMANDS = {
     "info",
     "demo",
 }
-# Options of torchrun, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
+    "array",
+    "gpus",
+    "cpus-per-task",
     "shm-size",
     "nproc-per-node",
     "fix",
