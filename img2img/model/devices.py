@@ -116,11 +116,8 @@ class _Team:
 
     def _share(self) -> list[Path]:
         """Take the next files: many at once, but so few in the end that all devices end at the same time."""
-        count = (
-            1
-            if self.deaths or self.job.options.statistics
-            else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
-        )
+        alone = self.deaths or self.job.files.statistics
+        count = 1 if alone else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
         return [self.todo.popleft() for _ in range(min(count, len(self.todo)))]
 
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
