@@ -1,12 +1,15 @@
 """What a trained model does: `load`, `translate`, `sample`, `classify`. The command line calls the same functions."""
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
@@ -168,7 +171,7 @@ def classify(
     return classify_files(model, Path(source), None if out is None else Path(out), progress)
 
 
-@documented(LoadOptions, TranslateOptions, FolderOptions)
+@documented(LoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
@@ -188,31 +191,53 @@ def translate(
     """
     begin, summary = time.perf_counter(), Summary()
     model = _model_for(model, options)
-    going, files = split(options, TranslateOptions, FolderOptions)
+    going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
-    for k, job in enumerate(_jobs(model, Path(source), Path(out), going, files)):
-        summary.computed = summary.computed or job.translator.describe()
-        for outcome in job.run():
-            total = outcome.total * files.n_outputs
-            summary.add(outcome)
-            summary.seconds = time.perf_counter() - begin
-            progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
+    with _engine(spread) as run:
+        for k, job in enumerate(_jobs(model, Path(source), Path(out), going, files, spread)):
+            summary.computed = summary.computed or job.translator.describe()
+            for outcome in run(job):
+                total = outcome.total * files.n_outputs
+                summary.add(outcome)
+                summary.seconds = time.perf_counter() - begin
+                progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
     if files.report:
         write_report(Path(files.report), model, summary, files.shard)
     return summary
 
 
-@documented(LoadOptions, TranslateOptions, FolderOptions)
+@documented(LoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate_folder(
     model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """Translate as `translate` does, as an iterator over the outcome of each file."""
     model = _model_for(model, options)
-    going, files = split(options, TranslateOptions, FolderOptions)
-    jobs = _jobs(model, Path(source), Path(out), going, files)
-    first = next(jobs)  # so that what is wrong is said at once
-    return (outcome for job in chain([first], jobs) for outcome in job.run())
+    going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
+    with ExitStack() as stack:
+        run = stack.enter_context(_engine(spread))
+        jobs = _jobs(model, Path(source), Path(out), going, files, spread)
+        first = next(jobs)  # so that what is wrong is said at once
+        return _outcomes(chain([first], jobs), run, stack.pop_all())
+
+
+def _outcomes(jobs: Iterable[Job], run: Callable[[Job], Iterator[Outcome]], stack: ExitStack) -> Iterator[Outcome]:
+    with stack:
+        for job in jobs:
+            yield from run(job)
+
+
+@contextmanager
+def _engine(options: RayOptions) -> Iterator[Callable[[Job], Iterator[Outcome]]]:
+    """Yield what runs a job: this process, or Ray."""
+    if options.ray is None:
+        yield Job.run
+        return
+    from img2img.bulk.cluster import connected
+    from img2img.bulk.translating import translate as by_ray
+
+    with connected(options) as ray:
+        yield lambda job: by_ray(ray, job, options)
 
 
 def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
@@ -230,8 +255,13 @@ def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
     return merge(paths, Path(out))
 
 
-def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions) -> Iterator[Job]:
+def _jobs(
+    model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions, spread: RayOptions
+) -> Iterator[Job]:
     """Yield the job of each result of the images; several have a folder each."""
+    if spread.ray is not None:
+        model = copy.copy(model)
+        model.threads = spread.ray_cpus  # of each worker, and not of this process
     if files.n_outputs == 1:
         yield Job(model.with_noise(0, files.seed) if files.seed else model, source, out, going, files)
         return
@@ -243,7 +273,7 @@ def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, f
 
 def _model_for(model: str | Path | Translator, options: Mapping[str, Any]) -> Translator:
     """Return `model`, loaded with those of `options` that apply to loading."""
-    check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions)
+    check_names("translating", options, LoadOptions, TranslateOptions, FolderOptions, RayOptions)
     loading = pick(options, LoadOptions)
     if not isinstance(model, Translator):
         return Translator(model, **loading)

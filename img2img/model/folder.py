@@ -1,12 +1,14 @@
 """Translation of a folder into a folder: read ahead, batch by size, translate, write behind."""
 
+import copy
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from img2img.errors import DataError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
-from img2img.model.record import mark_finished, refuse_taken, resume_record
+from img2img.model.record import join_record, mark_finished, refuse_taken, resume_record
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -80,33 +82,66 @@ class Job:
         Raises:
             TrainingError: if the disk is full.
         """
+        todo: deque[Path] = deque()
+        yield from self.sort_out(todo)
+        yield from self.process(todo)
+        self.finish()
+
+    def process(self, todo: Iterable[Path]) -> Iterator[Outcome]:
+        """Translate some of the files, and yield the outcome of each as soon as it is known.
+
+        Raises:
+            TrainingError: if the disk is full.
+        """
         threads = min(8, os.cpu_count() or 1)
         readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         count = min(torch.get_num_threads(), LOOK_AHEAD)
-        todo: deque[Path] = deque()
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            yield from self._sort_out(todo)
-            yield from self._translate(readers, writers, todo)
-            mark_finished(self.plan.out)
+            yield from self._translate(readers, writers, deque(todo))
         finally:
             if self.computing:
                 self.computing.shutdown()
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
 
-    def _outcome(self, job: _File, status: Status, reason: str = "") -> Outcome:
+    def finish(self) -> None:
+        """Record that every file has been processed."""
+        mark_finished(self.plan.out)
+
+    def join(self) -> None:
+        """Compute as the job's record says, in a copy of the job in another process.
+
+        Raises:
+            ConfigError: if this machine would round differently, or does not see the folder of the results.
+        """
+        self.translator = join_record(self.translator, self.plan.out, self.record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the list of files behind, which may be long: a copy is told which ones to process."""
+        plan = copy.copy(self.plan)
+        plan.sources = []
+        return self.__dict__ | {"plan": plan, "computing": None, "writing": deque()}
+
+    def outcome(self, source: Path, status: Status, reason: str = "", outside: float = 0.0) -> Outcome:
+        """Return the outcome of a file, and count it."""
         self.done += 1
-        return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
+        return Outcome(source, self.plan.target(source), status, reason, outside, self.done, self.total)
+
+    def _outcome(self, job: _File, status: Status, reason: str = "") -> Outcome:
+        return self.outcome(job.source, status, reason, job.outside)
+
+    def failed(self, source: Path, reason: str, outside: float = 0.0) -> Outcome:
+        """Return the outcome of a failure, with a reason in one line that names the file once."""
+        name = quote(source)
+        text = reason if reason.startswith(name) else f"{name}: {reason}"
+        return self.outcome(source, "failed", text.replace("\n", "\\n"), outside)
 
     def _failed(self, job: _File, reason: str) -> Outcome:
-        """Return the outcome of a failure, with a reason in one line that names the file once."""
-        name = quote(job.source)
-        text = reason if reason.startswith(name) else f"{name}: {reason}"
-        return self._outcome(job, "failed", text.replace("\n", "\\n"))
+        return self.failed(job.source, reason, job.outside)
 
-    def _sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
+    def sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
         folders: dict[Path, str] = {}
         targets: dict[Path, Path] = {}

@@ -219,6 +219,10 @@ class Translating(AnyTranslating, Loading, total=False):
     shard: str | None
     n_outputs: int
     seed: int
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
 
 
 class Sampling(TypedDict, total=False):
