@@ -31,7 +31,12 @@ class Img2ImgError(Exception):
 
     The message is always a single printable line, whatever characters a name in it contains, so that a terminal
     prints it and does not obey it.
+
+    Attributes:
+        said: whether another process on this machine prints it.
     """
+
+    said = False
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -43,6 +48,18 @@ class ConfigError(Img2ImgError):
 
 class DataError(Img2ImgError):
     """Images that are missing, unreadable, or do not fit together."""
+
+
+class TooLargeError(DataError):
+    """An image of more pixels than the limit allows.
+
+    Attributes:
+        values: number of its values, of all pixels and channels.
+    """
+
+    def __init__(self, message: str, values: int) -> None:
+        super().__init__(message)
+        self.values = values
 
 
 class NoImagesError(DataError):

@@ -105,6 +105,31 @@ def test_config(name):
         ]
 
 
+DATA_DEPENDENT = {
+    "local",
+    "semigan",
+    "stargan",
+}  # their steps choose images by label, or ask which device autocast is on
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DATA_DEPENDENT])
+def test_a_step_makes_no_tensor_on_another_device(name):
+    """As on a GPU, but without one: a tensor of the CPU among those of the device "meta" is an error."""
+    method = tiny(name).train().to("meta")
+    batches = ({key: x.to("meta") for key, x in batch.items()} for batch in batches_of(method))
+    for step in (1, 4):
+        method.proceed(step, 4)
+        assert all(x.device.type == "meta" for x in method.step(batches).values())
+    for use in method.uses.values():
+        use.network(*(x.to("meta") for x in inputs_of(use)))
+
+
+def test_a_tensor_on_another_device_is_found():
+    method = tiny("dcgan").train().to("meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        method.step(batches_of(method))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_moves_each_player_in_its_own_turn_alone(name, monkeypatch):
     method = tiny(name).train()

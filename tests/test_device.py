@@ -1,4 +1,4 @@
-"""Precision: networks of any inputs and outputs run in bf16 and return fp32."""
+"""Precision: networks of any inputs and outputs run in bf16 and return fp32. And what only a GPU takes."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from img2img.runtime import device
 from img2img.runtime.device import Runtime, map_tensors
 
 CPU = torch.device("cpu")
@@ -106,3 +107,25 @@ def test_one_image_in_one_image_out_is_as_before(precision):
     Runtime(CPU, precision).place(network)
     out = network(IMAGE)
     torch.testing.assert_close(out, expected, atol=0 if precision is torch.bfloat16 else 1e-6, rtol=0)
+
+
+# What only CUDA takes, as far as a machine without it can tell
+
+
+def test_a_gpu_is_named_in_the_record_of_results(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {device.index}")
+    assert device.machine(torch.device("cuda", 1)) == {"device": "NVIDIA 1", "processor": None}
+    assert device.machine(torch.device("mps")) == {"device": "mps", "processor": None}
+    assert device.machine(CPU)["processor"].split()[0] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_random_states_of_gpus_are_restored_if_there_are_as_many(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([1]), torch.tensor([2])])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    state = device.random_state()
+    for gpus in (2, 1):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        device.set_random_state(state)
+    assert [[int(x) for x in states] for states in restored] == [[1, 2]]

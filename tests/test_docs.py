@@ -41,7 +41,7 @@ from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
-from img2img.model.options import FolderOptions, LoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
+from img2img.model.options import FolderOptions, JobLoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
 from img2img.training.config import DistillConfig, TrainConfig, groups_of
 
@@ -51,7 +51,7 @@ PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
     "datasets/README.md": [DataConfig, PartlyLabelledConfig, ConditionedConfig],
     "docs/training.md": [TrainConfig],
-    "docs/translating.md": [LoadOptions, TranslateOptions, FolderOptions, RayOptions],
+    "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
@@ -73,11 +73,14 @@ COMMANDS = {
     "info",
     "demo",
 }
-# Options of torchrun, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "head",
     "port",
     "address",
+    "array",
+    "gpus",
+    "cpus-per-task",
     "shm-size",
     "nproc-per-node",
     "fix",

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import socket
 import struct
 import tempfile
@@ -25,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from img2img.data.folders import find_images, skipped_note
-from img2img.data.images import FORMATS, SUFFIXES, read_header, read_image, resize, write_image
+from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, read_header, read_image, resize, write_image
 from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
 
@@ -954,12 +955,16 @@ def test_conversion_is_whole_or_refused(tmp_path, before, after):
                 break
             write_image(target, picture)
             picture = read_image(target)
-            target.unlink()
+            remove(target)
         else:
             if FORMATS[after].kind not in ("jpeg", "webp"):
                 write_image(out, picture)
                 assert equal(agrees(out), picture)
-                out.unlink()
+                remove(out)
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @over("suffix, side", [(".jpg", 65501), (".webp", 16384)])
@@ -1205,16 +1210,15 @@ def test_writing_makes_folders_and_leaves_the_array_alone(tmp_path):
     np.testing.assert_array_equal(array, before)
 
 
-@over(suffix=SUFFIXES)
+@over(suffix=FORMATS)
 def test_the_limit_counts_all_pixels_before_decoding(tmp_path, suffix):
     holds = FORMATS[suffix]
-    pages = 3 if holds.pages else None
+    pages = 3 if holds.pages and not holds.axes else None
     channels = 5 if holds.channels is None else 3
     path = tmp_path / f"big{suffix}"
     write_image(path, Picture(pixels(channels=channels, pages=pages)))
     count = 6 * 9 * (pages or 1)
     count = -(-count * max(channels, 4) // 4)
-    path.write_bytes(path.read_bytes())
     read_image(path, max_pixels=count)
     for read in (read_header, read_image):
         for meaning in ("images", "channels"):
@@ -1492,4 +1496,4 @@ def test_resize_of_any_integers_keeps_their_extremes(dtype):
 
 
 def test_header_and_picture_come_without_names_of_their_own():
-    assert set(SUFFIXES) == set(FORMATS)
+    assert set(SUFFIXES) == set(FORMATS) | set(READ_ONLY)

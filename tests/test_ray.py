@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
 from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker, _add_note
 from img2img.errors import ConfigError, Img2ImgError
+from img2img.model.devices import light
 from img2img.model.folder import Job
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.record import RECORD
+from img2img.model.record import RECORD, join_record
 
 RNG = np.random.default_rng(0)
 ON_CPU = {"device": "cpu"}
@@ -82,10 +84,10 @@ def test_copies_of_a_job_that_process_lists_of_files_give_the_same_bytes(
     order.shuffle(todo)
     failed = []
     for first, last in zip([0, *sorted(cuts)], [*sorted(cuts), 41], strict=True):
-        copied = pickle.loads(pickle.dumps(job))
-        assert copied.plan.sources == []
-        copied.join()
-        failed += [x.source.name for x in copied.process(todo[first:last]) if x.status == "failed"]
+        copied = pickle.loads(pickle.dumps(light(job, "cpu")))
+        assert copied.plan.sources == [] and len(job.plan.sources) == 41
+        copied.translator = join_record(copied.translator, out, copied.record)
+        failed += [x.source.name for x in copied.translate(deque(todo[first:last])) if x.status == "failed"]
     assert contents(out) == whole and failed == ["broken.png"]
 
 
@@ -93,10 +95,10 @@ def test_a_worker_that_would_compute_differently_or_sees_another_disk_is_refused
     job = Job(img2img.load(run), photos, tmp_path / "out", TranslateOptions(), FolderOptions())
     job.record["processor"] = "AVX2"
     (tmp_path / "out" / RECORD).write_text(json.dumps(job.record))
-    says = refused(ConfigError, pickle.loads(pickle.dumps(job)).join)
+    says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
     assert "would compute differently than the results in" in says and "processor was AVX2, now" in says
     (tmp_path / "out" / RECORD).unlink()
-    says = refused(ConfigError, job.join)
+    says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
     assert says.endswith("INPUT and --out must be on a disk that all machines share.")
 
 
@@ -120,10 +122,10 @@ def worker(job, out, run, photos):
 
 def test_a_file_that_ends_every_worker_does_not_stop_the_others(run, photos, whole, tmp_path):
     class Deadly(Job):
-        def process(self, todo):
+        def translate(self, todo):
             if "3.png" in [source.name for source in todo]:
                 raise SystemExit
-            yield from super().process(todo)
+            yield from super().translate(todo)
 
     call, names = worker(Deadly, tmp_path / "out", run, photos)
     ends = 0
@@ -141,15 +143,15 @@ def test_a_file_that_ends_every_worker_does_not_stop_the_others(run, photos, who
     assert contents(tmp_path / "out") == {name: content for name, content in whole.items() if name != lost}
 
 
-def test_what_stops_a_worker_is_a_row(run, photos, tmp_path):
-    class Broken(Job):
-        def join(self):
-            self.translator.notes.append("A note.")
-            raise ConfigError("It does not fit.") if self.plan.out.name == "fit" else ZeroDivisionError("a bug")
+def test_what_stops_a_worker_is_a_row(run, photos, tmp_path, monkeypatch):
+    def broken(translator, out, record):
+        translator.notes.append("A note.")
+        raise ConfigError("It does not fit.") if out.name == "fit" else ZeroDivisionError("a bug")
 
-    refusal, note = worker(Broken, tmp_path / "fit", run, photos)[0]()
+    monkeypatch.setattr("img2img.bulk.translating.join_record", broken)
+    refusal, note = worker(Job, tmp_path / "fit", run, photos)[0]()
     assert refusal == (-1, "ConfigError", "It does not fit.", 0.0) and note == (-1, "note", "A note.", 0.0)
-    number, status, reason, _ = worker(Broken, tmp_path / "bug", run, photos)[0]()[0]
+    number, status, reason, _ = worker(Job, tmp_path / "bug", run, photos)[0]()[0]
     assert (number, status) == (-1, "bug") and "ZeroDivisionError: a bug" in reason
 
 
@@ -169,11 +171,12 @@ def test_ray_gives_the_bytes_of_one_process_though_a_worker_is_killed(run, photo
     killed = tmp_path / "killed"
 
     class Deadly(Job):
-        def process(self, todo):
+        def translate(self, todo):
             import os
 
-            outcomes = Job.process(self, todo := list(todo))
-            if "4.png" in [source.name for source in todo] and not killed.exists():
+            is_last = "4.png" in [source.name for source in todo] and not killed.exists()
+            outcomes = Job.translate(self, todo)
+            if is_last:
                 killed.touch()
                 next(outcomes)
                 os.kill(os.getpid(), 9)

@@ -15,7 +15,7 @@ from img2img.errors import ConfigError, TrainingError
 from img2img.methods import METHODS
 from img2img.model import tiling, translator
 from img2img.model.file import ModelCard, save_model
-from img2img.model.lazy import Lazy, Memory
+from img2img.model.lazy import Lazy, Memory, source
 from img2img.model.options import TranslateOptions
 from img2img.model.tiling import NotInTilesError
 from img2img.networks import GENERATORS
@@ -31,7 +31,7 @@ def lazily(x, memory, asked=None):
             asked.append((rows, columns))
         return x[:, :, slice(*rows), slice(*columns)]
 
-    return Lazy(tuple(x.shape), read, memory)
+    return source(tuple(x.shape), read, memory)
 
 
 def in_tiles(network, x, memory, *conditions):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,6 +22,7 @@ from img2img.options.declared import check_names, options_in, pick, split
 from img2img.options.docstrings import documented
 from img2img.runs.folder import RunFolder
 from img2img.runs.sameness import PATHS, read_config
+from img2img.runtime import peers
 from img2img.runtime.files import atomic
 from img2img.runtime.output import stderr_console
 from img2img.runtime.progress import Meter
@@ -65,6 +66,13 @@ def distill(
     Raises:
         ConfigError: if the model takes a class or noise, its images are unknown, or `out` holds something else.
     """
+    with peers.together():
+        return _distill(run, out, overwrite, quiet, options)
+
+
+def _distill(
+    run: str | Path, out: str | Path | None, overwrite: bool, quiet: bool, options: Mapping[str, Any]
+) -> Translator:
     check_names("distill", options, *GROUPS)
     what, training, student, _ = split(options, *GROUPS)
     teacher = Translator(run, training.device, direction=what.direction)
@@ -76,9 +84,13 @@ def distill(
     target = Path(out) if out is not None else folder.with_name(f"{folder.resolve().name}_distilled")
     pairs = target.with_name(f"{target.name}_pairs")
     RunFolder(target).refuse_foreign(overwrite)
-    _take(pairs, _record(teacher, opened, domain, what.pairs), overwrite)
-    with closing(Meter(stderr_console(quiet), "pairs", first=0)) as meter:
-        _write_pairs(pairs, teacher, opened, domain, what.pairs, meter.advance)
+
+    def make_pairs() -> None:
+        _take(pairs, _record(teacher, opened, domain, what.pairs), overwrite)
+        with closing(Meter(stderr_console(quiet), "pairs", first=0)) as meter:
+            _write_pairs(pairs, teacher, opened, domain, what.pairs, meter.advance)
+
+    peers.first_alone(teacher.runtime, make_pairs)
 
     settings = {"dropout": student.dropout, "width": student.width, "epochs": training.epochs}
     settings |= {name: teacher.card.config[name] for name in LIKE_TEACHER if name in teacher.card.config}

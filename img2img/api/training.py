@@ -7,12 +7,13 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
+from zlib import crc32
 
 import torch
 
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
-from img2img.data.samples import arrays_for, open_samples
+from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, choose
 from img2img.methods import METHODS
@@ -24,17 +25,19 @@ from img2img.options.declared import check_names, options_in, refuse_idle, split
 from img2img.options.docstrings import documented
 from img2img.runs.facts import read_report_record
 from img2img.runs.folder import RunFolder
-from img2img.runs.record import RETIRED
+from img2img.runs.record import OPERATIONAL, RETIRED
 from img2img.runs.sameness import (
     PATHS,
     absolute,
     default_folder,
+    earlier_processes,
     identities,
     note_on_place,
     read_config,
     refuse_folder,
     refuse_other_data,
 )
+from img2img.runtime import peers
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console
 from img2img.training.config import flat, groups_of
@@ -43,6 +46,7 @@ from img2img.training.loop import Trainer
 from img2img.training.run import Run, card_of, facts_of, introduce
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
 
+MAY_DIFFER = {*PATHS, *OPERATIONAL}  # options, between nodes
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
 
 
@@ -86,6 +90,19 @@ def train(
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
+    with peers.together():
+        return _train(method, out, resume, overwrite, quiet, channel_axis, options)
+
+
+def _train(
+    method: str,
+    out: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    channel_axis: int | None,
+    options: dict[str, Any],
+) -> Translator | Sampler:
     method_class = choose("method", method, METHODS)
     groups, needs = groups_of(method_class.Config), method_class.Config.needs
     check_names(method, options, *groups)
@@ -115,6 +132,7 @@ def train(
     unresolved, method_config = method_config, method_class.resolve(method_config, Facts(data_config.size))
 
     runtime = Runtime.start(train_config.device, train_config.precision)
+    peers.meet(runtime)
     record = {
         "method": method,
         "options": flat(data_config, train_config, method_config, *others),
@@ -155,8 +173,10 @@ def train(
         if saved is not None:
             before = read_report_record(files).facts.images
             refuse_other_data(folder, saved.get("data"), data, facts.images, before)
-        return record | {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
+        made = {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
+        return record | made | earlier_processes(files, saved, record)
 
+    _refuse_other_processes(runtime, record, opened)
     with ExitStack() as held:
         if runtime.is_main:
             note = held.enter_context(files.held(entry, overwrite))
@@ -164,16 +184,30 @@ def train(
                 say(line)
             introduce(method, built, opened, folder, say)
         runtime.gather(None)  # last.pt is what the run begins with, for every process
-        hint = f"img2img train {method} --out {shlex.quote(str(folder))} --resume"
+        start = "torchrun ... -m " if runtime.world_size > 1 else ""
+        hint = f"{start}img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
         other_way = getattr(data_config, "direction", "a2b") == "b2a"
         card = card_of(method, built, opened.train.scales, other_way, data_config.pages)
         run = Run(files, card, facts, hint, shorten)
         trainer = Trainer(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
         trained = trainer.run_to_the_end()
+        peers.leave()
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
         model = Translator(folder, train_config.device, train_config.precision)
         if opened.heldout is not None and runtime.is_main and needs.domains == ("a", "b"):
             evaluate_finished(files, model, opened.heldout, needs.paired, trained, *others)
         return model
+
+
+def _refuse_other_processes(runtime: Runtime, record: dict[str, Any], opened: Opened) -> None:
+    """Raise ConfigError unless all processes train the same method with the same options on the same images."""
+    if runtime.world_size == 1:
+        return
+    options = {f"--{name.replace('_', '-')}": x for name, x in record["options"].items() if name not in MAY_DIFFER}
+    versions = {name: x for name, x in environment().items() if name in ("img2img", "torch")}
+    about = {"method": record["method"], "precision": runtime.precision, "device": runtime.device.type}
+    peers.agree(runtime, about | versions | options, "give the same command on every node")
+    checksums = {f"checksum of {title}": f"{crc32(repr(x).encode()):08x}" for title, x in identities(opened).items()}
+    peers.agree(runtime, checksums, "every node needs the same images")

@@ -5,6 +5,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from img2img.bulk.cluster import count_workers
 from img2img.bulk.options import RayOptions
 from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError, TrainingError, first_line, quote
+from img2img.model.devices import light
 from img2img.model.folder import Job
+from img2img.model.record import join_record, mark_finished
 from img2img.model.summary import Outcome
 
 FILES = 32  # that a worker takes at a time, at most
@@ -47,7 +50,6 @@ class Worker:
 
     def __init__(self, job: Job, count: Callable[[str, int], int], threads: int, place: str) -> None:
         self.job, self.count, self.threads, self.is_ready = job, count, threads, False
-        self.told = len(job.translator.notes)
         with suppress(OSError):
             os.chdir(place)
 
@@ -67,24 +69,26 @@ class Worker:
         except Exception:
             rows.append((-1, BUG, traceback.format_exc(), 0.0))
         notes = self.job.translator.notes
-        rows += [(-1, NOTE, note, 0.0) for note in notes[self.told :]]
-        self.told = len(notes)
+        rows += [(-1, NOTE, note, 0.0) for note in notes]
+        notes.clear()
         return {name: list(column) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
 
     def _outcomes(self, numbers: dict[Path, int]) -> Iterator[Outcome]:
         if not self.is_ready:
             torch.set_num_threads(self.threads)
-            self.job.join()
+            self.job.translator = join_record(self.job.translator, self.job.plan.out, self.job.record)
             self.is_ready = True
         if self.count(f"from {min(numbers.values())}", 1) == 1:
-            yield from self.job.process(numbers)
+            yield from self.job.translate(deque(numbers))
             return
         for source, number in numbers.items():  # one of which may be what ends workers
             if self.count(str(number), 1) <= TRIES:
-                yield from self.job.process([source])
+                yield from self.job.translate(deque([source]))
                 self.count(str(number), -1)
             else:
-                yield self.job.failed(source, "the process that worked on it ended each time; is there enough memory?")
+                yield _failed(
+                    self.job, source, "the process that worked on it ended each time; is there enough memory?"
+                )
 
 
 def translate(ray: Any, job: Job, options: RayOptions) -> Iterator[Outcome]:
@@ -107,14 +111,24 @@ def translate(ray: Any, job: Job, options: RayOptions) -> Iterator[Outcome]:
             elif status in ERRORS:
                 raise ERRORS[status](reason)
             elif number in missing:
-                yield job.outcome(missing.pop(number), status, reason, outside)
+                source = missing.pop(number)
+                yield _counted(job, Outcome(source, job.plan.target(source), status, reason, outside))
     except ray.exceptions.RayError as error:
         raise TrainingError(
             f"Ray cannot continue: {first_line(error).rstrip('.')}. Run the same command again."
         ) from error
     for source in missing.values():
-        yield job.failed(source, "Ray returned no result for it; run the same command again.")
-    job.finish()
+        yield _counted(job, _failed(job, source, "Ray returned no result for it; run the same command again."))
+    mark_finished(job.plan.out)
+
+
+def _failed(job: Job, source: Path, reason: str) -> Outcome:
+    return Outcome(source, job.plan.target(source), "failed", f"{quote(source)}: {reason}")
+
+
+def _counted(job: Job, outcome: Outcome) -> Outcome:
+    job.done += 1
+    return replace(outcome, done=job.done, total=job.total)
 
 
 def _rows(ray: Any, job: Job, files: dict[int, Path], options: RayOptions) -> Iterator[dict[str, Any]]:
@@ -135,7 +149,7 @@ def _rows(ray: Any, job: Job, files: dict[int, Path], options: RayOptions) -> It
 
     results = ray.data.from_arrow([names.slice(k, size) for k in range(0, len(names), size)]).map_batches(
         Worker,
-        fn_constructor_args=(job, count, options.ray_cpus, str(Path.cwd())),
+        fn_constructor_args=(light(job, job.translator.asked[0]), count, options.ray_cpus, str(Path.cwd())),
         batch_size=size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=workers),

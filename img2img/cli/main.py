@@ -14,15 +14,15 @@ import typer
 from img2img.bulk.options import RayOptions
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
-from img2img.cli.terminal import RUN, STOPPED, Command, Group, options_of, progress_bar, stoppable
+from img2img.cli.terminal import RUN, STOPPED, Command, Group, now_and_then, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
-from img2img.errors import Img2ImgError, Interrupted, counted, listed, quote
+from img2img.errors import ConfigError, Img2ImgError, Interrupted, counted, listed, quote
 from img2img.methods import CONFIGS, PLACES
 from img2img.model.options import (
     ClassifyOptions,
     Count,
     FolderOptions,
-    LoadOptions,
+    JobLoadOptions,
     SampleLoadOptions,
     SampleOptions,
     TranslateOptions,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
 STOPPED_TRAINING = "Stopped. Run the same command again to continue."
+TOGETHER = ("train", "distill", "info")  # commands that several processes may run
+SHARDED = ("translate", "sample", "evaluate")
 OTHER = "Import, export and demo"
 ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
 DEMO = Path("checkpoints/demo")
@@ -79,7 +81,7 @@ def _root(
 
 
 @app.command(cls=Command)
-@options_of(LoadOptions, TranslateOptions, FolderOptions, RayOptions)
+@options_of(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate(
     model: ModelPath,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
@@ -92,10 +94,9 @@ def translate(
     skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
     import img2img.api.models
-    from img2img.model.translator import Translator
 
-    loading = {field.name: options.pop(field.name) for field in fields(LoadOptions)}
-    loaded = Translator(model, **loading)
+    loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
+    loaded, devices = img2img.api.models.open_on_devices(model, **loading)
     with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:
@@ -103,7 +104,8 @@ def translate(
             if outcome.status == "failed":
                 print_line(f"failed: {outcome.reason}")
 
-        summary = img2img.api.models.translate(loaded, source, out, progress=progress, **options)
+        blocks = now_and_then(lambda slide, done, total: print_line(f"{quote(slide)}: {done} of {total} blocks"))
+        summary = img2img.api.models.translate_on(loaded, devices, source, out, progress, blocks, options)
     for note in dict.fromkeys(loaded.notes):
         print_line(note)
     if summary.outside:
@@ -357,10 +359,26 @@ def add_methods() -> None:
         train.command(name, cls=Command)(_method_command(name, f"Train {docstring(module)}"))
 
 
+def _refuse_torchrun(command: str) -> None:
+    """Raise ConfigError if `torchrun` started several processes of a command that does not divide its work."""
+    processes, told = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("LOCAL_RANK", "0") != "0"
+    if processes == 1 or command in TOGETHER or command.startswith("-"):
+        return
+    way = ", once for each part with --shard" if command in SHARDED else ""
+    error = ConfigError(
+        f"torchrun started {processes} processes of img2img {command}, which would all do the same and write the same "
+        f"files; start it without torchrun{way}."
+    )
+    error.said = told
+    raise error
+
+
 def main() -> None:
     """Run the command line. A user's mistake prints one line on stderr and exits with 2; anything else is a bug and
     keeps its traceback.
     """
+    if "WORLD_SIZE" in os.environ:  # one sentence says that a process is lost, and no pages from C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -370,6 +388,7 @@ def main() -> None:
 
 def _main() -> None:
     try:
+        _refuse_torchrun(*sys.argv[1:2] or ["--help"])
         completing = "_IMG2IMG_COMPLETE" in os.environ  # shell completion passes the words in the environment
         if completing or "train" in sys.argv[1:2]:
             add_methods()
@@ -380,8 +399,10 @@ def _main() -> None:
         typer.echo("Stopped.", err=True)
         sys.exit(130)
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        if not stop.said:
+            typer.echo(str(stop), err=True)
         sys.exit(128 + stop.signal)
     except Img2ImgError as error:
-        typer.echo(f"img2img: {error}", err=True)
+        if not error.said:
+            typer.echo(f"img2img: {error}", err=True)
         sys.exit(2)

@@ -3,6 +3,7 @@
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,6 +60,18 @@ def ome_pixel_size(root: Any) -> PixelSize | None:
         with suppress(ValueError):
             sides += [float(size) * MICROMETRES[unit]] if size and unit in MICROMETRES else []
     return size_of(sides)
+
+
+def ome_xml(names: Sequence[str], pixel_size: PixelSize | None, depth: float | None = None) -> bytes:
+    """Return the names of channels, and the sides of a pixel in micrometres, as OME-XML."""
+    root = ElementTree.Element("{ome}OME")
+    pixels = ElementTree.SubElement(root, "{ome}Pixels")
+    for axis, size in zip("XYZ", (*(pixel_size or (None, None)), depth), strict=True):
+        if size and 0 < size < math.inf:
+            pixels.attrib |= {f"PhysicalSize{axis}": repr(float(size)), f"PhysicalSize{axis}Unit": "µm"}
+    for name in names:
+        ElementTree.SubElement(pixels, "{ome}Channel", Name=name)
+    return bytes(ElementTree.tostring(root, "utf-8"))
 
 
 def imagej_names(metadata: dict[str, Any], count: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from img2img.data.picture import DTYPES, Array, Header
 from img2img.errors import ConfigError, DataError, counted, listed, quote
 
 TAIL_BYTES = 4096  # at the end of a file, by which it is distinguished from others
+SOME_FILES = 16  # of a folder, whose ends are read
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,15 @@ class Domain:
 
 
 def fingerprint(path: Path) -> tuple[int, int]:
-    """Return the size of a file and a checksum of its last bytes, which are quick to read and differ if pixels do."""
+    """Return the size of a file and a checksum of its last bytes, which are quick to read and differ if pixels do.
+
+    Of a folder, which an image of OME-Zarr is, they are those of names, sizes and a few of its files.
+    """
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+        some = [fingerprint(files[name])[1] for name in list(files)[:: -(-len(files) // SOME_FILES)]]
+        return sum(sizes.values()), zlib.crc32(repr((sizes, some)).encode())
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(size - TAIL_BYTES, 0))

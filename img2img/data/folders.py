@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from img2img.data.images import FORMATS, SUFFIXES, read_header
+from img2img.data.images import SUFFIXES, read_header
+from img2img.data.ome_metadata import FILES, is_zarr
+from img2img.data.ome_zarr import ABOUT, images_in
 from img2img.data.picture import Header
 from img2img.errors import DataError, NoImagesError, counted, listed, quote
 from img2img.runtime.files import json_object
@@ -32,11 +34,12 @@ class Found(list[Image]):
         self.passed = passed
 
 
-def find_images(folder: Path) -> Found[Path]:
-    """List every image below `folder`, at any depth, sorted by name.
+def find_images(folder: Path, others: Collection[str] = ()) -> Found[Path]:
+    """List every image below `folder`, at any depth, sorted by name; and the files with the suffixes `others`.
 
-    Hidden files and folders are skipped, as are run folders, whose pictures are results, and the overview sheets that
-    `sample` writes beside its images. Symlinked folders are followed, except into a folder that contains the link.
+    A folder that is an image of OME-Zarr counts as a file, and a plate as one for each field of its wells. Hidden files
+    and folders are skipped, as are run folders, whose pictures are results, and the overview sheets that `sample`
+    writes beside its images. Symlinked folders are followed, except into a folder that contains the link.
     Everything else with the suffix of an image is listed, broken links included: reading one reports what is wrong.
 
     Raises:
@@ -65,7 +68,14 @@ def find_images(folder: Path) -> Found[Path]:
                     f"Links below {quote(folder)} lead to {quote(path)} in over {MAX_VISITS} ways; remove some."
                 )
             with os.scandir(path) as listing:
-                entries = sorted((e for e in listing if e.name[0] != "."), key=lambda e: e.name, reverse=True)
+                entries = sorted(listing, key=lambda e: e.name, reverse=True)
+            if in_zarr := any(e.name in FILES for e in entries):
+                images = images_in(path)
+                if images is not None:
+                    queue += [(image, None) for image in reversed(images)]
+                    found.passed[".zarr"] += not images
+                    continue
+            entries = [e for e in entries if e.name[0] != "." and not (in_zarr and e.name in (ABOUT, *FILES))]
             if {"config.json", "log.jsonl"} <= {e.name for e in entries} and is_run(path):
                 if path == folder:
                     raise DataError(f"{quote(folder)} is a run folder; give a folder of images.")
@@ -78,7 +88,7 @@ def find_images(folder: Path) -> Found[Path]:
                 suffix = inside.suffix.lower()
                 if entry.is_dir():
                     queue.append((inside, parents | {identity}))
-                elif suffix in FORMATS:
+                elif suffix in SUFFIXES or suffix in others:
                     queue.append((inside, None))
                 else:
                     found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
@@ -90,6 +100,19 @@ def find_images(folder: Path) -> Found[Path]:
             f"{quote(folder)} contains no images. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}"
         )
     return found
+
+
+def images_at(place: Path, others: Collection[str] = ()) -> tuple[Path, Found[Path]]:
+    """Return the images that a file, an OME-Zarr image or plate, or a folder stands for, and the folder they lie in.
+
+    The suffixes `others` are those of `find_images`.
+
+    Raises:
+        DataError: as `find_images` does.
+    """
+    if place.is_file():
+        return place.parent, Found([place], Counter())
+    return place.parent if is_zarr(place) else place, find_images(place, others)
 
 
 def is_run(folder: Path) -> bool:

@@ -1,18 +1,19 @@
 """Reading and writing image files, each written back as the kind of file that was read.
 
-**Reading.** PNG, JPEG, WebP, BMP, TIFF, npy and npz, recognised by content, become an array (H, W, C) of the file's own
-type, with alpha separate. The orientation is applied; palettes are expanded to colours; 1, 2 and 4 bits become 8-bit
-grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the simple formula; premultiplied alpha is divided out.
-Other colour spaces, animations and damaged files are refused.
+**Reading.** PNG, JPEG, WebP, BMP, TIFF, npy, npz, CZI and ND2, recognised by content, become an array (H, W, C) of the
+file's own type, with alpha separate. The orientation is applied; palettes are expanded to colours; 1, 2 and 4 bits
+become 8-bit grey; white-is-zero becomes black-is-zero; CMYK becomes RGB by the simple formula; premultiplied alpha is
+divided out. Other colour spaces, animations and damaged files are refused.
 
-A folder is an OME-Zarr image if its metadata say so; where it is named as a file, its largest level is read.
+A folder is an OME-Zarr image if its metadata say so; its largest level is read.
 
 **Several pages.** Axes named C or S are channels. Every other axis (Z, T, pages of unknown meaning, several series of
 equal shape, the first axis of a (P, H, W, C) array) gives separate images, in file order: the array is (P, H, W, C),
 and is written back with the same axes. With `pages="channels"` all of them, Z and T included, become the channels of a
 single image instead, and are written back as pages.
 
-**Writing.** The suffix decides the format, whatever the content of the original was. The orientation is upright.
+**Writing.** The suffix decides the format, whatever the content of the original was; only an image of OME-Zarr, whose
+name needs no suffix, is written as OME-Zarr under any other name. The orientation is upright.
 EXIF data (among PNG, JPEG and WebP), resolution and the colour profile are kept where the format supports them, the
 profile only if it suits the number of channels. A picture that the format cannot hold is refused.
 """
@@ -29,11 +30,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from img2img.data import npy, ome_zarr, raster, tiff, tiff_write
+from img2img.data import czi, nd2, npy, ome_metadata, ome_zarr, raster, tiff, tiff_write, zarr_write
 from img2img.data.options import JPEG_QUALITY, MAX_PIXELS, PAGES
-from img2img.data.picture import DTYPES, Array, Header, Picture, as_type, check_size, merge, unmerge
+from img2img.data.picture import DTYPES, Array, Header, Picture, Stated, as_type, check_size, merge, unmerge
 from img2img.errors import ConfigError, DataError, choose, first_line, quote
-from img2img.runtime.files import atomic
+from img2img.runtime.files import atomic, atomic_folder
 
 OpenFile = AbstractContextManager[tuple[Header, Callable[[], Picture]]]  # its header, and the function that decodes it
 
@@ -49,6 +50,8 @@ CONTENT: dict[bytes, tuple[str, Callable[[Path], OpenFile]]] = {
     b"MM\0\\+": ("TIFF", tiff.open_tiff),
     b"\x93NUMPY": ("npy", npy.open_npy),
     b"PK": ("npz", npy.open_npz),
+    b"ZISRAWFILE": ("CZI", czi.open_czi),
+    b"\xda\xce\xbe\n": ("ND2", nd2.open_nd2),
 }
 
 # Formats often found under the suffix of an image that we do not read, by the first bytes.
@@ -86,15 +89,19 @@ class Format:
     channels: tuple[int, ...] | None = (1, 3)
     alpha: bool = False
     pages: bool = False
+    axes: str | None = None  # letters that the axes of pages may have; None means any
     side: int = 2**31 - 1
+    place: Callable[[Path], AbstractContextManager[Path]] = atomic  # where it is written until it is complete
 
     def lacks(self, picture: Picture) -> str | None:
         """Return the first property of the picture that the format cannot hold, or None."""
-        array = picture.array
+        array, axes = picture.array, picture.source.stated.axes if picture.source else ()
+        names = [axis for axis, _ in axes] or ["an axis of unknown meaning"]
         faults = {
             f"{array.shape[-1]} channels": self.channels and array.shape[-1] not in self.channels,
             f"{array.dtype} values": str(array.dtype) not in self.dtypes,
             f"{len(array)} pages": array.ndim == 4 and not self.pages,
+            f"pages along {' and '.join(names)}": array.ndim == 4 and self.axes and not set(names) <= set(self.axes),
             "alpha": picture.alpha is not None and not self.alpha,
             f"sides of more than {self.side} pixels": max(array.shape[-3:-1]) > self.side,
         }
@@ -115,8 +122,10 @@ FORMATS = {
     ".tiff": _TIFF,
     ".npy": Format("npy", npy.write, DTYPES, None, pages=True),
     ".npz": Format("npz", npy.write, DTYPES, None, pages=True),
+    ".zarr": Format("zarr", zarr_write.write, DTYPES, None, pages=True, axes="TZ", place=atomic_folder),
 }
-SUFFIXES = tuple(FORMATS)
+READ_ONLY = {".czi": ".ome.tif", ".nd2": ".ome.tif"}  # the suffixes of their results
+SUFFIXES = (*FORMATS, *READ_ONLY)
 
 
 def read_header(path: Path, pages: str = "images", max_pixels: int = MAX_PIXELS) -> Header:
@@ -171,7 +180,7 @@ def _opened(path: Path, pages: str, max_pixels: int) -> Iterator[tuple[Header, C
 
 def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
     status = path.stat()
-    if stat.S_ISDIR(status.st_mode) and ome_zarr.is_zarr(path):
+    if stat.S_ISDIR(status.st_mode) and ome_metadata.is_zarr(path):
         return "OME-Zarr", ome_zarr.open_image
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{quote(path)} is not a regular file.")
@@ -186,6 +195,18 @@ def _opener(path: Path) -> tuple[str, Callable[[Path], OpenFile]]:
     raise DataError(f"{quote(path)} is not in a format img2img reads: {', '.join(s[1:] for s in SUFFIXES)}.")
 
 
+def _of_zarr(picture: Picture) -> bool:
+    return picture.source is not None and picture.source.kind == "zarr"
+
+
+def not_kept(picture: Picture, target: Path) -> tuple[str, ...]:
+    """Return what the result of a picture, written as `target`, does not keep of its original."""
+    stated: Stated = picture.source.stated
+    again = _of_zarr(picture) and FORMATS.get(target.suffix.lower(), FORMATS[".zarr"]).kind == "zarr"
+    levels = again and picture.source.options["layout"].complete
+    return tuple(what for what in stated.lost if not levels or what != ome_zarr.LEVELS)
+
+
 def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> None:
     """Write `picture` in the format of `path`'s suffix; the file appears whole or not at all.
 
@@ -198,8 +219,9 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
     """
     if not 1 <= quality <= 100:
         raise ConfigError(f"The quality of JPEG and WebP must be from 1 to 100, not {quality}.")
-    if (known := FORMATS.get(path.suffix.lower())) is None:
-        raise DataError(f"{quote(path)} needs the suffix of a format img2img writes: {', '.join(SUFFIXES)}.")
+    known = FORMATS.get(path.suffix.lower()) or (FORMATS[".zarr"] if _of_zarr(picture) else None)
+    if known is None:
+        raise DataError(f"{quote(path)} needs the suffix of a format img2img writes: {', '.join(FORMATS)}.")
     if picture.array.ndim not in (3, 4) or not picture.array.size:
         raise DataError(f"{quote(path)}: a picture must be (H, W, C) or (P, H, W, C), not {picture.array.shape}.")
     picture = unmerge(picture)
@@ -211,10 +233,12 @@ def write_image(path: Path, picture: Picture, quality: int = JPEG_QUALITY) -> No
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
+        with known.place(path) as temporary:
             known.write(temporary, picture, known.kind, quality)
     except MemoryError as error:
         raise DataError(f"{quote(path)} cannot be written: there is not enough memory for it.") from error
+    except DataError as error:
+        raise DataError(f"{quote(path)} cannot be written: {error}") from error
     except Exception as error:  # encoders raise anything, too
         if isinstance(error, OSError) and error.errno:
             raise

@@ -1,109 +1,43 @@
 """OME-Zarr, 0.4 and 0.5: images and plates in folders, of which the largest level is read.
 
 Axes named c are channels, as in a TIFF, and t and z are pages. Names of channels come from `omero`, the size of a pixel
-from the scale of the level. Results are written as OME-TIFF with both.
+from the scale of the level. A result is written as OME-Zarr again, by `zarr_write`, or as another format, of which
+OME-TIFF keeps both.
 """
 
+import json
 import math
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from img2img.data.descriptions import MICROMETRES, all_names, size_of
+from img2img.data.descriptions import MICROMETRES, all_names, ome_xml, size_of
+from img2img.data.ome_metadata import (
+    AXES,
+    GROUP3,
+    Axis,
+    Ome,
+    Scale,
+    documents,
+    inside,
+    is_array,
+    is_zarr,
+    metadata_of,
+)
 from img2img.data.picture import Header, Picture, Source, Stated
-from img2img.data.tiff_write import DESCRIPTION, Details
-from img2img.errors import DataError, ModelFileError, install_hint, quote
-from img2img.runtime.records import from_json, read_text
+from img2img.data.tiff_write import described
+from img2img.data.zarr_write import Layout
+from img2img.errors import DataError, install_hint, quote
+from img2img.runtime.files import atomic
 
-AXES = "tczyx"
-MAX_WELLS, MAX_FIELDS = 10_000, 100_000
+MAX_WELLS, MAX_FIELDS, MAX_LEVELS = 10_000, 100_000, 32
 WELL = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9]+")
-LEVELS = "the other levels of the image"
-
-
-@dataclass(frozen=True)
-class _Scale:
-    type: str
-    scale: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    name: str
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class _Level:
-    path: str
-    coordinateTransformations: list[_Scale] = field(default_factory=list)  # noqa: N815
-
-
-@dataclass(frozen=True)
-class _Multiscale:
-    datasets: list[_Level]
-    axes: list[_Axis | str] = field(default_factory=lambda: list(AXES))
-    coordinateTransformations: list[_Scale] = field(default_factory=list)  # noqa: N815
-
-
-@dataclass(frozen=True)
-class _Channel:
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class _Omero:
-    channels: list[_Channel] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Place:
-    path: str
-
-
-@dataclass(frozen=True)
-class _Plate:
-    wells: list[_Place]
-
-
-@dataclass(frozen=True)
-class _Well:
-    images: list[_Place]
-
-
-@dataclass(frozen=True)
-class _Ome:
-    """What the metadata of a folder say: of an image, a plate or a well."""
-
-    multiscales: list[_Multiscale] = field(default_factory=list)
-    omero: _Omero = _Omero()
-    plate: _Plate | None = None
-    well: _Well | None = None
-
-
-@dataclass(frozen=True)
-class _Ome5:
-    """The attributes of a folder in Zarr 3."""
-
-    ome: _Ome = _Ome()
-
-
-@dataclass(frozen=True)
-class _Group3:
-    """The content of zarr.json."""
-
-    attributes: _Ome5 = _Ome5()
-
-
-def is_zarr(folder: Path) -> bool:
-    """Return whether a folder holds the metadata of a Zarr group."""
-    return any((folder / name).is_file() for name in (".zgroup", ".zattrs", "zarr.json"))
+LEVELS, LABELS = "the other levels of the image", "the labels inside the image"
+ABOUT = "OME"  # a folder beside the images of a file with several, about all of them
 
 
 def is_plate(folder: Path) -> bool:
@@ -112,7 +46,15 @@ def is_plate(folder: Path) -> bool:
     Raises:
         DataError: if they are damaged.
     """
-    return is_zarr(folder) and _metadata(folder).plate is not None
+    return is_zarr(folder) and metadata_of(folder).plate is not None
+
+
+def is_image(folder: Path) -> bool:
+    """Return whether a folder is an image by its metadata; one with damaged metadata is not."""
+    try:
+        return is_zarr(folder) and bool(metadata_of(folder).multiscales)
+    except DataError:
+        return False
 
 
 def images_of(plate: Path) -> list[tuple[str, str, str]]:
@@ -121,7 +63,7 @@ def images_of(plate: Path) -> list[tuple[str, str, str]]:
     Raises:
         DataError: if the metadata of the plate or a well are missing or damaged, or a path leaves the plate.
     """
-    known = _metadata(plate).plate
+    known = metadata_of(plate).plate
     if known is None or not known.wells or len(known.wells) > MAX_WELLS:
         wells = 0 if known is None else len(known.wells)
         raise DataError(f"{quote(plate)} is not a plate of 1 to {MAX_WELLS} wells: it names {wells}.")
@@ -130,39 +72,34 @@ def images_of(plate: Path) -> list[tuple[str, str, str]]:
         if not re.fullmatch(WELL, well.path):
             raise DataError(f"{quote(plate)} names a well {well.path[:60]!r}, which is not a row and a column.")
         row, column = well.path.split("/")
-        fields = _metadata(_inside(plate, well.path)).well
+        fields = metadata_of(inside(plate, well.path)).well
         for image in [] if fields is None else fields.images:
-            _inside(plate / well.path, image.path)
+            inside(plate / well.path, image.path)
             images.append((f"{well.path}/{image.path}", f"{row}{column:0>2}", image.path))
         if len(images) > MAX_FIELDS:
             raise DataError(f"{quote(plate)} names over {MAX_FIELDS} images, too many for a plate.")
     return images
 
 
-def _metadata(folder: Path) -> _Ome:
-    for name, kind in (("zarr.json", _Group3), (".zattrs", _Ome)):
-        if (folder / name).is_file():
-            try:
-                known: Any = from_json(kind, read_text(folder / name), name)
-            except ModelFileError as error:
-                raise DataError(f"{quote(folder / name)} does not hold the metadata of OME-Zarr 0.4 or 0.5.") from error
-            ome: _Ome = known.attributes.ome if kind is _Group3 else known
-            return ome
-    raise DataError(f"{quote(folder)} holds no metadata of OME-Zarr.")
+def images_in(folder: Path) -> list[Path] | None:
+    """Return the images of a folder of Zarr: itself, or those of a plate or a well, in the order of its metadata.
 
-
-def _inside(folder: Path, path: str) -> Path:
-    """Return the folder at a path of the metadata.
-
-    Raises:
-        DataError: if it lies outside of `folder`, by its name or through a link.
+    One whose metadata are damaged counts as an image, so that reading it reports what is wrong. An array that belongs
+    to no image has none. None means that the images of a group are found by looking into its folders.
     """
-    parts = path.split("/")
-    found = folder.joinpath(*parts)
-    strange = any(part in ("", ".", "..") or re.search(r"[\\:\0]", part) for part in parts)
-    if strange or not found.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{quote(folder)} names the path {path[:60]!r}, which leads outside of it.")
-    return found
+    try:
+        if is_array(folder):
+            return []
+        ome = metadata_of(folder) if any((folder / name).is_file() for name in (".zattrs", *GROUP3)) else Ome()
+        if ome.multiscales:
+            return [folder]
+        if ome.plate is not None:
+            return [folder / path for path, _, _ in images_of(folder)]
+        if ome.well is not None:
+            return [inside(folder, image.path) for image in ome.well.images[:MAX_FIELDS]]
+    except DataError:
+        return [folder]
+    return None
 
 
 @contextmanager
@@ -176,14 +113,15 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
         from img2img.data.zarr import ZarrArray  # imported late: it needs the extra [zarr]
     except ModuleNotFoundError as error:
         raise DataError(install_hint("Reading OME-Zarr", "zarr", "zarr")) from error
-    ome = _metadata(folder)
+    ome = metadata_of(folder)
     if ome.plate is not None:
+        images_of(folder)
         raise DataError(f"{quote(folder)} is a plate of images, not an image; give it as the table.")
     if not ome.multiscales or not ome.multiscales[0].datasets:
         raise DataError(f"{quote(folder)} holds no image of OME-Zarr.")
     image = ome.multiscales[0]
-    array = ZarrArray.open(_inside(folder, image.datasets[0].path))
-    axes = [_Axis(axis) if isinstance(axis, str) else axis for axis in image.axes]
+    array = ZarrArray.open(inside(folder, image.datasets[0].path))
+    axes = [Axis(axis) if isinstance(axis, str) else axis for axis in image.axes]
     letters = "".join(axis.name for axis in axes)
     if len(axes) != len(array.shape) or not re.fullmatch("t?c?z?yx", letters):
         names = ", ".join(axis.name[:9] for axis in axes)
@@ -191,12 +129,13 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
             f"{quote(folder)} has the axes {names[:60]} of shape {array.shape}, not t, c, z, y, x in this order."
         )
     sizes = dict.fromkeys(AXES, 1) | dict(zip(letters, array.shape, strict=True))
-    paging = [axis for axis in "tz" if sizes[axis] > 1]
+    steps = _steps(axes, [*image.datasets[0].coordinateTransformations, *image.coordinateTransformations])
+    lost = (LEVELS,) if len(image.datasets) > 1 else ()
     stated = Stated(
         all_names([channel.label for channel in ome.omero.channels], sizes["c"]),
-        _pixel_size(axes, [*image.datasets[0].coordinateTransformations, *image.coordinateTransformations]),
-        tuple((axis.upper(), sizes[axis]) for axis in paging),
-        (LEVELS,) if len(image.datasets) > 1 else (),
+        size_of([steps["x"], steps["y"]]) if steps.get("x") and steps.get("y") else None,
+        tuple((axis.upper(), sizes[axis]) for axis in "tz" if sizes[axis] > 1),
+        (*lost, LABELS) if (folder / "labels").is_dir() else lost,
     )
     pages = sizes["t"] * sizes["z"]
     header = Header(folder, sizes["x"], sizes["y"], sizes["c"], array.dtype, pages, stated)
@@ -204,41 +143,68 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     def load() -> Picture:
         values = array.read().reshape([sizes[axis] for axis in AXES]).transpose(0, 2, 3, 4, 1)
         values = np.ascontiguousarray(values).reshape(pages, *values.shape[2:])
-        lengths = {axis.upper(): sizes[axis] for axis in paging}
-        details = Details(
-            axes="CYX",
-            letters="".join(lengths),
-            pages=tuple(lengths.values()),
-            tags={0: [(DESCRIPTION, 2, 0, _description(stated))]},
-            structure="ome",
-        )
-        return Picture(values if pages > 1 else values[0], None, Source("tiff", details=details, stated=stated))
+        layout = _layout(folder, letters, [level.path for level in image.datasets])
+        details = described(stated, ome_xml(stated.channels, stated.pixel_size, steps.get("z")))
+        source = Source("zarr", options={"layout": layout}, details=details, stated=stated)
+        return Picture(values if pages > 1 else values[0], None, source)
 
     yield header, load
 
 
-def _pixel_size(axes: list[_Axis], scales: list[_Scale]) -> tuple[float, float] | None:
-    """Return the width and height of a pixel in micrometres; None if the unit or the scale is not stated."""
+def _steps(axes: list[Axis], scales: list[Scale]) -> dict[str, float]:
+    """Return the distance of pixels along each axis in micrometres; empty if a scale does not fit, 0 without unit."""
     factors = [scale.scale for scale in scales if scale.type == "scale"]
     if not factors or any(len(factor) != len(axes) for factor in factors):
-        return None
-    y, x = (math.prod(factor[i] for factor in factors) * MICROMETRES.get(axes[i].unit, 0) for i in (-2, -1))
-    return size_of([x, y]) if x and y else None
+        return {}
+    return {
+        axis.name: math.prod(factor[i] for factor in factors) * MICROMETRES.get(axis.unit, 0)
+        for i, axis in enumerate(axes)
+    }
 
 
-def _description(stated: Stated) -> bytes:
-    """Return the names of channels and the size of a pixel as OME-XML, in which they go into a TIFF."""
-    root = ElementTree.Element("{ome}OME")
-    pixels = ElementTree.SubElement(root, "{ome}Pixels")
-    for axis, size in zip("XY", stated.pixel_size or (), strict=False):
-        pixels.attrib |= {f"PhysicalSize{axis}": repr(size), f"PhysicalSize{axis}Unit": "µm"}
-    for name in stated.channels:
-        ElementTree.SubElement(pixels, "{ome}Channel", Name=name)
-    return bytes(ElementTree.tostring(root, "utf-8"))
+def _layout(folder: Path, letters: str, paths: list[str]) -> Layout:
+    """Return the layout of an image, for writing another like it; levels that cannot be read are left out."""
+    from img2img.data.zarr import ZarrArray
+
+    levels: dict[str, dict[str, dict[str, Any]]] = {}
+    previous: tuple[int, ...] | None = None
+    for path in paths[:MAX_LEVELS]:
+        try:
+            place = inside(folder, path)
+            shape = ZarrArray.open(place).shape
+            if len(shape) == len(letters) and (previous is None or _is_smaller(shape, previous)):
+                levels[path], previous = documents(place), shape
+        except Exception:  # damaged metadata raise anything; those of the first level have been checked
+            continue
+    return Layout(letters, documents(folder), levels, len(levels) == len(set(paths)))
 
 
-def result_name(path: PurePosixPath) -> str:
-    """Return the name of the TIFF that the result for an image of a store is written as, from its path.
+def _is_smaller(shape: tuple[int, ...], previous: tuple[int, ...]) -> bool:
+    return shape != previous and all(m <= n for m, n in zip(shape, previous, strict=True))
+
+
+def copy_group(source: Path, target: Path) -> None:
+    """Copy what a plate, a well or another group says of its images, unless it is there already.
+
+    Raises:
+        DataError: if its metadata are damaged.
+        OSError: if they cannot be written.
+    """
+    contents = {name: json.dumps(content, indent=4).encode() for name, content in documents(source).items()}
+    about = source / ABOUT / "METADATA.ome.xml"
+    if source.name == ABOUT and (xml := source / about.name).is_file() and xml.stat().st_size < 2**26:
+        contents[xml.name] = xml.read_bytes()
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        if not (target / name).is_file() or (target / name).read_bytes() != content:
+            with atomic(target / name) as temporary:
+                temporary.write_bytes(content)
+    if source.name != ABOUT and is_zarr(source / ABOUT):
+        copy_group(source / ABOUT, target / ABOUT)
+
+
+def result_name(path: PurePosixPath, suffix: str = ".ome.tif") -> str:
+    """Return the name of the file that the result for an image of a store is written as, from its path.
 
     The path P1.zarr/A/1/0 of a field in a well becomes P1/A01_s0.ome.tif.
     """
@@ -246,4 +212,4 @@ def result_name(path: PurePosixPath) -> str:
     if len(parts) > 3 and re.fullmatch(r"[A-Z]{1,2}/\d{1,2}/\w+", "/".join(parts[-3:])):
         row, column, site = parts[-3:]
         parts[-3:] = [f"{row}{column:0>2}_s{site}"]
-    return "/".join(parts) + ".ome.tif"
+    return "/".join(parts) + suffix

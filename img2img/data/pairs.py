@@ -121,7 +121,8 @@ def _by_stem(folder: Path, headers: Sequence[Header]) -> dict[str, Header]:
     """Return the images by their paths relative to the folder, without suffix."""
     by_stem: dict[str, Header] = {}
     for header in headers:
-        stem = unicodedata.normalize("NFC", header.path.relative_to(folder).with_suffix("").as_posix())
+        name = header.path.relative_to(folder)  # which has no parts if the folder is an image of OME-Zarr itself
+        stem = unicodedata.normalize("NFC", name.with_suffix("").as_posix() if name.parts else "")
         if (twin := by_stem.setdefault(stem, header)) is not header:
             raise DataError(
                 f"{quote(twin.path)} and {quote(header.path)} differ only in the suffix, or in how accents are "

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.errors import DataError, quote
+from img2img.errors import DataError, TooLargeError, quote
 
 Array = NDArray[Any]
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 UNKNOWN_AXES = "IQ"  # of pages whose meaning a TIFF does not state
 MAX_LAST = 8  # channels that the last axis of an array holds without a doubt
+MAX_TILE = 2**24  # values that any tile or strip of a file may have
 PROFILES = {1: b"GRAY", 3: b"RGB "}  # bytes 16 to 20 of an ICC profile, by the number of channels it is for
 
 
@@ -44,7 +45,7 @@ class Header:
 class Source:
     """The properties of the file that a picture was read from, for writing another of the same kind."""
 
-    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy" or "npz"
+    kind: str  # "png", "jpeg", "webp", "bmp", "tiff", "npy", "npz" or "zarr"
     icc: bytes | None = None  # the colour profile
     dpi: tuple[float, float] | None = None  # horizontal and vertical pixels per inch
     exif: bytes | None = None  # the EXIF data, with the orientation set to upright
@@ -94,9 +95,10 @@ def check_size(header: Header, max_pixels: int) -> None:
     if not pixels * header.channels:
         raise DataError(f"{quote(header.path)} has no pixels: it is {size} with {header.channels} channels.")
     if pixels * max(header.channels, 4) > 4 * max_pixels:
-        raise DataError(
+        raise TooLargeError(
             f"{quote(header.path)} is {size} with {header.channels} channels, which exceeds the limit of {max_pixels} "
-            "pixels; split it into parts, or raise the limit."
+            "pixels; split it into parts, or raise the limit.",
+            pixels * header.channels,
         )
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from img2img.data.descriptions import claimed_pages, imagej_names, imagej_pixel_size, ome_names, ome_of, ome_pixel_size
+from img2img.data.levels import Size, whole_factors
 from img2img.data.picture import (
+    MAX_TILE,
     Array,
     Header,
     Picture,
@@ -43,7 +45,6 @@ KEPT_TAGS = (
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # georeference: GeoTIFF and GDAL
     *IMAGEJ_TAGS,
 )
-MAX_TILE = 2**24  # values that any tile or strip may have
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its remarks on odd files go to stderr
 
@@ -194,20 +195,23 @@ class _File:
         elif size and self.orientation >= 5:
             size = size[::-1]
         lost = []
-        if any(s.keyframe.is_reduced or len(s.levels) > 1 for s in self.tiff.series):
-            lost.append("smaller copies of the image, such as the levels of a pyramid")
+        others = sum(s.keyframe.is_reduced for s in self.tiff.series if s not in self.series)
+        if others or len(self.first.levels) > 1 + len(self.levels):
+            lost.append("smaller copies of the image that are not levels of a whole factor")
         if (compression := self.page.compression) not in LOSSLESS:
             lost.append(f"{getattr(compression, 'name', compression)} compression, which becomes deflate")
         return Stated(names, size, tuple(axes), tuple(lost))
 
+    @cached_property
+    def levels(self) -> tuple[tuple[Size, int], ...]:
+        """The size of each smaller copy that can be made again, and its factor from the one before."""
+        sizes = [(int(s.keyframe.imagelength), int(s.keyframe.imagewidth)) for s in self.first.levels]
+        alone = len(self.series) == 1 and self.orientation == 1
+        return tuple(whole_factors(sizes)) if alone and (self.pages == 1 or self.page.subifds) else ()
+
     def _resolution(self) -> tuple[Any, int]:
-        """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""
-        tags = self.page.tags
-        x, y = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
-        unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
-        if x is None or y is None or unit not in (1, 2, 3):
-            return ((1, 1), (1, 1)), 1
-        return ((x, y) if self.orientation < 5 else (y, x)), int(unit)
+        (x, y), unit = resolution_of(self.page)
+        return ((x, y) if self.orientation < 5 else (y, x)), unit
 
     def _dpi(self) -> tuple[float, float] | None:
         resolution, unit = self._resolution()
@@ -216,15 +220,6 @@ class _File:
             return None
         x, y = (n / d * per_inch for n, d in resolution)
         return x, y
-
-    def _tags(self, page: Any) -> list[Tag]:
-        handle = self.tiff.filehandle
-        tags = []
-        for code in KEPT_TAGS:
-            for tag in page.tags.getall(code, ()):
-                handle.seek(tag.valueoffset)
-                tags.append((code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
-        return tags
 
     def _details(self, array: Array) -> Details:
         page, pages = self.page, [p for s in self.series for p in s.pages]
@@ -255,7 +250,7 @@ class _File:
             page_axes=page.axes,
             page_order=tuple(indices) if verbatim else (),
             alpha=self.alpha,
-            tags={p.index: self._tags(p) for p in pages if not p.is_frame} or {0: self._tags(page)},
+            tags={p.index: kept_tags(p) for p in pages if not p.is_frame} or {0: kept_tags(page)},
             structure="ome" if self.first.kind == "ome" else "imagej" if self.tiff.is_imagej else "",
             described=self.tiff.is_ome or self.tiff.is_imagej or self.tiff.is_shaped,
             colours={"photometric": self.photometric, "planarconfig": plane, "extrasamples": extras or None},
@@ -263,7 +258,30 @@ class _File:
             storage=storage_of(page),
             byteorder=self.tiff.byteorder,
             big=bool(self.tiff.is_bigtiff),
+            levels=self.levels,
+            nested=self.page.subifds is not None,
         )
+
+
+def resolution_of(page: Any) -> tuple[Any, int]:
+    """Return the pixels per unit as fractions, and the unit; 1 and no unit if the file's values are invalid."""
+    tags = page.tags
+    x, y = (_fraction(tags.valueof(tag, (1, 1))) for tag in (X_RESOLUTION, Y_RESOLUTION))
+    unit = tags.valueof(RESOLUTION_UNIT, 1 if X_RESOLUTION not in tags else 2)
+    if x is None or y is None or unit not in (1, 2, 3):
+        return ((1, 1), (1, 1)), 1
+    return (x, y), int(unit)
+
+
+def kept_tags(page: Any) -> list[Tag]:
+    """Return the tags of a page that go unchanged into a file of the same kind."""
+    handle = page.parent.filehandle
+    tags = []
+    for code in KEPT_TAGS:
+        for tag in page.tags.getall(code, ()):
+            handle.seek(tag.valueoffset)
+            tags.append((code, int(tag.dtype), tag.count, handle.read(tag.valuebytecount)))
+    return tags
 
 
 def _fraction(value: Any) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Writing TIFF: page by page like the original if the picture is of the same kind, otherwise with plain axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from img2img.data.descriptions import ome_of, pixels_of
-from img2img.data.picture import Array, Picture, fitting_profile, with_alpha
+from img2img.data.levels import Size, reduced, whole_factors
+from img2img.data.picture import UNKNOWN_AXES, Array, Picture, Stated, fitting_profile, with_alpha
 
 DEFLATE = 8
 LOSSLESS = (1, 5, DEFLATE, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
@@ -17,6 +18,7 @@ PREDICTED = (5, DEFLATE, 32946, 50000)
 DESCRIPTION, RESERVED = 270, (50838, 50839)  # the latter are ImageJ's
 IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
 IMAGEJ_KEPT = ("unit", "yunit", "zunit", "spacing", "finterval", "fps", "loop")
+OF_SAMPLES = ("photometric", "planarconfig", "extrasamples")  # options that say what the samples of a page are
 Tag = tuple[int, int, int, bytes]  # code, type, count, bytes
 CLASSIC_BYTES = 2**32 - 2**25  # a TIFF with 32-bit offsets, less space for its directories
 
@@ -44,6 +46,17 @@ class Details:
     storage: dict[str, Any] = field(default_factory=dict)  # and for compression, tiles and strips
     byteorder: Any = None  # "<" or ">"
     big: bool = False  # whether offsets have 64 bits
+    levels: tuple[tuple[Size, int], ...] = ()  # size of each smaller copy, and its factor from the one before
+    nested: bool = False  # whether they are in SubIFDs
+
+
+def described(stated: Stated, description: bytes) -> Details:
+    """Return the layout of an OME-TIFF for a picture from a file that is none, which OME-XML describes."""
+    letters = "".join(UNKNOWN_AXES[0] if axis == "series" else axis for axis, _ in stated.axes)
+    lengths = tuple(length for _, length in stated.axes)
+    tags: dict[int, list[Tag]] = {0: [(DESCRIPTION, 2, 0, description)]}
+    series = dict(stated.axes).get("series", 1)
+    return Details(axes="CYX", series=series, letters=letters, pages=lengths, tags=tags, structure="ome")
 
 
 def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
@@ -61,9 +74,28 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
     writes = _like_original(picture, details) if same_kind else _plain(picture, details, source and source.dpi)
     ome = not same_kind and details.structure == "ome"
     imagej = not same_kind and not big and _fits_imagej(picture, details)
+    size = picture.array.shape[-3:-1]
+    fits = not imagej and whole_factors([size, *(smaller for smaller, _ in details.levels)]) == list(details.levels)
+    levels = details.levels if fits else ()
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=details.byteorder, ome=ome, imagej=imagej) as writer:
         for data, options in writes:
-            writer.write(data, software=False, contiguous=False, **details.storage, **options)
+            inside: dict[str, Any] = {"subifds": len(levels)} if levels and details.nested else {}
+            writer.write(data, software=False, contiguous=False, **inside, **details.storage, **options)
+            more: dict[str, Any] = {"subfiletype": 1, "metadata": None} | details.storage
+            more |= {name: options[name] for name in OF_SAMPLES if name in options}
+            for smaller in _smaller(data, size, levels):
+                writer.write(smaller, software=False, contiguous=False, **more)
+
+
+def _smaller(data: Array, size: Size, levels: Iterable[tuple[Size, int]]) -> Iterator[Array]:
+    """Yield the levels of images (..., H, W) or (..., H, W, S) of `size`, each made from the one before."""
+    interleaved = data.shape[-3:-1] == size
+    samples = data.shape[-1:] if interleaved else ()
+    before = data.shape[: data.ndim - 2 - interleaved]
+    stack = data.reshape(-1, *size, *(samples or (1,)))
+    for smaller, factor in levels:
+        stack = np.stack([reduced(image, factor, smaller) for image in stack])
+        yield stack.reshape(*before, *smaller, *samples)
 
 
 def _fits_imagej(picture: Picture, details: Details) -> bool:
@@ -138,7 +170,12 @@ def _plain(
         "metadata": metadata,
         "extratags": [(*tag, True) for tag in tags],
     }
-    yield np.ascontiguousarray(array), options
+    if details.structure == "ome" and details.series > 1 and letters:  # each with a description
+        metadata = (metadata or {}) | {"axes": letters[1:] + axes}
+        for part in array:
+            yield np.ascontiguousarray(part), options | {"metadata": metadata}
+    else:
+        yield np.ascontiguousarray(array), options
 
 
 def _description(details: Details) -> bytes:

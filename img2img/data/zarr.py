@@ -19,6 +19,7 @@ from annotated_types import Interval, Len
 from zarr.abc.buffer import Buffer
 from zarr.abc.codec import BytesBytesCodec, Codec
 from zarr.codecs import ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, StorePath
 
 from img2img.data.picture import DTYPES, Array
@@ -151,6 +152,18 @@ class ZarrArray:
         if path.stat().st_size > _limit(size) + 16 * MAX_CHUNKS:
             raise DataError(f"{quote(path)} is larger than the values it should hold.")
         return True
+
+
+def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
+    """Write an array as `document`, the metadata of one that was read, says: its chunks, codecs and byte order."""
+    metadata = cast("Any", zarr.Array.from_dict(StorePath(LocalStore(folder)), document).metadata)
+    config = cast("Any", {"write_empty_chunks": True})  # an array without any chunk looks half copied
+    array = zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
+        if name != ".zattrs" or document["attributes"]:
+            (folder / name).write_bytes(content.to_bytes())
+    array[...] = values
 
 
 @dataclass(frozen=True)

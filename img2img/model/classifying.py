@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from img2img.data.domain import refuse_non_finite
-from img2img.data.folders import find_images, readable
+from img2img.data.folders import images_at, readable
 from img2img.data.images import read_image, resize
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError
@@ -63,8 +63,7 @@ def classify_files(model: Model, source: Path, out: Path | None, progress: Calla
     model.classifier()
     if out is not None:
         refuse_unwritable(out, lambda content: content.decode(errors="replace").startswith(HEAD))
-    root = source.parent if source.is_file() else source
-    paths = [source] if source.is_file() else find_images(source)
+    root, paths = images_at(source)
     result, rows = Classified(model.classes), list[Array]()
     for i in range(0, len(paths), BATCH):
         images: list[Array] = []

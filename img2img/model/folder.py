@@ -1,27 +1,29 @@
 """Translation of a folder into a folder: read ahead, batch by size, translate, write behind."""
 
-import copy
 import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from img2img.data.folders import skipped_note
-from img2img.data.images import read_header, read_image, write_image
+from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
+from img2img.data.regions import SLIDES
 from img2img.data.shards import Shard
-from img2img.errors import DataError, TrainingError, quote
+from img2img.errors import DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
-from img2img.model.record import join_record, mark_finished, refuse_taken, resume_record
+from img2img.model.record import mark_finished, refuse_taken, resume_record
+from img2img.model.slides import SlideJob, refuse_others
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -30,6 +32,8 @@ from img2img.runtime.files import remove_stale
 LOOK_AHEAD = 16  # files that are decoded, or waiting to be written
 LOOK_AHEAD_BYTES = 2**28  # of decoded images, if they are large
 SMALL = 2 * 256 * 256  # pixels
+BY_REGION = "With --statistics 64, it is translated in blocks, by the statistics of 64 tiles; see docs/slides.md."
+TIFF = (".tif", ".tiff")
 
 
 @dataclass
@@ -42,6 +46,10 @@ class _File:
     unpacked: Unpacked = field(default_factory=lambda: by_page([]))
     results: dict[int, Array] = field(default_factory=dict)
     outside: float = 0.0
+
+
+def unheard(source: Path, done: int, total: int) -> None:
+    """Hear of a finished block of a slide, and do nothing."""
 
 
 class Job:
@@ -63,12 +71,15 @@ class Job:
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
         self.pages = files.pages or translator.card.pages
+        if files.statistics:
+            refuse_others(options, files)
         files = replace(files, pages=self.pages)
         self.options, self.files = options, files
         self.plan = Plan(source, out, files.format, files.files, Shard.parse(files.shard))
         translator.notes += skipped_note(self.plan.passed)
         self.translator, self.record = resume_record(translator, self.plan, options, files)
         translator = self.translator
+        self.blocks: Callable[[Path, int, int], None] = unheard  # of a slide, when one is done
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.lost: set[str] = set()  # what results do not keep of their originals
@@ -84,62 +95,42 @@ class Job:
         """
         todo: deque[Path] = deque()
         yield from self.sort_out(todo)
-        yield from self.process(todo)
-        self.finish()
+        yield from self.translate(todo)
+        mark_finished(self.plan.out)
 
-    def process(self, todo: Iterable[Path]) -> Iterator[Outcome]:
-        """Translate some of the files, and yield the outcome of each as soon as it is known.
-
-        Raises:
-            TrainingError: if the disk is full.
-        """
+    def translate(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Translate the files in `todo`, which may become more meanwhile; yield their outcomes."""
         threads = min(8, os.cpu_count() or 1)
         readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
         count = min(torch.get_num_threads(), LOOK_AHEAD)
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            yield from self._translate(readers, writers, deque(todo))
+            yield from self._slides(todo) if self.files.statistics else self._translate(readers, writers, todo)
         finally:
             if self.computing:
                 self.computing.shutdown()
+                self.computing = None
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
 
-    def finish(self) -> None:
-        """Record that every file has been processed."""
-        mark_finished(self.plan.out)
-
-    def join(self) -> None:
-        """Compute as the job's record says, in a copy of the job in another process.
-
-        Raises:
-            ConfigError: if this machine would round differently, or does not see the folder of the results.
-        """
-        self.translator = join_record(self.translator, self.plan.out, self.record)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the list of files behind, which may be long: a copy is told which ones to process."""
-        plan = copy.copy(self.plan)
-        plan.sources = []
-        return self.__dict__ | {"plan": plan, "computing": None, "writing": deque()}
-
-    def outcome(self, source: Path, status: Status, reason: str = "", outside: float = 0.0) -> Outcome:
-        """Return the outcome of a file, and count it."""
-        self.done += 1
-        return Outcome(source, self.plan.target(source), status, reason, outside, self.done, self.total)
-
     def _outcome(self, job: _File, status: Status, reason: str = "") -> Outcome:
-        return self.outcome(job.source, status, reason, job.outside)
-
-    def failed(self, source: Path, reason: str, outside: float = 0.0) -> Outcome:
-        """Return the outcome of a failure, with a reason in one line that names the file once."""
-        name = quote(source)
-        text = reason if reason.startswith(name) else f"{name}: {reason}"
-        return self.outcome(source, "failed", text.replace("\n", "\\n"), outside)
+        self.done += 1
+        return Outcome(job.source, job.target, status, reason, job.outside, self.done, self.total)
 
     def _failed(self, job: _File, reason: str) -> Outcome:
-        return self.failed(job.source, reason, job.outside)
+        """Return the outcome of a failure, with a reason in one line that names the file once."""
+        name = quote(job.source)
+        text = reason if reason.startswith(name) else f"{name}: {reason}"
+        return self._outcome(job, "failed", text.replace("\n", "\\n"))
+
+    def _unwritten(self, job: _File, error: OSError) -> Outcome:
+        """Return the outcome of a failure to write; a full disk ends the job."""
+        if error.errno == errno.ENOSPC:
+            raise TrainingError(
+                f"The disk is full; {quote(job.target)} was not written. Make room and start the same command again."
+            ) from error
+        return self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
 
     def sort_out(self, todo: deque[Path]) -> Iterator[Outcome]:
         """Fill `todo` with the files to translate; yield the outcomes of those that are done or cannot be done."""
@@ -150,18 +141,20 @@ class Job:
             if job.target.parent not in folders:
                 folders[job.target.parent] = _unwritable(job.target.parent)
                 remove_stale(job.target.parent)
-            first = targets.setdefault(job.target, source) if self.plan.suffix else source
+            first = targets.setdefault(job.target, source)
             if first != source:
                 clash = f"its result would have the same path as that of {quote(first)}, {quote(job.target)}."
                 yield self._failed(job, clash)
             elif job.target.exists() and job.target.samefile(source):
                 yield self._failed(job, "its result would overwrite it, through a link.")
-            elif job.target.is_dir():
+            elif job.target.is_dir() and not is_image(job.target):
                 yield self._failed(job, f"its result would be {quote(job.target)}, which is a folder.")
-            elif job.target.is_file() and not self.files.overwrite:
+            elif job.target.exists() and not self.files.overwrite:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
+            elif source.suffix.lower() in SLIDES and not self.files.statistics:
+                yield self._failed(job, f"it is a slide, of which no more than a region is held. {BY_REGION}")
             else:
                 todo.append(source)
 
@@ -206,6 +199,10 @@ class Job:
             try:
                 job.picture = future.result()
                 self._open(job)
+            except TooLargeError as error:
+                gigabytes = error.values * 5 / 1e9 + self.options.tile_memory  # the image, and the result in fp32
+                hint = f" To translate it whole takes about {gigabytes:.0f} GB of memory. {BY_REGION}"
+                yield self._failed(job, f"{error}{hint if job.source.suffix.lower() in TIFF else ''}")
             except DataError as error:
                 yield self._failed(job, str(error))
             else:
@@ -215,10 +212,7 @@ class Job:
         """Convert the picture to the pages that go through the network."""
         assert job.picture is not None
         array, spec = job.picture.array, self.translator.spec()
-        for what in job.picture.source.stated.lost:
-            if what not in self.lost:
-                self.lost.add(what)
-                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(job.source)}.")
+        self._note_lost(not_kept(job.picture, job.target), job.source)
         merged = array.shape[-1] * len(array) if array.ndim == 4 else 0
         if self.options.channels == "exact" and merged == spec.in_channels != array.shape[-1]:
             raise DataError(
@@ -229,6 +223,31 @@ class Job:
         pages = list(array) if array.ndim == 4 else [array]
         job.unpacked = by_page([self.translator.fit(page, self.options) for page in pages])
         job.outside = spec.scale_in.outside(array) / array.size
+
+    def _note_lost(self, lost: Iterable[str], source: Path) -> None:
+        for what in lost:
+            if what not in self.lost:
+                self.lost.add(what)
+                self.translator.notes.append(f"Results do not keep {what}, e.g. of {quote(source)}.")
+
+    def _slides(self, todo: deque[Path]) -> Iterator[Outcome]:
+        """Translate one by one what is too large to be held."""
+        while todo:
+            source = todo.popleft()
+            job = _File(source, self.plan.target(source))
+            refuse_taken(self.plan.out, self.record)
+            progress = partial(self.blocks, source)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files, progress)
+            try:
+                slide.run()
+            except OSError as error:
+                yield self._unwritten(job, error)
+            except Img2ImgError as error:
+                yield self._failed(job, str(error))
+            else:
+                self._note_lost(slide.lost, source)
+                job.outside = slide.outside
+                yield self._outcome(job, "translated")
 
     def _batch(self, writers: ThreadPoolExecutor, group: list[tuple[_File, int]]) -> Iterator[Outcome]:
         group = [(job, i) for job, i in group if job.picture is not None]
@@ -271,6 +290,8 @@ class Job:
         refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
+        for group, result in self.plan.groups(job.source):
+            copy_group(group, result)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
 
     def _written(self, most: int) -> Iterator[Outcome]:
@@ -280,12 +301,7 @@ class Job:
             try:
                 future.result()
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise TrainingError(
-                        f"The disk is full; {quote(job.target)} was not written. "
-                        "Make room and start the same command again."
-                    ) from error
-                yield self._failed(job, f"{quote(job.target)} cannot be written: {error.strerror or error}.")
+                yield self._unwritten(job, error)
             except DataError as error:
                 yield self._failed(job, str(error))
             else:

@@ -49,6 +49,17 @@ class LoadOptions(Options):
 
 
 @dataclass(frozen=True)
+class JobLoadOptions(LoadOptions):
+    """Options of opening a model that translates a folder."""
+
+    device: Annotated[
+        str,
+        "auto, cpu, cuda, cuda:1, mps; several that share the files, e.g. cuda:0,cuda:1; all: all GPUs.",
+        DEVICES,
+    ] = "auto"
+
+
+@dataclass(frozen=True)
 class TranslateOptions(Options):
     """Options of translating images."""
 
@@ -111,9 +122,20 @@ class FolderOptions(Options):
         "Seed of that noise; result k of every image has the same noise, and depends only on the seed and k.",
         Within(0, SEEDS),
     ] = 0
+    statistics: Annotated[
+        int,
+        "For TIFFs and slides too large to be held: take the statistics of the norms from this many tiles, spread over "
+        "the tissue, and translate block by block.",
+        Within(1, 10**5, special=(0, "from the whole image")),
+    ] = 0
+    skip_empty: Annotated[
+        bool, "With --statistics: copy blocks of bare glass, which is bright and grey, in place of translating them."
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.skip_empty and not self.statistics:
+            raise ConfigError("--skip-empty applies to blocks of --statistics; give their number too, e.g. 64.")
         Shard.parse(self.shard)
 
 

@@ -1,12 +1,18 @@
 """Which files of a folder or a list are translated, and where their results go."""
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from img2img.data.folders import find_images
-from img2img.data.images import SUFFIXES
+from img2img.data.folders import images_at
+from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES
+from img2img.data.ome_metadata import is_zarr
+from img2img.data.ome_zarr import result_name
+from img2img.data.regions import SLIDES, WRITTEN
 from img2img.data.shards import WHOLE, Shard, files_below, read_list
 from img2img.errors import ConfigError, choose, quote
+
+ZARR = ".zarr"
+OME = {".tif": ".ome.tif", ".tiff": ".ome.tiff"}  # the names of TIFFs that keep what a microscope states
 
 
 class Plan:
@@ -27,17 +33,17 @@ class Plan:
     def __init__(
         self, source: Path, out: Path, format: str | None, names: Path | None = None, shard: Shard = WHOLE
     ) -> None:
-        formats = {suffix[1:]: suffix for suffix in SUFFIXES}
+        formats = {suffix[1:]: suffix for suffix in FORMATS}
         self.suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a broken link"
             raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
-        self.out, self.base, self.sources, self.passed = out, source.parent, [source], Counter[str]()
-        if names is not None:
-            self.base, self.sources = source, files_below(source, read_list(names))
-        elif not source.is_file():
-            found = find_images(source)
-            self.base, self.sources, self.passed = source, found, found.passed
+        if names is None:
+            self.base, found = images_at(source, SLIDES)
+            self.sources, self.passed = list(found), found.passed
+        else:
+            self.base, self.sources, self.passed = source, files_below(source, read_list(names)), Counter[str]()
+        self.out = out
         inside, root = out.resolve(), source.resolve()
         if inside != root and inside.is_relative_to(root):  # results below the source are not translated again
             self.sources = [path for path in self.sources if not path.resolve().is_relative_to(inside)]
@@ -49,5 +55,22 @@ class Plan:
                 raise ConfigError(f"The result would overwrite the original {quote(clash)}; choose another --out.")
 
     def target(self, source: Path) -> Path:
-        path = self.out / source.relative_to(self.base)
-        return path.with_suffix(self.suffix) if self.suffix else path
+        name, suffix, end = source.relative_to(self.base), self.suffix, source.suffix.lower()
+        if (end == ZARR or end not in SUFFIXES) and source.is_dir():
+            if suffix is None or suffix == ZARR:
+                return self.out / name
+            return self.out / result_name(PurePosixPath(name), OME.get(suffix, suffix))
+        suffix = suffix or READ_ONLY.get(end, ".tif" if renamed(source) else None)
+        return self.out / (name.with_suffix(suffix) if suffix else name)
+
+    def groups(self, source: Path) -> list[tuple[Path, Path]]:
+        """Return the plate, the well or other groups of OME-Zarr that an image lies in, and their places in `out`."""
+        if source.is_file() or self.target(source) != self.out / source.relative_to(self.base):
+            return []
+        names = source.relative_to(self.base).parents[-2::-1]
+        return [(self.base / name, self.out / name) for name in names if is_zarr(self.base / name)]
+
+
+def renamed(source: Path) -> bool:
+    """Return whether the result of a slide is a TIFF of another suffix."""
+    return source.suffix.lower() in SLIDES and source.suffix.lower() not in WRITTEN

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Interval
 
 from img2img.data.images import FORMATS
+from img2img.data.ome_zarr import is_image
 from img2img.errors import ConfigError, ModelFileError, counted, quote
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
@@ -207,7 +208,11 @@ def compare_machines(model: "Model", previous: Mapping[str, Any]) -> tuple[list[
 
 def _results(out: Path) -> Iterator[Path]:
     """Yield the images below a folder."""
-    for folder, _, names in os.walk(out):
+    for folder, inside, names in os.walk(out):
+        if is_image(Path(folder)):
+            yield Path(folder)
+            inside.clear()
+            continue
         yield from (Path(folder, x) for x in names if x[0] != "." and Path(x).suffix.lower() in FORMATS)
 
 

@@ -10,7 +10,8 @@ An operation that needs the whole map at once, such as self-attention, has no fo
 running the network, whatever the operation is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from img2img.errors import ConfigError, Img2ImgError
-from img2img.model.lazy import Compute, Lazy, Memory, Span, concatenate, demand, pointwise
+from img2img.model.lazy import Lazy, Memory, Moments, Read, Region, Span, concatenate, demand, pointwise, source
 from img2img.runtime.compiling import reason
 from img2img.runtime.device import is_out_of_memory
 
@@ -39,7 +40,7 @@ class NotInTilesError(ConfigError):
 
 
 def in_tiles(
-    network: Callable[..., Any], shape: tuple[int, ...], read: Compute, memory: Memory, *conditions: Any
+    network: Callable[..., Any], shape: tuple[int, ...], read: Read, memory: Memory, *conditions: Any
 ) -> Tensor:
     """Return the output of `network` for an image that is read in regions, on the CPU.
 
@@ -53,11 +54,18 @@ def in_tiles(
     Raises:
         NotInTilesError: if an operation of the network has no form in tiles.
     """
-    try:
-        out = network(Lazy(shape, read, memory), *conditions)
+    with not_in_tiles():
+        out = network(source(shape, read, memory), *conditions)
         if not isinstance(out, Lazy):
             raise TypeError(f"its output is a {type(out).__name__}")
         return out.collect(torch.device("cpu"))
+
+
+@contextmanager
+def not_in_tiles() -> Iterator[None]:
+    """Raise a NotInTilesError for whatever an operation on maps raises, other than for lack of memory."""
+    try:
+        yield
     except Exception as error:
         if isinstance(error, Img2ImgError | OSError) or is_out_of_memory(error):
             raise
@@ -76,12 +84,16 @@ def _like(x: Any, other: Any) -> Tensor:
     return converted
 
 
-def _with_zeros(x: Lazy, rows: Span, columns: Span) -> Tensor:
-    """Return a region that may reach beyond the map, which is zero there."""
-    (top, bottom), (left, right) = rows, columns
+def _inside(x: Lazy, rows: Span, columns: Span) -> Region:
+    """Return the part of a region that is inside the map."""
     height, width = x.shape[2:]
-    inside = x.read((max(top, 0), min(bottom, height)), (max(left, 0), min(right, width)))
-    return F.pad(inside, (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)))
+    return (max(rows[0], 0), min(rows[1], height)), (max(columns[0], 0), min(columns[1], width))
+
+
+def _with_zeros(x: Lazy, part: Tensor, rows: Span, columns: Span) -> Tensor:
+    """Continue `part`, what is inside the map of a region, with the zeros that are outside."""
+    (top, bottom), (left, right) = _inside(x, rows, columns)
+    return F.pad(part, (left - columns[0], columns[1] - right, top - rows[0], rows[1] - bottom))
 
 
 def _conv2d(
@@ -94,12 +106,15 @@ def _conv2d(
         s, p = stride[axis], padding[axis]
         return span[0] * s - p, (span[1] - 1) * s - p + reach[axis]
 
-    def compute(rows: Span, columns: Span) -> Tensor:
-        part = _with_zeros(x, needed(rows, 0), needed(columns, 1))
+    def needs(rows: Span, columns: Span) -> Region:
+        return _inside(x, needed(rows, 0), needed(columns, 1))
+
+    def compute(parts: list[Tensor], rows: Span, columns: Span) -> Tensor:
+        part = _with_zeros(x, parts[0], needed(rows, 0), needed(columns, 1))
         return F.conv2d(part, weight, bias, stride, 0, dilation, groups)
 
     size = [(n + 2 * p - r) // s + 1 for n, p, r, s in zip(x.shape[2:], padding, reach, stride, strict=True)]
-    return Lazy((1, weight.shape[0], *size), compute, x.memory, x.depth + 1, keep=True)
+    return Lazy((1, weight.shape[0], *size), compute, x.memory, [x], needs, convolved=True, keep=True)
 
 
 def _conv_transpose2d(
@@ -116,9 +131,12 @@ def _conv_transpose2d(
         first, last = -((reach[axis] - 1 - p - span[0]) // s), (span[1] - 1 + p) // s
         return (first, last + 1), span[0] - (first * s - p)
 
-    def compute(rows: Span, columns: Span) -> Tensor:
+    def needs(rows: Span, columns: Span) -> Region:
+        return _inside(x, needed(rows, 0)[0], needed(columns, 1)[0])
+
+    def compute(parts: list[Tensor], rows: Span, columns: Span) -> Tensor:
         (source_rows, top), (source_columns, left) = needed(rows, 0), needed(columns, 1)
-        part = _with_zeros(x, source_rows, source_columns)
+        part = _with_zeros(x, parts[0], source_rows, source_columns)
         out = F.conv_transpose2d(part, weight, bias, stride, 0, 0, groups, dilation)
         return out[:, :, top : top + rows[1] - rows[0], left : left + columns[1] - columns[0]]
 
@@ -126,19 +144,27 @@ def _conv_transpose2d(
         (n - 1) * s - 2 * p + r + extra
         for n, s, p, r, extra in zip(x.shape[2:], stride, padding, reach, output_padding, strict=True)
     ]
-    return Lazy((1, weight.shape[1] * groups, *size), compute, x.memory, x.depth + 1, keep=True)
+    return Lazy((1, weight.shape[1] * groups, *size), compute, x.memory, [x], needs, convolved=True, keep=True)
 
 
 def _gather(x: Lazy, rows: Tensor, columns: Tensor) -> Lazy:
     """Return the map whose row y is row `rows[y]` of `x`, and whose columns are `columns` likewise."""
 
-    def compute(row_span: Span, column_span: Span) -> Tensor:
+    def needs(row_span: Span, column_span: Span) -> Region:
         y, x_ = rows[slice(*row_span)], columns[slice(*column_span)]
-        top, left = int(y.min()), int(x_.min())
-        part = x.read((top, int(y.max()) + 1), (left, int(x_.max()) + 1))
-        return part.index_select(2, (y - top).to(part.device)).index_select(3, (x_ - left).to(part.device))
+        return (int(y.min()), int(y.max()) + 1), (int(x_.min()), int(x_.max()) + 1)
 
-    return Lazy((*x.shape[:2], len(rows), len(columns)), compute, x.memory, x.depth)
+    def compute(parts: list[Tensor], row_span: Span, column_span: Span) -> Tensor:
+        return _picked(_picked(parts[0], 2, rows[slice(*row_span)]), 3, columns[slice(*column_span)])
+
+    return Lazy((*x.shape[:2], len(rows), len(columns)), compute, x.memory, [x], needs)
+
+
+def _picked(part: Tensor, axis: int, places: Tensor) -> Tensor:
+    """Return the rows or columns at `places`, which are at most one apart, from the first of them on."""
+    if int(places[-1] - places[0]) == len(places) - 1:  # one after the other
+        return part
+    return part.index_select(axis, (places - places.min()).to(part.device))
 
 
 def _pad(x: Lazy, pad: Any, mode: str = "constant", value: float | None = None) -> Lazy:
@@ -147,10 +173,16 @@ def _pad(x: Lazy, pad: Any, mode: str = "constant", value: float | None = None) 
     demand(not value and mode in ("constant", "reflect", "replicate"), "padding of this kind has no form in tiles")
     if mode == "constant":
 
-        def compute(rows: Span, columns: Span) -> Tensor:
-            return _with_zeros(x, (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left))
+        def moved(rows: Span, columns: Span) -> Region:
+            return (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left)
 
-        return Lazy((*x.shape[:2], height + top + bottom, width + left + right), compute, x.memory, x.depth)
+        def needs(rows: Span, columns: Span) -> Region:
+            return _inside(x, *moved(rows, columns))
+
+        def compute(parts: list[Tensor], rows: Span, columns: Span) -> Tensor:
+            return _with_zeros(x, parts[0], *moved(rows, columns))
+
+        return Lazy((*x.shape[:2], height + top + bottom, width + left + right), compute, x.memory, [x], needs)
 
     def positions(n: int, before: int, after: int) -> Tensor:
         i = torch.arange(-before, n + after)
@@ -172,24 +204,29 @@ def _group_norm(
     x: Lazy, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
 ) -> Lazy:
     demand(num_groups == x.shape[1], "a norm of several channels has no form in tiles")
-    mean, variance = (moment.to(x.device) for moment in _moments(x))
+    moments = x.memory.moments(x, _moments)
 
     def normalise(part: Tensor) -> Tensor:
+        mean, variance = (moment.to(x.device) for moment in moments())
         return F.batch_norm(part, mean, variance, weight, bias, training=False, eps=eps)
 
     return pointwise(normalise, x)
 
 
-def _moments(x: Lazy) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each channel, in fp32, combined from those of tiles (Chan et al. 1979)."""
+def _moments(x: Lazy) -> Moments:
+    """Return mean and variance of each channel of a map."""
     tiles = list(x.tiles())
     if x.depth > EXACT_DEPTH and len(tiles) > SAMPLE:
         order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0))
         tiles = [tiles[i] for i in order[:SAMPLE]]
+    return pooled(x.read(*tile) for tile in tiles)
+
+
+def pooled(parts: Iterable[Tensor]) -> Moments:
+    """Return mean and variance of each channel, in fp32, combined from those of tiles (Chan et al. 1979)."""
     counts, variances, means = [], [], []
-    for rows, columns in tiles:
-        part = x.read(rows, columns).float()
-        variance, mean = torch.var_mean(part, (0, 2, 3), correction=0)
+    for part in parts:
+        variance, mean = torch.var_mean(part.float(), (0, 2, 3), correction=0)
         counts.append(part[0, 0].numel())
         variances.append(variance.cpu())
         means.append(mean.cpu())

@@ -183,8 +183,12 @@ class Translator(Model):
 
     def padded_size(self, array: Array) -> tuple[int, int]:
         """Return height and width after padding to the next multiple that the network takes."""
+        return self.padded(*array.shape[:2])
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width after padding, of an image of the given ones."""
         multiple = int(self.network().multiple)  # type: ignore[arg-type]
-        height, width = (-(-max(n, SMALLEST) // multiple) * multiple for n in array.shape[:2])
+        height, width = (-(-max(n, SMALLEST) // multiple) * multiple for n in (height, width))
         return height, width
 
     def batch_size(self, size: tuple[int, int], options: TranslateOptions) -> int:
@@ -292,8 +296,11 @@ class Translator(Model):
         def read(rows: Span, columns: Span) -> Tensor:
             return scale.encode(padded[slice(*rows), slice(*columns)])[None].to(self.runtime.device)
 
-        forward = self._way(in_tiles=True).forward
-        return crop(in_tiles(forward, (1, padded.shape[2], *size), read, memory)[0], array)
+        return crop(in_tiles(self.tiled(), (1, padded.shape[2], *size), read, memory)[0], array)
+
+    def tiled(self) -> Forward:
+        """Return what runs the network on `Lazy` maps."""
+        return self._way(in_tiles=True).forward
 
     def _way(self, in_tiles: bool) -> Way:
         """Return what runs the network."""

@@ -219,6 +219,8 @@ class Translating(AnyTranslating, Loading, total=False):
     shard: str | None
     n_outputs: int
     seed: int
+    statistics: int
+    skip_empty: bool
     ray: str | None
     ray_workers: int
     ray_cpus: int

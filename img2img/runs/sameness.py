@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from img2img.data.samples import Opened
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, counted
 from img2img.runs.facts import in_words
-from img2img.runs.folder import RunFolder
+from img2img.runs.folder import RunFolder, step_of
 from img2img.runs.record import OPERATIONAL, RETIRED, RunRecord
 from img2img.runtime.records import read_record
 
@@ -77,7 +77,7 @@ def _refuse_other_options(
         fixed = {k: v for k, v in known.items() if k not in OPERATIONAL}
         if fixed.get("compile") == "auto":  # of 0.1.0; last.pt holds what came of it
             fixed["compile"] = "off"
-        return {"method": record.get("method"), "processes": record.get("processes"), **fixed}
+        return {"method": record.get("method"), **fixed}
 
     def same(name: str) -> bool:
         a, b = old.get(name), new.get(name)
@@ -86,12 +86,44 @@ def _refuse_other_options(
         return bool(a == b)
 
     old, new = settings(saved), settings(wanted)
+    if _refuse_other_batches(folder, saved, wanted):
+        new["batch_size"] = old["batch_size"]
     differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if not same(k)]
     if differing:
         raise ConfigError(
             f"{folder} holds a run with other options: {'; '.join(differing)}. "
             "Give the same options to resume it, or another --out for a new run, or --overwrite to start over."
         )
+
+
+def _refuse_other_batches(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Return whether another number of processes is to share the same batches.
+
+    Raises:
+        ConfigError: if they would see other images in a step than those that began.
+    """
+    old, new = (int(record.get("processes", 1)) for record in (saved, wanted))
+    each, now = (record["options"].get("batch_size", 1) for record in (saved, wanted))
+    if old == new or old * each == new * now:
+        return old != new
+    whole, rest = divmod(old * each, new)
+    way = f"give --batch-size {whole}" if not rest else f"start a number of processes that divides {old * each}"
+    raise ConfigError(
+        f"{folder} holds a run of {counted(old, 'process', 'processes')}, each with "
+        f"{counted(each, 'image', 'images')} in a batch, and {new} with {now} would see others in a step; {way} to "
+        f"resume it, or start {old} with --batch-size {each} as before."
+    )
+
+
+def earlier_processes(files: RunFolder, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json adds of a run that had another number of processes and batch size before: until when."""
+    if saved is None:
+        return {}
+    earlier, names = saved.get("earlier", []), ("processes", "batch_size")
+    old, new = ({"processes": 1, "batch_size": 1, **x["options"], **x} for x in (saved, wanted))
+    if any(old[name] != new[name] for name in names):
+        earlier = [*earlier, {"until_step": step_of(files.model)} | {name: old[name] for name in names}]
+    return {"earlier": earlier} if earlier else {}
 
 
 def identities(opened: Opened) -> dict[str, dict[str, Any]]:

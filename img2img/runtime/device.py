@@ -1,6 +1,5 @@
 """Everything about a run that is not mathematics: device, precision, random states, processes, memory."""
 
-import atexit
 import contextlib
 import ctypes
 import os
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ class Runtime:
 
     @classmethod
     def start(cls, device: str = "auto", precision: str = "auto") -> "Runtime":
-        """Choose device and precision, and join the other processes if started by `torchrun`."""
+        """Choose device and precision, and learn which of how many processes this is from `torchrun`, if it runs."""
         world_size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         chosen = pick_device(device)
         if chosen.type == "cuda" and chosen.index is None:
@@ -49,9 +47,6 @@ class Runtime:
                 )
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
-        if world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
-            atexit.register(dist.destroy_process_group)
         if chosen.type == "cpu":
             keep_freed_memory()
         return cls(chosen, pick_precision(precision, chosen), rank, world_size)
@@ -164,6 +159,22 @@ def pick_device(name: str) -> torch.device:
         devices = ", ".join(kind for kind, usable in available.items() if usable)
         raise ConfigError(f"This machine has no device '{name}'. It has: {devices}.")
     return device
+
+
+def pick_devices(names: str) -> list[str]:
+    """Return the devices in a list such as "cuda:0,cuda:1"; "all" are all GPUs of this machine.
+
+    Raises:
+        ConfigError: if this machine lacks one.
+    """
+    devices = [name.strip() for name in names.split(",")]
+    if devices == ["all"]:
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if not devices:
+            raise ConfigError("--device all is for machines with GPUs, and this one has none.")
+    for name in devices:
+        pick_device(name)
+    return devices
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -48,6 +49,32 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`: it becomes `path` if the block succeeds, in place of what is there.
+
+    Raises:
+        OSError: on failure to write, and if `path` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise OSError(errno.ENOTDIR, "is a file, not a folder", str(path))
+    temporary, former = _temporary(path), _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        with suppress(FileNotFoundError):
+            path.unlink() if path.is_symlink() else path.rename(former)
+        try:
+            temporary.rename(path)
+        except OSError:
+            with suppress(OSError):
+                former.rename(path)
+            raise
+    finally:
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -128,14 +155,15 @@ def holds_keys(*names: str) -> Callable[[bytes], bool]:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files of `atomic` that killed processes left behind; never those of a live process."""
+    """Remove the temporary files and folders that killed processes left behind; never those of a live process."""
     for path in folder.glob(".*"):
         if not (leftover := TEMPORARY.fullmatch(path.name)):
             continue
         with suppress(OSError):
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
-            if is_dead or time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+            inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
+            if is_dead or time.time() - max(x.lstat().st_mtime for x in (path, *inside)) > STALE:
+                path.unlink() if inside == () else shutil.rmtree(path)
 
 
 def _temporary(path: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from img2img.errors import DataError, Interrupted, TrainingError
+from img2img.runtime import peers
 from img2img.runtime.device import Runtime
 from img2img.training.state import State
 from img2img.training.stops import Stops
@@ -44,14 +45,20 @@ def saving(state: State, runtime: Runtime, stops: Stops, report: Callable[[], No
 
 
 def stopped(state: State, signal: int) -> Interrupted:
-    """Return the error that ends a run which has been saved after a signal."""
+    """Return the error that ends a run which all processes have saved after a signal."""
+    peers.leave()
     return Interrupted(f"Stopped and saved at step {state.step}. To resume: {state.run.resume_hint}", signal)
 
 
 def agreed_stop(stopped: list[int], runtime: Runtime, step: int, rhythm: int) -> int:
-    """Return the signal to stop for, or 0; all processes come to the same answer at the same step."""
+    """Return the signal to stop for, or 0; all processes come to the same answer at the same step.
+
+    Raises:
+        TrainingError: if another process is lost or has failed.
+    """
     if runtime.world_size == 1:
         return stopped[0] if stopped else 0
+    peers.check()
     if step % rhythm:
         return 0
     return runtime.largest(stopped[0] if stopped else 0)

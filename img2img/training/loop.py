@@ -20,6 +20,7 @@ from img2img.errors import ConfigError, DataError, TrainingError
 from img2img.metrics.options import MetricOptions
 from img2img.networks.regions import checkpoint_parts, compile_parts
 from img2img.runs.facts import Progress
+from img2img.runtime import peers
 from img2img.runtime.compiling import reason
 from img2img.runtime.device import Runtime, deterministic
 from img2img.training.config import Schedule, TrainConfig, flat
@@ -76,11 +77,14 @@ class Trainer:
         if run.files.last.exists():
             self.state.load()
         self.start = self.state.step
+        advice = f"the run folder {run.files.path} must lie on a disk that all nodes share"
+        peers.agree(runtime, {"checkpoint": f"that of step {self.start}" if self.start else "none"}, advice)
         options = flat(method.config, replace(config, precision=runtime.precision))
         self.state.options = {name: x for name, x in options.items() if name not in method.config.unused}
         steps, ways = self.schedule.steps, self.state.ways
         self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, config.tensorboard)
-        self.journal.say(self._introduction())
+        for line in filter(None, (self._introduction(), self.state.note)):
+            self.journal.say(line)
         if self.state.compiled:
             compile_parts(networks, self._uncompiled)
         for note in self.validation.scorer.notes if self.validation else ():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from img2img.core.method import Method
-from img2img.errors import ModelFileError, TrainingError
+from img2img.errors import ModelFileError, TrainingError, counted
 from img2img.model.file import load_resume, save_model, save_resume
 from img2img.report.advice import remedies
 from img2img.runs.folder import step_of
@@ -36,6 +36,7 @@ class State:
         self.stale = 0  # held-out scores since the best one
         self.window = Window()  # the scalars since the last record of the log
         self.options: dict[str, Any] = {}  # of the whole run, for advice
+        self.note = ""  # on what a resumed run does not do as before
 
     def ways(self, kind: str) -> str:
         """Return what may help against a kind of failure, in words."""
@@ -118,12 +119,30 @@ class State:
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.ema.load_state_dict(state["ema"])
-        own = state["ranks"][self.runtime.rank]
-        self.method.load_state_dict(own["extra"], strict=False)
-        self.window.load_state_dict(own.get("window", {}), self.runtime.device)
-        set_random_state(own["random"])
+        ranks, rank = state["ranks"], self.runtime.rank
+        if len(ranks) != self.runtime.world_size:
+            self.note = self._other_processes(ranks)
+        if rank < len(ranks):  # a process that is new begins with its own noise, and with what process 0 has kept
+            self.method.load_state_dict(ranks[rank]["extra"], strict=False)
+            self.window.load_state_dict(ranks[rank].get("window", {}), self.runtime.device)
+            set_random_state(ranks[rank]["random"])
         for network in self.method.networks().values():
             network.to(self.runtime.device)
+
+    def _other_processes(self, ranks: list[dict[str, Any]]) -> str:
+        """Return a note on what another number of processes changes; process 0 has not drawn anything yet."""
+        first, referee = ranks[0], self.method.referee
+        alike = (
+            all(map(torch.equal, _flat(first["random"]), _flat(random_state())))
+            and not any(x.dim() and x.numel() for x in first["extra"].values())
+            and not (referee and referee.gan.relative)
+        )
+        itself = "noise, dropout, earlier images, means over its batch"
+        differs = f"what a process draws, keeps and averages by itself differs: {itself}"
+        return (
+            f"The run had {counted(len(ranks), 'process', 'processes')} and now has {self.runtime.world_size}: each "
+            f"step sees the same images, but {'sums are rounded in another order' if alike else differs}."
+        )
 
     def write_model(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -174,6 +193,10 @@ class Window:
         seconds, steps = now - self.since, self.steps
         self.sums, self.counts, self.since, self.steps = {}, Counter(), now, 0
         return means | {"seconds_per_step": seconds / steps, "images_per_s": images / seconds}
+
+
+def _flat(state: dict[str, Any]) -> list[Tensor]:
+    return [state["cpu"].cpu(), *(x.cpu() for x in state["cuda"])]
 
 
 def _extra_state(method: Method) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from img2img.model.file import load_use, read_card
 from img2img.runs.facts import RunFacts
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import OPERATIONAL
+from img2img.runtime import peers
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.records import read_record
 from img2img.training.config import TrainConfig
@@ -79,6 +80,8 @@ def train_generator(
     }  # fmt: skip
     cuda = [runtime.device] if runtime.device.type == "cuda" else []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(peers.together())
+        peers.meet(runtime)
         kept = folder is not None
         files = RunFolder(folder or Path(stack.enter_context(tempfile.TemporaryDirectory())))
         stack.enter_context(torch.random.fork_rng(cuda))

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from img2img.data.images import FORMATS, write_image
-from img2img.data.ome_zarr import is_zarr, result_name
+from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, write_image
+from img2img.data.ome_metadata import is_zarr
+from img2img.data.ome_zarr import result_name
 from img2img.data.picture import Array, Picture
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.folders import RESULTS, STORE
@@ -99,7 +100,7 @@ def _name(path: Path, root: Path) -> str:
     """Return the name of a file's result relative to the root: its own, or that of a TIFF for an image of OME-Zarr."""
     suffix = path.suffix.lower()
     in_store = any(part.lower().endswith(STORE) for part in path.parts) or is_zarr(path)
-    if not in_store and (suffix in LOSSY or suffix not in FORMATS):
+    if not in_store and (suffix in LOSSY or suffix not in SUFFIXES):
         fault = "is lossy" if suffix in LOSSY else "is not written by img2img"
         raise DataError(
             f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so the result would differ from what "
@@ -110,7 +111,7 @@ def _name(path: Path, root: Path) -> str:
         file, above = Path(_real_folder(path.parent), path.name), Path(os.path.realpath(root))
     if file.is_relative_to(above):
         name = PurePosixPath(file.relative_to(above).as_posix())
-        return result_name(name) if in_store else str(name)
+        return result_name(name) if in_store else str(name.with_suffix(READ_ONLY.get(suffix, path.suffix)))
     raise DataError(
         f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
         "results; give a root that holds every file."

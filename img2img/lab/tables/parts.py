@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from img2img.data.images import FORMATS
+from img2img.data.images import SUFFIXES as IMAGES
 from img2img.data.ome_zarr import is_plate
 from img2img.errors import ConfigError, DataError, listed, quote
 from img2img.lab.tables.formats import refuse_cells
@@ -32,7 +32,7 @@ def tables_in(folder: Path) -> list[Path]:
     """
     found = []
     for path in folder.rglob("*"):
-        if path.suffix.lower() in FORMATS:
+        if path.suffix.lower() in IMAGES:
             return []
         if _kind(path) and path.name[0] not in "._" and path.is_file():
             found.append(path)

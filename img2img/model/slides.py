@@ -1,0 +1,271 @@
+"""Translation of slides that are too large to be held, block by block, with statistics from a sample of tiles.
+
+Finished blocks wait in a hidden folder beside the result, so that a job that was killed continues with the others. The
+folder is bound to the model, to the options that the pixels depend on, and to the content of the slide.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from img2img.data.levels import Size
+from img2img.data.regions import Regions, Span, open_regions
+from img2img.data.slide_write import Form, assemble, block_size, form_of, write_block
+from img2img.data.tissue import empty_regions, has_glass, sample_of
+from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
+from img2img.model.frozen import Frozen
+from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.tiling import NotInTilesError
+from img2img.model.translator import Translator
+from img2img.runtime.device import is_out_of_memory, torch_threads
+from img2img.runtime.files import atomic, json_object, remove_stale, write_json
+
+BLOCK = 1024  # pixels, the edge of a block unless --tile says otherwise
+SAMPLED = 256  # pixels, the least edge of the tiles that statistics are taken from
+PIECES, PIECE = 256, 2**16  # number and bytes of the parts of a slide that its digest is made of
+RECORD, STATISTICS, LOCK = "record.json", "statistics.safetensors", "lock"
+OF_PIXELS = ("statistics", "skip_empty", "tile", "quality")  # options that blocks depend on
+
+
+@dataclass
+class SlideJob:
+    """The translation of one slide into a TIFF.
+
+    Attributes:
+        translator: the model.
+        source, target: the slide and its result.
+        options: how it is translated.
+        files: how it is read and written; `statistics` is the number of tiles that they are taken from.
+        progress: called with the number of finished blocks and of all, when a block is finished.
+        lost: what the result does not keep of the slide.
+        outside: share of the values read in this run that are outside the range of the training images.
+    """
+
+    translator: Translator
+    source: Path
+    target: Path
+    options: TranslateOptions
+    files: FolderOptions
+    progress: Callable[[int, int], None] = lambda done, total: None
+    lost: tuple[str, ...] = ()
+    outside: float = 0.0
+    _read: list[int] = field(default_factory=lambda: [0, 0])  # values, and those outside the range
+
+    @property
+    def work(self) -> Path:
+        """The folder of the finished blocks."""
+        return self.target.parent / f".{self.target.name}.img2img-blocks"
+
+    def run(self) -> None:
+        """Translate the slide, or what is missing of it; the result appears whole.
+
+        Raises:
+            DataError: if the slide cannot be read, or does not fit the model.
+            ConfigError: if the options do not fit the slide or the model.
+            TrainingError: if there is not enough memory or space.
+        """
+        spec = self.translator.spec()
+        with open_regions(self.source) as slide, torch_threads(self.translator.threads):
+            self._refuse(slide)
+            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
+            self.lost = form.lost
+            block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
+            with self._alone(form):
+                self._prepare(block)
+                self._compute(slide, form, block)
+                assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
+        shutil.rmtree(self.work)
+
+    @contextmanager
+    def _alone(self, form: Form) -> Iterator[None]:
+        """Make the folder of the blocks, and keep other processes out of it; without a block, it does not stay."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.work.exists():
+            self._refuse_full_disk(form)
+        self.work.mkdir(exist_ok=True)
+        try:
+            with FileLock(self.work / LOCK, timeout=0):
+                yield
+        except Timeout as error:
+            raise DataError(f"{quote(self.source)} is being translated by another process.") from error
+        except (Img2ImgError, OSError):
+            if not any(self.work.glob("*-*.tif")):
+                shutil.rmtree(self.work)
+            raise
+
+    def _refuse(self, slide: Regions) -> None:
+        """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
+        spec = self.translator.spec()
+        self.translator.fit(np.zeros((1, 1, slide.channels), slide.dtype), self.options)
+        if not self.files.skip_empty:
+            return
+        if not has_glass(slide):
+            raise DataError(
+                f"--skip-empty recognises glass by its colour, in slides of 3 channels of uint8, and "
+                f"{quote(self.source)} has {slide.channels} of {slide.dtype}; leave it out."
+            )
+        if (spec.in_channels, spec.scale_in) != (spec.out_channels, spec.scale_out):
+            raise ConfigError(
+                "--skip-empty copies what is empty, and this model gives images of another kind than it takes; leave "
+                "it out."
+            )
+
+    def _prepare(self, block: Size) -> None:
+        """Bind the folder of the blocks to the model, the options and the slide; blocks of others are removed."""
+        chosen = asdict(self.options) | asdict(self.files)
+        translator, path = self.translator, self.work / RECORD
+        record = {
+            "model": translator.digest(),
+            "towards": [translator.direction, translator.label, *translator.drawn],
+            "way": translator.way(),
+            "options": {name: chosen[name] for name in OF_PIXELS},
+            "block": list(block),
+            "slide": digest(self.source),
+        }
+        if path.is_file() and json_object(path.read_bytes()) != record:
+            for old in self.work.iterdir():
+                if old.name != LOCK:
+                    old.unlink()
+            self.translator.notes.append(
+                f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
+                "the slide; they were removed."
+            )
+        write_json(path, record)
+        remove_stale(self.work)
+
+    def _refuse_full_disk(self, form: Form) -> None:
+        free = shutil.disk_usage(self.target.parent).free
+        if form.page["compression"] is None and free < 2 * form.nbytes:
+            raise TrainingError(
+                f"{quote(self.target)} and its blocks take {2 * form.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+                "free; make room, or choose another --out."
+            )
+
+    def _path(self, row: int, column: int) -> Path:
+        return self.work / f"{row}-{column}.tif"
+
+    @torch.inference_mode()
+    def _compute(self, slide: Regions, form: Form, block: Size) -> None:
+        """Compute the blocks that are not finished."""
+        grid = list(product(*(range(-(-n // b)) for n, b in zip(form.size, block, strict=True))))
+        todo = [place for place in grid if not self._path(*place).exists()]
+        if not todo:
+            return
+        frozen, decode = self._frozen(slide), self.translator.spec().scale_out.decode
+        is_empty = empty_regions(slide) if self.files.skip_empty else lambda rows, columns: False
+        for done, place in enumerate(todo, len(grid) - len(todo) + 1):
+            rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in zip(place, block, form.size, strict=True))
+            if is_empty(rows, columns):
+                result = slide.read(rows, columns)
+            else:
+                with enough_memory(f"blocks of {block[1]}x{block[0]} pixels; use --tile with less than {max(block)}"):
+                    result = decode(frozen.compute((rows, columns), self._reader(slide))[0])
+            write_block(self._path(*place), result, form)
+            self.progress(done, len(grid))
+
+    def _frozen(self, slide: Regions) -> Frozen:
+        """Return the network with statistics of the slide: from the folder, or from a sample."""
+        size, path = self.translator.padded(slide.height, slide.width), self.work / STATISTICS
+        try:
+            frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+        except NotInTilesError as error:
+            raise ConfigError(f"--statistics cannot be used: {error.why}.") from error
+        if path.exists():
+            known = load_file(path)
+            frozen.statistics = [(known[f"mean.{i}"], known[f"variance.{i}"]) for i in range(frozen.norms)]
+            return frozen
+        unit = max(self.translator.padded(1, 1))
+        sample = sample_of(slide, self.files.statistics, -(-SAMPLED // unit) * unit)
+        needed, allowed = frozen.bytes_of(sample) / 1e9, self.options.tile_memory
+        if needed > allowed:
+            raise ConfigError(
+                f"--statistics {self.files.statistics} holds {needed:.1f} GB of maps for {quote(self.source)}, and "
+                f"--tile-memory allows {allowed:.1f}; give fewer tiles, or allow more."
+            )
+        with enough_memory(f"the maps of {len(sample)} tiles; use fewer --statistics"):
+            frozen.learn(sample, self._reader(slide))
+        moments = {"mean": [m for m, _ in frozen.statistics], "variance": [v for _, v in frozen.statistics]}
+        with atomic(path) as temporary:
+            save_file({f"{name}.{i}": x for name, found in moments.items() for i, x in enumerate(found)}, temporary)
+        return frozen
+
+    def _reader(self, slide: Regions) -> Callable[[Span, Span], Tensor]:
+        """Return what reads regions as the network takes them, mirrored where it is padded."""
+        scale, device = self.translator.spec().scale_in, self.translator.runtime.device
+
+        def read(rows: Span, columns: Span) -> Tensor:
+            y, x = mirrored(rows, slide.height), mirrored(columns, slide.width)
+            pixels = slide.read((int(y.min()), int(y.max()) + 1), (int(x.min()), int(x.max()) + 1))
+            try:
+                (array,), _ = self.translator.fit(pixels, self.options)
+            except DataError as error:
+                place = f"rows {y.min()} to {y.max()}, columns {x.min()} to {x.max()}"
+                raise DataError(f"{quote(self.source)}, {place}: {error}") from error
+            self._read[0] += array.size
+            self._read[1] += scale.outside(array)
+            self.outside = self._read[1] / self._read[0]
+            if len(y) != len(array) or len(x) != array.shape[1]:
+                array = array[y - y.min()][:, x - x.min()]
+            return scale.encode(array)[None].to(device)
+
+        return read
+
+
+def refuse_others(options: TranslateOptions, files: FolderOptions) -> None:
+    """Refuse options that do not apply to slides of which only regions are held.
+
+    Raises:
+        ConfigError: that names them.
+    """
+    others = {
+        "--tile off": options.tile == "off",
+        "--ensemble": options.ensemble,
+        "--channels": options.channels != "exact",
+        "--nan": options.nan != "error",
+        "--format": (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"),
+    }
+    if given := [name for name, other in others.items() if other]:
+        raise ConfigError(
+            f"{', '.join(given)}: with --statistics, an image is never whole, and its result is a TIFF; leave it out."
+        )
+
+
+def mirrored(span: Span, size: int) -> Any:
+    """Return the rows or columns of an image that those of its continuation by mirroring are."""
+    period = max(2 * (size - 1), 1)
+    place = np.arange(*span) % period
+    return np.minimum(place, period - place)
+
+
+def digest(path: Path) -> str:
+    """Return a digest of the size of a file, and of parts that are spread over it."""
+    size, known = path.stat().st_size, hashlib.sha256()
+    known.update(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(PIECES):
+            file.seek(i * max(size - PIECE, 0) // (PIECES - 1), os.SEEK_SET)
+            known.update(file.read(PIECE))
+    return known.hexdigest()
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Raise a TrainingError where memory is not enough for `what`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(f"Not enough memory for {what}.") from error
