@@ -1,5 +1,6 @@
 """Jobs on Ray: the bytes of one process, whoever is killed in the middle; and what a user can get wrong."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -21,7 +22,7 @@ from img2img.api import models
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
 from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker, _add_note
-from img2img.errors import ConfigError, Img2ImgError
+from img2img.errors import ConfigError, Img2ImgError, InputError
 from img2img.model.devices import light
 from img2img.model.folder import Job
 from img2img.model.options import FolderOptions, TranslateOptions
@@ -62,6 +63,16 @@ def whole(run, photos, tmp_path_factory):
     """The results of one process."""
     img2img.translate(run, photos, out := tmp_path_factory.mktemp("whole") / "out", **ON_CPU)
     return contents(out)
+
+
+def workers_in(folder):
+    """The workers of Ray that were started from `folder`; processes of Ray itself may take a minute to end."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if path.readlink() == folder and (path.parent / "cmdline").read_bytes().startswith(b"ray::"):
+                found.append(path.parent.name)
+    return found
 
 
 def contents(folder):
@@ -146,11 +157,11 @@ def test_a_file_that_ends_every_worker_does_not_stop_the_others(run, photos, who
 def test_what_stops_a_worker_is_a_row(run, photos, tmp_path, monkeypatch):
     def broken(translator, out, record):
         translator.notes.append("A note.")
-        raise ConfigError("It does not fit.") if out.name == "fit" else ZeroDivisionError("a bug")
+        raise InputError("It does not fit.") if out.name == "fit" else ZeroDivisionError("a bug")
 
     monkeypatch.setattr("img2img.bulk.translating.join_record", broken)
     refusal, note = worker(Job, tmp_path / "fit", run, photos)[0]()
-    assert refusal == (-1, "ConfigError", "It does not fit.", 0.0) and note == (-1, "note", "A note.", 0.0)
+    assert refusal == (-1, "DataError", "It does not fit.", 0.0) and note == (-1, "note", "A note.", 0.0)
     number, status, reason, _ = worker(Job, tmp_path / "bug", run, photos)[0]()[0]
     assert (number, status) == (-1, "bug") and "ZeroDivisionError: a bug" in reason
 
@@ -239,6 +250,10 @@ def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp
         assert process.returncode == code and "Traceback" not in said, said
         assert ("Stopped. Run the same command again" in said) == (number == signal.SIGINT), said
         assert len(list(tmp_path.rglob("*.png"))) < 40
+        deadline = time.monotonic() + 60
+        while (left := workers_in(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
     done = subprocess.run(words[:-4], cwd=tmp_path, capture_output=True, text=True)  # this time without Ray
     assert done.returncode == 1 and "already there, 1 failed" in done.stdout, done.stderr
     assert contents(tmp_path / "out") == whole
@@ -254,10 +269,8 @@ def test_mistakes_in_options(run, photos, tmp_path, command_line):
         return text
 
     assert "--ray-workers has no effect without --ray." in says("--ray-workers", "2")
-    for address in ("10.0.0.1", "ray://here:1", "here:port", ":1"):
-        assert f"--ray takes local, auto, or an address such as 10.0.0.1:6379, not '{address}'" in says(
-            "--ray", address
-        )
+    for address in ("auto", "10.0.0.1", "ray://here:1", "here:port", ":1"):
+        assert f"--ray takes local, or an address such as 10.0.0.1:6379, not '{address}'" in says("--ray", address)
     assert "--ray 127.0.0.1:1: there is no Ray cluster at this address: Connection refused." in says(
         "--ray", "127.0.0.1:1"
     )

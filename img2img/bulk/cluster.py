@@ -52,8 +52,9 @@ def connected(options: RayOptions) -> Iterator[Any]:
     with _signals_kept(), _stderr_closed():
         try:
             ray.init(address, **chosen)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"--ray {quote(address)}: Ray cannot be started: {first_line(error)}") from error
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = first_line(error).rstrip(".:")
+            raise ConfigError(f"--ray {quote(address)}: Ray does not start: {reason}.") from error
     try:
         yield ray
     finally:
@@ -90,17 +91,14 @@ def _set_environment(is_local: bool) -> None:
 
 def _refuse_silent(address: str) -> None:
     """Refuse an address at which nothing answers: Ray itself would wait for many minutes."""
-    wanted = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
-    if wanted == "auto":
-        return
-    host, _, port = wanted.rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
-        raise ConfigError(f"--ray takes local, auto, or an address such as 10.0.0.1:6379, not '{wanted[:60]}'.")
+        raise ConfigError(f"--ray takes local, or an address such as 10.0.0.1:6379, not '{address[:60]}'.")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise ConfigError(f"--ray {quote(wanted)}: there is no Ray cluster at this address: {reason}.") from error
+        raise ConfigError(f"--ray {quote(address)}: there is no Ray cluster at this address: {reason}.") from error
 
 
 @contextmanager

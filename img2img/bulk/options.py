@@ -15,8 +15,8 @@ class RayOptions(Options):
 
     ray: Annotated[
         str | None,
-        "Share the work among processes by Ray: local, for this machine alone, or the address of a cluster, e.g. "
-        "10.0.0.1:6379, or auto for the one that this machine belongs to.",
+        "Share the work among processes by Ray: local, for this machine alone, or the address of the cluster "
+        "that this machine belongs to, e.g. 10.0.0.1:6379.",
     ] = None
     ray_workers: Annotated[
         int, "Processes that work, with --ray.", Within(1, 10**5, special=(0, "as many as have room"))

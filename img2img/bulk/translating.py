@@ -1,6 +1,9 @@
 """Translation of a folder by Ray: names of files go to workers, which hold the model, and outcomes come back."""
 
+import ctypes
 import os
+import signal
+import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -18,13 +21,15 @@ from img2img.model.devices import light
 from img2img.model.folder import Job
 from img2img.model.record import join_record, mark_finished
 from img2img.model.summary import Outcome
+from img2img.runtime.files import remove_stale
 
 FILES = 32  # that a worker takes at a time, at most
 SHARES = 8  # that each worker takes, at least, if there are enough files
 TRIES = 3  # of a file alone, once a worker has ended while it worked on it
+PR_SET_PDEATHSIG = 1
 NOTE, BUG = "note", "bug"
 COLUMNS = ("number", "status", "reason", "outside")
-ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelFileError, TrainingError)}
+ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelFileError, TrainingError, Img2ImgError)}
 
 
 class Begun:
@@ -65,7 +70,8 @@ class Worker:
             for x in self._outcomes(numbers):
                 rows.append((numbers[x.source], x.status, x.reason, x.outside))
         except Img2ImgError as error:
-            rows.append((-1, type(error).__name__, str(error), 0.0))
+            kind = next(kind for kind in type(error).__mro__ if kind.__name__ in ERRORS)
+            rows.append((-1, kind.__name__, str(error), 0.0))
         except Exception:
             rows.append((-1, BUG, traceback.format_exc(), 0.0))
         notes = self.job.translator.notes
@@ -82,6 +88,7 @@ class Worker:
             yield from self.job.translate(deque(numbers))
             return
         for source, number in numbers.items():  # one of which may be what ends workers
+            remove_stale(self.job.plan.target(source).parent)
             if self.count(str(number), 1) <= TRIES:
                 yield from self.job.translate(deque([source]))
                 self.count(str(number), -1)
@@ -89,6 +96,15 @@ class Worker:
                 yield _failed(
                     self.job, source, "the process that worked on it ended each time; is there enough memory?"
                 )
+
+
+class Actor(Worker):
+    """A worker that ends at once when the process of Ray that started it has ended: some were seen to stay for ever."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def translate(ray: Any, job: Job, options: RayOptions) -> Iterator[Outcome]:
@@ -148,7 +164,7 @@ def _rows(ray: Any, job: Job, files: dict[int, Path], options: RayOptions) -> It
         return int(ray.get(begun.count.remote(piece, step)))
 
     results = ray.data.from_arrow([names.slice(k, size) for k in range(0, len(names), size)]).map_batches(
-        Worker,
+        Actor,
         fn_constructor_args=(light(job, job.translator.asked[0]), count, options.ray_cpus, str(Path.cwd())),
         batch_size=size,
         batch_format="numpy",
