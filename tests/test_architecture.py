@@ -28,6 +28,7 @@ ROWS = [
     ["metrics"],
     ["runs"],
     ["model"],
+    ["bulk"],
     ["report"],
     ["evaluation"],
     ["training"],

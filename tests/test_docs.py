@@ -30,6 +30,7 @@ import typer
 from PIL import Image
 
 import img2img
+from img2img.bulk.options import RayOptions
 from img2img.cli import main as cli
 from img2img.cli.equalize import add_equalizing
 from img2img.data.images import SUFFIXES
@@ -50,7 +51,7 @@ PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
     "datasets/README.md": [DataConfig, PartlyLabelledConfig, ConditionedConfig],
     "docs/training.md": [TrainConfig],
-    "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions],
+    "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
@@ -74,6 +75,9 @@ COMMANDS = {
 }
 # Options of torchrun, SLURM, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
+    "head",
+    "port",
+    "address",
     "array",
     "gpus",
     "cpus-per-task",

@@ -1,12 +1,15 @@
 """What a trained model does: `load`, `translate`, `sample`, `classify`. The command line calls the same functions."""
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
@@ -171,7 +174,7 @@ def classify(
     return classify_files(model, Path(source), None if out is None else Path(out), progress)
 
 
-@documented(JobLoadOptions, TranslateOptions, FolderOptions)
+@documented(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate(
     model: str | Path | Translator,
     source: str | Path,
@@ -206,32 +209,56 @@ def translate_on(
 ) -> Summary:
     """Translate as `translate` does, with a model that is open on the first of `devices`."""
     begin, summary = time.perf_counter(), Summary()
-    going, files = split(options, TranslateOptions, FolderOptions)
+    going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
     if files.report:
         refuse_report(Path(files.report))  # rather than at the end
-    for k, job in enumerate(_jobs(model, source, out, going, files)):
-        shared = f", {len(devices)} processes" if len(devices) > 1 else ""
-        summary.computed, job.blocks = summary.computed or job.translator.describe() + shared, blocks
-        for outcome in run(job, devices):
-            total = outcome.total * files.n_outputs
-            summary.add(outcome)
-            summary.seconds = time.perf_counter() - begin
-            progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
+    with _engine(devices, spread) as run_job:
+        for k, job in enumerate(_jobs(model, source, out, going, files, spread)):
+            shared = f", {len(devices)} processes" if len(devices) > 1 else ""
+            summary.computed, job.blocks = summary.computed or job.translator.describe() + shared, blocks
+            for outcome in run_job(job):
+                total = outcome.total * files.n_outputs
+                summary.add(outcome)
+                summary.seconds = time.perf_counter() - begin
+                progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
     if files.report:
         write_report(Path(files.report), model, summary, files.shard)
     return summary
 
 
-@documented(JobLoadOptions, TranslateOptions, FolderOptions)
+@documented(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate_folder(
     model: str | Path | Translator, source: str | Path, out: str | Path, **options: Unpack[keywords.Translating]
 ) -> Iterator[Outcome]:
     """Translate as `translate` does, as an iterator over the outcome of each file."""
     loaded, devices = _opened(model, options)
-    going, files = split(options, TranslateOptions, FolderOptions)
-    jobs = _jobs(loaded, Path(source), Path(out), going, files)
-    first = next(jobs)  # so that what is wrong is said at once
-    return (outcome for job in chain([first], jobs) for outcome in run(job, devices))
+    going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
+    with ExitStack() as stack:
+        run_job = stack.enter_context(_engine(devices, spread))
+        jobs = _jobs(loaded, Path(source), Path(out), going, files, spread)
+        first = next(jobs)  # so that what is wrong is said at once
+        return _outcomes(chain([first], jobs), run_job, stack.pop_all())
+
+
+def _outcomes(jobs: Iterable[Job], run_job: Callable[[Job], Iterator[Outcome]], engine: ExitStack) -> Iterator[Outcome]:
+    with engine:
+        for job in jobs:
+            yield from run_job(job)
+
+
+@contextmanager
+def _engine(devices: Sequence[str], options: RayOptions) -> Iterator[Callable[[Job], Iterator[Outcome]]]:
+    """Yield what runs a job: this machine's devices, or Ray."""
+    if options.ray is None:
+        yield lambda job: run(job, devices)
+        return
+    if len(devices) > 1:
+        raise ConfigError("Several --device have no effect with --ray, which gives each worker its GPU; name one kind.")
+    from img2img.bulk.cluster import connected
+    from img2img.bulk.translating import translate as by_ray
+
+    with connected(options) as ray:
+        yield lambda job: by_ray(ray, job, options)
 
 
 def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
@@ -249,8 +276,13 @@ def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
     return merge(paths, Path(out))
 
 
-def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions) -> Iterator[Job]:
+def _jobs(
+    model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions, spread: RayOptions
+) -> Iterator[Job]:
     """Yield the job of each result of the images; several have a folder each."""
+    if spread.ray is not None:
+        model = copy.copy(model)
+        model.threads = spread.ray_cpus  # of each worker, and not of this process
     if files.n_outputs == 1:
         yield Job(model.with_noise(0, files.seed) if files.seed else model, source, out, going, files)
         return
@@ -262,7 +294,7 @@ def _jobs(model: Translator, source: Path, out: Path, going: TranslateOptions, f
 
 def _opened(model: str | Path | Translator, options: Mapping[str, Any]) -> tuple[Translator, list[str]]:
     """Return `model`, loaded with those of `options` that apply to loading, and the devices of its jobs."""
-    check_names("translating", options, JobLoadOptions, TranslateOptions, FolderOptions)
+    check_names("translating", options, JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
     loading = pick(options, JobLoadOptions)
     if not isinstance(model, Translator):
         return open_on_devices(model, **loading)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from img2img.bulk.options import RayOptions
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
 from img2img.cli.terminal import RUN, STOPPED, Command, Group, now_and_then, options_of, progress_bar, stoppable
@@ -80,7 +81,7 @@ def _root(
 
 
 @app.command(cls=Command)
-@options_of(JobLoadOptions, TranslateOptions, FolderOptions)
+@options_of(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
 def translate(
     model: ModelPath,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],

@@ -68,7 +68,7 @@ class _Worker:
         self.files: dict[Path, None] = {}
         context = Context()
         self.connection, theirs = context.Pipe()
-        arguments = theirs, pickle.dumps(_light(job, device)), torch.get_num_threads()
+        arguments = theirs, pickle.dumps(light(job, device)), torch.get_num_threads()
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -177,7 +177,7 @@ def _without_example(note: str) -> str:
     return note.partition(", e.g. ")[0]
 
 
-def _light(job: Job, device: str) -> Job:
+def light(job: Job, device: str) -> Job:
     """Return the job for a process that is to work on `device`: without the list of all files."""
     light, plan, translator = copy.copy(job), copy.copy(job.plan), copy.copy(job.translator)
     translator.asked, translator.notes = (device, translator.asked[1]), []

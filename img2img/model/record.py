@@ -1,6 +1,7 @@
 """The record of a folder of results: what made them, so that missing ones are made in the same way, on any machine."""
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,31 @@ def resume_record(
     raise ConfigError(f"{quote(out / RECORD)} comes and goes; end the other commands that use the folder.")
 
 
-def refuse_taken(out: Path, record: dict[str, Any]) -> None:
+def join_record(translator: "Translator", out: Path, record: Mapping[str, Any]) -> "Translator":
+    """Return the translator that computes as the record of a job says, in a process that helps with the job.
+
+    Raises:
+        ConfigError: if the machine rounds differently, or does not see the folder of the results.
+    """
+    place = f"A worker on {quote(platform.node())}"
+    if not (out / RECORD).exists():
+        raise ConfigError(
+            f"{place} does not see {quote(out)}; INPUT and --out must be on a disk that all machines share."
+        )
+    refuse_taken(out, record)
+    of_machine, remarks = compare_machines(translator, record)
+    if of_machine:
+        raise ConfigError(
+            f"{place} would compute differently than the results in {quote(out)}: {'; '.join(of_machine)}. Start the "
+            "job on a machine like the workers, or accept other rounding with an explicit --device."
+        )
+    translator.notes += [
+        f"Results of {quote(platform.node())} may be rounded differently: {words}." for words in remarks
+    ]
+    return _by_way_of(translator, record)
+
+
+def refuse_taken(out: Path, record: Mapping[str, Any]) -> None:
     """Raise ConfigError if another command has begun to write other results into a folder."""
     path = out / RECORD
     found = json_object(path.read_bytes()) if path.exists() else record
@@ -148,8 +173,12 @@ def _continue(
     current = current | {name: previous.get(name) for name in BY_MACHINE}
     if current != previous:  # an older version recorded less
         _write(out, current)
-    threads = previous.get("threads") if translator.runtime.device.type == "cpu" else None
-    return translator.by_way_of(previous["precision"], previous["backend"], threads), current
+    return _by_way_of(translator, previous), current
+
+
+def _by_way_of(translator: "Translator", record: Mapping[str, Any]) -> "Translator":
+    threads = record.get("threads") if translator.runtime.device.type == "cpu" else None
+    return translator.by_way_of(record["precision"], record["backend"], threads)
 
 
 def _differences(translator: "Translator", previous: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -222,6 +222,10 @@ class Translating(AnyTranslating, Loading, total=False):
     seed: int
     statistics: int
     skip_empty: bool
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
 
 
 class Sampling(TypedDict, total=False):

@@ -1,0 +1,1 @@
+"""Jobs on many machines, by an engine that others maintain: Ray."""

@@ -1,0 +1,285 @@
+"""Jobs on Ray: the bytes of one process, whoever is killed in the middle; and what a user can get wrong."""
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+
+import img2img
+from img2img.api import models
+from img2img.bulk.cluster import connected
+from img2img.bulk.options import RayOptions
+from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker, _add_note
+from img2img.errors import ConfigError, Img2ImgError, InputError
+from img2img.model.devices import light
+from img2img.model.folder import Job
+from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.record import RECORD, join_record
+
+RNG = np.random.default_rng(0)
+ON_CPU = {"device": "cpu"}
+TINY = dict(size=32, width=4, d_width=4, discriminator="patch_16", steps=2, augment="none", quiet=True, **ON_CPU)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of CycleGAN, colour to colour."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("img2img.training.journal.write_report", lambda *_: None)
+    a, b = (RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for _ in "ab")
+    img2img.train(
+        "cyclegan", a=a, b=b, out=(out := tmp_path_factory.mktemp("cyclegan") / "run"), generator="resnet_3", **TINY
+    )
+    patch.undo()
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Images of several sizes, in folders; one cannot be read, and the name of one is not UTF-8."""
+    root = tmp_path_factory.mktemp("photos")
+    for k in range(40):
+        (root / f"{k % 3}").mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (30 + 9 * k % 40, 40, 3), dtype=np.uint8)).save(root / f"{k % 3}/{k}.png")
+    (root / "0" / "0.png").rename(root / "0" / os.fsdecode(b"\xff b.png"))
+    (root / "broken.png").write_bytes(b"broken")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(run, photos, tmp_path_factory):
+    """The results of one process."""
+    img2img.translate(run, photos, out := tmp_path_factory.mktemp("whole") / "out", **ON_CPU)
+    return contents(out)
+
+
+def workers_in(folder):
+    """The workers of Ray that were started from `folder`; processes of Ray itself may take a minute to end."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if path.readlink() == folder and (path.parent / "cmdline").read_bytes().startswith(b"ray::"):
+                found.append(path.parent.name)
+    return found
+
+
+def contents(folder):
+    """What is in the files of a folder, except the record."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != RECORD}
+
+
+# The engine's entry for a list of files
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cuts=st.lists(st.integers(0, 41), max_size=4), order=st.randoms(use_true_random=False))
+def test_copies_of_a_job_that_process_lists_of_files_give_the_same_bytes(
+    run, photos, whole, tmp_path_factory, cuts, order
+):
+    out = tmp_path_factory.mktemp("lists") / "out"
+    job = Job(img2img.load(run, **ON_CPU), photos, out, TranslateOptions(), FolderOptions())
+    todo = []
+    assert list(job.sort_out(todo)) == [] and len(todo) == 41
+    order.shuffle(todo)
+    failed = []
+    for first, last in zip([0, *sorted(cuts)], [*sorted(cuts), 41], strict=True):
+        copied = pickle.loads(pickle.dumps(light(job, "cpu")))
+        assert copied.plan.sources == [] and len(job.plan.sources) == 41
+        copied.translator = join_record(copied.translator, out, copied.record)
+        failed += [x.source.name for x in copied.translate(deque(todo[first:last])) if x.status == "failed"]
+    assert contents(out) == whole and failed == ["broken.png"]
+
+
+def test_a_worker_that_would_compute_differently_or_sees_another_disk_is_refused(run, photos, tmp_path):
+    job = Job(img2img.load(run), photos, tmp_path / "out", TranslateOptions(), FolderOptions())
+    job.record["processor"] = "AVX2"
+    (tmp_path / "out" / RECORD).write_text(json.dumps(job.record))
+    says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
+    assert "would compute differently than the results in" in says and "processor was AVX2, now" in says
+    (tmp_path / "out" / RECORD).unlink()
+    says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
+    assert says.endswith("INPUT and --out must be on a disk that all machines share.")
+
+
+# A worker
+
+
+def worker(job, out, run, photos):
+    """A function that lets a worker process all files, and returns its rows; and the names of the files."""
+    todo, begun = [], Begun()
+    made = job(img2img.load(run, **ON_CPU), photos, out, TranslateOptions(), FolderOptions())
+    list(made.sort_out(todo))
+    batch = {"number": range(len(todo)), "name": [os.fsencode(path.relative_to(photos)) for path in todo]}
+
+    def call():
+        rows = Worker(made, begun.count, 1, str(Path.cwd()))(batch)
+        assert tuple(rows) == COLUMNS
+        return list(zip(*rows.values(), strict=True))
+
+    return call, [path.name for path in todo]
+
+
+def test_a_file_that_ends_every_worker_does_not_stop_the_others(run, photos, whole, tmp_path):
+    class Deadly(Job):
+        def translate(self, todo):
+            if "3.png" in [source.name for source in todo]:
+                raise SystemExit
+            yield from super().translate(todo)
+
+    call, names = worker(Deadly, tmp_path / "out", run, photos)
+    ends = 0
+    while True:  # as Ray does
+        try:
+            rows = call()
+            break
+        except SystemExit:
+            ends += 1
+    assert ends == 1 + TRIES
+    failed = {names[number]: reason for number, status, reason, _ in rows if status == "failed"}
+    assert failed.keys() == {"broken.png", "3.png"}
+    assert failed["3.png"].endswith("3.png: the process that worked on it ended each time; is there enough memory?")
+    lost = next(name for name in whole if name.name == "3.png")
+    assert contents(tmp_path / "out") == {name: content for name, content in whole.items() if name != lost}
+
+
+def test_what_stops_a_worker_is_a_row(run, photos, tmp_path, monkeypatch):
+    def broken(translator, out, record):
+        translator.notes.append("A note.")
+        raise InputError("It does not fit.") if out.name == "fit" else ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("img2img.bulk.translating.join_record", broken)
+    refusal, note = worker(Job, tmp_path / "fit", run, photos)[0]()
+    assert refusal == (-1, "DataError", "It does not fit.", 0.0) and note == (-1, "note", "A note.", 0.0)
+    number, status, reason, _ = worker(Job, tmp_path / "bug", run, photos)[0]()[0]
+    assert (number, status) == (-1, "bug") and "ZeroDivisionError: a bug" in reason
+
+
+def test_notes_of_workers_that_differ_in_their_example_are_one():
+    notes = []
+    for note in ("Results do not keep x, e.g. of 1.tif.", "Results do not keep x, e.g. of 2.tif.", "Other."):
+        _add_note(notes, note)
+    assert notes == ["Results do not keep x, e.g. of 1.tif.", "Other."]
+
+
+# Ray
+
+
+@pytest.mark.slow
+def test_ray_gives_the_bytes_of_one_process_though_a_worker_is_killed(run, photos, whole, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    killed = tmp_path / "killed"
+
+    class Deadly(Job):
+        def translate(self, todo):
+            import os
+
+            is_last = "4.png" in [source.name for source in todo] and not killed.exists()
+            outcomes = Job.translate(self, todo)
+            if is_last:
+                killed.touch()
+                next(outcomes)
+                os.kill(os.getpid(), 9)
+            return outcomes
+
+    monkeypatch.setattr(models, "Job", Deadly)
+    seen, report = [], tmp_path / "report.json"
+    with connected(RayOptions(ray="local", ray_workers=2)):
+        asked = {"ray": "local", "ray_workers": 2} | ON_CPU
+        result = img2img.translate(run, photos, tmp_path / "out", progress=seen.append, report=report, **asked)
+        many = {"ray": "local", "ray_workers": 3} | ON_CPU
+        says = refused(ConfigError, img2img.translate, run, photos, tmp_path / "out", **many)
+        assert says.startswith("--ray local has room for 2 workers of 1 CPU each, not for 3;")
+        says = refused(ConfigError, img2img.translate, run, photos, tmp_path / "out", ray_gpus=0.5, **asked)
+        assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
+    assert killed.exists() and contents(tmp_path / "out") == whole
+    assert (result.translated, result.skipped, [path.name for path, _ in result.failed]) == (40, 0, ["broken.png"])
+    assert [x.done for x in seen] == list(range(1, 42)) and {x.total for x in seen} == {41}
+    assert json.loads(report.read_text())["translated"] == 40
+    assert json.loads((tmp_path / "out" / RECORD).read_text())["threads"] == 1
+
+
+@pytest.mark.slow
+def test_a_node_that_is_removed_loses_nothing(run, photos, whole, tmp_path):
+    pytest.importorskip("ray")
+    script = f"""
+import img2img
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+second = [cluster.add_node(num_cpus=1)]
+def progress(outcome):
+    if outcome.done == 10:
+        cluster.remove_node(second.pop(), allow_graceful=False)
+if __name__ == "__main__":
+    options = dict(device="cpu", ray=cluster.address, progress=progress)
+    result = img2img.translate({str(run)!r}, {str(photos)!r}, "out", **options)
+    assert not second
+    print(result.translated, len(result.failed))
+"""
+    (tmp_path / "script.py").write_text(script)
+    words, quiet = [sys.executable, "script.py"], {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | quiet, capture_output=True, text=True, timeout=200)
+    assert done.stdout.split()[-2:] == ["40", "1"], done.stderr
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp_path):
+    pytest.importorskip("ray")
+    words = [sys.executable, "-m", "img2img", "translate", run, photos, "--out", "out", "--device", "cpu"]
+    words += ["--ray", "local", "--ray-workers", "2"]
+    codes = {signal.SIGINT: 130, signal.SIGKILL: -9}
+    for number, code in codes.items():
+        begun = len(list(tmp_path.rglob("*.png")))
+        process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while len(list(tmp_path.rglob("*.png"))) == begun and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == code and "Traceback" not in said, said
+        assert ("Stopped. Run the same command again" in said) == (number == signal.SIGINT), said
+        assert len(list(tmp_path.rglob("*.png"))) < 40
+        deadline = time.monotonic() + 60
+        while (left := workers_in(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
+    done = subprocess.run(words[:-4], cwd=tmp_path, capture_output=True, text=True)  # this time without Ray
+    assert done.returncode == 1 and "already there, 1 failed" in done.stdout, done.stderr
+    assert contents(tmp_path / "out") == whole
+
+
+# Mistakes
+
+
+def test_mistakes_in_options(run, photos, tmp_path, command_line):
+    def says(*words):
+        code, _, text = command_line("translate", run, photos, "--out", tmp_path / "out", *words)
+        assert code == 2
+        return text
+
+    assert "--ray-workers has no effect without --ray." in says("--ray-workers", "2")
+    for address in ("auto", "10.0.0.1", "ray://here:1", "here:port", ":1"):
+        assert f"--ray takes local, or an address such as 10.0.0.1:6379, not '{address}'" in says("--ray", address)
+    assert "--ray 127.0.0.1:1: there is no Ray cluster at this address: Connection refused." in says(
+        "--ray", "127.0.0.1:1"
+    )
+    assert "there is no Ray cluster at this address: " in says("--ray", "nowhere.invalid:6379")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_that_is_not_installed(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    says = refused(Img2ImgError, img2img.translate, run, photos, tmp_path / "out", ray="local", **ON_CPU)
+    assert says == "--ray needs ray. Install it with: pip install 'img2img-gan[ray]'."
+    assert not (tmp_path / "out").exists()
