@@ -498,6 +498,22 @@ def test_a_plate_an_image_and_another_format(tmp_path, model):
     assert img2img.load(model)(root / "deep/x.ome.zarr").shape == (20, 37, 2)
 
 
+def test_plates_in_parts_are_the_same_and_not_mixed_with_others(tmp_path, model):
+    root, options = write_plate(tmp_path / "in" / "P1.zarr").parent, {"device": "cpu"}
+    assert img2img.translate(model, root, tmp_path / "whole", **options).translated == 6
+    counts = [
+        img2img.translate(model, root, tmp_path / "parts", shard=f"{k}/3", **options).translated for k in (2, 1, 3)
+    ]
+    assert sum(counts) == 6
+    whole, parts = (
+        {p.relative_to(tmp_path / x): p.read_bytes() for p in (tmp_path / x).rglob("*") if p.is_file()}
+        for x in ("whole", "parts")
+    )
+    assert parts == whole
+    says = refused(ConfigError, img2img.translate, model, root, tmp_path / "parts", direction="b2a", **options)
+    assert "were computed differently: direction was a2b, now b2a" in says
+
+
 def test_samples_may_be_zarr(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (4, 16, 16), dtype=np.uint8)
     options = {"size": 16, "steps": 1, "width": 4, "d_width": 4, "device": "cpu", "precision": "fp32", "quiet": True}
