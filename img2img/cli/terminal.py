@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -34,6 +35,7 @@ ORDER = (
     "demo",
 )
 RUN = "Run"  # the heading of --help where other options have headings
+ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
 STOPPED = "Stopped. Run the same command again to compute what is missing."
 
 
