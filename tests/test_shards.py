@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -394,3 +395,21 @@ def test_processes_that_share_a_folder(run, photos, whole, tmp_path):
     assert contents(tmp_path / "out") == whole
     merged = img2img.merge_reports(sorted(tmp_path.glob("*.json")), tmp_path / "all" / "all.json")
     assert merged.translated + merged.skipped == 8 and not merged.missing
+
+
+@pytest.mark.slow
+def test_the_array_job_of_the_docs(run, photos, whole, tmp_path):
+    """Each task as SLURM starts it."""
+    text = (Path(img2img.__file__).parents[1] / "docs" / "translating.md").read_text(encoding="utf-8")
+    (script,) = (block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "#SBATCH" in block)
+    shutil.copytree(run, tmp_path / "checkpoints" / "h2z")
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "img2img").write_text(f'#!/bin/sh\nexec {sys.executable} -m img2img "$@" --device cpu\n')
+    (tmp_path / "img2img").chmod(0o755)
+    for task in (1, 2):
+        known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(img2img.__file__).parents[1])}
+        array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"}
+        subprocess.run(["bash", "-c", script], cwd=tmp_path, env=os.environ | known | array)
+    assert contents(tmp_path / "shared") == whole
+    merged = img2img.merge_reports(sorted((tmp_path / "parts").iterdir()), tmp_path / "all.json")
+    assert (merged.translated, len(merged.failed), merged.missing) == (8, 1, [])

@@ -1,5 +1,6 @@
 """Whole slides: regions of them, statistics from a sample, blocks that survive a kill, and what the result keeps."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -7,24 +8,27 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 from conftest import refused
+from filelock import FileLock
 from hypothesis import given, settings, strategies as st
 
 import img2img
 from img2img.core.needs import Facts
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
-from img2img.data.regions import open_regions
+from img2img.data.regions import SLIDES, open_regions
 from img2img.data.scale import Scale
-from img2img.data.tissue import empty_regions, sample_of
-from img2img.errors import ConfigError, DataError, InputError
+from img2img.data.tiff import MAX_TILE
+from img2img.data.tissue import BRIGHT, COARSE, GREY, empty_regions, sample_of
+from img2img.errors import ConfigError, DataError, InputError, TrainingError
 from img2img.methods import METHODS
-from img2img.model import slides
+from img2img.model import slides, tiling
 from img2img.model.file import ModelCard, save_model
 from img2img.model.frozen import Frozen
 from img2img.networks import GENERATORS
@@ -486,6 +490,7 @@ def test_empty_blocks_are_copied(tmp_path, model):
     assert np.abs(before[inside].astype(int) - after[inside]).mean() > 5
 
 
+@pytest.mark.slow
 def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkeypatch):
     path = write_slide(tmp_path, "jpeg.tif", picture(256, 256))
     translate(model, path, tmp_path / "once", tile="64")
@@ -538,6 +543,65 @@ def test_blocks_of_another_slide_are_not_mixed_in(tmp_path, model, monkeypatch):
     translate(model, path, tmp_path / "again", tile="64")
     names = [tmp_path / name / "rgb.ome.tif" for name in ("out", "again")]
     assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_a_damaged_block_is_named(tmp_path, model, monkeypatch):
+    """As after a power cut; without it, the job continues."""
+    path = write_slide(tmp_path, "rgb.ome.tif", picture(203, 177))
+    for content in (b"", b"II*\0" + bytes(500)):
+        stopped(monkeypatch, 2, translate, model, path, tmp_path / "out", tile="64")
+        block = tmp_path / "out" / ".rgb.ome.tif.img2img-blocks" / "0-1.tif"
+        block.write_bytes(content)
+        ((_, reason),) = translate(model, path, tmp_path / "out", tile="64").failed
+        assert "0-1.tif is damaged; delete it" in reason
+        block.unlink()
+        assert translate(model, path, tmp_path / "out", tile="64").translated == 1
+        (tmp_path / "out" / "rgb.ome.tif").unlink()
+
+
+def test_a_slide_that_another_process_translates_is_reported(tmp_path, model):
+    path = write_slide(tmp_path, "rgb.ome.tif", picture(203, 177))
+    work = tmp_path / "out" / ".rgb.ome.tif.img2img-blocks"
+    work.mkdir(parents=True)
+    with FileLock(work / "lock"):
+        ((_, reason),) = translate(model, path, tmp_path / "out").failed
+    assert "is being translated by another process" in reason
+    assert translate(model, path, tmp_path / "out").translated == 1
+
+
+def test_a_full_disk_ends_the_job_and_keeps_the_blocks(tmp_path, model, monkeypatch):
+    path = write_slide(tmp_path, "separate.tif", picture(203, 177))
+    write, count = slides.write_block, []
+
+    def full(*given):
+        if len(count) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count.append(write(*given))
+
+    monkeypatch.setattr(slides, "write_block", full)
+    assert "The disk is full" in refused(TrainingError, translate, model, path, tmp_path / "out", tile="64")
+    monkeypatch.setattr(slides, "write_block", write)
+    work = tmp_path / "out" / ".separate.tif.img2img-blocks"
+    assert len(list(work.glob("*-*.tif"))) == 3
+    assert translate(model, path, tmp_path / "out", tile="64").translated == 1
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert "0.0 GB are free" in translate(model, path, tmp_path / "more", tile="64").failed[0][1]
+
+
+def test_values_that_are_no_numbers_are_reported_with_their_place(tmp_path):
+    image = np.random.default_rng(0).random((203, 177)).astype(np.float32)
+    image[150, 100] = np.nan
+    tifffile.imwrite(tmp_path / "x.tif", image, tile=(64, 64), photometric="minisblack")
+    model = make_model(tmp_path / "m.safetensors", 1, "float32", high=1)
+    ((_, reason),) = translate(model, tmp_path / "x.tif", tmp_path / "out").failed
+    assert "x.tif, rows 0 to 202, columns 0 to 176: It has" in reason and "NaN" in reason
+
+
+def test_a_model_that_has_no_form_in_tiles_is_refused(tmp_path, model, monkeypatch):
+    path = write_slide(tmp_path, "rgb.ome.tif", picture(203, 177))
+    monkeypatch.setattr(tiling.Lazy, "operations", {})
+    assert "--statistics cannot be used: the network" in failure(model, path, tmp_path / "out")
 
 
 def test_blocks_of_another_model_or_options_are_refused(tmp_path, model, monkeypatch):
@@ -603,6 +667,25 @@ def test_a_model_that_changes_the_number_of_channels(tmp_path):
         assert slide.stated.pixel_size == pytest.approx((0.5, 0.5))
 
 
+@pytest.mark.parametrize("out", [3, 2])
+def test_a_slide_of_ome_with_an_overview_gets_a_description_of_its_own(tmp_path, out):
+    """The description of two images would be wrong for one, so it is made again, with the size of a pixel."""
+    path, image = tmp_path / "x.ome.tif", np.ascontiguousarray(np.moveaxis(picture(203, 177), -1, 0))
+    about = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25, "Channel": {"Name": ["A", "B", "C"]}}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(image, tile=(64, 64), photometric="minisblack", subifds=1, metadata=about)
+        writer.write(image[:, ::2, ::2].copy(), tile=(64, 64), photometric="minisblack", subfiletype=1)
+        writer.write(image[:, :50, :60].copy(), photometric="minisblack", metadata={"axes": "CYX", "Name": "Label"})
+    model = make_model(tmp_path / "m.safetensors", 3, out=out, generator="unet_16")
+    translator = img2img.load(model, device="cpu", precision="fp32")
+    assert img2img.translate(translator, path, tmp_path / "out", statistics=8).translated == 1
+    assert any("the pictures beside the slide (label)" in note for note in translator.notes)
+    with open_regions(tmp_path / "out" / "x.ome.tif") as slide:
+        assert (slide.channels, len(slide.levels)) == (out, 2)
+        assert slide.stated.pixel_size == pytest.approx((0.5, 0.25))
+        assert slide.stated.channels == (("A", "B", "C") if out == 3 else ()) and not slide.stated.lost
+
+
 def test_slides_are_found_and_named_by_option(tmp_path, model, command_line):
     """Without the option, a slide is not passed over in silence; and a TIFF over the limit is told of it."""
     folder = tmp_path / "in"
@@ -624,3 +707,13 @@ def test_a_result_of_another_suffix_clashes_with_no_other(tmp_path, model):
     shutil.copy(folder / "a.bif", folder / "a.tif")
     summary = translate(model, folder, tmp_path / "two")
     assert summary.translated == 1 and "would have the same path" in summary.failed[0][1]
+
+
+def test_the_page_names_every_suffix_and_number():
+    page = (Path(__file__).parents[1] / "docs" / "slides.md").read_text(encoding="utf-8")
+    assert not [suffix for suffix in SLIDES if f"`{suffix}`" not in page]
+    assert (
+        f"at least {BRIGHT} of 255 and differ by at most {GREY}" in page and f"at most {COARSE} times smaller" in page
+    )
+    assert f"about {slides.BLOCK} pixels" in page and f"tiles of {slides.SAMPLED} pixels" in page
+    assert f"{MAX_TILE / 2**20:.0f} megapixels" in page

@@ -23,6 +23,7 @@ import img2img
 from img2img.data import zarr_write
 from img2img.data.folders import find_images
 from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.ome_zarr import copy_group
 from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
 from img2img.model.plan import Plan
@@ -237,6 +238,13 @@ def test_pages_of_other_axes_are_refused(tmp_path):
     assert not (tmp_path / "x.zarr").exists()
 
 
+def test_metadata_of_both_formats(tmp_path):
+    folder = store(tmp_path / "x.zarr", "yx", NEW, [(9, 9)], "uint8", (9, 9))
+    put(folder, OLD, multiscales=[])
+    target = again(folder, tmp_path / "y.zarr")
+    assert list(documents(target)) == ["zarr.json", "0/zarr.json"] and read_image(target).array.any()
+
+
 def test_an_image_of_zeros_is_not_taken_for_half_a_copy(tmp_path):
     folder = write_store(tmp_path / "x.zarr", volume(1))
     assert not read_image(again(folder, tmp_path / "y.zarr", np.zeros_like)).array.any()
@@ -301,6 +309,18 @@ def test_an_unknown_setting_of_a_codec_is_not_handed_on(tmp_path):
     edit(folder / "0", lambda x: x.update(compressor={"id": "zstd", "level": 3, "path": "/etc/passwd"}), ".zarray")
     target = again(folder, tmp_path / "y.zarr")
     assert documents(target)["0/.zarray"]["compressor"].keys() <= {"id", "level", "checksum"}
+
+
+def test_metadata_outside_of_a_store_are_not_copied(tmp_path):
+    secret = tmp_path / "secret.json"
+    write_json(secret, {"multiscales": [{"datasets": [{"path": "0"}]}], "password": "x"})
+    folder = write_store(tmp_path / "x.zarr", volume(1))
+    (folder / ".zgroup").symlink_to(secret)
+    assert "x.zarr/.zgroup leads outside of its store; copy the file there" in refused(DataError, read_image, folder)
+    plate = write_plate(tmp_path / "P.zarr", wells=["A/1"], fields=1)
+    (plate / "A" / ".zattrs").symlink_to(secret)
+    assert "leads outside of its store" in refused(DataError, copy_group, plate / "A", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_are_said_not_to_be_kept(tmp_path):
@@ -476,6 +496,16 @@ def test_a_plate_an_image_and_another_format(tmp_path, model):
     assert img2img.translate(model, root, tmp_path / "zarr", format="zarr").translated == 10
     assert (tmp_path / "zarr/a.zarr/.zattrs").exists() and (tmp_path / "zarr/P1.zarr/A/1/0/.zattrs").exists()
     assert img2img.load(model)(root / "deep/x.ome.zarr").shape == (20, 37, 2)
+
+
+def test_samples_may_be_zarr(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (4, 16, 16), dtype=np.uint8)
+    options = {"size": 16, "steps": 1, "width": 4, "d_width": 4, "device": "cpu", "precision": "fp32", "quiet": True}
+    model = img2img.train("dcgan", data=images, out=tmp_path / "run", **options)
+    for n in (3, 2):
+        img2img.sample(model, n, out=tmp_path / "out", format="zarr", seed=n, overwrite=True)
+        assert [path.name for path in find_images(tmp_path / "out")] == [f"00000{i}.zarr" for i in range(n)]
+    assert read_image(tmp_path / "out" / "000001.zarr").array.shape == (16, 16, 1)
 
 
 def test_results_never_replace_originals_or_other_folders(tmp_path, model):

@@ -178,6 +178,7 @@ def translate(
     out: str | Path,
     *,
     progress: Callable[[Outcome], None] = lambda outcome: None,
+    blocks: Callable[[Path, int, int], None] = lambda source, done, total: None,
     **options: Unpack[keywords.Translating],
 ) -> Summary:
     """Translate a folder of images, or one file, into the folder `out`, with the same tree, names and formats.
@@ -187,10 +188,11 @@ def translate(
         source: the folder or file to translate.
         out: the folder for the results.
         progress: called with the outcome of each file.
+        blocks: called with a slide and the numbers of its blocks that are finished, and of all, when one is.
         **options: see Options below.
     """
     loaded, devices = _opened(model, options)
-    return translate_on(loaded, devices, Path(source), Path(out), progress, options)
+    return translate_on(loaded, devices, Path(source), Path(out), progress, blocks, options)
 
 
 def translate_on(
@@ -199,6 +201,7 @@ def translate_on(
     source: Path,
     out: Path,
     progress: Callable[[Outcome], None],
+    blocks: Callable[[Path, int, int], None],
     options: Mapping[str, Any],
 ) -> Summary:
     """Translate as `translate` does, with a model that is open on the first of `devices`."""
@@ -208,7 +211,7 @@ def translate_on(
         refuse_report(Path(files.report))  # rather than at the end
     for k, job in enumerate(_jobs(model, source, out, going, files)):
         shared = f", {len(devices)} processes" if len(devices) > 1 else ""
-        summary.computed = summary.computed or job.translator.describe() + shared
+        summary.computed, job.blocks = summary.computed or job.translator.describe() + shared, blocks
         for outcome in run(job, devices):
             total = outcome.total * files.n_outputs
             summary.add(outcome)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from img2img.cli.terminal import Command, options_of, progress_bar, stoppable
-from img2img.errors import ConfigError
+from img2img.errors import ConfigError, quote
 from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.metrics.options import MetricOptions
 from img2img.model.options import LoadOptions
@@ -56,6 +56,9 @@ def evaluate(
         result = judge(model, metrics=metric or (), progress=advance, **options)
     if every:
         _print_ranking(result)
+    elif not result.rows:
+        count = result.protocol["images"] + result.protocol["real_images"]
+        typer.echo(f"features of {count} images in {quote(result.protocol['cache'])}")
     else:
         print_rows(result.rows)
         _print_protocol(result.protocol)

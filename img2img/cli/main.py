@@ -13,7 +13,7 @@ import typer
 
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
-from img2img.cli.terminal import RUN, STOPPED, Command, Group, options_of, progress_bar, stoppable
+from img2img.cli.terminal import RUN, STOPPED, Command, Group, now_and_then, options_of, progress_bar, stoppable
 from img2img.data.options import SIDES
 from img2img.errors import ConfigError, Img2ImgError, Interrupted, counted, listed, quote
 from img2img.methods import CONFIGS, PLACES
@@ -103,7 +103,8 @@ def translate(
             if outcome.status == "failed":
                 print_line(f"failed: {outcome.reason}")
 
-        summary = img2img.api.models.translate_on(loaded, devices, source, out, progress, options)
+        blocks = now_and_then(lambda slide, done, total: print_line(f"{quote(slide)}: {done} of {total} blocks"))
+        summary = img2img.api.models.translate_on(loaded, devices, source, out, progress, blocks, options)
     for note in dict.fromkeys(loaded.notes):
         print_line(note)
     if summary.outside:

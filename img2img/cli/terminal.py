@@ -1,7 +1,9 @@
 """Parts that commands share: options declared elsewhere, a progress bar, and Ctrl-C."""
 
 import inspect
+import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -149,6 +151,18 @@ def progress_bar(title: str, unit: str = "img") -> Iterator[tuple[Callable[[int,
         yield meter.advance, print_line
     finally:
         meter.close()
+
+
+def now_and_then(function: Callable[..., None], seconds: float = 30.0) -> Callable[..., None]:
+    """Return a function that calls `function` unless it did so less than `seconds` ago."""
+    last = [-math.inf]
+
+    def call(*given: Any) -> None:
+        if time.monotonic() - last[0] >= seconds:
+            last[0] = time.monotonic()
+            function(*given)
+
+    return call
 
 
 @contextmanager

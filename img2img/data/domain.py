@@ -14,6 +14,7 @@ import numpy as np
 from img2img.data.folders import Found, skipped_note
 from img2img.data.holes import holes_of, in_words
 from img2img.data.images import read_image
+from img2img.data.patches import Patch, read_patch
 from img2img.data.picture import DTYPES, Array, Header
 from img2img.errors import ConfigError, DataError, counted, listed, quote
 
@@ -81,12 +82,15 @@ class Domain:
     def name(self, i: int) -> str:
         """Return the name of image i for error messages."""
         source = self.sources[i]
-        return quote(source.path) if isinstance(source, Header) else f"array {i} of domain {self.title}"
+        return quote(source.path) + source.place if isinstance(source, Header) else f"array {i} of domain {self.title}"
 
     def load(self, i: int) -> Array:
         """Load image i as (H, W, channels). A file with pages was admitted only if they are channels."""
         source = self.sources[i]
-        array = read_image(source.path, "channels").array if isinstance(source, Header) else source
+        if isinstance(source, Patch):
+            array = read_patch(source)
+        else:
+            array = read_image(source.path, "channels").array if isinstance(source, Header) else source
         refuse_non_finite(array, self.name(i))
         if self.half != "whole":
             middle = array.shape[1] // 2
@@ -98,10 +102,11 @@ class Domain:
         paths = [source.path for source in self.sources if isinstance(source, Header)]
         folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
         names, contents = hashlib.sha256(), hashlib.sha256(self.half.encode())
+        checked = {path: fingerprint(path) for path in dict.fromkeys(paths)}
         for source in self.sources:
             if isinstance(source, Header):
-                names.update(os.fsencode(source.path.relative_to(folder).as_posix()) + b"\0")
-                kind = source.width, source.height, source.channels, *fingerprint(source.path)
+                names.update(os.fsencode(source.path.relative_to(folder).as_posix() + source.place) + b"\0")
+                kind = source.width, source.height, source.channels, *checked[source.path]
             else:
                 kind = (*source.shape, zlib.crc32(np.ascontiguousarray(source).tobytes()))
             contents.update(repr(kind).encode())

@@ -1,17 +1,17 @@
 """Which images a method is trained on: found, labelled, divided into training and held-out ones, and checked."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from img2img.core.needs import Needs
 from img2img.data.augment import PRESETS
 from img2img.data.domain import Domain, alike, from_arrays, passed_beside, refuse_small
 from img2img.data.folders import Found, find_images, scan
+from img2img.data.heldout import hold_out
 from img2img.data.idx import is_idx, read_idx
 from img2img.data.labels import (
     UNKNOWN,
@@ -27,7 +27,9 @@ from img2img.data.labels import (
 )
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, PartlyLabelledConfig
 from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
+from img2img.data.patches import patches_of, scan_large
 from img2img.data.picture import Array, Header
+from img2img.data.regions import SLIDES
 from img2img.data.vectors import vectors_for
 from img2img.errors import ConfigError, DataError, NoImagesError, choose, counted, quote
 
@@ -67,6 +69,8 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
         DataError: if images are missing, unreadable, or do not fit together.
     """
     preset = choose("--augment", config.augment, PRESETS)
+    if config.region_size:
+        _refuse_region_size(config, arrays)
     if needs.domains == ("a", "b") and not needs.labels:
         split = _find_two(config, needs.paired, **arrays)
     elif needs.domains == ("image",):
@@ -84,7 +88,7 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
     if config.val_fraction and heldout:
         notes.append("--val-fraction is ignored because the data set has a held-out part.")
     elif config.val_fraction:
-        parts = {key: _hold_out(domain, config.val_fraction) for key, domain in train.items()}
+        parts = {key: hold_out(domain, config.val_fraction) for key, domain in train.items()}
         train, heldout = ({key: part[k] for key, part in parts.items()} for k in range(2))
         if classes:
             refuse_missing(train["image"], classes, config.val_fraction)
@@ -103,13 +107,28 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
     return Split(train, heldout, classes, tuple(notes))
 
 
+def _refuse_region_size(config: Any, arrays: dict[str, Any]) -> None:
+    """Raise ConfigError if there is nothing that could be cut into squares."""
+    data = getattr(config, "data", None)
+    if any(array is not None for array in arrays.values()) or (data and Path(data).is_file()):
+        raise ConfigError(
+            "--region-size is for folders of large images; arrays and idx files are small, so leave it out."
+        )
+    if config.pages != "images":
+        raise ConfigError(
+            f"--region-size is for images of one page, so --pages {config.pages} has no effect; leave it out."
+        )
+    if getattr(config, "vectors", None):
+        raise ConfigError("--vectors has one for each image, and --region-size makes many of one; leave one out.")
+
+
 def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) -> Split:
     heldout: Domains | None
     if a is not None or b is not None:
         train, heldout = pair_up(from_arrays("A", a), from_arrays("B", b), paired), None
     else:
         places = {"a": config.a, "b": config.b, "ab": config.ab, "data": config.data}
-        train, heldout = find_pair(places, paired, config.pages)
+        train, heldout = find_pair(places, paired, config.pages, config.region_size)
     if config.direction == "b2a":
         if not paired:
             raise ConfigError("--direction is for pairs; without pairs both directions are learned at once.")
@@ -152,7 +171,7 @@ def _find_images(
     if data is None and path.is_dir():
         if labels is not None or (file and is_idx(file)):
             raise ConfigError("The labels of a folder of images are its sub-folders, or --labels FILE.csv, not a list.")
-        domains, names, notes = _in_folder(path, file, needs_labels, config.pages)
+        domains, names, notes = _in_folder(path, file, needs_labels, config.pages, config.region_size)
     else:
         domains = [Domain.of("data", from_arrays("data", _read_images(path) if data is None else data))]
         if needs_labels:
@@ -167,11 +186,11 @@ def _find_images(
 
 
 def _in_folder(
-    root: Path, table_file: Path | None, needs_labels: bool, pages: str
+    root: Path, table_file: Path | None, needs_labels: bool, pages: str, region: int
 ) -> tuple[list[Domain], list[list[str]], Notes]:
     """Return the domains of the parts of a folder, the labels of each if they are needed, and notes."""
-    folders, notes = _divide(root, needs_labels and not table_file)
-    scans = [_scan(folder, pages) for folder in folders]
+    folders, notes = _divide(root, needs_labels and not table_file, SLIDES if region else ())
+    scans = [scan_large(folder) if region else _scan(folder, pages) for folder in folders]
     names: list[list[str]] = []
     if table_file:
         table = Table(table_file)
@@ -184,7 +203,16 @@ def _in_folder(
                 headers.passed -= Counter([table_file.suffix.lower()])
     elif needs_labels:
         names = [from_folders(folder, headers) for folder, headers in zip(folders, scans, strict=True)]
+    if region:
+        cut = [patches_of(headers, region) for headers in scans]
+        names = [_for_each(labels, patches) for labels, patches in zip(names, cut, strict=True)] if names else names
+        scans = [Found(chain(*patches), headers.passed) for patches, headers in zip(cut, scans, strict=True)]
     return [Domain.of("data", headers) for headers in scans], names, notes
+
+
+def _for_each(labels: list[str], patches: list[list[Header]]) -> list[str]:
+    """Return the label of every patch, from those of the images."""
+    return [label for label, found in zip(labels, patches, strict=True) for _ in found]
 
 
 def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:
@@ -198,7 +226,7 @@ def _listed(labels: Any, file: Path | None, images: Path | None) -> list[str]:
     return from_idx(file or beside(images or Path()))
 
 
-def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
+def _divide(root: Path, class_folders: bool, others: Collection[str] = ()) -> tuple[list[Path], Notes]:
     """Return the folder to train on, and the held-out one if `root` is divided into such parts; and what to say of it.
 
     A root is divided if all its images lie in the sub-folders `train` and `val` or `test` (of both, `val` is held out).
@@ -215,7 +243,7 @@ def _divide(root: Path, class_folders: bool) -> tuple[list[Path], Notes]:
         f"{quote(root)} is used as a whole: its folders train and {held.name} are not a training and a held-out part."
     )
     whole = [root], (note,)
-    places = [image.relative_to(root).parts for image in find_images(root)]
+    places = [image.relative_to(root).parts for image in find_images(root, others)]
     if not {held.name, "train"} <= {parts[0] for parts in places} <= {"train", *HELD_OUT}:
         return whole
     if class_folders:
@@ -260,16 +288,3 @@ def _refuse_unwarpable(domain: Domain, augment: str) -> None:
             f"Domain {domain.title} has {domain.dtype} values, which --augment strong cannot warp; "
             f"use another --augment, or convert to {', '.join(WARPABLE)}."
         )
-
-
-def _hold_out(domain: Domain, fraction: float) -> tuple[Domain, Domain]:
-    """Divide a domain into training and held-out images, spread over the sorted names.
-
-    Domains of equal length, such as pairs, are divided alike.
-    """
-    n = len(domain)
-    count = round(n * fraction)
-    if not 0 < count < n - 1:
-        raise ConfigError(f"--val-fraction {fraction} of the {n} images of domain {domain.title} leaves too few.")
-    order = np.random.default_rng(0).permutation(n)
-    return domain.select(sorted(order[count:])), domain.select(sorted(order[:count]))

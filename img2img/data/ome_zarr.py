@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -102,9 +103,29 @@ def images_in(folder: Path) -> list[Path] | None:
     return None
 
 
-@contextmanager
-def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
-    """Open the largest level of an image; yield its header, and a function that reads it.
+@dataclass(frozen=True)
+class Opened:
+    """An image whose metadata have been checked: its largest level.
+
+    Attributes:
+        array: a `ZarrArray`.
+        letters: names of its axes.
+        sizes: length of each of t, c, z, y and x.
+        steps: distance of pixels along each axis in micrometres.
+        paths: of all levels.
+        stated: what it says of its pixels.
+    """
+
+    array: Any
+    letters: str
+    sizes: dict[str, int]
+    steps: dict[str, float]
+    paths: list[str]
+    stated: Stated
+
+
+def opened(folder: Path) -> Opened:
+    """Check the metadata of an image and of its largest level.
 
     Raises:
         DataError: if the folder holds none, or one of axes or values that are not read, or zarr is not installed.
@@ -137,14 +158,25 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
         tuple((axis.upper(), sizes[axis]) for axis in "tz" if sizes[axis] > 1),
         (*lost, LABELS) if (folder / "labels").is_dir() else lost,
     )
-    pages = sizes["t"] * sizes["z"]
-    header = Header(folder, sizes["x"], sizes["y"], sizes["c"], array.dtype, pages, stated)
+    return Opened(array, letters, sizes, steps, [level.path for level in image.datasets], stated)
+
+
+@contextmanager
+def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
+    """Open the largest level of an image; yield its header, and a function that reads it.
+
+    Raises:
+        DataError: as `opened` does.
+    """
+    image = opened(folder)
+    sizes, stated, pages = image.sizes, image.stated, image.sizes["t"] * image.sizes["z"]
+    header = Header(folder, sizes["x"], sizes["y"], sizes["c"], image.array.dtype, pages, stated)
 
     def load() -> Picture:
-        values = array.read().reshape([sizes[axis] for axis in AXES]).transpose(0, 2, 3, 4, 1)
+        values = image.array.read().reshape([sizes[axis] for axis in AXES]).transpose(0, 2, 3, 4, 1)
         values = np.ascontiguousarray(values).reshape(pages, *values.shape[2:])
-        layout = _layout(folder, letters, [level.path for level in image.datasets])
-        details = described(stated, ome_xml(stated.channels, stated.pixel_size, steps.get("z")))
+        layout = _layout(folder, image.letters, image.paths)
+        details = described(stated, ome_xml(stated.channels, stated.pixel_size, image.steps.get("z")))
         source = Source("zarr", options={"layout": layout}, details=details, stated=stated)
         return Picture(values if pages > 1 else values[0], None, source)
 
@@ -191,8 +223,8 @@ def copy_group(source: Path, target: Path) -> None:
         OSError: if they cannot be written.
     """
     contents = {name: json.dumps(content, indent=4).encode() for name, content in documents(source).items()}
-    about = source / ABOUT / "METADATA.ome.xml"
-    if source.name == ABOUT and (xml := source / about.name).is_file() and xml.stat().st_size < 2**26:
+    xml = source / "METADATA.ome.xml"
+    if source.name == ABOUT and xml.is_file() and not xml.is_symlink() and xml.stat().st_size < 2**26:
         contents[xml.name] = xml.read_bytes()
     target.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():

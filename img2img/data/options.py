@@ -25,6 +25,12 @@ ValFraction = Annotated[
     "Share of the images to hold out if the data set has no held-out part.",
     Within(0, 1, below=True),
 ]
+RegionSize = Annotated[
+    int,
+    "Cut images that are too large to be held, such as whole slides, into squares of this many pixels a side, and "
+    "train on those that show tissue.",
+    Within(16, 2**14, special=(0, "whole images")),
+]
 Pages = Annotated[str, "; ".join(f"{name}: {text}" for name, text in TRAINED_PAGES.items()) + ".", Choice(tuple(PAGES))]
 CacheMB = Annotated[int, "Keep decoded images in memory if they fit into this many megabytes.", Within(0, 10**9)]
 
@@ -46,6 +52,7 @@ class DataConfig(Options):
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
     pages: Pages = "images"
+    region_size: RegionSize = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class ImagesConfig(Options):
     val_fraction: ValFraction = 0.0
     cache_mb: CacheMB = 4096
     pages: Pages = "images"
+    region_size: RegionSize = 0
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from img2img.data.domain import Domain
 from img2img.data.folders import Found, scan
+from img2img.data.patches import pairs_of, patches_of, scan_large
 from img2img.data.picture import Array, Header
 from img2img.errors import ConfigError, DataError, counted, listed, quote
 
@@ -13,13 +15,16 @@ HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
 Domains = tuple[Domain, Domain]
 
 
-def find_pair(places: dict[str, str | None], paired: bool, pages: str = "images") -> tuple[Domains, Domains | None]:
+def find_pair(
+    places: dict[str, str | None], paired: bool, pages: str = "images", region: int = 0
+) -> tuple[Domains, Domains | None]:
     """Find the domains to train on, and the held-out ones if there are any.
 
     Args:
         places: the folders given as "a", "b", "ab" and "data", in one of the supported combinations.
         paired: whether image i of A belongs to image i of B.
         pages: see `folders.readable`.
+        region: pixels along the side of the squares that images are cut into; 0 for whole images.
 
     Raises:
         ConfigError: if the combination of folders is not supported.
@@ -27,9 +32,10 @@ def find_pair(places: dict[str, str | None], paired: bool, pages: str = "images"
     """
     folders = {name: Path(place) for name, place in places.items() if place is not None}
     if folders.keys() == {"data"}:
-        return _find_in_root(folders["data"], paired, pages)
+        return _find_in_root(folders["data"], paired, pages, region)
     if folders.keys() == {"ab"} and paired:
         root = folders["ab"]
+        _refuse_halves(root, region)
         return _find_in_root(root, paired, pages) if (root / "train").is_dir() else _halves_and_heldout(root, pages)
     if folders.keys() == {"a", "b"}:
         a, b = folders["a"], folders["b"]
@@ -43,25 +49,34 @@ def find_pair(places: dict[str, str | None], paired: bool, pages: str = "images"
         heldout_a, heldout_b = _beside(a), _beside(b)
         heldout = None
         if heldout_a and heldout_b and heldout_a.resolve() != heldout_b.resolve():
-            heldout = two_folders(heldout_a, heldout_b, paired, pages)
-        return two_folders(a, b, paired, pages), heldout
+            heldout = two_folders(heldout_a, heldout_b, paired, pages, region)
+        return two_folders(a, b, paired, pages, region), heldout
     choices = "--a DIR --b DIR, --ab DIR or --data ROOT" if paired else "--a DIR --b DIR or --data ROOT"
     actual = f" You gave: {', '.join('--' + name for name in sorted(folders))}." if folders else ""
     raise ConfigError(f"Give the folders of the images in one of these ways: {choices}.{actual}")
 
 
-def _find_in_root(root: Path, paired: bool, pages: str) -> tuple[Domains, Domains | None]:
+def _find_in_root(root: Path, paired: bool, pages: str, region: int = 0) -> tuple[Domains, Domains | None]:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
     if (root / "trainA").is_dir() and (root / "trainB").is_dir():
         pairs = [(root / f"{part}A", root / f"{part}B") for part in HELD_OUT]
         heldout = next(((a, b) for a, b in pairs if a.is_dir() and b.is_dir()), None)
-        train = two_folders(root / "trainA", root / "trainB", paired, pages)
-        return train, heldout and two_folders(*heldout, paired, pages)
+        train = two_folders(root / "trainA", root / "trainB", paired, pages, region)
+        return train, heldout and two_folders(*heldout, paired, pages, region)
     if paired and (root / "train").is_dir():
+        _refuse_halves(root, region)
         return _halves_and_heldout(root / "train", pages)
     layouts = "trainA and trainB" + (", or train with side-by-side pairs" if paired else "")
     raise DataError(f"{root} does not have the standard layout: it must contain the folders {layouts}.")
+
+
+def _refuse_halves(root: Path, region: int) -> None:
+    if region:
+        raise ConfigError(
+            f"--region-size {region} is for the images of two folders, --a and --b, not for the side-by-side pairs of "
+            f"{quote(root)}; split them, or leave it out."
+        )
 
 
 def _beside(folder: Path) -> Path | None:
@@ -89,15 +104,16 @@ def halves_of(folder: Path, pages: str = "images") -> Domains:
     return Domain.of("A", headers, "left"), Domain.of("B", list(headers), "right")
 
 
-def two_folders(a: Path, b: Path, paired: bool, pages: str = "images") -> Domains:
-    """Open a folder for each domain; pairs are matched by name.
+def two_folders(a: Path, b: Path, paired: bool, pages: str = "images", region: int = 0) -> Domains:
+    """Open a folder for each domain; pairs are matched by name, and cut alike if `region` says so.
 
     Raises:
         DataError: if images are missing, unreadable, or do not fit together.
     """
+    scans = [scan_large(folder) if region else scan(folder, pages) for folder in (a, b)]
     if not paired:
-        return Domain.of("A", scan(a, pages)), Domain.of("B", scan(b, pages))
-    scans = [scan(folder, pages) for folder in (a, b)]
+        first, second = (Found(chain(*patches_of(s, region)), s.passed) if region else s for s in scans)
+        return Domain.of("A", first), Domain.of("B", second)
     sides = [_by_stem(folder, headers) for folder, headers in zip((a, b), scans, strict=True)]
     alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side if stem not in other]
     if alone:
@@ -114,6 +130,10 @@ def two_folders(a: Path, b: Path, paired: bool, pages: str = "images") -> Domain
             f"the missing partners, or remove these images.{''.join(hints[:1])}"
         )
     first, second = (Found((side[n] for n in sorted(sides[0])), s.passed) for side, s in zip(sides, scans, strict=True))
+    if region:
+        pair_up(first, second, True)  # or squares would not show the same
+        cut = pairs_of(first, second, region)
+        first, second = (Found(patches, s.passed) for patches, s in zip(cut, scans, strict=True))
     return pair_up(first, second, True)
 
 

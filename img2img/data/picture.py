@@ -40,6 +40,11 @@ class Header:
     pages: int = 1  # number of images in the file
     stated: Stated = Stated()
 
+    @property
+    def place(self) -> str:
+        """The place of the image in its file, in words; "" for all of it."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Source:

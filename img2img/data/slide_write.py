@@ -7,7 +7,7 @@ as they are. While they do, they are decoded once, for the first level, whose ro
 import copy
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from img2img.data.regions import Regions
 from img2img.data.slide_tiff import Layout
 from img2img.data.tiff import ICC, JPEG, YCBCR, kept_tags, resolution_of
 from img2img.data.tiff_write import CLASSIC_BYTES, DESCRIPTION, LOSSLESS, RESERVED, storage_of
+from img2img.errors import DataError, quote
 from img2img.runtime.files import atomic
 
 TILE = 512  # of a result whose original has no tiles
@@ -172,7 +173,7 @@ def planar(array: Array, form: Form) -> Array:
 def write_block(path: Path, array: Array, form: Form) -> None:
     """Write a block (H, W, C), whole or not at all."""
     of_block: dict[str, Any] = {"byteorder": form.writer["byteorder"]}
-    with atomic(path) as temporary, tifffile.TiffWriter(temporary, **of_block) as writer:
+    with atomic(path, durable=True) as temporary, tifffile.TiffWriter(temporary, **of_block) as writer:
         writer.write(planar(array, form), metadata=None, **form.options())
 
 
@@ -216,7 +217,7 @@ def _tiles_of_blocks(
             for top in range(0, height, block[0]):
                 with ExitStack() as stack:
                     paths = (at(top // block[0], column) for column in range(-(-width // block[1])))
-                    pages = [_page(stack.enter_context(tifffile.TiffFile(path)), plane) for path in paths]
+                    pages = [stack.enter_context(_block(path, plane)) for path in paths]
                     for down in range(-(-min(block[0], height - top) // high)):
                         row = [tile for page, first in pages for tile in _row(page, first, down)]
                         if reducer:
@@ -225,12 +226,31 @@ def _tiles_of_blocks(
                         yield from (raw if compressed else pixels for raw, pixels in row)
 
 
-def _page(tiff: Any, plane: int) -> tuple[Any, int]:
-    """Return the page of a block that holds a plane, and the number of the plane's first tile."""
-    page = tiff.pages.first
-    if int(page.planarconfig) == 2:
-        return page, plane * math.prod(page.chunked[1:])
-    return tiff.pages[plane], 0
+@contextmanager
+def _block(path: Path, plane: int) -> Iterator[tuple[Any, int]]:
+    """Open a block; yield the page that holds a plane, and the number of the plane's first tile."""
+    with _whole(path):
+        tiff = tifffile.TiffFile(path)
+    with tiff:
+        with _whole(path):
+            page: Any = tiff.pages.first
+            first = 0
+            if int(page.planarconfig) == 2:
+                first = plane * math.prod(page.chunked[1:])
+            elif plane:
+                page = tiff.pages[plane]
+        yield page, first
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Raise a DataError where a block turns out to be damaged."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged input
+        raise DataError(f"{quote(path)} is damaged; delete it, and start the same command again.") from error
 
 
 def _row(page: Any, first: int, down: int) -> Iterator[tuple[bytes, Array]]:
@@ -242,7 +262,8 @@ def _row(page: Any, first: int, down: int) -> Iterator[tuple[bytes, Array]]:
         file.seek(page.dataoffsets[number])
         raw = file.read(page.databytecounts[number])
         left = (number - first) % across * key.tilewidth
-        pixels: Array = key.decode(raw, number)[0][0][:rows, : key.imagewidth - left]
+        with _whole(Path(file.path)):
+            pixels: Array = key.decode(raw, number)[0][0][:rows, : key.imagewidth - left]
         yield raw, pixels
 
 

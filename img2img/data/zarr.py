@@ -7,8 +7,9 @@ bytes one may become, where numcodecs allocates whatever a chunk states. No chun
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -131,13 +132,29 @@ class ZarrArray:
         """
         if not any([self._holds(number) for number in np.ndindex(*_grid(self.shape, self.chunks))]):  # check them all
             raise DataError(f"{quote(self.folder)} holds none of its chunks; it may not have been copied completely.")
+        return self._values([slice(0, n) for n in self.shape])
+
+    def part(self, place: Sequence[slice]) -> Array:
+        """Return the values at a place, of which only the chunks that it touches are read and checked."""
+        for number in self._touched(place):
+            self._holds(number)
+        return self._values(place)
+
+    def _touched(self, place: Sequence[slice]) -> Iterator[tuple[int, ...]]:
+        return product(*(range(s.start // n, -(-s.stop // n)) for s, n in zip(place, self.chunks, strict=True)))
+
+    def _values(self, place: Sequence[slice]) -> Array:
         # zarr decodes ten chunks at once, and loads those that it needs of a part of a shard, which may overlap
-        alone = self.whole.shards or math.prod(self.chunks) > MAX_CHUNK // 10
-        step = self.chunks if alone else self.shape
-        out = np.empty(self.shape, self.dtype)
-        for number in np.ndindex(*_grid(self.shape, step)):
-            place = tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, step, strict=True))
-            out[place] = self.whole[place][tuple(slice(n) for n in out[place].shape)]
+        if not (self.whole.shards or math.prod(self.chunks) > MAX_CHUNK // 10):
+            return np.asarray(self.whole[tuple(place)])
+        out = np.empty([s.stop - s.start for s in place], self.dtype)
+        for number in self._touched(place):
+            chunk = self.whole[tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, self.chunks, strict=True))]
+            starts = [max(s.start, i * n) for s, i, n in zip(place, number, self.chunks, strict=True)]
+            stops = [min(s.stop, (i + 1) * n) for s, i, n in zip(place, number, self.chunks, strict=True)]
+            target = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(starts, stops, place, strict=True))
+            origin = zip(starts, stops, number, self.chunks, strict=True)
+            out[target] = chunk[tuple(slice(a - i * n, b - i * n) for a, b, i, n in origin)]
         return out
 
     def _holds(self, number: tuple[int, ...]) -> bool:

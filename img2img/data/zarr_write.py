@@ -81,14 +81,8 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
 def _arranged(picture: Picture, stated: Stated) -> tuple[Array, dict[str, int]]:
     """Return the values of a picture in the order t, c, z, y, x, and the length of each."""
     several = picture.array.ndim == 4
-    array, lengths = (
-        (picture.array, {axis.lower(): n for axis, n in stated.axes})
-        if several
-        else (
-            picture.array[None],
-            {},
-        )
-    )
+    array = picture.array if several else picture.array[None]
+    lengths = {axis.lower(): n for axis, n in stated.axes} if several else {}
     stack = array.reshape(*lengths.values(), *array.shape[1:])
     if list(lengths) == ["z", "t"]:
         stack = stack.swapaxes(0, 1)
@@ -116,13 +110,15 @@ def _sums(values: Array, axis: int, m: int) -> tuple[Array, Array]:
     """Return the sums over `m` blocks along an axis, of equal length if possible, and the lengths of the blocks."""
     n = values.shape[axis]
     factor = max(1, round(n / m))
-    if m == n // factor:  # which leaves out a remainder at the end
-        values, starts = values.take(range(m * factor), axis), np.arange(m) * factor
-    elif m == -(-n // factor):
-        starts = np.arange(m) * factor
-    else:
+    if m not in (n // factor, -(-n // factor)):
         starts = np.arange(m) * n // m
-    return np.add.reduceat(values, starts, axis), np.diff([*starts, values.shape[axis]])
+        return np.add.reduceat(values, starts, axis), np.diff([*starts, n])
+    values = np.moveaxis(values, axis, 0)
+    sums = values[: m * factor : factor].copy()
+    for i in range(1, factor):
+        part = values[i : m * factor : factor]  # the last block may have fewer
+        sums[: len(part)] += part
+    return np.moveaxis(sums, 0, axis), np.minimum(np.arange(1, m + 1) * factor, n) - np.arange(m) * factor
 
 
 # Metadata

@@ -12,6 +12,7 @@ from img2img.data.scale import Scale
 from img2img.errors import ConfigError
 from img2img.evaluation.evaluator import Evaluator, Progress
 from img2img.evaluation.options import EvaluateOptions
+from img2img.evaluation.part import keep_features
 from img2img.evaluation.pictures import best_and_worst
 from img2img.evaluation.scores import Evaluation, described, saved_rows
 from img2img.evaluation.sides import Sides, open_two
@@ -28,6 +29,7 @@ from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
+from img2img.runtime.device import pick_device
 from img2img.runtime.files import atomic, write_text
 
 ARRAYS = ("a", "b", "real", "fake")  # options that may be arrays in Python
@@ -80,6 +82,11 @@ class Request(NamedTuple):
 
     def evaluator(self, model: Translator, run: Path | None) -> Evaluator:
         """Open the held-out images of `run`, or without one those that are named, for models like `model`."""
+        if self.images.shard is not None:
+            raise ConfigError(
+                "--shard takes a part of two folders: give --real DIR and --fake DIR, and no model. Evaluations of a "
+                "model share features through --cache alone."
+            )
         images = replace(self.images, pages=self.images.pages or model.card.pages)
         arrays = self.arrays(images.pages)
         if run is not None:
@@ -107,7 +114,8 @@ def evaluate(
         metrics: their names; by default those that suit the images and need no downloaded weights.
         progress: called with the number of images done, and of all.
         channel_axis: the axis of channels in arrays; by default last, and third from last in tensors.
-        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as in `train`.
+        **options: see Options below. `a` and `b`, and `real` and `fake`, may also be arrays, as in `train`. With
+            `shard`, features are kept and nothing is scored: the result has no rows.
 
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
@@ -118,8 +126,12 @@ def evaluate(
         _refuse(chosen, ("a", "b", "ab"), "need a model; without one, give --real DIR and --fake DIR.")
         real, fake = open_two(chosen, request.arrays(chosen.pages))
         scale = Scale.of(real, real.domain.dtype)
+        device = pick_device(request.loading.get("device", "auto"))
+        if chosen.shard is not None:
+            return keep_features(fake, real, scale, chosen, request.names, request.metrics, device, progress)
         sides = fake, real, chosen.paired, (scale, scale), chosen.cut_in_words
-        return Evaluator(*sides, request.names, request.metrics, **chosen.judging).of_folder(progress)
+        evaluator = Evaluator(*sides, request.names, request.metrics, device=device, **chosen.judging)
+        return evaluator.of_folder(progress)
     _refuse(chosen, ("real", "fake"), "judge images without a model; with one, give --a DIR --b DIR or --ab DIR.")
     loaded = _load(model, request.loading)
     run = None if isinstance(model, Translator) else request.own_run(model)

@@ -57,6 +57,7 @@ class Evaluator:
         labels: a file with the classes of the inputs, which the results should keep.
         device: where feature networks run.
         pages: what the pages of the judge's files are.
+        cache: a folder that keeps the features of all images.
 
     Raises:
         ConfigError: if a metric does not exist, or does not suit the images.
@@ -77,6 +78,7 @@ class Evaluator:
         labels: Path | None = None,
         device: torch.device = CPU,
         pages: str = "images",
+        cache: Path | None = None,
     ) -> None:
         self.options = options or MetricOptions()
         if not names:
@@ -92,7 +94,7 @@ class Evaluator:
             )
         self.source, self.real, self.paired, self.size = source, real, paired, size
         self.scale_in, self.scale = scales
-        self.scorer = Scorer(self.names, self.options, real.domain.channels, device)
+        self.scorer = Scorer(self.names, self.options, real.domain.channels, device, cache)
         self.scorer.notes += passed_beside(source.domain, real.domain)
         self.judge = Judge(judge, pages) if judge else None
         if self.judge and self.judge.kind != real.kind:
@@ -110,7 +112,7 @@ class Evaluator:
             model: the model.
             sides: the held-out images.
             names: the metrics; by default those that suit the images and the model.
-            **choices: `options`, `judge`, `labels`.
+            **choices: `options`, `judge`, `labels`, `cache`.
 
         Raises:
             ConfigError: if a named metric cannot be measured for such a model.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from img2img.data.options import PAGES
+from img2img.data.shards import Shard
 from img2img.errors import ConfigError
 from img2img.options.declared import Choice, Options, Within
 
@@ -33,6 +34,15 @@ class EvaluateOptions(Options):
     judge: Annotated[
         str | None, "Folder with a sub-folder of real images per class; trains a classifier that judges results."
     ] = None
+    cache: Annotated[
+        str | None,
+        "Folder that keeps the features of all images, so that they are computed only once; not with the encoder.",
+    ] = None
+    shard: Annotated[
+        str | None,
+        "With --cache, without a model: only compute and keep the features of one of several parts of the images, e.g. "
+        "2/8; which, follows from names alone, so machines can share the work.",
+    ] = None
     labels: Annotated[
         str | None,
         "With --judge: CSV file with the columns file and label, the classes of the inputs, to measure whether results "
@@ -43,11 +53,14 @@ class EvaluateOptions(Options):
         super().__post_init__()
         if self.labels is not None and self.judge is None:
             raise ConfigError("--labels needs a judge that classifies the results: add --judge DIR.")
+        if self.shard is not None and self.cache is None:
+            raise ConfigError("--shard keeps features for a later call, which needs to find them: add --cache DIR.")
+        Shard.parse(self.shard)
 
     @property
     def judging(self) -> dict[str, Any]:
-        """The files of the judge, as arguments of `Evaluator`."""
-        files = {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels")}
+        """The files of the judge and the folder of features, as arguments of `Evaluator`."""
+        files = {name: Path(x) if (x := getattr(self, name)) else None for name in ("judge", "labels", "cache")}
         return {**files, "pages": self.pages or "images"}
 
     @property

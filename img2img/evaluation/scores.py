@@ -29,6 +29,7 @@ class Evaluation:
     Attributes:
         protocol: what was compared, and how; JSON-serialisable.
         rows: row -> metric -> score. The first row is that of the model or the folder; the others are baselines.
+            There are none where features were only kept.
         per_image: metric -> name of the image -> its score in the first row.
     """
 
@@ -39,11 +40,11 @@ class Evaluation:
     @property
     def scores(self) -> dict[str, float]:
         """The values of the first row."""
-        return {name: score.value for name, score in next(iter(self.rows.values())).items()}
+        return {name: score.value for name, score in next(iter(self.rows.values()), {}).items()}
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
-        return f"Evaluation({self.protocol.get('images', '?')} images, {next(iter(self.rows))}: {scores})"
+        return f"Evaluation({self.protocol.get('images', '?')} images, {next(iter(self.rows), 'no scores')}: {scores})"
 
     def _repr_html_(self) -> str:
         return scores_table(self.record.rows, self.record.metrics)

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from img2img.data.options import DataConfig
 from img2img.data.pairs import Domains, halves_of, pair_up, two_folders
 from img2img.data.picture import Array, Header
 from img2img.data.samples import cut
+from img2img.data.shards import Shard
 from img2img.errors import ConfigError, DataError, ModelFileError, quote
 from img2img.evaluation.options import EvaluateOptions
 from img2img.methods import METHODS
@@ -88,9 +90,18 @@ class Side:
         """The paths of the files relative to `folder`; for arrays their numbers."""
         folder, sources = self.folder, self.domain.sources
         return [
-            quote(source.path.relative_to(folder)) if isinstance(source, Header) else f"image {i}"
+            quote(source.path.relative_to(folder)) + source.place if isinstance(source, Header) else f"image {i}"
             for i, source in enumerate(sources)
         ]
+
+    def part(self, shard: Shard, folder: str | None) -> "Side":
+        """Return the images in one part, by the paths of their files relative to `folder`; of arrays by number."""
+        base = folder or self.folder
+        held = [
+            shard.holds(source.path.relative_to(base)) if isinstance(source, Header) else shard.holds_number(i)
+            for i, source in enumerate(self.domain.sources)
+        ]
+        return replace(self, domain=self.domain.select(np.flatnonzero(held).tolist()))
 
     def with_channels(self, channels: int) -> "Side":
         """Return grey images read as colour, as in training; other images are unchanged."""

@@ -1,6 +1,7 @@
 """Any ImageNet classifier of torchvision as a network of features, from weights on this machine."""
 
 import re
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,11 @@ def classifier_names() -> list[str]:
     return [name for name in models.list_models(module=models) if name not in UNLIKE]
 
 
-def open_classifier(name: str, weights: str | None, channels: int, device: torch.device) -> Extract:
-    """Return a function that gives the input of the last layer (N, D), and logits; a map is averaged over the image.
+def open_classifier(name: str, weights: str | None, channels: int, device: torch.device) -> tuple[Extract, Path]:
+    """Return a function that gives the input of the last layer (N, D), and logits; and the file of its weights.
 
-    The whole image is resized to 224 × 224, bilinear with antialiasing, and normalised as for ImageNet.
+    A map is averaged over the image. The whole image is resized to 224 × 224, bilinear with antialiasing, and
+    normalised as for ImageNet.
 
     Raises:
         ConfigError: if the images are not RGB.
@@ -57,7 +59,7 @@ def open_classifier(name: str, weights: str | None, channels: int, device: torch
         features = inputs.pop()
         return features.flatten(2).mean(2) if features.ndim == 4 else features, logits
 
-    return extract
+    return extract, path
 
 
 def _last_layer(network: nn.Module) -> nn.Module:

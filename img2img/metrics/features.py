@@ -21,11 +21,12 @@ def open_network(options: MetricOptions, channels: int, device: torch.device) ->
     """
     name = options.features
     if Path(name).suffix in PROGRAMS:
-        return Network(f"[{Path(name).stem}]", open_program(Path(name), device))
+        return Network(f"[{Path(name).stem}]", open_program(Path(name), device), file=Path(name))
     names = classifier_names()
     choose("network of features", name, [*NETWORKS, ENCODER, *names])
     if name in NETWORKS:
         suffix, resize, note = NETWORKS[name]
-        extract = open_inception(options.features_weights, channels, device, resize)
-        return Network(suffix, extract, classes=True, note=note)
-    return Network(f"[{name}]", open_classifier(name, options.features_weights, channels, device), classes=True)
+        extract, file = open_inception(options.features_weights, channels, device, resize)
+        return Network(suffix, extract, classes=True, note=note, file=file)
+    extract, file = open_classifier(name, options.features_weights, channels, device)
+    return Network(f"[{name}]", extract, classes=True, file=file)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +49,10 @@ NETWORKS: dict[str, tuple[str, Callable[[Tensor], Tensor] | None, str]] = {
 
 def open_inception(
     weights: str | None, channels: int, device: torch.device, resize: Callable[[Tensor], Tensor] | None = None
-) -> Extract:
-    """Return a function that gives the pooled features (N, 2048) and unbiased logits (N, 1008), as FID and IS use them.
+) -> tuple[Extract, Path]:
+    """Return a function that gives what FID and IS use, and the file of its weights.
 
+    These are the pooled features (N, 2048) and unbiased logits (N, 1008).
     `resize` brings pixels of 0 to 255 to the size of the network; None leaves that to the network.
 
     Raises:
@@ -89,4 +91,4 @@ def open_inception(
         features, logits = network(pixels)
         return features, logits
 
-    return extract
+    return extract, path

@@ -1,6 +1,7 @@
 """The type of every network whose features are compared: a function of images (N, C, H, W) in [-1, 1]."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,9 +18,11 @@ class Network(NamedTuple):
         extract: returns features (N, D), and logits (N, classes) or None for a network without classes.
         classes: whether it has classes.
         note: a caution on everything that is measured with it.
+        file: the file that its weights come from; None if it is fitted.
     """
 
     suffix: str
     extract: Extract
     classes: bool = False
     note: str = ""
+    file: Path | None = None

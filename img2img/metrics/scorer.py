@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from img2img.errors import ConfigError, DataError, choose
+from img2img.errors import ConfigError, DataError, choose, listed
+from img2img.metrics.cache import FeatureCache
 from img2img.metrics.drift import Moments
 from img2img.metrics.encoder import open_encoder, standardised
 from img2img.metrics.features import open_network
@@ -31,6 +32,7 @@ class Scorer:
         options: networks, weights and sizes.
         channels: of the images of the domain.
         device: where networks run.
+        cache: a folder that keeps the features of all images.
 
     Attributes:
         notes: cautions on the scores; grows as they are computed.
@@ -46,6 +48,7 @@ class Scorer:
         options: MetricOptions | None = None,
         channels: int = 3,
         device: torch.device = CPU,
+        cache: Path | None = None,
     ) -> None:
         self.options, self.channels, self.device = options or MetricOptions(), channels, device
         self.metrics: dict[str, Metric] = {name: choose("metric", name, METRICS) for name in names}
@@ -67,6 +70,7 @@ class Scorer:
             raise ConfigError(
                 f"inception_score needs a network with classes, and {self.options.features} has none. Use kid."
             )
+        self.cache = self._open_cache(cache) if cache else None
         if "labels" in self.kinds and self.options.palette is not None:
             self.palette = read_palette(Path(self.options.palette), channels)
 
@@ -75,6 +79,18 @@ class Scorer:
             return metric.fn
         network = metric.network(self.options, self.channels).to(self.device)
         return lambda x, y: metric.fn(x, y, network)
+
+    def _open_cache(self, folder: Path) -> FeatureCache:
+        if not self.kinds & FEATURES:
+            names = ", ".join(self.metrics)
+            raise ConfigError(f"--cache keeps features, and none of {names} takes any: add --metric kid.")
+        name = self.options.features
+        if self.network is None or self.network.file is None:
+            raise ConfigError(
+                f"--cache keeps features of a network that never changes, and {name} is fitted to the real images: add "
+                "--features with inception, a classifier or a file."
+            )
+        return FeatureCache(folder, Path(name).suffix or name, self.network.file, self.network.extract, self.device)
 
     @torch.no_grad()
     def prepare(self, real: Callable[[], Iterable[Tensor]]) -> None:
@@ -109,6 +125,7 @@ class Scorer:
             self.network, self.real_features = standardised(self.network, self.real_features)
         self.real_moments = moments if "pixels" in needed else None
         self.palette = palette.colours if "labels" in needed else self.palette
+        self.keep()
 
     def _checked(self, real: Iterable[Tensor]) -> Iterable[Tensor]:
         n = 0
@@ -119,11 +136,23 @@ class Scorer:
         if n == 0:
             raise DataError("There are no real images to compare with.")
 
+    @torch.no_grad()
     def features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features and logits of images (N, C, H, W), on the CPU."""
+        if self.cache is not None:
+            return self.cache(images.float())
         network = _prepared(self.network, "adding images: it fits the encoder")
         features, logits = network.extract(images.to(self.device).float())
         return features.cpu(), None if logits is None else logits.cpu()
+
+    def keep(self) -> None:
+        """Write features that are new into the cache, if there is one, and note which machines gave others."""
+        if self.cache is None:
+            return
+        self.cache.write()
+        if self.cache.others:
+            others = listed(sorted(self.cache.others))
+            self.notes.append(f"some features were computed on {others}; the last digits may differ from those of here")
 
     def row(self) -> "ScoreRow":
         """Return an empty row, for the images of one model."""
@@ -195,6 +224,7 @@ class ScoreRow:
         Raises:
             DataError: if there are too few images for a metric.
         """
+        self._scorer.keep()
         scores: dict[str, Score] = {}
         for name, metric in self._scorer.metrics.items():
             key = self._scorer.keys[name]

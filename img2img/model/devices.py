@@ -14,7 +14,7 @@ import torch
 
 from img2img.data.workers import Context, shield
 from img2img.errors import ConfigError, Img2ImgError, TrainingError, counted, listed, quote
-from img2img.model.folder import LOOK_AHEAD, Job
+from img2img.model.folder import LOOK_AHEAD, Job, unheard
 from img2img.model.record import mark_finished
 from img2img.model.summary import Outcome
 from img2img.runtime.device import machine, pick_device
@@ -116,11 +116,8 @@ class _Team:
 
     def _share(self) -> list[Path]:
         """Take the next files: many at once, but so few in the end that all devices end at the same time."""
-        count = (
-            1
-            if self.deaths or self.job.options.statistics
-            else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
-        )
+        alone = self.deaths or self.job.files.statistics
+        count = 1 if alone else max(1, min(LOOK_AHEAD, len(self.todo) // (4 * self.total)))
         return [self.todo.popleft() for _ in range(min(count, len(self.todo)))]
 
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
@@ -185,12 +182,8 @@ def _light(job: Job, device: str) -> Job:
     light, plan, translator = copy.copy(job), copy.copy(job.plan), copy.copy(job.translator)
     translator.asked, translator.notes = (device, translator.asked[1]), []
     plan.sources, plan.passed = [], Counter()
-    light.translator, light.plan, light.blocks = translator, plan, _unsent
+    light.translator, light.plan, light.blocks = translator, plan, unheard
     return light
-
-
-def _unsent(source: Path, done: int, total: int) -> None:
-    """Stand for the progress of a slide until there is a connection to send it through."""
 
 
 class _Given(deque[Path]):

@@ -18,12 +18,12 @@ from img2img.data.ome_zarr import copy_group, is_image
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES
 from img2img.data.shards import Shard
-from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, TrainingError, quote
+from img2img.errors import DataError, Img2ImgError, TooLargeError, TrainingError, quote
 from img2img.model.arrays import Unpacked, by_page
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
 from img2img.model.record import mark_finished, refuse_taken, resume_record
-from img2img.model.slides import SlideJob
+from img2img.model.slides import SlideJob, refuse_others
 from img2img.model.summary import Outcome, Status
 from img2img.model.translator import Translator
 from img2img.runtime.device import side_by_side, torch_threads
@@ -48,6 +48,10 @@ class _File:
     outside: float = 0.0
 
 
+def unheard(source: Path, done: int, total: int) -> None:
+    """Hear of a finished block of a slide, and do nothing."""
+
+
 class Job:
     """The translation of every image below `source`, or of `source` itself if it is a file, into the folder `out`.
 
@@ -67,15 +71,15 @@ class Job:
         self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
     ) -> None:
         self.pages = files.pages or translator.card.pages
-        if options.statistics and (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"):
-            raise ConfigError(f"--statistics writes TIFF, not {files.format}; leave out --format.")
+        if files.statistics:
+            refuse_others(options, files)
         files = replace(files, pages=self.pages)
         self.options, self.files = options, files
         self.plan = Plan(source, out, files.format, files.files, Shard.parse(files.shard))
         translator.notes += skipped_note(self.plan.passed)
         self.translator, self.record = resume_record(translator, self.plan, options, files)
         translator = self.translator
-        self.blocks: Callable[[Path, int, int], None] = lambda source, done, total: None  # of a slide, when one is done
+        self.blocks: Callable[[Path, int, int], None] = unheard  # of a slide, when one is done
         self.total, self.done = len(self.plan.sources), 0
         self.depth = LOOK_AHEAD
         self.lost: set[str] = set()  # what results do not keep of their originals
@@ -102,7 +106,7 @@ class Job:
         try:
             if self.on_cpu and count > 1:
                 self.computing = side_by_side(count)
-            yield from self._slides(todo) if self.options.statistics else self._translate(readers, writers, todo)
+            yield from self._slides(todo) if self.files.statistics else self._translate(readers, writers, todo)
         finally:
             if self.computing:
                 self.computing.shutdown()
@@ -149,7 +153,7 @@ class Job:
                 yield self._outcome(job, "skipped")
             elif reason := folders[job.target.parent]:
                 yield self._failed(job, reason)
-            elif source.suffix.lower() in SLIDES and not self.options.statistics:
+            elif source.suffix.lower() in SLIDES and not self.files.statistics:
                 yield self._failed(job, f"it is a slide, of which no more than a region is held. {BY_REGION}")
             else:
                 todo.append(source)
@@ -233,7 +237,7 @@ class Job:
             job = _File(source, self.plan.target(source))
             refuse_taken(self.plan.out, self.record)
             progress = partial(self.blocks, source)
-            slide = SlideJob(self.translator, source, job.target, self.options, self.files.quality, progress)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files, progress)
             try:
                 slide.run()
             except OSError as error:

@@ -107,29 +107,35 @@ class Frozen:
         return values[self.last]
 
     def learn(self, sample: Sequence[Region], read: Read) -> None:
-        """Take the statistics from regions of the output, whose maps are held together; see `bytes_of`."""
-        self.graph.statistics = []
-        courses: list[tuple[_Course, Values]] = [(self._course(region), {}) for region in sample]
+        """Take the statistics from regions of the output, whose maps are held together; see `bytes_of`.
+
+        The maps before the first norm, which are the largest, are computed again after it in place of being held.
+        """
+        first, *others = self.graph.norms or [self.last]
+        alone = (self._reached(0, first, self._course(region), {}, read) for region in sample)
+        self.graph.statistics = [pooled(alone)] if self.norms else []
+        courses = [(self._course(region), Values()) for region in sample]
         start = 0
-        for normalised in self.graph.norms:
-            for course, values in courses:
-                for number in sorted(course.needed):
-                    if start <= number <= normalised:
-                        self._step(number, course, values, read)
-            of = self.graph.maps[normalised]
-            parts = (self._core(values[normalised], course, normalised, of.shape) for course, values in courses)
-            self.graph.statistics.append(pooled(parts))
-            start = max(start, normalised + 1)
+        for norm in others:
+            self.graph.statistics.append(pooled(self._reached(start, norm, *course, read) for course in courses))
+            start = max(start, norm + 1)
+
+    def _reached(self, start: int, norm: int, course: _Course, values: Values, read: Read) -> Tensor:
+        """Compute the maps from `start` to what is normalised, and return what the latter has of the region itself."""
+        for number in sorted(course.needed):
+            if start <= number <= norm:
+                self._step(number, course, values, read)
+        return self._core(values[norm], course, norm)
 
     def bytes_of(self, sample: Sequence[Region]) -> int:
         """Return the bytes of the maps that `learn` holds at once."""
         held = []
         courses = [self._course(region) for region in sample]
-        for normalised in self.graph.norms:
+        for norm in list(self.graph.norms)[1:]:
             total = 0
             for course in courses:
-                later = {x for number in course.needed if number > normalised for x in self.inputs[number]}
-                alive = (n for n in later if n <= normalised)
+                later = {x for number in course.needed if number > norm for x in self.inputs[number]}
+                alive = (n for n in later if n <= norm)
                 total += sum(self._bytes(n, course.needed[n]) for n in alive)
             held.append(total)
         return max(held, default=0)
@@ -164,9 +170,9 @@ class Frozen:
             if not course.uses[x]:
                 del values[x]
 
-    def _core(self, value: Tensor, course: _Course, number: int, shape: Sequence[int]) -> Tensor:
+    def _core(self, value: Tensor, course: _Course, number: int) -> Tensor:
         """Return what a map has of the region of the output itself, without the margin that later maps need."""
-        spans = []
+        spans, shape = [], self.graph.maps[number].shape
         for axis in (0, 1):
             first, stop = course.needed[self.last][axis]
             ratio = shape[axis + 2] / self.shape[axis + 2]

@@ -21,7 +21,7 @@ NAN = {
 BACKENDS = ("auto", "eager", "compile", "openvino")
 PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
-FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz"), complete=False)
+FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz", "zarr"), complete=False)
 TILES = Within(16, 2**20)
 
 Count = Annotated[int, "Number of images.", Within(1, 10**7)]
@@ -75,15 +75,6 @@ class TranslateOptions(Options):
     ensemble: Annotated[
         bool, "Average over the eight rotations and reflections of each image; takes eight times as long."
     ] = False
-    statistics: Annotated[
-        int,
-        "For TIFFs and slides too large to be held: take the statistics of the norms from this many tiles, spread over "
-        "the tissue, and translate block by block.",
-        Within(1, 10**5, special=(0, "from the whole image")),
-    ] = 0
-    skip_empty: Annotated[
-        bool, "With --statistics: copy blocks of bare glass, which is bright and grey, in place of translating them."
-    ] = False
     channels: Annotated[
         str, f"{'; '.join(f'{name}: {text}' for name, text in CHANNELS.items())}.", Choice(tuple(CHANNELS))
     ] = "exact"
@@ -94,16 +85,6 @@ class TranslateOptions(Options):
         edge = int(self.tile) if self.tile.isdecimal() and len(self.tile) < 9 else 0
         if self.tile not in ("auto", "off") and edge not in TILES:
             raise ConfigError(f"--tile takes auto, off or a number of pixels {TILES}, not '{self.tile[:60]}'.")
-        if self.skip_empty and not self.statistics:
-            raise ConfigError("--skip-empty applies to blocks of --statistics; give their number too, e.g. 64.")
-        others = {
-            "--tile off": self.tile == "off",
-            "--ensemble": self.ensemble,
-            "--channels": self.channels != "exact",
-            "--nan": self.nan != "error",
-        }
-        if self.statistics and (given := [name for name, other in others.items() if other]):
-            raise ConfigError(f"{', '.join(given)}: of whole images, and --statistics never holds one; leave it out.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +93,7 @@ class FolderOptions(Options):
 
     format: Annotated[
         str | None,
-        "Format of the results: png, jpg, webp, bmp, tif, npy or npz; by default that of each file.",
+        "Format of the results: png, jpg, webp, bmp, tif, npy, npz or zarr; by default that of each file.",
         FORMATS,
     ] = None
     quality: Annotated[int, "Quality of JPEG and WebP results.", Within(1, 100)] = JPEG_QUALITY
@@ -141,9 +122,20 @@ class FolderOptions(Options):
         "Seed of that noise; result k of every image has the same noise, and depends only on the seed and k.",
         Within(0, SEEDS),
     ] = 0
+    statistics: Annotated[
+        int,
+        "For TIFFs and slides too large to be held: take the statistics of the norms from this many tiles, spread over "
+        "the tissue, and translate block by block.",
+        Within(1, 10**5, special=(0, "from the whole image")),
+    ] = 0
+    skip_empty: Annotated[
+        bool, "With --statistics: copy blocks of bare glass, which is bright and grey, in place of translating them."
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.skip_empty and not self.statistics:
+            raise ConfigError("--skip-empty applies to blocks of --statistics; give their number too, e.g. 64.")
         Shard.parse(self.shard)
 
 

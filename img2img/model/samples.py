@@ -17,7 +17,7 @@ from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model.options import SampleOptions
 from img2img.model.record import TRIES, compare_machines
 from img2img.model.sampling import Sampler
-from img2img.runtime.files import atomic, create_json, remove_stale, write_json
+from img2img.runtime.files import atomic, create_json, remove, remove_stale, write_json
 from img2img.runtime.records import read_record
 
 PNG_HOLDS = ("uint8", "uint16")
@@ -156,7 +156,7 @@ def _remove_samples(out: Path) -> None:
     """Remove the images of an earlier call, which a shorter one would leave among its own."""
     for stale in out.glob("[0-9]*.*"):
         if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
-            stale.unlink()
+            remove(stale)
 
 
 def _suffix(model: Sampler, format: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,7 +26,8 @@ from img2img.data.slide_write import Form, assemble, block_size, form_of, write_
 from img2img.data.tissue import empty_regions, has_glass, sample_of
 from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
 from img2img.model.frozen import Frozen
-from img2img.model.options import TranslateOptions
+from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.tiling import NotInTilesError
 from img2img.model.translator import Translator
 from img2img.runtime.device import is_out_of_memory, torch_threads
 from img2img.runtime.files import atomic, json_object, remove_stale, write_json
@@ -33,7 +35,7 @@ from img2img.runtime.files import atomic, json_object, remove_stale, write_json
 BLOCK = 1024  # pixels, the edge of a block unless --tile says otherwise
 SAMPLED = 256  # pixels, the least edge of the tiles that statistics are taken from
 PIECES, PIECE = 256, 2**16  # number and bytes of the parts of a slide that its digest is made of
-RECORD, STATISTICS = "record.json", "statistics.safetensors"
+RECORD, STATISTICS, LOCK = "record.json", "statistics.safetensors", "lock"
 OF_PIXELS = ("statistics", "skip_empty", "tile", "quality")  # options that blocks depend on
 
 
@@ -44,8 +46,8 @@ class SlideJob:
     Attributes:
         translator: the model.
         source, target: the slide and its result.
-        options: how it is translated; `statistics` is the number of tiles that they are taken from.
-        quality: of JPEG.
+        options: how it is translated.
+        files: how it is read and written; `statistics` is the number of tiles that they are taken from.
         progress: called with the number of finished blocks and of all, when a block is finished.
         lost: what the result does not keep of the slide.
         outside: share of the values read in this run that are outside the range of the training images.
@@ -55,7 +57,7 @@ class SlideJob:
     source: Path
     target: Path
     options: TranslateOptions
-    quality: int
+    files: FolderOptions
     progress: Callable[[int, int], None] = lambda done, total: None
     lost: tuple[str, ...] = ()
     outside: float = 0.0
@@ -77,24 +79,37 @@ class SlideJob:
         spec = self.translator.spec()
         with open_regions(self.source) as slide, torch_threads(self.translator.threads):
             self._refuse(slide)
-            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.quality)
+            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
             self.lost = form.lost
             block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
-            self._prepare(form, block)
-            try:
+            with self._alone(form):
+                self._prepare(block)
                 self._compute(slide, form, block)
                 assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
-            except (Img2ImgError, OSError):
-                if not any(self.work.glob("*-*.tif")):
-                    shutil.rmtree(self.work)
-                raise
         shutil.rmtree(self.work)
+
+    @contextmanager
+    def _alone(self, form: Form) -> Iterator[None]:
+        """Make the folder of the blocks, and keep other processes out of it; without a block, it does not stay."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.work.exists():
+            self._refuse_full_disk(form)
+        self.work.mkdir(exist_ok=True)
+        try:
+            with FileLock(self.work / LOCK, timeout=0):
+                yield
+        except Timeout as error:
+            raise DataError(f"{quote(self.source)} is being translated by another process.") from error
+        except (Img2ImgError, OSError):
+            if not any(self.work.glob("*-*.tif")):
+                shutil.rmtree(self.work)
+            raise
 
     def _refuse(self, slide: Regions) -> None:
         """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
         spec = self.translator.spec()
-        self.translator.fit(np.full((1, 1, slide.channels), spec.scale_in.low, slide.dtype), self.options)
-        if not self.options.skip_empty:
+        self.translator.fit(np.zeros((1, 1, slide.channels), slide.dtype), self.options)
+        if not self.files.skip_empty:
             return
         if not has_glass(slide):
             raise DataError(
@@ -107,9 +122,9 @@ class SlideJob:
                 "it out."
             )
 
-    def _prepare(self, form: Form, block: Size) -> None:
-        """Make the folder of the blocks; one of another model, slide or options is removed."""
-        chosen = asdict(self.options) | {"quality": self.quality}
+    def _prepare(self, block: Size) -> None:
+        """Bind the folder of the blocks to the model, the options and the slide; blocks of others are removed."""
+        chosen = asdict(self.options) | asdict(self.files)
         translator, path = self.translator, self.work / RECORD
         record = {
             "model": translator.digest(),
@@ -119,17 +134,16 @@ class SlideJob:
             "block": list(block),
             "slide": digest(self.source),
         }
-        if self.work.exists() and (not path.is_file() or json_object(path.read_bytes()) != record):
-            shutil.rmtree(self.work)
+        known = json_object(path.read_bytes()) if path.is_file() else {}
+        others = [old for old in self.work.iterdir() if old.name not in (LOCK, RECORD)]
+        if known != record and others:
+            for old in others:
+                old.unlink()
             self.translator.notes.append(
                 f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
                 "the slide; they were removed."
             )
-        if not self.work.exists():
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._refuse_full_disk(form)
-            self.work.mkdir()
-            write_json(path, record)
+        write_json(path, record)
         remove_stale(self.work)
 
     def _refuse_full_disk(self, form: Form) -> None:
@@ -151,7 +165,7 @@ class SlideJob:
         if not todo:
             return
         frozen, decode = self._frozen(slide), self.translator.spec().scale_out.decode
-        is_empty = empty_regions(slide) if self.options.skip_empty else lambda rows, columns: False
+        is_empty = empty_regions(slide) if self.files.skip_empty else lambda rows, columns: False
         for done, place in enumerate(todo, len(grid) - len(todo) + 1):
             rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in zip(place, block, form.size, strict=True))
             if is_empty(rows, columns):
@@ -165,17 +179,20 @@ class SlideJob:
     def _frozen(self, slide: Regions) -> Frozen:
         """Return the network with statistics of the slide: from the folder, or from a sample."""
         size, path = self.translator.padded(slide.height, slide.width), self.work / STATISTICS
-        frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+        try:
+            frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+        except NotInTilesError as error:
+            raise ConfigError(f"--statistics cannot be used: {error.why}.") from error
         if path.exists():
             known = load_file(path)
             frozen.statistics = [(known[f"mean.{i}"], known[f"variance.{i}"]) for i in range(frozen.norms)]
             return frozen
         unit = max(self.translator.padded(1, 1))
-        sample = sample_of(slide, self.options.statistics, -(-SAMPLED // unit) * unit)
+        sample = sample_of(slide, self.files.statistics, -(-SAMPLED // unit) * unit)
         needed, allowed = frozen.bytes_of(sample) / 1e9, self.options.tile_memory
         if needed > allowed:
             raise ConfigError(
-                f"--statistics {self.options.statistics} holds {needed:.1f} GB of maps for {quote(self.source)}, and "
+                f"--statistics {self.files.statistics} holds {needed:.1f} GB of maps for {quote(self.source)}, and "
                 f"--tile-memory allows {allowed:.1f}; give fewer tiles, or allow more."
             )
         with enough_memory(f"the maps of {len(sample)} tiles; use fewer --statistics"):
@@ -192,7 +209,11 @@ class SlideJob:
         def read(rows: Span, columns: Span) -> Tensor:
             y, x = mirrored(rows, slide.height), mirrored(columns, slide.width)
             pixels = slide.read((int(y.min()), int(y.max()) + 1), (int(x.min()), int(x.max()) + 1))
-            (array,), _ = self.translator.fit(pixels, self.options)
+            try:
+                (array,), _ = self.translator.fit(pixels, self.options)
+            except DataError as error:
+                place = f"rows {y.min()} to {y.max()}, columns {x.min()} to {x.max()}"
+                raise DataError(f"{quote(self.source)}, {place}: {error}") from error
             self._read[0] += array.size
             self._read[1] += scale.outside(array)
             self.outside = self._read[1] / self._read[0]
@@ -201,6 +222,25 @@ class SlideJob:
             return scale.encode(array)[None].to(device)
 
         return read
+
+
+def refuse_others(options: TranslateOptions, files: FolderOptions) -> None:
+    """Refuse options that do not apply to slides of which only regions are held.
+
+    Raises:
+        ConfigError: that names them.
+    """
+    others = {
+        "--tile off": options.tile == "off",
+        "--ensemble": options.ensemble,
+        "--channels": options.channels != "exact",
+        "--nan": options.nan != "error",
+        "--format": (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"),
+    }
+    if given := [name for name, other in others.items() if other]:
+        raise ConfigError(
+            f"{', '.join(given)}: with --statistics, an image is never whole, and its result is a TIFF; leave it out."
+        )
 
 
 def mirrored(span: Span, size: int) -> Any:

@@ -62,6 +62,7 @@ class AnyTraining(Scoring, total=False):
     val_fraction: float
     cache_mb: int
     pages: str
+    region_size: int
     steps: int
     epochs: int
     batch_size: int
@@ -199,8 +200,6 @@ class AnyTranslating(TypedDict, total=False):
     tile: str | int
     tile_memory: float
     ensemble: bool
-    statistics: int
-    skip_empty: bool
     channels: str
     nan: str
 
@@ -221,6 +220,8 @@ class Translating(AnyTranslating, Loading, total=False):
     shard: str | None
     n_outputs: int
     seed: int
+    statistics: int
+    skip_empty: bool
 
 
 class Sampling(TypedDict, total=False):
@@ -315,4 +316,6 @@ class Evaluating(Scoring, Loading, total=False):
     limit: int
     pages: str | None
     judge: str | Path | None
+    cache: str | Path | None
+    shard: str | None
     labels: str | None

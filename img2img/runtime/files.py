@@ -163,7 +163,12 @@ def remove_stale(folder: Path) -> None:
             is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
             inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
             if is_dead or time.time() - max(x.lstat().st_mtime for x in (path, *inside)) > STALE:
-                path.unlink() if inside == () else shutil.rmtree(path)
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _temporary(path: Path) -> Path:
