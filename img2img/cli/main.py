@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
 STOPPED_TRAINING = "Stopped. Run the same command again to continue."
 TOGETHER = ("train", "distill", "info")  # commands that several processes may run
-SHARDED = ("translate", "sample")
+SHARDED = ("translate", "sample", "evaluate")
 OTHER = "Import, export and demo"
 ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
 DEMO = Path("checkpoints/demo")
