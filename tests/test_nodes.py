@@ -132,6 +132,8 @@ def test_an_error_of_one_is_what_all_say(enter, ended):
     assert first.verdict == f"Process 1 on {first.host} ended: a.png is damaged."
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     assert str(first.explain(broken)) == first.verdict
+    own = ConfigError("b.png is small.")
+    assert first.explain(own) is own, "its own reason, whoever was faster"
 
 
 def test_a_broken_connection_has_the_name_of_who_is_lost(enter, ended):
@@ -289,6 +291,59 @@ def test_another_number_of_processes_with_other_images_is_refused(options, tmp_p
     other = options["cyclegan"] | {"batch_size": 2, "pool": 3}
     monkeypatch.undo()
     assert "pool was 50, now 3." in refused(ConfigError, img2img.train, "cyclegan", out=out, **other)
+
+
+# Plain descent, whose moves differ by as little as the gradients do; the third step fails if a run is to stop.
+DESCENT = """
+import json, sys
+import torch
+import img2img
+from img2img.core.method import Method
+from img2img.errors import DataError
+from img2img.methods import METHODS
+
+def player(self, name, *networks, lr, optimizer):
+    parameters = [p for network in networks for p in network.parameters()]
+    self.optimizers[name] = torch.optim.SGD(parameters, lr=2.5 * lr)
+
+def fails(self, batches):
+    if self.step_number == 3:
+        raise DataError("enough.")
+    return step(self, batches)
+
+Method.player = player
+out, config, stops = sys.argv[1:]
+step = METHODS["cyclegan"].step
+if stops == "stops":
+    METHODS["cyclegan"].step = fails
+try:
+    img2img.train("cyclegan", out=out, **json.loads(config))
+except DataError:
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_began_as_if_it_were_alone(options, tmp_path):
+    (script := tmp_path / "descent.py").write_text(DESCENT)
+    config = {k: str(v) if isinstance(v, Path) else v for k, v in options["cyclegan"].items()}
+    config |= {"pool": 0, "decay": 0.0, "workers": 0}
+
+    def train(out, batch_size, stops="", prefix=()):
+        words = [str(script), str(tmp_path / out), json.dumps(config | {"batch_size": batch_size}), stops]
+        command = [*prefix, *words] if prefix else [sys.executable, *words]
+        subprocess.run(command, env=ENV, check=True, capture_output=True)
+        return load_resume(tmp_path / out / "last.pt")
+
+    begun = train("run", 1, "stops", torchrun("--standalone", "--nproc-per-node=2"))
+    assert begun["step"] == 2 and len(begun["ranks"]) == 2
+    resumed, alone = train("run", 2)["method"], train("alone", 2)["method"]
+    for name, x in alone.items():
+        if isinstance(x, torch.Tensor) and not name.endswith("_extra_state"):
+            torch.testing.assert_close(resumed[name], x, atol=2e-6, rtol=1e-5)
+    weights = {name: x for name, x in begun["method"].items() if not name.endswith("_extra_state")}
+    moved = max((resumed[name] - x).abs().max().item() for name, x in weights.items())
+    assert moved > 1e-3, "nothing was trained after the second step"
 
 
 # Two nodes: two torchruns on two addresses of this machine.

@@ -26,7 +26,7 @@ from img2img.version import __version__
 OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
 STOPPED_TRAINING = "Stopped. Run the same command again to continue."
 TOGETHER = ("train", "distill", "info")  # commands that several processes may run
-SHARDED = ("translate", "sample")
+SHARDED = ("translate", "sample", "evaluate")
 OTHER = "Import, export and demo"
 DEMO = Path("checkpoints/demo")
 of_run = partial(typer.Option, rich_help_panel=RUN)

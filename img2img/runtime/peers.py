@@ -162,7 +162,7 @@ class Peers:
         self._wait(lambda: bool(self.verdict), LOST if broken else 2 * BEAT if ended else 0.0)
         if broken and not self.verdict:
             self.verdict = f"The connection to another process broke: {first_line(error)}; {AGAIN}."
-        if self.verdict:
+        if self.verdict and (ended or not isinstance(error, Img2ImgError)):
             self._end(self.verdict)
             return TrainingError(self.verdict)
         reason = str(error) if isinstance(error, Img2ImgError) else f"{type(error).__name__}: {first_line(error)}"
