@@ -1,6 +1,6 @@
 """Measure jobs on Ray: images/s of one and of two workers, of one core each, their memory, and the overhead per file.
 
-    python benchmarks/ray_workers.py [--images 96] [--small 1500] [--rounds 3] [--model unet_256] [--out DIR]
+    python benchmarks/ray_workers.py [--images 200] [--small 1500] [--rounds 3] [--model unet_256] [--out DIR]
 
 Rounds alternate between one and two workers, and the first and last tenth of each job do not count, so that the start
 and the last file do not. Besides images/s, the CPU seconds of the workers per image are measured: on a machine that has
@@ -72,7 +72,7 @@ def measure(model, source, out, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--small", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="unet_256")

@@ -70,7 +70,7 @@ def workers_in(folder):
     found = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
-            if path.readlink() == folder and (path.parent / "cmdline").read_bytes().startswith(b"ray::"):
+            if path.readlink() == folder and (path.parent / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
                 found.append(path.parent.name)
     return found
 
