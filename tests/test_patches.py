@@ -182,6 +182,13 @@ def test_regions_of_zarr(tmp_path, version, shard):
             chunk.write_bytes(b"\xff" * 20)
             assert "cannot be decoded near row 3" in refused(DataError, image.read, (3, 5), (3, 5))
             np.testing.assert_array_equal(image.read((40, 60), (50, 60)), array[40:60, 50:60])
+    for name, content in (("1", "{}"), ("0", "[]")):  # the smaller level is left out, the largest is missed
+        (folder / name / (".zarray" if version == "0.4" else "zarr.json")).write_text(content)
+        if name == "1":
+            with open_zarr_regions(folder) as image:
+                assert len(image.levels) == 1
+    says = refused(DataError, find_domains, ONE, ImagesConfig(data=str(tmp_path), size=32, region_size=32))
+    assert "x.zarr is damaged: its header cannot be decoded (OME-Zarr)" in says
     write_store(tmp_path / "z.zarr", np.zeros((2, 3, 20, 20), "uint16"))
     with pytest.raises(DataError, match="has 3 Z; regions can be read of single images"):
         open_zarr_regions(tmp_path / "z.zarr").__enter__()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -478,6 +479,35 @@ def test_a_folder_with_plates_is_translated(tmp_path, model, version, command_li
     code, text, errors = command_line("translate", model, root, "--out", out, "--overwrite", "--device", "cpu")
     assert code == 1 and "P1.zarr/B/1/0/0 does not hold a Zarr array" in text + errors and "9 images translated" in text
     assert [path for path in out.rglob(".*img2img-part*")] == []
+
+
+SLOW = """
+import sys, time
+from img2img.cli.main import main
+from img2img.data import zarr
+write = zarr.write_array
+zarr.write_array = lambda *given: (time.sleep(0.5), write(*given))
+sys.argv[0] = "img2img"
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_plate_that_was_killed_is_finished_by_the_same_command(tmp_path, model):
+    source = write_plate(tmp_path / "P1.zarr", NEW, fields=4)
+    words = ["translate", str(model), str(source), "--device", "cpu", "--out"]
+    img2img.translate(model, source, tmp_path / "whole", device="cpu")
+    running = subprocess.Popen([sys.executable, "-c", SLOW, *words, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "out").rglob("*/[0-9]/0/zarr.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    again = img2img.translate(model, source, tmp_path / "out", device="cpu")
+    assert again.failed == [] and again.translated + again.skipped == 12 and 0 < again.skipped < 12
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert all((tmp_path / "out" / x).read_bytes() == (tmp_path / "whole" / x).read_bytes() for x in files)
 
 
 def test_a_plate_an_image_and_another_format(tmp_path, model):

@@ -20,7 +20,12 @@ def open_zarr_regions(folder: Path) -> Iterator[Regions]:
     Raises:
         DataError: if it cannot be read, or has several planes or time points.
     """
-    image = opened(folder)
+    try:
+        image = opened(folder)
+    except DataError:
+        raise
+    except Exception as error:  # damaged metadata raise anything
+        raise DataError(f"{quote(folder)} is damaged: its header cannot be decoded (OME-Zarr).") from error
     from img2img.data.zarr import ZarrArray  # after `opened` has told whether the package is there
 
     if image.stated.axes:
