@@ -72,6 +72,9 @@ def within(one):
             yield np.float64(bound)
 
 
+NEEDED = {"skip_empty": {"statistics": 1}}  # by an option, of others
+
+
 def accepted(make, one, value):
     """What becomes of a value; None where it is refused in one sentence."""
     try:
@@ -84,7 +87,7 @@ def accepted(make, one, value):
 
 def of_group(group):
     def make(name, value):
-        (made,) = split({name: value}, group)
+        (made,) = split({name: value} | NEEDED.get(name, {}), group)
         return getattr(made, name)
 
     return make
