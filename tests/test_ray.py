@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from img2img.model.folder import Job
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.record import RECORD, join_record
 
+COPIES = 20
 RNG = np.random.default_rng(0)
 ON_CPU = {"device": "cpu"}
 TINY = dict(size=32, width=4, d_width=4, discriminator="patch_16", steps=2, augment="none", quiet=True, **ON_CPU)
@@ -235,9 +237,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp_path):
+def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp_path, tmp_path_factory):
     pytest.importorskip("ray")
-    words = [sys.executable, "-m", "img2img", "translate", run, photos, "--out", "out", "--device", "cpu"]
+    copies = [f"{k:02}" for k in range(COPIES)]  # so many that the job is not done before the signal comes
+    many = tmp_path_factory.mktemp("many")
+    for name in copies:
+        shutil.copytree(photos, many / name)
+    words = [sys.executable, "-m", "img2img", "translate", run, many, "--out", "out", "--device", "cpu"]
     words += ["--ray", "local", "--ray-workers", "2"]
     codes = {signal.SIGINT: 130, signal.SIGKILL: -9}
     for number, code in codes.items():
@@ -249,14 +255,14 @@ def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp
         _, said = process.communicate(timeout=60)
         assert process.returncode == code and "Traceback" not in said, said
         assert ("Stopped. Run the same command again" in said) == (number == signal.SIGINT), said
-        assert len(list(tmp_path.rglob("*.png"))) < 40
+        assert len(list(tmp_path.rglob("*.png"))) < COPIES * len(whole)
         deadline = time.monotonic() + 60
         while (left := workers_in(tmp_path)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left
     done = subprocess.run(words[:-4], cwd=tmp_path, capture_output=True, text=True)  # this time without Ray
-    assert done.returncode == 1 and "already there, 1 failed" in done.stdout, done.stderr
-    assert contents(tmp_path / "out") == whole
+    assert done.returncode == 1 and f"already there, {COPIES} failed" in done.stdout, done.stderr
+    assert [contents(tmp_path / "out" / name) == whole for name in copies] == [True] * COPIES
 
 
 # Mistakes
