@@ -1,21 +1,17 @@
-"""The backends that run a network: PyTorch as it is, compiled, or a runtime for CPUs.
+"""The backends that run a network: PyTorch as it is, or compiled.
 
 Each gives a function from images (N, C, H, W) in [-1, 1] to images, in fp32.
 """
 
-import importlib.util
-import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import ConfigError, choose, install_hint
-from img2img.networks.layers import traceable
+from img2img.errors import ConfigError, choose
 from img2img.runtime import compiling
 from img2img.runtime.device import Runtime, is_out_of_memory
 
@@ -53,36 +49,9 @@ def compiled(network: nn.Module, runtime: Runtime) -> Forward:
     return forward
 
 
-def openvino(network: nn.Module, runtime: Runtime) -> Forward:
-    """Run the network in OpenVINO (extra `openvino`), on CPUs."""
-    if importlib.util.find_spec("openvino") is None:
-        raise ConfigError(install_hint("The backend openvino", "openvino", "openvino"))
-    if runtime.device.type != "cpu":
-        raise ConfigError(f"The backend openvino runs on the CPU, not on {runtime.device.type}.")
-    import openvino as ov
-
-    channels = getattr(network, "in_channels", None) or next(network.parameters()).shape[1]
-    edge = max(int(network.multiple), 64)  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it traces, which PyTorch has deprecated
-        model = ov.convert_model(traceable(network), example_input=torch.zeros(1, channels, edge, edge))
-    model.reshape([-1, channels, -1, -1])
-    precision = "bf16" if runtime.dtype is torch.bfloat16 else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    program, one_at_a_time = ov.Core().compile_model(model, "CPU", settings), threading.Lock()
-
-    def forward(x: Tensor) -> Tensor:
-        with one_at_a_time:
-            result: dict[Any, np.ndarray[Any, Any]] = program(np.ascontiguousarray(x.numpy()))
-            return torch.from_numpy(np.array(result[0]))
-
-    return forward
-
-
 BACKENDS: dict[str, Callable[[nn.Module, Runtime], Forward]] = {
     "eager": eager,
     "compile": compiled,
-    "openvino": openvino,
 }
 
 

@@ -18,7 +18,7 @@ NAN = {
     "error": "refuse images with NaN or infinities",
     "mask": "put the median of their channel in their place for the network, and put them back into the result",
 }
-BACKENDS = ("auto", "eager", "compile", "openvino")
+BACKENDS = ("auto", "eager", "compile")
 PRECISIONS = Choice(table="img2img.runtime.device.PRECISIONS")
 DEVICES = Choice(("auto", "cpu", "cuda", "mps"), complete=False)
 FORMATS = Choice(("png", "jpg", "webp", "bmp", "tif", "npy", "npz", "zarr"), complete=False)

@@ -12,7 +12,7 @@ from annotated_types import Interval
 from img2img.data.images import FORMATS
 from img2img.data.ome_zarr import is_image
 from img2img.errors import ConfigError, ModelFileError, counted, quote
-from img2img.model.options import FolderOptions, TranslateOptions
+from img2img.model.options import BACKENDS, FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
 from img2img.runtime.files import create_json, json_object, write_json
 from img2img.runtime.records import read_record
@@ -25,6 +25,7 @@ RECORD, UNFINISHED = ".img2img.json", "unfinished"  # the file, and its mark whi
 BY_MACHINE = ("device", "processor", "software", "precision", "backend", "threads")  # taken over from the record
 # options that do not affect pixels
 NOT_SEEN = ("batch_size", "max_megapixels", "overwrite", "report", "files", "shard", "n_outputs")
+FOLLOWED = (*BACKENDS, "fp32", "bf16")  # and not a backend that was offered once
 TRIES = 10  # to write the first record of a folder that others write into
 
 
@@ -187,7 +188,8 @@ def _differences(translator: "Translator", previous: dict[str, Any], current: di
     for name in ("direction", "label"):
         old[name], new[name] = previous.get(name), current.get(name)
     for name, value in {"precision": translator.asked[1], "backend": translator.backend}.items():
-        old[name], new[name] = previous.get(name), previous.get(name) if value == "auto" else value
+        old[name] = recorded = previous.get(name)
+        new[name] = recorded if value == "auto" and recorded in FOLLOWED else value
     differences = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in new if k in old and old[k] != new[k]]
     return ["the model is another"] * (previous.get("model") != current["model"]) + differences
 
