@@ -106,6 +106,9 @@ FOREIGN_OPTIONS = {
     "compiling",
     "kinds",
     "fast-seeds",
+    "widths",
+    "metrics",
+    "small",
     "images",
 }
 
