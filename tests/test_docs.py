@@ -107,7 +107,6 @@ FOREIGN_OPTIONS = {
     "kinds",
     "fast-seeds",
     "widths",
-    "metrics",
     "small",
     "images",
 }
