@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from img2img.cli.terminal import Command, options_of, progress_bar, stoppable
+from img2img.cli.terminal import Command, headings_of, options_of, progress_bar, stoppable
 from img2img.errors import ConfigError, quote
 from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.metrics.options import MetricOptions
@@ -16,6 +16,7 @@ from img2img.model.options import LoadOptions
 if TYPE_CHECKING:
     from img2img.metrics.score import Score
 
+GROUPS = {EvaluateOptions: "Images", MetricOptions: "Metrics", LoadOptions: "Model"}
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
@@ -26,7 +27,7 @@ Metrics = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything to this file, as JSON.")]
 
 
-@options_of(EvaluateOptions, MetricOptions, LoadOptions)
+@options_of(*GROUPS, headings=headings_of(GROUPS))
 def evaluate(
     model: Annotated[
         Path | None,
@@ -67,7 +68,7 @@ def evaluate(
     _write(json_file, result.to_json())
 
 
-@options_of(EvaluateOptions, MetricOptions, LoadOptions)
+@options_of(*GROUPS, headings=headings_of(GROUPS))
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
     metric: Metrics = None,

@@ -73,6 +73,11 @@ class Command(_Plain, TyperCommand):
         return option
 
 
+def headings_of(groups: Mapping[type, str]) -> dict[str, str]:
+    """Return the heading of every option of groups that each have one."""
+    return {name: heading for group, heading in groups.items() for name in options_in(group)}
+
+
 def options_of(*groups: type, headings: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
     """Replace a command's `**options` by the fields of `groups`, so that each option is declared once, as a field.
 

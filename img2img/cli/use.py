@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from img2img.bulk.options import RayOptions
-from img2img.cli.terminal import STOPPED, Command, ModelPath, now_and_then, options_of, progress_bar, stoppable
+from img2img.cli.terminal import (
+    STOPPED,
+    Command,
+    ModelPath,
+    headings_of,
+    now_and_then,
+    options_of,
+    progress_bar,
+    stoppable,
+)
 from img2img.errors import counted, listed, quote
 from img2img.model.options import (
     ClassifyOptions,
@@ -22,8 +31,11 @@ from img2img.model.options import (
 if TYPE_CHECKING:
     from img2img.model.summary import Outcome
 
+GROUPS = {JobLoadOptions: "Model", TranslateOptions: "Pixels", FolderOptions: "Files", RayOptions: "Many machines"}
+SHARED = dict.fromkeys(("files", "shard"), "Many machines") | dict.fromkeys(("statistics", "skip_empty"), "Slides")
 
-@options_of(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
+
+@options_of(*GROUPS, headings=headings_of(GROUPS) | SHARED)
 def translate(
     model: ModelPath,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
