@@ -447,6 +447,20 @@ def test_a_result_is_stored_like_its_slide(tmp_path, name):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".img2img.json", name]
 
 
+def test_a_result_of_a_file_by_tifffile_states_the_shape_of_its_levels(tmp_path, model, caplog):
+    image = picture(128, 96)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(image, subifds=1, tile=(32, 32), photometric="rgb")
+        writer.write(image[::2, ::2], subfiletype=1, tile=(32, 32), photometric="rgb")
+    translate(model, tmp_path / "a.tif", tmp_path / "blocks")
+    translate(model, tmp_path / "a.tif", tmp_path / "whole", statistics=0)
+    write_image(tmp_path / "float.tif", replace(known := read_image(tmp_path / "a.tif"), array=known.array / 255))
+    for path in (tmp_path / "blocks" / "a.tif", tmp_path / "whole" / "a.tif", tmp_path / "float.tif"):
+        with tifffile.TiffFile(path) as tiff:
+            assert [level.shape for level in tiff.series[0].levels] == [(128, 96, 3), (64, 48, 3)], path
+    assert [record.message for record in caplog.records if record.name == "tifffile"] == []
+
+
 def test_a_result_of_an_aperio_slide_is_one(tmp_path, model, command_line):
     path = write_aperio(tmp_path / "a.svs", picture(503, 777))
     code, _, err = command_line(

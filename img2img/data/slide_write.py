@@ -20,7 +20,7 @@ from img2img.data.picture import PROFILES, Array
 from img2img.data.regions import Regions
 from img2img.data.slide_tiff import Layout
 from img2img.data.tiff import ICC, JPEG, YCBCR, kept_tags, resolution_of
-from img2img.data.tiff_write import CLASSIC_BYTES, DESCRIPTION, LOSSLESS, RESERVED, storage_of
+from img2img.data.tiff_write import CLASSIC_BYTES, DESCRIPTION, LOSSLESS, RESERVED, shape_tags, storage_of
 from img2img.errors import DataError, quote
 from img2img.runtime.files import atomic
 
@@ -201,7 +201,14 @@ def assemble(path: Path, form: Form, block: Size, at: Callable[[int, int], Path]
             writer.write(last.reshape(form.stored(form.levels[-1][0])), metadata=None, **thumbnail)
         for number, (size, _) in enumerate(form.levels):
             rows = _tiles_of_level(form, size, spool(number))
-            writer.write(rows, shape=form.stored(size), dtype=form.dtype, metadata=None, **kind, **form.options())
+            tags = shape_tags(form.first.get("extratags", ()), form.stored(size))
+            known: dict[str, Any] = {
+                "shape": form.stored(size),
+                "dtype": form.dtype,
+                "metadata": None,
+                "extratags": tags,
+            }
+            writer.write(rows, **known, **kind, **form.options())
             spool(number).unlink()
 
 

@@ -1,6 +1,7 @@
 """Writing TIFF: page by page like the original if the picture is of the same kind, otherwise with plain axes."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +82,18 @@ def write(path: Path, picture: Picture, kind: str, quality: int) -> None:
         for data, options in writes:
             inside: dict[str, Any] = {"subifds": len(levels)} if levels and details.nested else {}
             writer.write(data, software=False, contiguous=False, **inside, **details.storage, **options)
-            more: dict[str, Any] = {"subfiletype": 1, "metadata": None} | details.storage
+            shaped = bool(options.get("metadata")) and not ome
+            more: dict[str, Any] = {"subfiletype": 1, "metadata": {} if shaped else None} | details.storage
             more |= {name: options[name] for name in OF_SAMPLES if name in options}
             for smaller in _smaller(data, size, levels):
-                writer.write(smaller, software=False, contiguous=False, **more)
+                tags = shape_tags(options.get("extratags", ()), smaller.shape)
+                writer.write(smaller, software=False, contiguous=False, extratags=tags, **more)
+
+
+def shape_tags(tags: Iterable[Any], shape: Sequence[int]) -> list[Any]:
+    """Return the tag that states the shape of a level, if those of its image have one, as tifffile writes it."""
+    stated = any(tag[0] == DESCRIPTION and bytes(tag[3]).startswith(b'{"shape"') for tag in tags)
+    return [(DESCRIPTION, 2, 0, json.dumps({"shape": list(shape)}), True)] if stated else []
 
 
 def _smaller(data: Array, size: Size, levels: Iterable[tuple[Size, int]]) -> Iterator[Array]:
