@@ -7,15 +7,13 @@ from img2img.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from img2img.api.distilling import distill as distill
-    from img2img.api.models import (
-        classify as classify,
-        load as load,
+    from img2img.api.models import classify as classify, load as load, sample as sample
+    from img2img.api.training import train as train
+    from img2img.api.translating import (
         merge_reports as merge_reports,
-        sample as sample,
         translate as translate,
         translate_folder as translate_folder,
     )
-    from img2img.api.training import train as train
     from img2img.errors import Img2ImgError as Img2ImgError
     from img2img.evaluation import modes as modes
     from img2img.evaluation.compare import compare as compare
@@ -39,12 +37,12 @@ _HOMES = {
     "export_model": "img2img.interchange.export",
     "import_model": "img2img.interchange.pth",
     "load": "img2img.api.models",
-    "merge_reports": "img2img.api.models",
+    "merge_reports": "img2img.api.translating",
     "rank": "img2img.evaluation.evaluate",
     "sample": "img2img.api.models",
     "train": "img2img.api.training",
-    "translate": "img2img.api.models",
-    "translate_folder": "img2img.api.models",
+    "translate": "img2img.api.translating",
+    "translate_folder": "img2img.api.translating",
 }
 
 _MODULES = {"modes": "img2img.evaluation.modes"}

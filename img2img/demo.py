@@ -159,8 +159,8 @@ def run(folder: Path, steps: int = STEPS, say: Callable[[str], object] = lambda 
     Running it again on the same folder resumes where it stopped. `say` receives a line about each stage.
     """
     say("loading PyTorch")
-    from img2img.api.models import translate
     from img2img.api.training import train
+    from img2img.api.translating import translate
 
     data, results, trained = folder / "data", folder / "translated", folder / RUN
     _refuse_foreign(folder)

@@ -268,7 +268,7 @@ def test_a_bug_shows_its_traceback(methods, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "add_methods", lambda: None)
-    monkeypatch.setattr("img2img.api.models.open_on_devices", broken)
+    monkeypatch.setattr("img2img.api.translating.open_on_devices", broken)
     monkeypatch.setattr(sys, "argv", ["img2img", "translate", "x", "y", "--out", "z"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

@@ -148,7 +148,7 @@ def test_slides_on_two_devices_give_the_same_bytes(run, threads, tmp_path):
 def test_a_file_that_ends_a_process_is_reported_and_the_others_are_done(run, photos, whole, threads, kills, tmp_path):
     kills.append("07.png")
     loaded, on = img2img.load(run, device="cpu"), ["cpu"] * 4
-    from img2img.api.models import translate_on
+    from img2img.api.translating import translate_on
 
     summary = translate_on(loaded, on, photos, tmp_path / "out", lambda outcome: None, folder.unheard, {})
     failed = {path.name: reason for path, reason in summary.failed}
@@ -201,7 +201,7 @@ def test_notes_of_several_devices_are_said_once(run, photos, threads, tmp_path, 
             yield outcome
 
     monkeypatch.setattr(folder.Job, "translate", with_notes)
-    from img2img.api.models import translate_on
+    from img2img.api.translating import translate_on
 
     loaded = img2img.load(run, device="cpu")
     translate_on(loaded, ["cpu", "cpu"], photos, tmp_path / "out", lambda outcome: None, folder.unheard, {})

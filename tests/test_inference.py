@@ -848,7 +848,7 @@ def test_ctrl_c_is_one_line(folder, source, tmp_path, monkeypatch, command_line)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("img2img.api.models.translate_on", stop)
+    monkeypatch.setattr("img2img.api.translating.translate_on", stop)
     code, _, err = command_line("translate", folder, source, "--out", tmp_path / "out")
     assert code == 130 and err.strip() == "Stopped. Run the same command again to compute what is missing."
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 import img2img
-from img2img.api import models
+from img2img.api import translating
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
 from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker, _add_note
@@ -195,7 +195,7 @@ def test_ray_gives_the_bytes_of_one_process_though_a_worker_is_killed(run, photo
                 os.kill(os.getpid(), 9)
             return outcomes
 
-    monkeypatch.setattr(models, "Job", Deadly)
+    monkeypatch.setattr(translating, "Job", Deadly)
     seen, report = [], tmp_path / "report.json"
     with connected(RayOptions(ray="local", ray_workers=2)):
         asked = {"ray": "local", "ray_workers": 2} | ON_CPU

@@ -47,10 +47,10 @@ def translate(
     Results have the size, type, format and name of their input. Files that cannot be translated are reported and
     skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
-    import img2img.api.models
+    import img2img.api.translating
 
     loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
-    loaded, devices = img2img.api.models.open_on_devices(model, **loading)
+    loaded, devices = img2img.api.translating.open_on_devices(model, **loading)
     with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:
@@ -59,7 +59,7 @@ def translate(
                 print_line(f"failed: {outcome.reason}")
 
         blocks = now_and_then(lambda slide, done, total: print_line(f"{quote(slide)}: {done} of {total} blocks"))
-        summary = img2img.api.models.translate_on(loaded, devices, source, out, progress, blocks, options)
+        summary = img2img.api.translating.translate_on(loaded, devices, source, out, progress, blocks, options)
     for note in dict.fromkeys(loaded.notes):
         print_line(note)
     if summary.outside:
@@ -136,9 +136,9 @@ def merge(
 
     The exit code is 1 if a file failed or a shard is missing.
     """
-    import img2img.api.models
+    import img2img.api.translating
 
-    merged = img2img.api.models.merge_reports(parts, out)
+    merged = img2img.api.translating.merge_reports(parts, out)
     for failure in merged.failed:
         typer.echo(f"failed: {failure.reason}")
     images = counted(merged.translated, "image", "images")
