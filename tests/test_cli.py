@@ -1,13 +1,16 @@
 """The command line: help, mistakes, and a run from end to end."""
 
+import contextlib
 import csv
 import dataclasses
 import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from itertools import combinations
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -22,6 +25,8 @@ from PIL import Image
 from img2img import BatchEqualizer, __version__
 from img2img.cli import equalize as cli_equalize, main as cli
 from img2img.cli.equalize import add_equalizing
+from img2img.cli.terminal import stoppable
+from img2img.errors import Interrupted
 from img2img.lab import Manifest
 from img2img.lab.judgement.verdict import BANNER
 from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
@@ -261,6 +266,19 @@ def test_mistakes_of_translate(call, tmp_path):
     ):
         code, out, err = call("translate", model, tmp_path, "--out", tmp_path / "out")
         assert code == 2 and out == "" and err.startswith("img2img: ") and sentence in err and err.count("\n") == 1
+
+
+def test_a_signal_that_a_callback_swallows_still_stops_the_command():
+    def swallow():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(Interrupted, match=r"Stopped\.") as stop, stoppable("Stopped.") as check:
+        check()
+        swallow()
+        check()
+    assert stop.value.signal == signal.SIGTERM
 
 
 def test_a_bug_shows_its_traceback(methods, monkeypatch):

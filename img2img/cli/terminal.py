@@ -173,19 +173,26 @@ def now_and_then(function: Callable[..., None], seconds: float = 30.0) -> Callab
 
 
 @contextmanager
-def stoppable(sentence: str) -> Iterator[None]:
-    """End the command with `sentence` on Ctrl-C, SIGTERM or SIGHUP."""
-    received = [signal.SIGINT]
+def stoppable(sentence: str) -> Iterator[Callable[[], None]]:
+    """End the command with `sentence` on Ctrl-C, SIGTERM or SIGHUP.
+
+    What it yields ends the command too if a signal came and was lost, as happens in the callbacks of some libraries.
+    """
+    received: list[signal.Signals] = []
 
     def stop(number: int, _: Any) -> None:
-        received[0] = signal.Signals(number)
+        received.append(signal.Signals(number))
         raise KeyboardInterrupt
+
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt
 
     previous = {n: signal.signal(n, stop) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
-        yield
+        yield check
     except KeyboardInterrupt:
-        raise Interrupted(sentence, received[0]) from None
+        raise Interrupted(sentence, received[-1] if received else signal.SIGINT) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -51,9 +51,10 @@ def translate(
 
     loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
     loaded, devices = img2img.api.translating.open_on_devices(model, **loading)
-    with stoppable(STOPPED), progress_bar(loaded.direction) as (advance, print_line):
+    with stoppable(STOPPED) as check, progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:
+            check()
             advance(outcome.done, outcome.total)
             if outcome.status == "failed":
                 print_line(f"failed: {outcome.reason}")
