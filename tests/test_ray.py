@@ -22,9 +22,9 @@ import img2img
 from img2img.api import translating
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
-from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker, _add_note
+from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker
 from img2img.errors import ConfigError, Img2ImgError, InputError
-from img2img.model.devices import light
+from img2img.model.devices import add_note, light
 from img2img.model.folder import Job
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.record import RECORD, join_record
@@ -171,7 +171,7 @@ def test_what_stops_a_worker_is_a_row(run, photos, tmp_path, monkeypatch):
 def test_notes_of_workers_that_differ_in_their_example_are_one():
     notes = []
     for note in ("Results do not keep x, e.g. of 1.tif.", "Results do not keep x, e.g. of 2.tif.", "Other."):
-        _add_note(notes, note)
+        add_note(notes, note)
     assert notes == ["Results do not keep x, e.g. of 1.tif.", "Other."]
 
 

@@ -17,7 +17,7 @@ import torch
 from img2img.bulk.cluster import count_workers
 from img2img.bulk.options import RayOptions
 from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError, TrainingError, first_line, quote
-from img2img.model.devices import light
+from img2img.model.devices import add_note, light
 from img2img.model.folder import Job
 from img2img.model.record import join_record, mark_finished
 from img2img.model.summary import Outcome
@@ -121,7 +121,7 @@ def translate(ray: Any, job: Job, options: RayOptions) -> Iterator[Outcome]:
         for row in _rows(ray, job, missing, options) if todo else ():
             number, status, reason, outside = (row[name] for name in COLUMNS)
             if status == NOTE:
-                _add_note(job.translator.notes, reason)
+                add_note(job.translator.notes, reason)
             elif status == BUG:
                 raise RuntimeError(reason)
             elif status in ERRORS:
@@ -189,9 +189,3 @@ def gpus_of(job: Job, options: RayOptions) -> float:
     if asked not in ("auto", "cuda"):
         raise ConfigError(f"--device {quote(asked)}: Ray gives each worker its GPU; use --device cuda.")
     return options.ray_gpus or 1.0
-
-
-def _add_note(notes: list[str], note: str) -> None:
-    """Add a note unless there is one that differs in its example alone."""
-    if not any(note.partition(", e.g. ")[0] == known.partition(", e.g. ")[0] for known in notes):
-        notes.append(note)

@@ -137,8 +137,8 @@ class _Team:
             worker.idle, worker.busy = True, False
 
     def _note(self, notes: list[str]) -> None:
-        known = {_without_example(note) for note in self.job.translator.notes}
-        self.job.translator.notes += [note for note in notes if _without_example(note) not in known]
+        for note in notes:
+            add_note(self.job.translator.notes, note)
 
     def _bury(self, worker: _Worker) -> Iterator[Outcome]:
         """Give the files of a process that was killed to the others, except those that may have been why."""
@@ -173,8 +173,10 @@ class _Team:
                     remove_stale(self.job.plan.target(source).parent)
 
 
-def _without_example(note: str) -> str:
-    return note.partition(", e.g. ")[0]
+def add_note(notes: list[str], note: str) -> None:
+    """Add a note unless there is one that differs in its example alone."""
+    if note.partition(", e.g. ")[0] not in {known.partition(", e.g. ")[0] for known in notes}:
+        notes.append(note)
 
 
 def light(job: Job, device: str) -> Job:
@@ -207,7 +209,7 @@ def _serve(connection: Any, pickled: bytes, threads: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         try:
             torch.set_num_threads(threads)
-            job: Job = pickle.loads(pickled)
+            job: Job = pickle.loads(pickled)  # by the process that started this one
             if job.translator.runtime.device.type == "cuda":
                 torch.cuda.set_device(job.translator.runtime.device)
             on_cpu = job.translator.runtime.device.type == "cpu"
