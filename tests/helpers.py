@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+import img2img
 from img2img.methods import METHODS
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts
@@ -24,6 +25,24 @@ from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, kinds_of_old
 from img2img.training.journal import Journal
 from img2img.training.run import Run
+
+# Models
+
+TINY = {
+    "size": 32, "width": 4, "d_width": 4, "discriminator": "patch_16", "generator": "resnet_3", "steps": 2,
+    "augment": "none", "device": "cpu", "quiet": True,
+}  # fmt: skip
+
+
+def cyclegan_run(folder):
+    """Train a tiny CycleGAN of colour images in a run folder, and return it."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for _ in "ab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.training.journal.write_report", lambda *_: None)  # takes longer than such a run
+        img2img.train("cyclegan", a=a, b=b, out=folder, **TINY)
+    return folder
+
 
 # Grids
 

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 import torch
 from conftest import refused
+from helpers import cyclegan_run
 from PIL import Image
 
 import img2img
@@ -28,20 +29,11 @@ from img2img.runtime import device
 RNG = np.random.default_rng(0)
 ROOT = Path(img2img.__file__).parents[1]
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "500", "NO_COLOR": "1"}
-TINY = dict(size=32, width=4, d_width=4, discriminator="patch_16", steps=2, augment="none", quiet=True, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder of CycleGAN."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("img2img.training.journal.write_report", lambda *_: None)
-    a, b = (RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for _ in "ab")
-    img2img.train(
-        "cyclegan", a=a, b=b, out=(out := tmp_path_factory.mktemp("run") / "run"), generator="resnet_3", **TINY
-    )
-    patch.undo()
-    return out
+    return cyclegan_run(tmp_path_factory.mktemp("cyclegan") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
+from helpers import cyclegan_run
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
@@ -32,20 +33,11 @@ from img2img.model.record import RECORD, join_record
 COPIES = 20
 RNG = np.random.default_rng(0)
 ON_CPU = {"device": "cpu"}
-TINY = dict(size=32, width=4, d_width=4, discriminator="patch_16", steps=2, augment="none", quiet=True, **ON_CPU)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder of CycleGAN, colour to colour."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("img2img.training.journal.write_report", lambda *_: None)
-    a, b = (RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for _ in "ab")
-    img2img.train(
-        "cyclegan", a=a, b=b, out=(out := tmp_path_factory.mktemp("cyclegan") / "run"), generator="resnet_3", **TINY
-    )
-    patch.undo()
-    return out
+    return cyclegan_run(tmp_path_factory.mktemp("cyclegan") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 from conftest import refused
+from helpers import cyclegan_run
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
@@ -28,21 +29,12 @@ from img2img.runtime.files import create_json
 
 RNG = np.random.default_rng(0)
 ON_CPU = {"device": "cpu"}
-TINY = dict(size=32, width=4, d_width=4, discriminator="patch_16", steps=2, augment="none", quiet=True, **ON_CPU)
 SLOWLY = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder of CycleGAN, colour to colour."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("img2img.training.journal.write_report", lambda *_: None)
-    a, b = (RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for _ in "ab")
-    img2img.train(
-        "cyclegan", a=a, b=b, out=(out := tmp_path_factory.mktemp("cyclegan") / "run"), generator="resnet_3", **TINY
-    )
-    patch.undo()
-    return out
+    return cyclegan_run(tmp_path_factory.mktemp("cyclegan") / "run")
 
 
 @pytest.fixture(scope="module")
