@@ -44,7 +44,7 @@ ROWS = [
     ["lab.equalizer"],
     ["lab"],
     ["api"],
-    ["demo"],
+    ["demo", "doctor"],
     ["cli"],
     ["__main__"],
 ]

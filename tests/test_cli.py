@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -82,7 +83,18 @@ WITH_CODE_2 += ["equalize fit x.csv --out y --max-change 2", "translate x y --ou
     + [f"equalize {name} -h" for name in ("check", "fit", "add", "transform", "report")]
     + [
         f"{name} --help"
-        for name in ("translate", "sample", "classify", "evaluate", "compare", "import", "export", "info", "demo")
+        for name in (
+            "translate",
+            "sample",
+            "classify",
+            "evaluate",
+            "compare",
+            "import",
+            "export",
+            "info",
+            "demo",
+            "doctor",
+        )
     ]
     + WITH_CODE_2,
 )
@@ -107,7 +119,10 @@ def test_import_img2img_does_not_wait_for_torch():
 
 
 def test_version(call):
-    assert call("--version") == (0, f"img2img {__version__}\n", "")
+    code, out, _ = call("--version")
+    assert (code, out.count("\n")) == (0, 1) and out.startswith(
+        f"img2img {__version__}, torch {metadata.version('torch')}, Python"
+    )
 
 
 def test_every_command_has_help(methods):
@@ -164,6 +179,7 @@ def test_help_is_in_the_order_of_the_work(call):
         "import",
         "info",
         "demo",
+        "doctor",
     ]
     _, page, _ = call("train", "cyclegan", "-h")
     panels = re.findall(r"^╭─ (.*?) ─", page, re.MULTILINE)

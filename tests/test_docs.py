@@ -72,6 +72,7 @@ COMMANDS = {
     "export",
     "info",
     "demo",
+    "doctor",
 }
 # Options of torchrun, SLURM, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {

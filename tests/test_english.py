@@ -12,10 +12,12 @@ ROOT = Path(img2img.__file__).parent
 DONE = {
     "__main__",
     "api",
+    "bulk",
     "cli",
     "core",
     "data",
     "demo",
+    "doctor",
     "errors",
     "evaluation",
     "interchange",

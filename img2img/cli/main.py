@@ -2,9 +2,11 @@
 
 import io
 import os
+import platform
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +29,7 @@ OF_STUDENT = groups_of_student(CONFIGS["pix2pix"])
 STOPPED_TRAINING = "Stopped. Run the same command again to continue."
 TOGETHER = ("train", "distill", "info")  # commands that several processes may run
 SHARDED = ("translate", "sample", "evaluate")
-OTHER = "Import, export and demo"
+OTHER = "Import, export, demo and doctor"
 DEMO = Path("checkpoints/demo")
 of_run = partial(typer.Option, rich_help_panel=RUN)
 
@@ -53,14 +55,15 @@ equalize = _group("equalize", "Map the images of several batches onto one of the
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"img2img {__version__}")
+        torch = f"torch {metadata.version('torch')}"  # which takes seconds to import
+        typer.echo(f"img2img {__version__}, {torch}, Python {platform.python_version()}, {platform.platform()}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the versions.")
     ] = False,
 ) -> None:
     pass
@@ -180,6 +183,18 @@ def demo(
     typer.echo("Mean over held-out animals: 0 is the unchanged plain animal, 1 its striped twin on unchanged ground.")
     typer.echo(f"before and after: {result.picture}")
     typer.echo(f"open {result.report}")
+
+
+@app.command(cls=Command, rich_help_panel=OTHER)
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check what works on this machine: versions, devices, precision, extras, weights; and say how to cure the rest.
+
+    Trains one step of a small network on every device. Exits with 1 if anything failed that is not optional.
+    """
+    from img2img.doctor import report as examined
+
+    if not examined(as_json):
+        raise typer.Exit(1)
 
 
 def _method_command(method: str, text: str) -> Callable[..., None]:

@@ -33,6 +33,7 @@ ORDER = (
     "import",
     "info",
     "demo",
+    "doctor",
 )
 RUN = "Run"  # the heading of --help where other options have headings
 ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
