@@ -59,6 +59,7 @@ def examine() -> Iterator[Check]:
 def report(as_json: bool = False) -> bool:
     """Print the results of all checks as they come, or as JSON; return whether none failed."""
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     checks = []
@@ -66,7 +67,9 @@ def report(as_json: bool = False) -> bool:
     for check in examine():
         checks.append(check)
         if not as_json:
-            console.print(Text(f"{check.state:8}", STYLES[check.state]), Text(f"{check.name}: {check.found}"), sep="")
+            line = Table.grid(padding=(0, 1))
+            line.add_row(Text(f"{check.state:7}", STYLES[check.state]), Text(f"{check.name}: {check.found}"))
+            console.print(line)
             if check.cure:
                 console.print(Text(f"{'':8}{check.cure}"), soft_wrap=True)
     if as_json:
