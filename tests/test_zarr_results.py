@@ -21,9 +21,9 @@ from stores import NAMES, put, volume, write_json, write_plate, write_store
 from zarr import codecs as v3
 
 import img2img
-from img2img.data import zarr_write
 from img2img.data.folders import find_images
 from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.levels import smaller
 from img2img.data.ome_zarr import copy_group
 from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
@@ -169,10 +169,10 @@ def shrunk(values, shape):
 def test_a_smaller_level(sides, small, dtype):
     values = np.random.default_rng(0).integers(0, 120, (2, *sides)).astype(dtype)
     shape = (2, *map(min, zip(sides, small, strict=True)))
-    out = zarr_write.smaller(values, shape)
+    out = smaller(values, shape)
     assert out.shape == shape and out.dtype == values.dtype
     np.testing.assert_allclose(out, shrunk(values, shape), rtol=TOLERANCE.get(dtype, 0))
-    np.testing.assert_array_equal(zarr_write.smaller(np.full_like(values, 7), shape), np.full(shape, 7, dtype))
+    np.testing.assert_array_equal(smaller(np.full_like(values, 7), shape), np.full(shape, 7, dtype))
 
 
 @over(version=[OLD, NEW])

@@ -5,15 +5,16 @@ The smaller levels are means over blocks of the result, of the sizes that the le
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from img2img.data.levels import smaller
 from img2img.data.ome_metadata import AXES
-from img2img.data.picture import Array, Picture, Stated, as_type
+from img2img.data.picture import Array, Picture, Stated
 from img2img.errors import DataError, install_hint
 
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
@@ -89,36 +90,6 @@ def _arranged(picture: Picture, stated: Stated) -> tuple[Array, dict[str, int]]:
     sizes = dict.fromkeys(AXES, 1) | lengths | dict(zip("yxc", array.shape[1:], strict=True))
     stack = stack.reshape(*(sizes[axis] for axis in "tzyxc"))
     return stack.transpose(0, 4, 1, 2, 3), {axis: sizes[axis] for axis in AXES}
-
-
-def smaller(values: Array, shape: Sequence[int]) -> Array:
-    """Return the means over blocks of an array, as many as `shape` says, in its own type."""
-    if values.shape == tuple(shape):
-        return values
-    out = np.empty(shape, values.dtype)
-    lead = next(i for i, (n, m) in enumerate(zip(values.shape, shape, strict=True)) if n != m)
-    for place in np.ndindex(*shape[:lead]):
-        sums, count = values[place].astype(np.float64), np.ones([1] * (values.ndim - lead))
-        for axis, m in enumerate(shape[lead:]):
-            sums, counts = _sums(sums, axis, m)
-            count = count * counts.reshape([-1 if i == axis else 1 for i in range(sums.ndim)])
-        out[place] = as_type(sums / count, values.dtype)
-    return out
-
-
-def _sums(values: Array, axis: int, m: int) -> tuple[Array, Array]:
-    """Return the sums over `m` blocks along an axis, of equal length if possible, and the lengths of the blocks."""
-    n = values.shape[axis]
-    factor = max(1, round(n / m))
-    if m not in (n // factor, -(-n // factor)):
-        starts = np.arange(m) * n // m
-        return np.add.reduceat(values, starts, axis), np.diff([*starts, n])
-    values = np.moveaxis(values, axis, 0)
-    sums = values[: m * factor : factor].copy()
-    for i in range(1, factor):
-        part = values[i : m * factor : factor]  # the last block may have fewer
-        sums[: len(part)] += part
-    return np.moveaxis(sums, 0, axis), np.minimum(np.arange(1, m + 1) * factor, n) - np.arange(m) * factor
 
 
 # Metadata
