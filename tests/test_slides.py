@@ -16,37 +16,24 @@ import tifffile
 import torch
 from conftest import refused
 from filelock import FileLock
+from helpers import make_model, picture
 from hypothesis import given, settings, strategies as st
 
 import img2img
-from img2img.core.needs import Facts
 from img2img.data import blocks
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
 from img2img.data.regions import SLIDES, open_regions
-from img2img.data.scale import Scale
 from img2img.data.tiff import MAX_TILE
 from img2img.data.tissue import BRIGHT, COARSE, GREY, empty_regions, sample_of
 from img2img.errors import ConfigError, DataError, InputError, TrainingError
-from img2img.methods import METHODS
 from img2img.model import slides, tiling
-from img2img.model.file import ModelCard, save_model
 from img2img.model.frozen import Frozen
 from img2img.networks import GENERATORS
 from img2img.networks.layers import init_weights
 
 CPU = torch.device("cpu")
 APERIO = "Aperio Image Library v11\n777x503 |AppMag = 20|MPP = 0.4990"
-
-
-def picture(height, width, channels=3, seed=0):
-    """Tissue with grain in the middle, glass around it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    inside = (abs(y / height - 0.5) < 0.3) & (abs(x / width - 0.5) < 0.35)
-    slope = 120 + 60 * np.sin(np.arange(channels) + (y / 40 + x / 70)[..., None])
-    pixels = np.where(inside[..., None], slope + rng.normal(0, 6, (height, width, 1)), 245)
-    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def layouts(image):
@@ -106,21 +93,6 @@ def stored_levels(path):
             first = "C" in series.axes or series.axes.startswith("SY")
             found.append(np.moveaxis(array, 0, -1) if first else array[..., None] if array.ndim == 2 else array)
     return found
-
-
-def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", norm="instance", high=None):
-    """Write a model with random weights that change colours visibly."""
-    config = {"generator": generator, "width": 8, "norm": norm}
-    torch.manual_seed(0)
-    counts = {"a": channels, "b": out or channels}
-    scales = dict.fromkeys("ab", Scale(0, high or int(np.iinfo(dtype).max), dtype))
-    method = "pix2pix" if out or generator.startswith("unet") else "cyclegan"
-    uses = METHODS[method].build(METHODS[method].Config(**config), Facts(64, counts))
-    init_weights(uses["a2b"].network, std=0.1)
-    save_model(
-        path, ModelCard(method, config, 64, counts, scales, {"a2b": "a2b"}, 0, "0"), {"a2b": uses["a2b"].network}
-    )
-    return path
 
 
 @pytest.fixture

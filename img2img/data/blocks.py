@@ -10,25 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
 from img2img.data.levels import Size
 from img2img.data.picture import Array
-from img2img.data.regions import Span
-from img2img.data.slide_write import Form, assemble, write_block
-from img2img.errors import DataError, Img2ImgError, TrainingError, quote
-from img2img.runtime.files import json_object, remove_stale, write_json
+from img2img.data.regions import WRITTEN, Regions, Span
+from img2img.data.slide_write import Form, assemble, block_size, form_of, write_block
+from img2img.errors import DataError, Img2ImgError, TrainingError, install_hint, quote
+from img2img.runtime.files import json_object, remove, remove_stale, write_json
 
 RECORD, LOCK = "record.json", "lock"
+TIFFS = (".tif", ".tiff")
 
-Place = tuple[int, int]  # row and column of a block, in blocks
+Place = tuple[int, ...]  # row and column of a block, in blocks; before them, the number of its group of pages
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of one result.
+    """The blocks of a result that is a TIFF; `ZarrBlocks` are those of OME-Zarr.
 
     Attributes:
         source, target: the image and its result.
@@ -40,6 +41,12 @@ class Blocks:
     target: Path
     form: Form
     size: Size
+    suffix: ClassVar[str] = ".tif"  # of the files that stand for finished blocks
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """The pages of each block at a place."""
+        return [(0,)]
 
     @property
     def folder(self) -> Path:
@@ -49,24 +56,31 @@ class Blocks:
     @property
     def places(self) -> list[Place]:
         """The blocks, row by row."""
-        return list(product(*(range(-(-n // b)) for n, b in zip(self.form.size, self.size, strict=True))))
+        grid = [range(-(-n // b)) for n, b in zip(self.form.size, self.size, strict=True)]
+        several = [range(count)] if (count := len(self.groups)) > 1 else []
+        return list(product(*several, *grid))
+
+    def pages(self, place: Place) -> tuple[int, ...]:
+        """Return the pages of a block."""
+        return self.groups[place[0] if len(place) > 2 else 0]
 
     def spans(self, place: Place) -> tuple[Span, Span]:
         """Return the rows and columns of a block."""
-        ends = zip(place, self.size, self.form.size, strict=True)
+        ends = zip(place[-2:], self.size, self.form.size, strict=True)
         rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in ends)
         return rows, columns
 
     def holds(self, place: Place) -> bool:
         """Return whether a block is finished."""
-        return self._path(*place).exists()
+        return self.path(place).exists()
 
     def write(self, place: Place, array: Array) -> None:
         """Write a block (H, W, C), whole or not at all."""
-        write_block(self._path(*place), array, self.form)
+        write_block(self.path(place), array, self.form)
 
-    def _path(self, row: int, column: int) -> Path:
-        return self.folder / f"{row}-{column}.tif"
+    def path(self, place: Place) -> Path:
+        """Return the path of the file that there is when a block is finished."""
+        return self.folder / ("-".join(map(str, place)) + self.suffix)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -86,7 +100,7 @@ class Blocks:
         except Timeout as error:
             raise DataError(f"{quote(self.source)} is being worked on by another process.") from error
         except (Img2ImgError, OSError):
-            if not any(self.folder.glob("*-*.tif")):
+            if not any(self.folder.glob(f"[0-9]*-*{self.suffix}")):
                 self.remove()
             raise
 
@@ -98,23 +112,44 @@ class Blocks:
         mixed = known != record and bool(others)
         if mixed:
             for old in others:
-                old.unlink()
+                remove(old)
         write_json(path, record)
         remove_stale(self.folder)
         return mixed
 
     def _refuse_full_disk(self) -> None:
         free = shutil.disk_usage(self.target.parent).free
-        if self.form.page["compression"] is None and free < 2 * self.form.nbytes:
+        if free < self.form.space:
             raise TrainingError(
-                f"{quote(self.target)} and its blocks take {2 * self.form.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} "
-                "GB are free; make room, or choose another --out."
+                f"{quote(self.target)} and its blocks take {self.form.space / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+                "free; make room, or choose another --out."
             )
 
     def assemble(self) -> None:
         """Write the result of which all blocks are finished; it appears whole or not at all."""
-        assemble(self.target, self.form, self.size, self._path, lambda number: self.folder / f"level-{number}")
+        at = (lambda row, column: self.path((row, column))), (lambda number: self.folder / f"level-{number}")
+        assemble(self.target, self.form, self.size, *at)
 
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder)
+
+
+def blocks_of(slide: Regions, source: Path, target: Path, channels: int, dtype: str, quality: int, edge: int) -> Blocks:
+    """Return the blocks of the result of a large image, of about `edge` pixels.
+
+    The result is a TIFF if it is named like one, or like a slide, and the original is not a folder; otherwise OME-Zarr.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    if target.suffix.lower() not in (*TIFFS, *WRITTEN):
+        try:
+            from img2img.data.zarr_blocks import zarr_blocks  # imported late: it needs the extra [zarr]
+        except ModuleNotFoundError as error:
+            raise DataError(install_hint("Writing OME-Zarr", "zarr", "zarr")) from error
+        return zarr_blocks(slide, source, target, channels, dtype, edge)
+    if slide.pages:
+        raise DataError(f"{quote(source)} has several pages, and is written as OME-Zarr alone; leave out --format.")
+    form = form_of(slide, channels, dtype, quality)
+    return Blocks(source, target, form, block_size(form, edge))

@@ -202,14 +202,19 @@ class ZarrArray:
         return True
 
 
+def array_like(folder: Path, document: dict[str, Any]) -> Any:
+    """Return the array that `document`, the metadata of one that was read, describes; nothing is written."""
+    metadata = cast("Any", zarr.Array.from_dict(StorePath(LocalStore(folder)), document).metadata)
+    config = cast("Any", {"write_empty_chunks": True})  # an array without any chunk looks half copied
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
+
+
 def create_array(folder: Path, document: dict[str, Any]) -> Any:
     """Create an array as `document`, the metadata of one that was read, says; return it, to be written part by part.
 
     Where a part begins and ends with chunks, nothing is read, and what was there is replaced.
     """
-    metadata = cast("Any", zarr.Array.from_dict(StorePath(LocalStore(folder)), document).metadata)
-    config = cast("Any", {"write_empty_chunks": True})  # an array without any chunk looks half copied
-    array = zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
+    array = array_like(folder, document)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
         if name != ".zattrs" or document["attributes"]:
