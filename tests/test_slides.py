@@ -20,6 +20,7 @@ from hypothesis import given, settings, strategies as st
 
 import img2img
 from img2img.core.needs import Facts
+from img2img.data import blocks
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
 from img2img.data.regions import SLIDES, open_regions
@@ -509,12 +510,12 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
     path = write_slide(tmp_path, "jpeg.tif", picture(256, 256))
     translate(model, path, tmp_path / "once", tile="64")
     script = (
-        "import os, signal, sys; import img2img; from img2img.model import slides\n"
-        "write, count = slides.write_block, [0]\n"
+        "import os, signal, sys; import img2img; from img2img.data import blocks\n"
+        "write, count = blocks.write_block, [0]\n"
         "def counted(*a):\n"
         "    write(*a); count[0] += 1\n"
         "    if count[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "slides.write_block = counted\n"
+        "blocks.write_block = counted\n"
         "img2img.translate(*sys.argv[1:], device='cpu', precision='fp32', statistics=8, tile='64')\n"
     )
     words = [sys.executable, "-c", script, str(model), str(path), str(tmp_path / "twice")]
@@ -523,8 +524,8 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
     finished = {p.name: p.stat().st_mtime_ns for p in work.glob("*-*.tif")}
     assert len(finished) == 5 and not (tmp_path / "twice" / "jpeg.tif").exists()
     written = []
-    write = slides.write_block
-    monkeypatch.setattr(slides, "write_block", lambda path, *rest: (written.append(path.name), write(path, *rest)))
+    write = blocks.write_block
+    monkeypatch.setattr(blocks, "write_block", lambda path, *rest: (written.append(path.name), write(path, *rest)))
     translate(model, path, tmp_path / "twice", tile="64")
     assert len(written) == 16 - 5 and not set(written) & set(finished)
     assert (tmp_path / "twice" / "jpeg.tif").read_bytes() == (tmp_path / "once" / "jpeg.tif").read_bytes()
@@ -534,17 +535,17 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
 
 def stopped(monkeypatch, after, function, *args, **options):
     """Run until a number of blocks is written, and stop there."""
-    write, count = slides.write_block, []
+    write, count = blocks.write_block, []
 
     def counted(*given):
         if len(count) == after:
             raise KeyboardInterrupt
         count.append(write(*given))
 
-    monkeypatch.setattr(slides, "write_block", counted)
+    monkeypatch.setattr(blocks, "write_block", counted)
     with pytest.raises(KeyboardInterrupt):
         function(*args, **options)
-    monkeypatch.setattr(slides, "write_block", write)
+    monkeypatch.setattr(blocks, "write_block", write)
 
 
 def test_blocks_of_another_slide_are_not_mixed_in(tmp_path, model, monkeypatch):
@@ -579,22 +580,22 @@ def test_a_slide_that_another_process_translates_is_reported(tmp_path, model):
     work.mkdir(parents=True)
     with FileLock(work / "lock"):
         ((_, reason),) = translate(model, path, tmp_path / "out").failed
-    assert "is being translated by another process" in reason
+    assert "is being worked on by another process" in reason
     assert translate(model, path, tmp_path / "out").translated == 1
 
 
 def test_a_full_disk_ends_the_job_and_keeps_the_blocks(tmp_path, model, monkeypatch):
     path = write_slide(tmp_path, "separate.tif", picture(203, 177))
-    write, count = slides.write_block, []
+    write, count = blocks.write_block, []
 
     def full(*given):
         if len(count) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         count.append(write(*given))
 
-    monkeypatch.setattr(slides, "write_block", full)
+    monkeypatch.setattr(blocks, "write_block", full)
     assert "The disk is full" in refused(TrainingError, translate, model, path, tmp_path / "out", tile="64")
-    monkeypatch.setattr(slides, "write_block", write)
+    monkeypatch.setattr(blocks, "write_block", write)
     work = tmp_path / "out" / ".separate.tif.img2img-blocks"
     assert len(list(work.glob("*-*.tif"))) == 3
     assert translate(model, path, tmp_path / "out", tile="64").translated == 1

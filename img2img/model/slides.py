@@ -6,36 +6,33 @@ folder is bound to the model, to the options that the pixels depend on, and to t
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from img2img.data.levels import Size
+from img2img.data.blocks import Blocks
 from img2img.data.regions import Regions, Span, open_regions
-from img2img.data.slide_write import Form, assemble, block_size, form_of, write_block
+from img2img.data.slide_write import block_size, form_of
 from img2img.data.tissue import empty_regions, has_glass, sample_of
-from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
+from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.model.frozen import Frozen
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.tiling import NotInTilesError
 from img2img.model.translator import Translator
 from img2img.runtime.device import is_out_of_memory, torch_threads
-from img2img.runtime.files import atomic, json_object, remove_stale, write_json
+from img2img.runtime.files import atomic
 
 BLOCK = 1024  # pixels, the edge of a block unless --tile says otherwise
 SAMPLED = 256  # pixels, the least edge of the tiles that statistics are taken from
 PIECES, PIECE = 256, 2**16  # number and bytes of the parts of a slide that its digest is made of
-RECORD, STATISTICS, LOCK = "record.json", "statistics.safetensors", "lock"
+STATISTICS = "statistics.safetensors"
 OF_PIXELS = ("statistics", "skip_empty", "tile", "quality")  # options that blocks depend on
 
 
@@ -63,11 +60,6 @@ class SlideJob:
     outside: float = 0.0
     _read: list[int] = field(default_factory=lambda: [0, 0])  # values, and those outside the range
 
-    @property
-    def work(self) -> Path:
-        """The folder of the finished blocks."""
-        return self.target.parent / f".{self.target.name}.img2img-blocks"
-
     def run(self) -> None:
         """Translate the slide, or what is missing of it; the result appears whole.
 
@@ -81,29 +73,13 @@ class SlideJob:
             self._refuse(slide)
             form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
             self.lost = form.lost
-            block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
-            with self._alone(form):
-                self._prepare(block)
-                self._compute(slide, form, block)
-                assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
-        shutil.rmtree(self.work)
-
-    @contextmanager
-    def _alone(self, form: Form) -> Iterator[None]:
-        """Make the folder of the blocks, and keep other processes out of it; without a block, it does not stay."""
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        if not self.work.exists():
-            self._refuse_full_disk(form)
-        self.work.mkdir(exist_ok=True)
-        try:
-            with FileLock(self.work / LOCK, timeout=0):
-                yield
-        except Timeout as error:
-            raise DataError(f"{quote(self.source)} is being translated by another process.") from error
-        except (Img2ImgError, OSError):
-            if not any(self.work.glob("*-*.tif")):
-                shutil.rmtree(self.work)
-            raise
+            size = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
+            blocks = Blocks(self.source, self.target, form, size)
+            with blocks.alone():
+                self._prepare(blocks)
+                self._compute(slide, blocks)
+                blocks.assemble()
+        blocks.remove()
 
     def _refuse(self, slide: Regions) -> None:
         """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
@@ -122,63 +98,46 @@ class SlideJob:
                 "it out."
             )
 
-    def _prepare(self, block: Size) -> None:
+    def _prepare(self, blocks: Blocks) -> None:
         """Bind the folder of the blocks to the model, the options and the slide; blocks of others are removed."""
         chosen = asdict(self.options) | asdict(self.files)
-        translator, path = self.translator, self.work / RECORD
+        translator = self.translator
         record = {
             "model": translator.digest(),
             "towards": [translator.direction, translator.label, *translator.drawn],
             "way": translator.way(),
             "options": {name: chosen[name] for name in OF_PIXELS},
-            "block": list(block),
             "slide": digest(self.source),
         }
-        known = json_object(path.read_bytes()) if path.is_file() else {}
-        others = [old for old in self.work.iterdir() if old.name not in (LOCK, RECORD)]
-        if known != record and others:
-            for old in others:
-                old.unlink()
+        if blocks.bind(record):
             self.translator.notes.append(
                 f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
                 "the slide; they were removed."
             )
-        write_json(path, record)
-        remove_stale(self.work)
-
-    def _refuse_full_disk(self, form: Form) -> None:
-        free = shutil.disk_usage(self.target.parent).free
-        if form.page["compression"] is None and free < 2 * form.nbytes:
-            raise TrainingError(
-                f"{quote(self.target)} and its blocks take {2 * form.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-                "free; make room, or choose another --out."
-            )
-
-    def _path(self, row: int, column: int) -> Path:
-        return self.work / f"{row}-{column}.tif"
 
     @torch.inference_mode()
-    def _compute(self, slide: Regions, form: Form, block: Size) -> None:
+    def _compute(self, slide: Regions, blocks: Blocks) -> None:
         """Compute the blocks that are not finished."""
-        grid = list(product(*(range(-(-n // b)) for n, b in zip(form.size, block, strict=True))))
-        todo = [place for place in grid if not self._path(*place).exists()]
+        places = blocks.places
+        todo = [place for place in places if not blocks.holds(place)]
         if not todo:
             return
-        frozen, decode = self._frozen(slide), self.translator.spec().scale_out.decode
+        frozen, decode = self._frozen(slide, blocks.folder / STATISTICS), self.translator.spec().scale_out.decode
         is_empty = empty_regions(slide) if self.files.skip_empty else lambda rows, columns: False
-        for done, place in enumerate(todo, len(grid) - len(todo) + 1):
-            rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in zip(place, block, form.size, strict=True))
+        high, wide = blocks.size
+        for done, place in enumerate(todo, len(places) - len(todo) + 1):
+            rows, columns = blocks.spans(place)
             if is_empty(rows, columns):
                 result = slide.read(rows, columns)
             else:
-                with enough_memory(f"blocks of {block[1]}x{block[0]} pixels; use --tile with less than {max(block)}"):
+                with enough_memory(f"blocks of {wide}x{high} pixels; use --tile with less than {max(high, wide)}"):
                     result = decode(frozen.compute((rows, columns), self._reader(slide))[0])
-            write_block(self._path(*place), result, form)
-            self.progress(done, len(grid))
+            blocks.write(place, result)
+            self.progress(done, len(places))
 
-    def _frozen(self, slide: Regions) -> Frozen:
-        """Return the network with statistics of the slide: from the folder, or from a sample."""
-        size, path = self.translator.padded(slide.height, slide.width), self.work / STATISTICS
+    def _frozen(self, slide: Regions, path: Path) -> Frozen:
+        """Return the network with statistics of the slide: from the file at `path`, or from a sample."""
+        size = self.translator.padded(slide.height, slide.width)
         try:
             frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
         except NotInTilesError as error:
