@@ -365,7 +365,7 @@ def test_hostile_stores_are_refused_in_a_sentence(tmp_path, model, fault):
     elif change is None:
         array = np.zeros((1, 4096, 4096), np.uint16)
         write_array(tmp_path / "bomb", array, chunks=array.shape)
-        os.replace(tmp_path / "bomb" / "0.0.0", source / "0" / "0.0.0")
+        (tmp_path / "bomb" / "0.0.0").replace(source / "0" / "0.0.0")
     else:
         write_json(source / "0/.zarray", json.loads((source / "0/.zarray").read_text()) | change)
     loaded = img2img.load(model, device="cpu", precision="fp32")
