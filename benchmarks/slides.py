@@ -1,10 +1,11 @@
 """Measure the translation of whole slides by region: memory, and cost per megapixel.
 
-    python benchmarks/slides.py [--edge 16384 32768] [--width 8] [--generator resnet_9] [--statistics 64] [--jpeg]
+    python benchmarks/slides.py [--edge 16384 32768] [--width 8] [--generator resnet_9] [--statistics 64] [--zarr]
 
 Each slide is drawn: tissue of many colours and shapes on glass, RGB, in tiles of 256 pixels with three levels, each 4
-times smaller than the one before. For each, the command runs in a process of its own, in the folder --folder. Printed
-are its CPU seconds and wall time, its peak memory, the time per megapixel, and what 100,000 x 100,000 would take.
+times smaller than the one before; with --jpeg in JPEG, and with --zarr as OME-Zarr 0.5, in chunks of 1024 pixels of
+one channel. For each, the command runs in a process of its own, in the folder --folder. Printed are its CPU seconds and
+wall time, its peak memory, the time per megapixel, and what 100,000 x 100,000 would take.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+import zarr
 from translate import make_model
 
-TILE, FACTORS, LARGEST = 256, (4, 4, 4), 100_000
+TILE, CHUNK, FACTORS, LARGEST = 256, 1024, (4, 4, 4), 100_000
 PATTERN = 4096  # pixels, after which the tissue repeats, in another colour
 TISSUE, STAINS = np.array([214.0, 160, 196]), np.array([[70.0, 40, 120], [190, 60, 110]])
 
@@ -69,6 +71,36 @@ def draw(path, edge, jpeg):
                 size, step = size // FACTORS[number], step * FACTORS[number]
 
 
+def draw_zarr(path, edge):
+    """Write the same slide as OME-Zarr, chunk row by chunk row."""
+    axes = [{"name": "c", "type": "channel"}, *({"name": x, "type": "space", "unit": "micrometer"} for x in "yx")]
+    steps = np.cumprod([1, *FACTORS]).tolist()
+    scales = [[{"type": "scale", "scale": [1.0, 0.5 * step, 0.5 * step]}] for step in steps]
+    datasets = [{"path": str(i), "coordinateTransformations": scale} for i, scale in enumerate(scales)]
+    ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    zarr.create_group(path, zarr_format=3, attributes={"ome": ome})
+    pattern = tissue(min(PATTERN, edge))
+    for number, step in enumerate(steps):
+        size, small = edge // step, pattern[::step, ::step]
+        around, chunks = len(small), (1, min(CHUNK, size), min(CHUNK, size))
+        array = zarr.create_array(
+            path / str(number), shape=(3, size, size), chunks=chunks, dtype="uint8", zarr_format=3
+        )
+        for top in range(0, size, CHUNK):
+            y = np.arange(top, min(top + CHUNK, size))
+            for left in range(0, size, CHUNK):
+                x = np.arange(left, min(left + CHUNK, size))
+                tile = small[np.ix_(y % around, x % around)]
+                shade = (y[:, None] // around * 7 + x // around * 3)[..., None] % 5 * 6
+                place = (slice(None), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1))
+                array[place] = (tile - np.minimum(tile, shade)).astype(np.uint8).transpose(2, 0, 1)
+
+
+def bytes_of(path):
+    """The bytes of a file, or of all files below a folder."""
+    return sum(x.stat().st_size for x in path.rglob("*") if x.is_file()) if path.is_dir() else path.stat().st_size
+
+
 def measure(model, slide, out, options):
     """Run the command, and return what it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,6 +127,7 @@ def main():
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--statistics", default="64")
     parser.add_argument("--jpeg", action="store_true")
+    parser.add_argument("--zarr", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options for the command")
     args = parser.parse_args()
@@ -102,20 +135,17 @@ def main():
         folder = Path(name)
         make_model(folder / "model.safetensors", args.generator, 3, args.width)
         for edge in args.edge:
-            slide = folder / f"{edge}.tif"
-            draw(slide, edge, args.jpeg)
+            slide = folder / f"{edge}{'.zarr' if args.zarr else '.tif'}"
+            draw_zarr(slide, edge) if args.zarr else draw(slide, edge, args.jpeg)
             options = ["--statistics", args.statistics, *args.options]
             found = measure(folder / "model.safetensors", slide, folder / "out", options)
             per_megapixel = found["cpu_seconds"] / (edge * edge / 1e6)
-            sizes = {
-                "slide_gb": slide.stat().st_size / 1e9,
-                "result_gb": (folder / "out" / slide.name).stat().st_size / 1e9,
-            }
+            sizes = {"slide_gb": bytes_of(slide) / 1e9, "result_gb": bytes_of(folder / "out" / slide.name) / 1e9}
             hours = per_megapixel * LARGEST**2 / 1e6 / 3600
             facts = {"cpu_seconds_per_megapixel": per_megapixel, f"cpu_hours_of_{LARGEST}": hours}
             print(json.dumps({"edge": edge, **found, **facts, **sizes}, indent=2), flush=True)
             shutil.rmtree(folder / "out")
-            slide.unlink()
+            shutil.rmtree(slide) if args.zarr else slide.unlink()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ as they are. While they do, they are decoded once, for the first level, whose ro
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,11 +82,12 @@ class Form:
         return {"software": False, "contiguous": False, **copy.deepcopy(self.page)}
 
 
-def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
+def form_of(slide: Regions, channels: int, dtype: str, quality: int | None) -> Form:
     """Return the form of a result of a slide, as much like the slide as the pixels allow.
 
     Tiles, levels, pixel size, descriptions and lossless compression are those of the slide. JPEG stays JPEG, of
-    `quality`, if the result has 8 bits and one or three channels; any other compression becomes deflate.
+    `quality`, if the result has 8 bits and one or three channels; any other compression becomes deflate. Without a
+    `quality`, JPEG does too.
     """
     layout = slide.layout if isinstance(slide.layout, Layout) else None
     page = layout.page if layout else None
@@ -95,10 +96,10 @@ def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
     tile = slide.tile if tiled else (TILE, TILE)
     options: dict[str, Any] = {"compression": "deflate", "predictor": True} if page is None else storage_of(page)
     options |= {"tile": tile, "rowsperstrip": None}
-    options |= _arrangement(layout if same else None, channels)
+    options |= _arrangement(layout if same else None, channels, slide.stated.channels)
     planes = channels if options["planarconfig"] == "separate" or options["photometric"] == "minisblack" else 1
     lossy = int(page.compression) in JPEG if page else slide.compression == "JPEG"
-    if lossy and dtype == "uint8" and planes == 1:
+    if lossy and quality is not None and dtype == "uint8" and planes == 1:
         chroma = tuple(page.subsampling or ()) if page and int(page.photometric) == YCBCR else ()
         fits = chroma in SUBSAMPLINGS and not any(n % (8 * max(chroma)) for n in tile)
         options |= {"compression": "jpeg", "compressionargs": {"level": quality}, "predictor": None}
@@ -134,9 +135,9 @@ def block_size(form: Form, edge: int) -> Size:
     return height, width
 
 
-def _arrangement(layout: Layout | None, channels: int) -> dict[str, Any]:
-    """Return how channels are stored: like those of the slide, or as RGB if there are three, or as a page each."""
-    axes = layout.axes if layout else "YXS" if channels == 3 else "CYX"
+def _arrangement(layout: Layout | None, channels: int, names: Sequence[str]) -> dict[str, Any]:
+    """Return how channels are stored: like those of the slide, or as RGB if three have no names, or as a page each."""
+    axes = layout.axes if layout else "YXS" if channels == 3 and not names else "CYX"
     if "SYX" in axes:
         return {"photometric": "rgb" if channels == 3 else "minisblack", "planarconfig": "separate"}
     return {"photometric": "rgb" if channels == 3 and "C" not in axes else "minisblack", "planarconfig": None}
@@ -145,11 +146,11 @@ def _arrangement(layout: Layout | None, channels: int) -> dict[str, Any]:
 def _description(slide: Regions, layout: Layout | None, channels: int, same: bool) -> tuple[dict[str, Any], bool]:
     """Return the options that describe the image, and whether the writer is to make a description of OME."""
     width, height = slide.stated.pixel_size or (0, 0)
-    if layout is None and slide.layout is not None:  # of OME-Zarr
-        return {"metadata": _ome(slide, channels, "YXS" if channels == 3 else "CYX")}, True
     if layout is None:
         known = {"resolution": (1e4 / width, 1e4 / height), "resolutionunit": 3} if width else {}
-        return {"metadata": None, **known}, False
+        named = len(slide.stated.channels) == channels or slide.layout is not None  # of OME-Zarr
+        axes = "YXS" if channels == 3 and not slide.stated.channels else "CYX"
+        return {"metadata": _stated(slide, channels, axes) if named else None, **known}, named
     resolution, unit = resolution_of(layout.page)
     icc = layout.page.tags.valueof(ICC)
     options: dict[str, Any] = {"resolution": resolution, "resolutionunit": unit}
@@ -160,13 +161,13 @@ def _description(slide: Regions, layout: Layout | None, channels: int, same: boo
         tags = [tag for tag in tags if tag[0] not in (DESCRIPTION, *RESERVED)]
     options |= {"extratags": [(*tag, True) for tag in tags], "metadata": None}
     if made:
-        options["metadata"] = _ome(slide, channels, "YXS" if channels == 3 and "C" not in layout.axes else "CYX")
+        options["metadata"] = _stated(slide, channels, "YXS" if channels == 3 and "C" not in layout.axes else "CYX")
     return options, made
 
 
-def _ome(slide: Regions, channels: int, axes: str) -> dict[str, Any]:
-    """Return what a description of OME says."""
-    names, (width, height) = slide.stated.channels, slide.stated.pixel_size or (0, 0)
+def _stated(slide: Regions, channels: int, axes: str) -> dict[str, Any]:
+    """Return what a description of OME says: axes, pixel size and names of channels."""
+    (width, height), names = slide.stated.pixel_size or (0, 0), slide.stated.channels
     return {
         "axes": axes if channels > 1 else "YX",
         **({"PhysicalSizeX": width, "PhysicalSizeXUnit": "µm"} if width else {}),

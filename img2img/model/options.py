@@ -124,8 +124,8 @@ class FolderOptions(Options):
     ] = 0
     statistics: Annotated[
         int,
-        "For TIFFs and slides too large to be held: take the statistics of the norms from this many tiles, spread over "
-        "the tissue, and translate block by block.",
+        "For TIFFs, OME-Zarr and slides too large to be held: take the statistics of the norms from this many tiles, "
+        "spread over the tissue, and translate block by block.",
         Within(1, 10**5, special=(0, "from the whole image")),
     ] = 0
     skip_empty: Annotated[
