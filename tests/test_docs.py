@@ -284,7 +284,8 @@ def test_example_stands_alone() -> None:
 
 def known_options() -> set[str]:
     configs = {config for method in METHODS.values() for config in groups_of(method.Config)}
-    names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "config", "resume", "help"}
+    names = {field.name for config in configs for field in dataclasses.fields(config)}
+    names |= {"out", "config", "resume", "help"}
     group: Any = typer.main.get_command(cli.app)
     options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
     names |= {name.removeprefix("--") for option in options for name in (*option.opts, *option.secondary_opts)}
