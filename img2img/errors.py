@@ -13,7 +13,12 @@ DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is 
 
 def install_hint(what: str, package: str, extra: str) -> str:
     """Return the sentence that names the package `what` needs and the extra of this project that installs it."""
-    return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
+    return f"{what} needs {package}. Install it with: {pip_install(extra=extra)}."
+
+
+def pip_install(*packages: str, extra: str = "") -> str:
+    """Return the command that installs packages, or an extra of this project."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {' '.join(packages)}"
 
 
 def printable(text: str) -> str:

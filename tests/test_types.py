@@ -40,6 +40,7 @@ WIDER = {  # what calls take beside the type that is declared
     **dict.fromkeys(("a", "b", "data"), "Images | None"),
     **dict.fromkeys(("ab", "real", "fake", "judge", "cache", "report"), "str | Path | None"),
     "tile": "str | int",
+    "callbacks": "Sequence[Any]",  # of a room above this one
 }
 
 
@@ -57,7 +58,7 @@ DRAWS = {name: not takes_images(method) for name, method in METHODS.items()}
 
 def keywords_of(groups, own=()):
     """The keywords that the fields of dataclasses, and a call's `own` parameters, are: name -> type."""
-    types = {p.name: {in_code(p.annotation): None} for p in own}
+    types = {p.name: {WIDER.get(p.name) or in_code(p.annotation): None} for p in own}
     for group in groups:
         hints = get_type_hints(group)
         for field in fields(group):

@@ -56,6 +56,7 @@ class AnyTraining(Scoring, total=False):
     overwrite: bool
     quiet: bool
     channel_axis: int | None
+    callbacks: Sequence[Any]
     data: Images | None
     size: int
     augment: str
@@ -84,6 +85,7 @@ class AnyTraining(Scoring, total=False):
     patience: int
     keep: int
     save_every: int
+    track: str
     tensorboard: bool
     objective: str
     penalty: str
@@ -272,6 +274,7 @@ class Distilling(TypedDict, total=False):
     patience: int
     keep: int
     save_every: int
+    track: str
     tensorboard: bool
     objective: str
     penalty: str
