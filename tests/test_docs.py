@@ -89,6 +89,7 @@ FOREIGN_OPTIONS = {
     "master-addr",
     "master-port",
     "fix",
+    "force-reinstall",
     "large",
     "wells",
     "sites",
