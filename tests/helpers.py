@@ -18,7 +18,11 @@ from PIL import Image
 from scipy import ndimage
 
 import img2img
+from img2img.core.needs import Facts
+from img2img.data.scale import Scale
 from img2img.methods import METHODS
+from img2img.model.file import ModelCard, save_model
+from img2img.networks.layers import init_weights
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, RunFacts
 from img2img.runs.folder import RunFolder
@@ -42,6 +46,21 @@ def cyclegan_run(folder):
         patch.setattr("img2img.training.journal.write_report", lambda *_: None)  # takes longer than such a run
         img2img.train("cyclegan", a=a, b=b, out=folder, **TINY)
     return folder
+
+
+def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", norm="instance", high=None):
+    """Write a model with random weights that change colours visibly."""
+    config = {"generator": generator, "width": 8, "norm": norm}
+    torch.manual_seed(0)
+    counts = {"a": channels, "b": out or channels}
+    scales = dict.fromkeys("ab", Scale(0, high or int(np.iinfo(dtype).max), dtype))
+    method = "pix2pix" if out or generator.startswith("unet") else "cyclegan"
+    uses = METHODS[method].build(METHODS[method].Config(**config), Facts(64, counts))
+    init_weights(uses["a2b"].network, std=0.1)
+    save_model(
+        path, ModelCard(method, config, 64, counts, scales, {"a2b": "a2b"}, 0, "0"), {"a2b": uses["a2b"].network}
+    )
+    return path
 
 
 # Grids
@@ -285,3 +304,13 @@ def assert_equal(a, b, where="last.pt"):
         assert a.dtype == b.dtype and torch.equal(a, b), where
     else:
         assert a == b, where
+
+
+def picture(height, width, channels=3, seed=0):
+    """Tissue with grain in the middle, glass around it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    inside = (abs(y / height - 0.5) < 0.3) & (abs(x / width - 0.5) < 0.35)
+    slope = 120 + 60 * np.sin(np.arange(channels) + (y / 40 + x / 70)[..., None])
+    pixels = np.where(inside[..., None], slope + rng.normal(0, 6, (height, width, 1)), 245)
+    return pixels.clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Folders of OME-Zarr, written byte by byte rather than by zarr: images, wells and plates of formats 0.4 and 0.5."""
+"""Folders of OME-Zarr, formats 0.4 and 0.5: images, wells and plates, written byte by byte; and images, by zarr."""
 
 import json
 import struct
@@ -6,8 +6,11 @@ from itertools import product
 
 import imagecodecs
 import numpy as np
+import zarr
 
 NAMES = ("DNA", "ER")
+UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"}
+KINDS = {"t": "time", "c": "channel"}
 AXES = [{"name": "c"}, *({"name": axis, "unit": "micrometer"} for axis in "zyx")]
 
 
@@ -98,3 +101,54 @@ def write_plate(folder, version="0.4", wells=("A/1", "A/2", "B/1"), fields=2, ga
 
 def volume(planes=3):
     return np.random.default_rng(0).integers(0, 900, (2, planes, 20, 37)).astype("uint16")
+
+
+def store(folder, letters, version, shapes, dtype, chunks, seed=0, shards=None, **options):
+    """Write an image with zarr, of levels of these shapes; return its folder."""
+    names = [str(i) for i in range(len(shapes))]
+    axes = [{"name": x, "type": KINDS.get(x, "space")} | ({"unit": UNITS[x]} if x in UNITS else {}) for x in letters]
+    first = dict(zip(letters, shapes[0], strict=True))
+    datasets = [
+        {
+            "path": name,
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [0.5 * n / m for n, m in zip(shapes[0], shape, strict=True)]}
+            ],
+        }
+        for name, shape in zip(names, shapes, strict=True)
+    ]
+    image = {"name": "x", "axes": axes, "datasets": datasets, "type": "gaussian", "metadata": {"method": "ours"}}
+    window = {"min": 0, "max": 900, "start": 10, "end": 500}
+    channels = [
+        {"label": f"c{i}", "color": "00FF00", "window": window, "active": True} for i in range(first.get("c", 1))
+    ]
+    put(
+        folder,
+        version,
+        multiscales=[image | ({"version": version} if version == "0.4" else {})],
+        omero={"channels": channels},
+    )
+    if version == "0.4":
+        write_json(folder / ".zgroup", {"zarr_format": 2})
+    rng = np.random.default_rng(seed)
+    for name, shape in zip(names, shapes, strict=True):
+        values = rng.integers(0, 120, shape).astype(dtype)
+        values[..., :3] = 0
+        form = {"zarr_format": 2 if version == "0.4" else 3, "fill_value": 0, "attributes": {"of": name}}
+        size = [min(n, m) for n, m in zip(chunks, shape, strict=True)]
+        more = {} if shards is None else {"shards": [n * k for n, k in zip(size, shards, strict=True)]}
+        more |= {} if version == "0.4" else {"dimension_names": list(letters)}
+        array = zarr.create_array(folder / name, shape=shape, dtype=dtype, chunks=size, **form, **more, **options)
+        array[...] = values
+    return folder
+
+
+def documents(folder):
+    """Every JSON file below a folder, by its path."""
+    names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
+    files = [path for path in folder.rglob("*") if path.name in names]
+    return {path.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in files}
+
+
+def levels(folder):
+    return [np.asarray(zarr.open_array(path, mode="r")) for path in sorted(folder.glob("[0-9]"))]

@@ -20,6 +20,7 @@ from img2img.core.needs import Needs
 from img2img.data import patches
 from img2img.data.finding import find_domains
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig
+from img2img.data.regions import open_regions
 from img2img.data.samples import open_samples
 from img2img.data.zarr_regions import open_zarr_regions
 from img2img.errors import ConfigError, DataError, InputError, Interrupted
@@ -180,8 +181,9 @@ def test_regions_of_zarr(tmp_path, version, shard):
         if not shard:
             chunk = folder / "0" / ("0.0.0" if version == "0.4" else "c/0/0/0")
             chunk.write_bytes(b"\xff" * 20)
-            assert "cannot be decoded near row 3" in refused(DataError, image.read, (3, 5), (3, 5))
-            np.testing.assert_array_equal(image.read((40, 60), (50, 60)), array[40:60, 50:60])
+            with open_regions(folder) as damaged:
+                assert "cannot be decoded near row 3" in refused(DataError, damaged.read, (3, 5), (3, 5))
+                np.testing.assert_array_equal(damaged.read((40, 60), (50, 60)), array[40:60, 50:60])
     for name, content in (("1", "{}"), ("0", "[]")):  # the smaller level is left out, the largest is missed
         (folder / name / (".zarray" if version == "0.4" else "zarr.json")).write_text(content)
         if name == "1":

@@ -16,36 +16,24 @@ import tifffile
 import torch
 from conftest import refused
 from filelock import FileLock
+from helpers import make_model, picture
 from hypothesis import given, settings, strategies as st
 
 import img2img
-from img2img.core.needs import Facts
+from img2img.data import blocks
 from img2img.data.images import read_image, write_image
 from img2img.data.levels import Reducer, reduced, whole_factors
 from img2img.data.regions import SLIDES, open_regions
-from img2img.data.scale import Scale
 from img2img.data.tiff import MAX_TILE
 from img2img.data.tissue import BRIGHT, COARSE, GREY, empty_regions, sample_of
 from img2img.errors import ConfigError, DataError, InputError, TrainingError
-from img2img.methods import METHODS
 from img2img.model import slides, tiling
-from img2img.model.file import ModelCard, save_model
 from img2img.model.frozen import Frozen
 from img2img.networks import GENERATORS
 from img2img.networks.layers import init_weights
 
 CPU = torch.device("cpu")
 APERIO = "Aperio Image Library v11\n777x503 |AppMag = 20|MPP = 0.4990"
-
-
-def picture(height, width, channels=3, seed=0):
-    """Tissue with grain in the middle, glass around it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    inside = (abs(y / height - 0.5) < 0.3) & (abs(x / width - 0.5) < 0.35)
-    slope = 120 + 60 * np.sin(np.arange(channels) + (y / 40 + x / 70)[..., None])
-    pixels = np.where(inside[..., None], slope + rng.normal(0, 6, (height, width, 1)), 245)
-    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def layouts(image):
@@ -105,21 +93,6 @@ def stored_levels(path):
             first = "C" in series.axes or series.axes.startswith("SY")
             found.append(np.moveaxis(array, 0, -1) if first else array[..., None] if array.ndim == 2 else array)
     return found
-
-
-def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", norm="instance", high=None):
-    """Write a model with random weights that change colours visibly."""
-    config = {"generator": generator, "width": 8, "norm": norm}
-    torch.manual_seed(0)
-    counts = {"a": channels, "b": out or channels}
-    scales = dict.fromkeys("ab", Scale(0, high or int(np.iinfo(dtype).max), dtype))
-    method = "pix2pix" if out or generator.startswith("unet") else "cyclegan"
-    uses = METHODS[method].build(METHODS[method].Config(**config), Facts(64, counts))
-    init_weights(uses["a2b"].network, std=0.1)
-    save_model(
-        path, ModelCard(method, config, 64, counts, scales, {"a2b": "a2b"}, 0, "0"), {"a2b": uses["a2b"].network}
-    )
-    return path
 
 
 @pytest.fixture
@@ -509,12 +482,12 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
     path = write_slide(tmp_path, "jpeg.tif", picture(256, 256))
     translate(model, path, tmp_path / "once", tile="64")
     script = (
-        "import os, signal, sys; import img2img; from img2img.model import slides\n"
-        "write, count = slides.write_block, [0]\n"
+        "import os, signal, sys; import img2img; from img2img.data import blocks\n"
+        "write, count = blocks.write_block, [0]\n"
         "def counted(*a):\n"
         "    write(*a); count[0] += 1\n"
         "    if count[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "slides.write_block = counted\n"
+        "blocks.write_block = counted\n"
         "img2img.translate(*sys.argv[1:], device='cpu', precision='fp32', statistics=8, tile='64')\n"
     )
     words = [sys.executable, "-c", script, str(model), str(path), str(tmp_path / "twice")]
@@ -523,8 +496,8 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
     finished = {p.name: p.stat().st_mtime_ns for p in work.glob("*-*.tif")}
     assert len(finished) == 5 and not (tmp_path / "twice" / "jpeg.tif").exists()
     written = []
-    write = slides.write_block
-    monkeypatch.setattr(slides, "write_block", lambda path, *rest: (written.append(path.name), write(path, *rest)))
+    write = blocks.write_block
+    monkeypatch.setattr(blocks, "write_block", lambda path, *rest: (written.append(path.name), write(path, *rest)))
     translate(model, path, tmp_path / "twice", tile="64")
     assert len(written) == 16 - 5 and not set(written) & set(finished)
     assert (tmp_path / "twice" / "jpeg.tif").read_bytes() == (tmp_path / "once" / "jpeg.tif").read_bytes()
@@ -534,17 +507,17 @@ def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path, model, monkey
 
 def stopped(monkeypatch, after, function, *args, **options):
     """Run until a number of blocks is written, and stop there."""
-    write, count = slides.write_block, []
+    write, count = blocks.write_block, []
 
     def counted(*given):
         if len(count) == after:
             raise KeyboardInterrupt
         count.append(write(*given))
 
-    monkeypatch.setattr(slides, "write_block", counted)
+    monkeypatch.setattr(blocks, "write_block", counted)
     with pytest.raises(KeyboardInterrupt):
         function(*args, **options)
-    monkeypatch.setattr(slides, "write_block", write)
+    monkeypatch.setattr(blocks, "write_block", write)
 
 
 def test_blocks_of_another_slide_are_not_mixed_in(tmp_path, model, monkeypatch):
@@ -579,22 +552,22 @@ def test_a_slide_that_another_process_translates_is_reported(tmp_path, model):
     work.mkdir(parents=True)
     with FileLock(work / "lock"):
         ((_, reason),) = translate(model, path, tmp_path / "out").failed
-    assert "is being translated by another process" in reason
+    assert "is being worked on by another process" in reason
     assert translate(model, path, tmp_path / "out").translated == 1
 
 
 def test_a_full_disk_ends_the_job_and_keeps_the_blocks(tmp_path, model, monkeypatch):
     path = write_slide(tmp_path, "separate.tif", picture(203, 177))
-    write, count = slides.write_block, []
+    write, count = blocks.write_block, []
 
     def full(*given):
         if len(count) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         count.append(write(*given))
 
-    monkeypatch.setattr(slides, "write_block", full)
+    monkeypatch.setattr(blocks, "write_block", full)
     assert "The disk is full" in refused(TrainingError, translate, model, path, tmp_path / "out", tile="64")
-    monkeypatch.setattr(slides, "write_block", write)
+    monkeypatch.setattr(blocks, "write_block", write)
     work = tmp_path / "out" / ".separate.tif.img2img-blocks"
     assert len(list(work.glob("*-*.tif"))) == 3
     assert translate(model, path, tmp_path / "out", tile="64").translated == 1

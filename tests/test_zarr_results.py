@@ -17,13 +17,13 @@ from conftest import refused
 from helpers import over
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from stores import NAMES, put, volume, write_json, write_plate, write_store
+from stores import NAMES, documents, levels, put, store, volume, write_json, write_plate, write_store
 from zarr import codecs as v3
 
 import img2img
-from img2img.data import zarr_write
 from img2img.data.folders import find_images
 from img2img.data.images import not_kept, read_header, read_image, write_image
+from img2img.data.levels import smaller
 from img2img.data.ome_zarr import copy_group
 from img2img.data.picture import DTYPES, Picture
 from img2img.errors import ConfigError, DataError
@@ -33,59 +33,6 @@ from img2img.runtime.files import remove_stale
 OLD, NEW = "0.4", "0.5"
 TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-14}  # of sums in another order
 LENGTHS = {"t": 2, "c": 3, "z": 2}
-UNITS = {"t": "second", "z": "micrometer", "y": "micrometer", "x": "micrometer"}
-KINDS = {"t": "time", "c": "channel"}
-
-
-def store(folder, letters, version, shapes, dtype, chunks, seed=0, shards=None, **options):
-    """Write an image with zarr, of levels of these shapes; return its folder."""
-    names = [str(i) for i in range(len(shapes))]
-    axes = [{"name": x, "type": KINDS.get(x, "space")} | ({"unit": UNITS[x]} if x in UNITS else {}) for x in letters]
-    first = dict(zip(letters, shapes[0], strict=True))
-    datasets = [
-        {
-            "path": name,
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [0.5 * n / m for n, m in zip(shapes[0], shape, strict=True)]}
-            ],
-        }
-        for name, shape in zip(names, shapes, strict=True)
-    ]
-    image = {"name": "x", "axes": axes, "datasets": datasets, "type": "gaussian", "metadata": {"method": "ours"}}
-    window = {"min": 0, "max": 900, "start": 10, "end": 500}
-    channels = [
-        {"label": f"c{i}", "color": "00FF00", "window": window, "active": True} for i in range(first.get("c", 1))
-    ]
-    put(
-        folder,
-        version,
-        multiscales=[image | ({"version": version} if version == OLD else {})],
-        omero={"channels": channels},
-    )
-    if version == OLD:
-        write_json(folder / ".zgroup", {"zarr_format": 2})
-    rng = np.random.default_rng(seed)
-    for name, shape in zip(names, shapes, strict=True):
-        values = rng.integers(0, 120, shape).astype(dtype)
-        values[..., :3] = 0
-        form = {"zarr_format": 2 if version == OLD else 3, "fill_value": 0, "attributes": {"of": name}}
-        size = [min(n, m) for n, m in zip(chunks, shape, strict=True)]
-        more = {} if shards is None else {"shards": [n * k for n, k in zip(size, shards, strict=True)]}
-        more |= {} if version == OLD else {"dimension_names": list(letters)}
-        array = zarr.create_array(folder / name, shape=shape, dtype=dtype, chunks=size, **form, **more, **options)
-        array[...] = values
-    return folder
-
-
-def documents(folder):
-    """Every JSON file below a folder, by its path."""
-    names = (".zgroup", ".zattrs", ".zarray", "zarr.json")
-    files = [path for path in folder.rglob("*") if path.name in names]
-    return {path.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in files}
-
-
-def levels(folder):
-    return [np.asarray(zarr.open_array(path, mode="r")) for path in sorted(folder.glob("[0-9]"))]
 
 
 def again(source, target, change=lambda x: x):
@@ -169,10 +116,10 @@ def shrunk(values, shape):
 def test_a_smaller_level(sides, small, dtype):
     values = np.random.default_rng(0).integers(0, 120, (2, *sides)).astype(dtype)
     shape = (2, *map(min, zip(sides, small, strict=True)))
-    out = zarr_write.smaller(values, shape)
+    out = smaller(values, shape)
     assert out.shape == shape and out.dtype == values.dtype
     np.testing.assert_allclose(out, shrunk(values, shape), rtol=TOLERANCE.get(dtype, 0))
-    np.testing.assert_array_equal(zarr_write.smaller(np.full_like(values, 7), shape), np.full(shape, 7, dtype))
+    np.testing.assert_array_equal(smaller(np.full_like(values, 7), shape), np.full(shape, 7, dtype))
 
 
 @over(version=[OLD, NEW])

@@ -1,4 +1,4 @@
-"""Levels of a pyramid, rebuilt from the image: each is the mean over the pixels of the one before it, rounded."""
+"""Levels of a pyramid, rebuilt from the image: each is the mean over blocks of the one before it, in its own type."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -31,15 +31,70 @@ def whole_factors(sizes: Sequence[Size]) -> list[tuple[Size, int]]:
     return found
 
 
+def blocks(n: int, m: int) -> Array:
+    """Return where `m` blocks of `n` pixels begin, and where the last one ends: of equal length if possible.
+
+    Of equal blocks, the last one may be shorter, or pixels after it may belong to none.
+    """
+    factor = max(1, round(n / m))
+    if m in (n // factor, -(-n // factor)):
+        return of_length(factor, n, m)
+    return np.arange(m + 1) * n // m
+
+
+def of_length(factor: int, n: int, m: int) -> Array:
+    """Return where `m` blocks of `factor` of `n` pixels begin, and where the last one ends."""
+    return np.minimum(np.arange(m + 1) * factor, n)
+
+
+def means(values: Array, edges: Sequence[Array]) -> Array:
+    """Return the means over blocks of an array, rounded to its own type.
+
+    Args:
+        edges: where the blocks along each axis begin, and where the last one ends.
+    """
+    lengths = [np.diff(edge) for edge in edges]
+    lead = next((i for i, length in enumerate(lengths) if (length != 1).any()), values.ndim)
+    if lead == values.ndim:
+        return values[tuple(slice(edge[0], edge[-1]) for edge in edges)]
+    counts = math.prod(n.reshape([-1] + [1] * (values.ndim - i - 1)) for i, n in enumerate(lengths) if i >= lead)
+    out = np.empty([len(length) for length in lengths], values.dtype)
+    for place in np.ndindex(*out.shape[:lead]):
+        sums = values[tuple(edge[i] for edge, i in zip(edges, place, strict=False))].astype(np.float64)
+        for axis, edge in enumerate(edges[lead:]):
+            sums = _sums(sums, axis, edge)
+        out[place] = as_type(sums / counts, values.dtype)
+    return out
+
+
+def _sums(values: Array, axis: int, edge: Array) -> Array:
+    """Return the sums over blocks along an axis."""
+    lengths, values = np.diff(edge), np.moveaxis(values, axis, 0)[: edge[-1]]
+    factor = int(lengths[0])
+    if (lengths[:-1] != factor).any() or lengths[-1] > factor:
+        return np.moveaxis(np.add.reduceat(values, edge[:-1], 0), 0, axis)
+    sums = values[edge[0] :: factor].copy()
+    for i in range(1, factor):
+        part = values[edge[0] + i :: factor]  # the last block may have fewer
+        sums[: len(part)] += part
+    return np.moveaxis(sums, 0, axis)
+
+
+def smaller(values: Array, shape: Sequence[int]) -> Array:
+    """Return the means over blocks of an array, as many as `shape` says, in its own type."""
+    if values.shape == tuple(shape):
+        return values
+    return means(values, [blocks(n, m) for n, m in zip(values.shape, shape, strict=True)])
+
+
 def reduced(array: Array, factor: int, size: Size) -> Array:
     """Return an image (H, W, C) reduced to `size`; a pixel at the border is the mean of those that there are."""
     reducer = Reducer(factor, size)
-    parts = [*reducer.feed(array), *reducer.end()]
-    return np.concatenate(parts)
+    return np.concatenate([*reducer.feed(array), *reducer.end()])
 
 
 class Reducer:
-    """The reduction of an image that comes strip by strip, from the top."""
+    """The reduction of an image that comes strip by strip, from the top, by a factor to a size."""
 
     def __init__(self, factor: int, size: Size) -> None:
         self.factor, self.size = factor, size
@@ -61,12 +116,9 @@ class Reducer:
             yield from self._mean(self.rest)
 
     def _mean(self, pixels: Array) -> Iterator[Array]:
-        pixels = pixels[: (self.size[0] - self.rows) * self.factor, : self.size[1] * self.factor]
-        if not len(pixels):
-            return
-        kind: type = np.float64 if pixels.dtype.kind == "f" else np.int64
-        starts = [np.arange(0, n, self.factor) for n in pixels.shape[:2]]
-        counts = [np.diff(np.append(start, n)) for start, n in zip(starts, pixels.shape[:2], strict=True)]
-        sums = np.add.reduceat(np.add.reduceat(pixels, starts[0], 0, dtype=kind), starts[1], 1, dtype=kind)
-        self.rows += len(sums)
-        yield as_type(sums / np.outer(*counts)[..., None], pixels.dtype)
+        rows = min(-(-len(pixels) // self.factor), self.size[0] - self.rows)
+        if rows:
+            self.rows += rows
+            down = of_length(self.factor, len(pixels), rows)
+            across = of_length(self.factor, pixels.shape[1], self.size[1])
+            yield means(pixels, [down, across, np.arange(pixels.shape[2] + 1)])

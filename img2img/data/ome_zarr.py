@@ -31,7 +31,7 @@ from img2img.data.ome_metadata import (
 )
 from img2img.data.picture import Header, Picture, Source, Stated
 from img2img.data.tiff_write import described
-from img2img.data.zarr_write import Layout
+from img2img.data.zarr_layout import Layout
 from img2img.errors import DataError, install_hint, quote
 from img2img.runtime.files import atomic
 
@@ -124,8 +124,8 @@ class Opened:
     stated: Stated
 
 
-def opened(folder: Path) -> Opened:
-    """Check the metadata of an image and of its largest level.
+def opened(folder: Path, by_region: bool = False) -> Opened:
+    """Check the metadata of an image and of its largest level, which may be larger if it is read `by_region`.
 
     Raises:
         DataError: if the folder holds none, or one of axes or values that are not read, or zarr is not installed.
@@ -141,7 +141,7 @@ def opened(folder: Path) -> Opened:
     if not ome.multiscales or not ome.multiscales[0].datasets:
         raise DataError(f"{quote(folder)} holds no image of OME-Zarr.")
     image = ome.multiscales[0]
-    array = ZarrArray.open(inside(folder, image.datasets[0].path))
+    array = ZarrArray.open(inside(folder, image.datasets[0].path), by_region)
     axes = [Axis(axis) if isinstance(axis, str) else axis for axis in image.axes]
     letters = "".join(axis.name for axis in axes)
     if len(axes) != len(array.shape) or not re.fullmatch("t?c?z?yx", letters):
@@ -175,7 +175,7 @@ def open_image(folder: Path) -> Iterator[tuple[Header, Callable[[], Picture]]]:
     def load() -> Picture:
         values = image.array.read().reshape([sizes[axis] for axis in AXES]).transpose(0, 2, 3, 4, 1)
         values = np.ascontiguousarray(values).reshape(pages, *values.shape[2:])
-        layout = _layout(folder, image.letters, image.paths)
+        layout = layout_of(folder, image)
         details = described(stated, ome_xml(stated.channels, stated.pixel_size, image.steps.get("z")))
         source = Source("zarr", options={"layout": layout}, details=details, stated=stated)
         return Picture(values if pages > 1 else values[0], None, source)
@@ -194,21 +194,21 @@ def _steps(axes: list[Axis], scales: list[Scale]) -> dict[str, float]:
     }
 
 
-def _layout(folder: Path, letters: str, paths: list[str]) -> Layout:
+def layout_of(folder: Path, image: Opened, by_region: bool = False) -> Layout:
     """Return the layout of an image, for writing another like it; levels that cannot be read are left out."""
     from img2img.data.zarr import ZarrArray
 
     levels: dict[str, dict[str, dict[str, Any]]] = {}
     previous: tuple[int, ...] | None = None
-    for path in paths[:MAX_LEVELS]:
+    for path in image.paths[:MAX_LEVELS]:
         try:
             place = inside(folder, path)
-            shape = ZarrArray.open(place).shape
-            if len(shape) == len(letters) and (previous is None or _is_smaller(shape, previous)):
+            shape = ZarrArray.open(place, by_region).shape
+            if len(shape) == len(image.letters) and (previous is None or _is_smaller(shape, previous)):
                 levels[path], previous = documents(place), shape
         except Exception:  # damaged metadata raise anything; those of the first level have been checked
             continue
-    return Layout(letters, documents(folder), levels, len(levels) == len(set(paths)))
+    return Layout(image.letters, documents(folder), levels, len(levels) == len(set(image.paths)))
 
 
 def _is_smaller(shape: tuple[int, ...], previous: tuple[int, ...]) -> bool:

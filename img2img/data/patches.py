@@ -8,18 +8,15 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from img2img.data.folders import Found, images_at
-from img2img.data.ome_metadata import is_zarr
 from img2img.data.picture import Array, Header
 from img2img.data.regions import SLIDES, Regions, open_regions
 from img2img.data.tissue import empty_regions, has_glass
-from img2img.data.zarr_regions import open_zarr_regions
 from img2img.errors import DataError, listed, quote
 
 MAX_OPEN = 4  # files of one thread
@@ -50,7 +47,7 @@ def scan_large(folder: Path) -> Found[Header]:
 
     def header(path: Path) -> Header | DataError:
         try:
-            with _opened(path) as image:
+            with open_regions(path) as image:
                 return Header(path, image.width, image.height, image.channels, image.dtype, 1, image.stated)
         except DataError as error:
             return error
@@ -101,7 +98,7 @@ def _places(header: Header, side: int) -> list[Place]:
             f"{quote(header.path)} is {header.width}x{header.height}, smaller than a region of {side} pixels; use a "
             "smaller --region-size, or remove it."
         )
-    with _opened(header.path) as image:
+    with open_regions(header.path) as image:
         rows, columns = ([*range(0, n - side, side), n - side] for n in (image.height, image.width))
         places = [(top, left) for top in rows for left in columns]
         if not has_glass(image):
@@ -120,10 +117,6 @@ def read_patch(patch: Patch) -> Array:
     return _open_here(patch.path).read(rows, columns)
 
 
-def _opened(path: Path) -> AbstractContextManager[Regions]:
-    return open_zarr_regions(path) if is_zarr(path) else open_regions(path)
-
-
 def _open_here(path: Path) -> Regions:
     """Return an open file of this thread, of which a few are kept, since opening one takes longer than reading."""
     if getattr(_kept, "process", None) != os.getpid():  # a fork shares positions in files with its parent
@@ -134,6 +127,6 @@ def _open_here(path: Path) -> Regions:
     else:
         while len(files) >= MAX_OPEN:
             files.pop(next(iter(files)))[0].__exit__(None, None, None)
-        manager = _opened(path)
+        manager = open_regions(path)
         files[path] = manager, manager.__enter__()
     return files[path][1]

@@ -1,4 +1,4 @@
-"""Regions of images that are too large to be held: whole slides, and any TIFF in tiles, with or without levels.
+"""Regions of images that are too large to be held: whole slides, OME-Zarr, and any TIFF in tiles.
 
 Only the tiles or strips that a region touches are read and decoded, and the last ones that were are kept.
 TIFF is read by tifffile, which knows those of Aperio, Hamamatsu, Leica, Ventana and OME. Other formats
@@ -7,12 +7,14 @@ of slides are read by OpenSlide, which is the extra `[slides]`.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from img2img.data.ome_metadata import is_zarr
 from img2img.data.picture import Array, Stated
 from img2img.errors import DataError, InputError, quote
 
@@ -47,6 +49,7 @@ class Regions:
         compression: the name of the TIFF compression of the largest level, such as "JPEG"; "" in other formats.
         layout: what `slide_write` needs to know to write another file of this kind.
         fetch: reads a region, inside the level.
+        pages: the same for each of several planes or time points, all of which are images.
     """
 
     path: Path
@@ -58,6 +61,11 @@ class Regions:
     compression: str
     layout: Any
     fetch: Fetch
+    pages: tuple[Fetch, ...] = ()
+
+    def page(self, number: int) -> "Regions":
+        """Return one of its images."""
+        return replace(self, fetch=self.pages[number]) if self.pages else self
 
     @property
     def height(self) -> int:
@@ -101,13 +109,17 @@ class Regions:
 
 
 @contextmanager
-def open_regions(path: Path) -> Iterator[Regions]:
+def open_regions(path: Path, pages: bool = False) -> Iterator[Regions]:
     """Open an image whose regions can be read; it is closed at the end of the block.
+
+    Args:
+        path: a file, or the folder of an image of OME-Zarr.
+        pages: whether it may hold several images; a TIFF may not.
 
     Raises:
         DataError: if the file cannot be read by region, is damaged, or needs a package that is not installed.
     """
-    opener = _opener(path)
+    opener = _opener(path, pages)
     stack = opener(path)
     try:
         image = stack.__enter__()
@@ -123,7 +135,11 @@ def open_regions(path: Path) -> Iterator[Regions]:
         stack.__exit__(None, None, None)
 
 
-def _opener(path: Path) -> Callable[[Path], AbstractContextManager[Regions]]:
+def _opener(path: Path, pages: bool) -> Callable[[Path], AbstractContextManager[Regions]]:
+    if path.is_dir() and is_zarr(path):
+        from img2img.data.zarr_regions import open_zarr_regions
+
+        return partial(open_zarr_regions, pages=pages)
     if not path.is_file():
         raise DataError(
             f"{quote(path)} is not a regular file." if path.exists() else f"There is no file {quote(path)}."

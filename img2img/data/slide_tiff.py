@@ -4,10 +4,10 @@ import itertools
 import math
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from img2img.data.descriptions import (
     ome_pixel_size,
     size_of,
 )
+from img2img.data.kept import Kept
 from img2img.data.picture import MAX_TILE, Array, Stated, known_dtype
 from img2img.data.regions import Level, Regions, Span
 from img2img.data.tiff import JPEG, MINISBLACK, ORIENTATION, RGB, YCBCR, resolution_of
 from img2img.errors import DataError, listed, quote
 
-CACHE = 2**27  # bytes of decoded tiles that are kept
 CENTIMETRE = 3  # the unit of a resolution
 APERIO_YCBCR = 33003  # JPEG 2000 whose colours tifffile leaves as they are stored
 MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9.]+)")  # micrometres per pixel in the description of Aperio
@@ -185,9 +185,7 @@ class _Tiles:
     """The tiles of a file; those decoded last are kept."""
 
     def __init__(self, file: Any) -> None:
-        self.file, self.lock = file, threading.Lock()
-        self.kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
-        self.size = 0
+        self.file, self.lock, self.kept = file, threading.Lock(), Kept()
 
     def read(self, page: Any, rows: Span, columns: Span) -> Array:
         """Return a region (H, W, S) of a page."""
@@ -198,7 +196,8 @@ class _Tiles:
         out = np.empty(shape, key.dtype.newbyteorder("="))
         grid = (range(rows[0] // high, -(-rows[1] // high)), range(columns[0] // wide, -(-columns[1] // wide)))
         for plane, y, x in itertools.product(range(planes), *grid):
-            tile = self._tile(page, (plane * down + y) * across + x)
+            number = (plane * down + y) * across + x
+            tile = self.kept.get((page.offset, number), partial(self._decoded, page, number))
             top, left = y * high, x * wide
             part = tile[max(rows[0] - top, 0) : rows[1] - top, max(columns[0] - left, 0) : columns[1] - left]
             row, column = max(top - rows[0], 0), max(left - columns[0], 0)
@@ -206,12 +205,8 @@ class _Tiles:
             out[row : row + part.shape[0], column : column + part.shape[1], samples] = part
         return out
 
-    def _tile(self, page: Any, number: int) -> Array:
-        key = page.offset, number
+    def _decoded(self, page: Any, number: int) -> Array:
         with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-                return self.kept[key]
             offset, count = page.dataoffsets[number], page.databytecounts[number]
             self.file.seek(offset)
             data = self.file.read(count) if count else None
@@ -220,12 +215,6 @@ class _Tiles:
             tables = {"jpegtables": _tables(page), "jpegheader": page.keyframe.jpegheader}
         decoded, _, shape = page.keyframe.decode(data, number, **tables)
         tile = np.full(shape[1:], page.keyframe.nodata, page.keyframe.dtype) if decoded is None else decoded[0]
-        with self.lock:
-            if key not in self.kept:
-                self.kept[key] = tile
-                self.size += tile.nbytes
-            while self.size > CACHE and len(self.kept) > 1:
-                self.size -= self.kept.popitem(last=False)[1].nbytes
         return np.asarray(tile)
 
 

@@ -66,6 +66,11 @@ class Form:
         """Bytes of the image without compression."""
         return math.prod(self.size) * self.channels * np.dtype(self.dtype).itemsize
 
+    @property
+    def space(self) -> int:
+        """Bytes that the result and its blocks need at least; 0 if they are not known, because they are compressed."""
+        return 2 * self.nbytes if self.page["compression"] is None else 0
+
     def stored(self, size: Size) -> tuple[int, ...]:
         """Return the shape of a page, or of the pages, of a size."""
         if self.planes > 1:
@@ -83,7 +88,7 @@ def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
     Tiles, levels, pixel size, descriptions and lossless compression are those of the slide. JPEG stays JPEG, of
     `quality`, if the result has 8 bits and one or three channels; any other compression becomes deflate.
     """
-    layout: Layout | None = slide.layout
+    layout = slide.layout if isinstance(slide.layout, Layout) else None
     page = layout.page if layout else None
     same = (channels, dtype) == (slide.channels, slide.dtype)
     tiled = page is not None and page.is_tiled and not any(n % UNIT for n in slide.tile)
@@ -140,6 +145,8 @@ def _arrangement(layout: Layout | None, channels: int) -> dict[str, Any]:
 def _description(slide: Regions, layout: Layout | None, channels: int, same: bool) -> tuple[dict[str, Any], bool]:
     """Return the options that describe the image, and whether the writer is to make a description of OME."""
     width, height = slide.stated.pixel_size or (0, 0)
+    if layout is None and slide.layout is not None:  # of OME-Zarr
+        return {"metadata": _ome(slide, channels, "YXS" if channels == 3 else "CYX")}, True
     if layout is None:
         known = {"resolution": (1e4 / width, 1e4 / height), "resolutionunit": 3} if width else {}
         return {"metadata": None, **known}, False
@@ -153,14 +160,19 @@ def _description(slide: Regions, layout: Layout | None, channels: int, same: boo
         tags = [tag for tag in tags if tag[0] not in (DESCRIPTION, *RESERVED)]
     options |= {"extratags": [(*tag, True) for tag in tags], "metadata": None}
     if made:
-        names = slide.stated.channels
-        options["metadata"] = {
-            "axes": "YXS" if channels == 3 and "C" not in layout.axes else "CYX" if channels > 1 else "YX",
-            **({"PhysicalSizeX": width, "PhysicalSizeXUnit": "µm"} if width else {}),
-            **({"PhysicalSizeY": height, "PhysicalSizeYUnit": "µm"} if width else {}),
-            **({"Channel": {"Name": list(names)}} if len(names) == channels else {}),
-        }
+        options["metadata"] = _ome(slide, channels, "YXS" if channels == 3 and "C" not in layout.axes else "CYX")
     return options, made
+
+
+def _ome(slide: Regions, channels: int, axes: str) -> dict[str, Any]:
+    """Return what a description of OME says."""
+    names, (width, height) = slide.stated.channels, slide.stated.pixel_size or (0, 0)
+    return {
+        "axes": axes if channels > 1 else "YX",
+        **({"PhysicalSizeX": width, "PhysicalSizeXUnit": "µm"} if width else {}),
+        **({"PhysicalSizeY": height, "PhysicalSizeYUnit": "µm"} if width else {}),
+        **({"Channel": {"Name": list(names)}} if len(names) == channels else {}),
+    }
 
 
 def planar(array: Array, form: Form) -> Array:

@@ -7,8 +7,9 @@ bytes one may become, where numcodecs allocates whatever a chunk states. No chun
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -23,11 +24,14 @@ from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, StorePath
 
-from img2img.data.picture import DTYPES, Array
+from img2img.data.kept import Kept
+from img2img.data.ome_metadata import FILES
+from img2img.data.picture import DTYPES, MAX_TILE, Array
 from img2img.errors import DataError, quote
 from img2img.runtime.records import from_json, read_text
 
-MAX_CHUNKS = 2**16  # of an array, or in a shard
+MAX_CHUNKS = 2**16  # of an array that is held, or in a shard
+MAX_GRID, MAX_PIXELS = 2**22, 2**36  # chunks of an array that is read by region, and pixels of one of its planes
 MAX_CHUNK = 2**28  # values of a chunk
 Shape = Annotated[tuple[Annotated[int, Interval(ge=1, le=2**31)], ...], Len(2, 5)]
 COMPRESSORS = ("blosc", "zstd", "gzip", "zlib", "lz4")
@@ -93,7 +97,8 @@ class ZarrArray:
         folder: where it is.
         shape: of the array.
         dtype: type of its values, one of `DTYPES`.
-        chunks: shape of a chunk.
+        chunks: shape of a chunk, or of a shard.
+        pieces: shape of what is decoded at once to read a region: a chunk, also of a shard.
         whole: what zarr reads: the array, continued to a multiple of its chunks.
     """
 
@@ -101,11 +106,12 @@ class ZarrArray:
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...]
+    pieces: tuple[int, ...]
     whole: Any
 
     @classmethod
-    def open(cls, folder: Path) -> "ZarrArray":
-        """Check the metadata of an array.
+    def open(cls, folder: Path, by_region: bool = False) -> "ZarrArray":
+        """Check the metadata of an array; one that is read `by_region` may be larger, and its chunks may not.
 
         Raises:
             DataError: if there is none, or it is too large or of a kind that is not read. Damaged ones raise anything.
@@ -118,11 +124,18 @@ class ZarrArray:
         if (dtype := known.data_type) not in DTYPES:
             raise DataError(f"{quote(folder)} holds {dtype[:60]} values; img2img supports {', '.join(DTYPES)}.")
         chunks = tuple(known.chunk_grid.configuration["chunk_shape"])
-        codecs = _codecs(known.codecs, known.shape, chunks, np.dtype(dtype).itemsize, quote(folder), OUTER)
+        most = MAX_GRID if by_region else MAX_CHUNKS
+        codecs = _codecs(known.codecs, known.shape, chunks, np.dtype(dtype).itemsize, quote(folder), OUTER, most)
         shape = [n * chunk for n, chunk in zip(_grid(known.shape, chunks), chunks, strict=True)]
         document = asdict(known) | {"codecs": codecs, "shape": shape, "fill_value": known.fill_value or 0}
         store = StorePath(LocalStore(folder, read_only=True))
-        return cls(folder, known.shape, dtype, chunks, zarr.Array.from_dict(store, document))
+        whole = zarr.Array.from_dict(store, document)
+        if by_region and (math.prod(whole.chunks) > MAX_TILE or math.prod(known.shape[-2:]) > MAX_PIXELS):
+            raise DataError(
+                f"{quote(folder)} has chunks of {whole.chunks} in {known.shape}, too large to read regions of; write "
+                "it again in chunks of e.g. 1024x1024."
+            )
+        return cls(folder, known.shape, dtype, chunks, whole.chunks, whole)
 
     def read(self) -> Array:
         """Return all values; those of a chunk that is not there are filled in, as stores leave out empty ones.
@@ -132,29 +145,47 @@ class ZarrArray:
         """
         if not any([self._holds(number) for number in np.ndindex(*_grid(self.shape, self.chunks))]):  # check them all
             raise DataError(f"{quote(self.folder)} holds none of its chunks; it may not have been copied completely.")
-        return self._values([slice(0, n) for n in self.shape])
-
-    def part(self, place: Sequence[slice]) -> Array:
-        """Return the values at a place, of which only the chunks that it touches are read and checked."""
-        for number in self._touched(place):
-            self._holds(number)
-        return self._values(place)
-
-    def _touched(self, place: Sequence[slice]) -> Iterator[tuple[int, ...]]:
-        return product(*(range(s.start // n, -(-s.stop // n)) for s, n in zip(place, self.chunks, strict=True)))
-
-    def _values(self, place: Sequence[slice]) -> Array:
+        place = [slice(0, n) for n in self.shape]
         # zarr decodes ten chunks at once, and loads those that it needs of a part of a shard, which may overlap
         if not (self.whole.shards or math.prod(self.chunks) > MAX_CHUNK // 10):
             return np.asarray(self.whole[tuple(place)])
+        return self._gathered(place, self.chunks, lambda number: self._chunk(number, self.chunks))
+
+    def part(self, place: Sequence[slice], kept: Kept | None = None) -> Array:
+        """Return the values at a place, of which only the chunks that it touches are read and checked.
+
+        Args:
+            place: a slice for each axis.
+            kept: chunks that were decoded before, and that are for later.
+        """
+
+        def checked(number: tuple[int, ...]) -> Array:
+            self._holds(tuple(i * n // m for i, n, m in zip(number, self.pieces, self.chunks, strict=True)))
+            return self._chunk(number, self.pieces)
+
+        def known(number: tuple[int, ...]) -> Array:
+            return kept.get((self.folder, number), partial(checked, number)) if kept else checked(number)
+
+        return self._gathered(place, self.pieces, known)
+
+    def is_empty(self) -> bool:
+        """Return whether there is no chunk at all."""
+        return not _any_file(self.folder)
+
+    def _chunk(self, number: tuple[int, ...], size: tuple[int, ...]) -> Array:
+        return np.asarray(self.whole[tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, size, strict=True))])
+
+    def _gathered(
+        self, place: Sequence[slice], size: tuple[int, ...], load: Callable[[tuple[int, ...]], Array]
+    ) -> Array:
+        """Return the values at a place from chunks of a size, one after the other."""
         out = np.empty([s.stop - s.start for s in place], self.dtype)
-        for number in self._touched(place):
-            chunk = self.whole[tuple(slice(i * n, (i + 1) * n) for i, n in zip(number, self.chunks, strict=True))]
-            starts = [max(s.start, i * n) for s, i, n in zip(place, number, self.chunks, strict=True)]
-            stops = [min(s.stop, (i + 1) * n) for s, i, n in zip(place, number, self.chunks, strict=True)]
+        for number in product(*(range(s.start // n, -(-s.stop // n)) for s, n in zip(place, size, strict=True))):
+            starts = [max(s.start, i * n) for s, i, n in zip(place, number, size, strict=True)]
+            stops = [min(s.stop, (i + 1) * n) for s, i, n in zip(place, number, size, strict=True)]
             target = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(starts, stops, place, strict=True))
-            origin = zip(starts, stops, number, self.chunks, strict=True)
-            out[target] = chunk[tuple(slice(a - i * n, b - i * n) for a, b, i, n in origin)]
+            origin = zip(starts, stops, number, size, strict=True)
+            out[target] = load(number)[tuple(slice(a - i * n, b - i * n) for a, b, i, n in origin)]
         return out
 
     def _holds(self, number: tuple[int, ...]) -> bool:
@@ -171,16 +202,29 @@ class ZarrArray:
         return True
 
 
-def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
-    """Write an array as `document`, the metadata of one that was read, says: its chunks, codecs and byte order."""
+def array_like(folder: Path, document: dict[str, Any]) -> Any:
+    """Return the array that `document`, the metadata of one that was read, describes; nothing is written."""
     metadata = cast("Any", zarr.Array.from_dict(StorePath(LocalStore(folder)), document).metadata)
     config = cast("Any", {"write_empty_chunks": True})  # an array without any chunk looks half copied
-    array = zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(folder)), config))
+
+
+def create_array(folder: Path, document: dict[str, Any]) -> Any:
+    """Create an array as `document`, the metadata of one that was read, says; return it, to be written part by part.
+
+    Where a part begins and ends with chunks, nothing is read, and what was there is replaced.
+    """
+    array = array_like(folder, document)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in array.metadata.to_buffer_dict(default_buffer_prototype()).items():
         if name != ".zattrs" or document["attributes"]:
             (folder / name).write_bytes(content.to_bytes())
-    array[...] = values
+    return array
+
+
+def write_array(folder: Path, values: Array, document: dict[str, Any]) -> None:
+    """Write an array as `document`, the metadata of one that was read, says: its chunks, codecs and byte order."""
+    create_array(folder, document)[...] = values
 
 
 @dataclass(frozen=True)
@@ -202,12 +246,21 @@ class _Unpacking(BytesBytesCodec):
 
 
 def _codecs(
-    given: Sequence[_Codec], shape: Sequence[int], chunks: Sequence[int], size: int, where: str, known: Sequence[str]
+    given: Sequence[_Codec],
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    size: int,
+    where: str,
+    known: Sequence[str],
+    most: int = 0,
 ) -> list[Codec | dict[str, Any]]:
-    """Check the codecs of chunks of values of `size` bytes, all of which must be `known`; return them for zarr."""
+    """Check the codecs of chunks of values of `size` bytes, all of which must be `known`; return them for zarr.
+
+    There may be `most` chunks; by default, `MAX_CHUNKS`.
+    """
     if len(chunks) != len(shape) or not all(isinstance(n, int) and n > 0 for n in chunks):
         raise DataError(f"{where} is damaged: its chunks have the shape {str(chunks)[:60]}, the array {tuple(shape)}.")
-    if math.prod(_grid(shape, chunks)) > MAX_CHUNKS or math.prod(chunks) > MAX_CHUNK:
+    if math.prod(_grid(shape, chunks)) > (most or MAX_CHUNKS) or math.prod(chunks) > MAX_CHUNK:
         raise DataError(
             f"{where} has chunks of {tuple(chunks)} in {tuple(shape)}, too many or too large; write it again."
         )
@@ -231,6 +284,15 @@ def _codecs(
         else:
             result.append(asdict(codec))
     return result
+
+
+def _any_file(folder: Path) -> bool:
+    """Return whether there is a file below a folder besides metadata."""
+    with os.scandir(folder) as entries:
+        return any(
+            _any_file(Path(entry)) if entry.is_dir(follow_symlinks=False) else entry.name not in FILES
+            for entry in entries
+        )
 
 
 def _grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:

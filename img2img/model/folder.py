@@ -202,7 +202,8 @@ class Job:
             except TooLargeError as error:
                 gigabytes = error.values * 5 / 1e9 + self.options.tile_memory  # the image, and the result in fp32
                 hint = f" To translate it whole takes about {gigabytes:.0f} GB of memory. {BY_REGION}"
-                yield self._failed(job, f"{error}{hint if job.source.suffix.lower() in TIFF else ''}")
+                by_region = job.source.suffix.lower() in TIFF or job.source.is_dir()
+                yield self._failed(job, f"{error}{hint if by_region else ''}")
             except DataError as error:
                 yield self._failed(job, str(error))
             else:
@@ -236,8 +237,8 @@ class Job:
             source = todo.popleft()
             job = _File(source, self.plan.target(source))
             refuse_taken(self.plan.out, self.record)
-            progress = partial(self.blocks, source)
-            slide = SlideJob(self.translator, source, job.target, self.options, self.files, progress)
+            calls = partial(self.blocks, source), partial(self._copy_groups, source)
+            slide = SlideJob(self.translator, source, job.target, self.options, self.files, *calls)
             try:
                 slide.run()
             except OSError as error:
@@ -290,9 +291,13 @@ class Job:
         refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
-        for group, result in self.plan.groups(job.source):
-            copy_group(group, result)
+        self._copy_groups(job.source)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
+
+    def _copy_groups(self, source: Path) -> None:
+        """Copy what the plate, the well or another group that an image lies in says of it."""
+        for group, result in self.plan.groups(source):
+            copy_group(group, result)
 
     def _written(self, most: int) -> Iterator[Outcome]:
         """Wait until at most `most` files are still being written; yield the outcomes of the others."""

@@ -6,7 +6,6 @@ folder is bound to the model, to the options that the pixels depend on, and to t
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,32 +15,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from img2img.data.levels import Size
+from img2img.data.blocks import Blocks, blocks_of
+from img2img.data.ome_metadata import FILES
+from img2img.data.picture import Array
 from img2img.data.regions import Regions, Span, open_regions
-from img2img.data.slide_write import Form, assemble, block_size, form_of, write_block
 from img2img.data.tissue import empty_regions, has_glass, sample_of
-from img2img.errors import ConfigError, DataError, Img2ImgError, TrainingError, quote
+from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.model.frozen import Frozen
+from img2img.model.lazy import Region
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.model.tiling import NotInTilesError
 from img2img.model.translator import Translator
 from img2img.runtime.device import is_out_of_memory, torch_threads
-from img2img.runtime.files import atomic, json_object, remove_stale, write_json
+from img2img.runtime.files import atomic
 
 BLOCK = 1024  # pixels, the edge of a block unless --tile says otherwise
 SAMPLED = 256  # pixels, the least edge of the tiles that statistics are taken from
 PIECES, PIECE = 256, 2**16  # number and bytes of the parts of a slide that its digest is made of
-RECORD, STATISTICS, LOCK = "record.json", "statistics.safetensors", "lock"
+STATISTICS = "statistics.{}.safetensors"  # of a page
 OF_PIXELS = ("statistics", "skip_empty", "tile", "quality")  # options that blocks depend on
 
 
 @dataclass
 class SlideJob:
-    """The translation of one slide into a TIFF.
+    """The translation of one slide, or of all pages of an image, into a TIFF or OME-Zarr.
 
     Attributes:
         translator: the model.
@@ -49,6 +49,7 @@ class SlideJob:
         options: how it is translated.
         files: how it is read and written; `statistics` is the number of tiles that they are taken from.
         progress: called with the number of finished blocks and of all, when a block is finished.
+        before: called when all blocks are finished, before the result appears.
         lost: what the result does not keep of the slide.
         outside: share of the values read in this run that are outside the range of the training images.
     """
@@ -59,14 +60,15 @@ class SlideJob:
     options: TranslateOptions
     files: FolderOptions
     progress: Callable[[int, int], None] = lambda done, total: None
+    before: Callable[[], None] = lambda: None
     lost: tuple[str, ...] = ()
     outside: float = 0.0
     _read: list[int] = field(default_factory=lambda: [0, 0])  # values, and those outside the range
 
     @property
-    def work(self) -> Path:
-        """The folder of the finished blocks."""
-        return self.target.parent / f".{self.target.name}.img2img-blocks"
+    def edge(self) -> int:
+        """Pixels that blocks are about as high and as wide as, and the parts that are computed of larger blocks."""
+        return BLOCK if self.options.tile == "auto" else int(self.options.tile)
 
     def run(self) -> None:
         """Translate the slide, or what is missing of it; the result appears whole.
@@ -77,33 +79,17 @@ class SlideJob:
             TrainingError: if there is not enough memory or space.
         """
         spec = self.translator.spec()
-        with open_regions(self.source) as slide, torch_threads(self.translator.threads):
+        with open_regions(self.source, pages=True) as slide, torch_threads(self.translator.threads):
             self._refuse(slide)
-            form = form_of(slide, spec.out_channels, spec.scale_out.dtype, self.files.quality)
-            self.lost = form.lost
-            block = block_size(form, BLOCK if self.options.tile == "auto" else int(self.options.tile))
-            with self._alone(form):
-                self._prepare(block)
-                self._compute(slide, form, block)
-                assemble(self.target, form, block, self._path, lambda number: self.work / f"level-{number}")
-        shutil.rmtree(self.work)
-
-    @contextmanager
-    def _alone(self, form: Form) -> Iterator[None]:
-        """Make the folder of the blocks, and keep other processes out of it; without a block, it does not stay."""
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        if not self.work.exists():
-            self._refuse_full_disk(form)
-        self.work.mkdir(exist_ok=True)
-        try:
-            with FileLock(self.work / LOCK, timeout=0):
-                yield
-        except Timeout as error:
-            raise DataError(f"{quote(self.source)} is being translated by another process.") from error
-        except (Img2ImgError, OSError):
-            if not any(self.work.glob("*-*.tif")):
-                shutil.rmtree(self.work)
-            raise
+            kind = spec.out_channels, spec.scale_out.dtype, self.files.quality
+            blocks = blocks_of(slide, self.source, self.target, *kind, self.edge)
+            self.lost = blocks.form.lost
+            with blocks.alone():
+                self._prepare(blocks)
+                self._compute(slide, blocks)
+                self.before()
+                blocks.assemble()
+        blocks.remove()
 
     def _refuse(self, slide: Regions) -> None:
         """Refuse a slide that the model does not take, or whose empty parts are not to be copied."""
@@ -122,71 +108,72 @@ class SlideJob:
                 "it out."
             )
 
-    def _prepare(self, block: Size) -> None:
+    def _prepare(self, blocks: Blocks) -> None:
         """Bind the folder of the blocks to the model, the options and the slide; blocks of others are removed."""
         chosen = asdict(self.options) | asdict(self.files)
-        translator, path = self.translator, self.work / RECORD
+        translator = self.translator
         record = {
             "model": translator.digest(),
             "towards": [translator.direction, translator.label, *translator.drawn],
             "way": translator.way(),
             "options": {name: chosen[name] for name in OF_PIXELS},
-            "block": list(block),
             "slide": digest(self.source),
         }
-        known = json_object(path.read_bytes()) if path.is_file() else {}
-        others = [old for old in self.work.iterdir() if old.name not in (LOCK, RECORD)]
-        if known != record and others:
-            for old in others:
-                old.unlink()
+        if blocks.bind(record):
             self.translator.notes.append(
                 f"Finished blocks of {quote(self.source)} were of another model, other options or another content of "
                 "the slide; they were removed."
             )
-        write_json(path, record)
-        remove_stale(self.work)
-
-    def _refuse_full_disk(self, form: Form) -> None:
-        free = shutil.disk_usage(self.target.parent).free
-        if form.page["compression"] is None and free < 2 * form.nbytes:
-            raise TrainingError(
-                f"{quote(self.target)} and its blocks take {2 * form.nbytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-                "free; make room, or choose another --out."
-            )
-
-    def _path(self, row: int, column: int) -> Path:
-        return self.work / f"{row}-{column}.tif"
 
     @torch.inference_mode()
-    def _compute(self, slide: Regions, form: Form, block: Size) -> None:
+    def _compute(self, slide: Regions, blocks: Blocks) -> None:
         """Compute the blocks that are not finished."""
-        grid = list(product(*(range(-(-n // b)) for n, b in zip(form.size, block, strict=True))))
-        todo = [place for place in grid if not self._path(*place).exists()]
+        places = blocks.places
+        todo = [place for place in places if not blocks.holds(place)]
         if not todo:
             return
-        frozen, decode = self._frozen(slide), self.translator.spec().scale_out.decode
-        is_empty = empty_regions(slide) if self.files.skip_empty else lambda rows, columns: False
-        for done, place in enumerate(todo, len(grid) - len(todo) + 1):
-            rows, columns = ((i * b, min((i + 1) * b, n)) for i, b, n in zip(place, block, form.size, strict=True))
+        frozen = self._frozen(slide)
+        for done, place in enumerate(todo, len(places) - len(todo) + 1):
+            pages = [self._block(frozen, slide, blocks, page, blocks.spans(place)) for page in blocks.pages(place)]
+            blocks.write(place, np.stack(pages) if len(pages) > 1 else pages[0])
+            self.progress(done, len(places))
+
+    def _block(self, frozen: Frozen, slide: Regions, blocks: Blocks, page: int, region: Region) -> Array:
+        """Compute the block (H, W, C) of a page, part by part if it is much larger than `edge`."""
+        spec, image = self.translator.spec(), slide.page(page)
+        is_empty = empty_regions(image) if self.files.skip_empty else lambda rows, columns: False
+        self._learn(frozen, image, blocks.folder / STATISTICS.format(page))
+        (top, bottom), (left, right) = region
+        out = np.empty((bottom - top, right - left, spec.out_channels), spec.scale_out.dtype)
+        for rows, columns in product(*map(self._parts, region, blocks.size)):
             if is_empty(rows, columns):
-                result = slide.read(rows, columns)
+                result = image.read(rows, columns)
             else:
-                with enough_memory(f"blocks of {block[1]}x{block[0]} pixels; use --tile with less than {max(block)}"):
-                    result = decode(frozen.compute((rows, columns), self._reader(slide))[0])
-            write_block(self._path(*place), result, form)
-            self.progress(done, len(grid))
+                high, wide = rows[1] - rows[0], columns[1] - columns[0]
+                with enough_memory(f"blocks of {wide}x{high} pixels; use --tile with less than {max(high, wide)}"):
+                    result = spec.scale_out.decode(frozen.compute((rows, columns), self._reader(image))[0])
+            out[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = result
+        return out
+
+    def _parts(self, span: Span, size: int) -> list[Span]:
+        """Return the parts of the rows or columns of a block of which a whole one has `size`."""
+        step = -(-size // max(1, round(size / self.edge)))
+        return [(i, min(i + step, span[1])) for i in range(*span, step)]
 
     def _frozen(self, slide: Regions) -> Frozen:
-        """Return the network with statistics of the slide: from the folder, or from a sample."""
-        size, path = self.translator.padded(slide.height, slide.width), self.work / STATISTICS
+        """Return the network, without statistics."""
+        size = self.translator.padded(slide.height, slide.width)
         try:
-            frozen = Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
+            return Frozen(self.translator.tiled(), (1, slide.channels, *size), self.translator.runtime.device)
         except NotInTilesError as error:
             raise ConfigError(f"--statistics cannot be used: {error.why}.") from error
+
+    def _learn(self, frozen: Frozen, slide: Regions, path: Path) -> None:
+        """Give the network the statistics of an image: from the file at `path`, or from a sample."""
         if path.exists():
-            known = load_file(path)
+            known = load_file(path, str(self.translator.runtime.device))
             frozen.statistics = [(known[f"mean.{i}"], known[f"variance.{i}"]) for i in range(frozen.norms)]
-            return frozen
+            return
         unit = max(self.translator.padded(1, 1))
         sample = sample_of(slide, self.files.statistics, -(-SAMPLED // unit) * unit)
         needed, allowed = frozen.bytes_of(sample) / 1e9, self.options.tile_memory
@@ -200,7 +187,6 @@ class SlideJob:
         moments = {"mean": [m for m, _ in frozen.statistics], "variance": [v for _, v in frozen.statistics]}
         with atomic(path) as temporary:
             save_file({f"{name}.{i}": x for name, found in moments.items() for i, x in enumerate(found)}, temporary)
-        return frozen
 
     def _reader(self, slide: Regions) -> Callable[[Span, Span], Tensor]:
         """Return what reads regions as the network takes them, mirrored where it is padded."""
@@ -235,11 +221,12 @@ def refuse_others(options: TranslateOptions, files: FolderOptions) -> None:
         "--ensemble": options.ensemble,
         "--channels": options.channels != "exact",
         "--nan": options.nan != "error",
-        "--format": (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff"),
+        "--format": (files.format or "tif").lower().removeprefix(".") not in ("tif", "tiff", "zarr"),
     }
     if given := [name for name, other in others.items() if other]:
         raise ConfigError(
-            f"{', '.join(given)}: with --statistics, an image is never whole, and its result is a TIFF; leave it out."
+            f"{', '.join(given)}: with --statistics, an image is never whole, and its result is a TIFF or OME-Zarr; "
+            "leave it out."
         )
 
 
@@ -251,14 +238,28 @@ def mirrored(span: Span, size: int) -> Any:
 
 
 def digest(path: Path) -> str:
-    """Return a digest of the size of a file, and of parts that are spread over it."""
-    size, known = path.stat().st_size, hashlib.sha256()
-    known.update(str(size).encode())
-    with path.open("rb") as file:
-        for i in range(PIECES):
-            file.seek(i * max(size - PIECE, 0) // (PIECES - 1), os.SEEK_SET)
+    """Return a digest of the size of a file, and of parts that are spread over it; of a folder, of all sizes in it."""
+    known = hashlib.sha256()
+    if path.is_dir():
+        files = sorted((x for x in _below(path)), key=lambda x: x.as_posix())
+        known.update(repr([(x.relative_to(path).as_posix(), x.stat().st_size) for x in files]).encode())
+        places = [(files[i * len(files) // PIECES], 0) for i in range(PIECES)]
+        places += [(x, 0) for x in files if x.name in FILES]
+    else:
+        size = path.stat().st_size
+        known.update(str(size).encode())
+        places = [(path, i * max(size - PIECE, 0) // (PIECES - 1)) for i in range(PIECES)]
+    for name, start in places:
+        with name.open("rb") as file:
+            file.seek(start, os.SEEK_SET)
             known.update(file.read(PIECE))
     return known.hexdigest()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder, and not beyond links."""
+    for inside, _, names in os.walk(folder):
+        yield from (path for name in names if (path := Path(inside, name)).is_file() and not path.is_symlink())
 
 
 @contextmanager

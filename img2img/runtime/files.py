@@ -40,11 +40,11 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _sync(temporary)
+            sync(temporary)
         temporary.replace(path)
         if durable:
             with suppress(OSError):  # not every system can open folders
-                _sync(path.parent, os.O_RDONLY)
+                sync(path.parent, os.O_RDONLY)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -58,23 +58,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: on failure to write, and if `path` is a file.
     """
-    if path.exists() and not path.is_dir():
-        raise OSError(errno.ENOTDIR, "is a file, not a folder", str(path))
-    temporary, former = _temporary(path), _temporary(path)
+    _refuse_file(path)
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
+        move_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(folder: Path, path: Path) -> None:
+    """Rename a folder to `path` on the same disk, in place of the folder or the link that is there.
+
+    Raises:
+        OSError: if it cannot be done; what was there stays.
+    """
+    _refuse_file(path)
+    former = _temporary(path)
+    try:
         with suppress(FileNotFoundError):
             path.unlink() if path.is_symlink() else path.rename(former)
         try:
-            temporary.rename(path)
+            folder.rename(path)
         except OSError:
             with suppress(OSError):
                 former.rename(path)
             raise
+        with suppress(OSError):  # not every system can open folders
+            sync(path.parent, os.O_RDONLY)
     finally:
-        for folder in (temporary, former):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OSError(errno.ENOTDIR, "is a file, not a folder", str(path))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -189,7 +208,8 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _sync(path: Path, flags: int = os.O_RDWR) -> None:
+def sync(path: Path, flags: int = os.O_RDWR) -> None:
+    """Flush the content of a file to the disk."""
     handle = os.open(path, flags)
     try:
         os.fsync(handle)
