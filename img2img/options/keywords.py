@@ -241,6 +241,10 @@ class Sampling(TypedDict, total=False):
     interpolate: int
     overwrite: bool
     shard: str | None
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
 
 
 class Classifying(TypedDict, total=False):
