@@ -209,7 +209,14 @@ class Calling(AnyTranslating, total=False):
     channel_axis: int | None
 
 
-class Translating(AnyTranslating, Loading, total=False):
+class Spreading(TypedDict, total=False):
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
+
+
+class Translating(AnyTranslating, Loading, Spreading, total=False):
     format: str | None
     quality: int
     pages: str | None
@@ -222,13 +229,9 @@ class Translating(AnyTranslating, Loading, total=False):
     seed: int
     statistics: int
     skip_empty: bool
-    ray: str | None
-    ray_workers: int
-    ray_cpus: int
-    ray_gpus: float
 
 
-class Sampling(TypedDict, total=False):
+class Sampling(Spreading, total=False):
     device: str
     precision: str
     label: str | None
@@ -241,10 +244,6 @@ class Sampling(TypedDict, total=False):
     interpolate: int
     overwrite: bool
     shard: str | None
-    ray: str | None
-    ray_workers: int
-    ray_cpus: int
-    ray_gpus: float
 
 
 class Classifying(TypedDict, total=False):
