@@ -63,6 +63,16 @@ def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", 
     return path
 
 
+def dcgan_run(folder):
+    """Train a tiny DCGAN of grey images in a run folder, and return it."""
+    options = dict(steps=2, batch_size=3, latent=3, width=2, d_width=2, size=16, quiet=True, device="cpu")
+    data = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.training.journal.write_report", lambda *_: None)
+        img2img.train("dcgan", out=folder, data=data, **options)
+    return folder
+
+
 # Grids
 
 

@@ -38,7 +38,7 @@ ROWS = [
     ["lab.arrays", "lab.curves", "lab.tables"],
     ["lab.networks", "lab.judgement"],
     ["lab.design"],
-    ["lab.fitted", "lab.positions", "lab.magnification", "lab.sham"],
+    ["lab.fitted", "lab.positions", "lab.magnification", "lab.sham", "lab.spreading"],
     ["lab.store", "lab.learning", "lab.transforming", "lab.notebook"],
     ["lab.evaluating", "lab.recommending"],
     ["lab.equalizer"],

@@ -53,7 +53,7 @@ TABLES = {
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
-    "docs/sampling.md": [SampleLoadOptions, SampleOptions],
+    "docs/sampling.md": [SampleLoadOptions, SampleOptions, RayOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }

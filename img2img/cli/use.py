@@ -81,7 +81,10 @@ def translate(
         raise typer.Exit(1)
 
 
-@options_of(SampleLoadOptions, SampleOptions)
+DRAWING = {SampleLoadOptions: "Model", SampleOptions: "Images", RayOptions: "Many machines"}
+
+
+@options_of(*DRAWING, headings=headings_of(DRAWING) | {"shard": "Many machines"})
 def sample(
     model: ModelPath,
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
@@ -95,8 +98,13 @@ def sample(
     """
     import img2img.api.models
 
-    with stoppable(STOPPED), progress_bar("drawing") as (advance, _):
-        written = img2img.api.models.sample(model, n, out=out, progress=advance, **options)
+    with stoppable(STOPPED) as check, progress_bar("drawing") as (advance, _):
+
+        def progress(done: int, total: int) -> None:
+            check()
+            advance(done, total)
+
+        written = img2img.api.models.sample(model, n, out=out, progress=progress, **options)
     skipped = f", {written.skipped} already there" if written.skipped else ""
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for note in written.notes:

@@ -87,27 +87,41 @@ def join_record(translator: "Translator", out: Path, record: Mapping[str, Any]) 
     Raises:
         ConfigError: if the machine rounds differently, or does not see the folder of the results.
     """
-    place = f"A worker on {quote(platform.node())}"
-    if not (out / RECORD).exists():
-        raise ConfigError(
-            f"{place} does not see {quote(out)}; INPUT and --out must be on a disk that all machines share."
-        )
+    notes = worker_remarks(translator, out / RECORD, record)
     refuse_taken(out, record)
-    of_machine, remarks = compare_machines(translator, record)
-    if of_machine:
-        raise ConfigError(
-            f"{place} would compute differently than the results in {quote(out)}: {'; '.join(of_machine)}. Start the "
-            "job on a machine like the workers, or accept other rounding with an explicit --device."
-        )
-    translator.notes += [
-        f"Results of {quote(platform.node())} may be rounded differently: {words}." for words in remarks
-    ]
+    translator.notes += notes
     return _by_way_of(translator, record)
 
 
-def refuse_taken(out: Path, record: Mapping[str, Any]) -> None:
+def worker_remarks(model: "Model", path: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return what there is to say of how a process rounds that helps with the job whose record is in `path`.
+
+    Raises:
+        ConfigError: if the machine rounds differently, or does not see the folder of the results.
+    """
+    node, out = quote(platform.node()), quote(path.parent)
+    if not path.exists():
+        raise unseen(out)
+    of_machine, remarks = compare_machines(model, record)
+    if of_machine:
+        raise ConfigError(
+            f"A worker on {node} would compute differently than the results in {out}: {'; '.join(of_machine)}. Start "
+            "the job on a machine like the workers, or accept other rounding with an explicit --device."
+        )
+    return [f"Results of {node} may be rounded differently: {words}." for words in remarks]
+
+
+def unseen(out: str) -> ConfigError:
+    """Return the error of a process that helps with a job and does not see the folder of its results."""
+    return ConfigError(
+        f"A worker on {quote(platform.node())} does not see {out}; INPUT and --out must be on a disk that all machines "
+        "share."
+    )
+
+
+def refuse_taken(out: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
     """Raise ConfigError if another command has begun to write other results into a folder."""
-    path = out / RECORD
+    path = out / name
     found = json_object(path.read_bytes()) if path.exists() else record
     if any(found.get(name) != record[name] for name in record if name != UNFINISHED):
         raise ConfigError(

@@ -211,7 +211,14 @@ class Calling(AnyTranslating, total=False):
     channel_axis: int | None
 
 
-class Translating(AnyTranslating, Loading, total=False):
+class Spreading(TypedDict, total=False):
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
+
+
+class Translating(AnyTranslating, Loading, Spreading, total=False):
     format: str | None
     quality: int
     pages: str | None
@@ -224,13 +231,9 @@ class Translating(AnyTranslating, Loading, total=False):
     seed: int
     statistics: int
     skip_empty: bool
-    ray: str | None
-    ray_workers: int
-    ray_cpus: int
-    ray_gpus: float
 
 
-class Sampling(TypedDict, total=False):
+class Sampling(Spreading, total=False):
     device: str
     precision: str
     label: str | None
