@@ -68,7 +68,7 @@ class Worker:
         rows: list[tuple[int, str, str, float]] = []
         try:
             for x in self._outcomes(numbers):
-                rows.append((numbers[x.source], x.status, x.reason, x.outside))
+                rows.append((numbers[Path(x.source)], x.status, x.reason, x.outside))
         except Img2ImgError as error:
             kind = next(kind for kind in type(error).__mro__ if kind.__name__ in ERRORS)
             rows.append((-1, kind.__name__, str(error), 0.0))
