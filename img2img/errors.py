@@ -71,6 +71,18 @@ class NoImagesError(DataError):
     """A folder that contains no images."""
 
 
+class StoreError(DataError):
+    """A failure of an object store or a server: of one object in it, or of the whole.
+
+    Attributes:
+        absent: whether there is no such object.
+    """
+
+    def __init__(self, message: str, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
+
+
 class InputError(DataError, ValueError):
     """An array, or its description, that does not fit: shape, channels, values, names."""
 

@@ -40,7 +40,7 @@ class Translating:
     def do(self, pieces: dict[int, bytes]) -> Iterator[tuple[int, Fields]]:
         numbers = {self._source(name): number for number, name in pieces.items()}
         for x in self.job.translate(deque(numbers)):
-            yield numbers[x.source], (x.status, x.reason, x.outside)
+            yield numbers[Path(x.source)], (x.status, x.reason, x.outside)
 
     def tidy(self, piece: bytes) -> None:
         remove_stale(self.job.plan.target(self._source(piece)).parent)

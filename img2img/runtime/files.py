@@ -191,7 +191,12 @@ def remove(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
+    return path.parent / temporary_name(path.suffix)
+
+
+def temporary_name(suffix: str = "") -> str:
+    """Return a new name that `remove_stale` recognises, once this process has ended."""
+    return f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{suffix}"
 
 
 def is_text(path: Path) -> bool:
