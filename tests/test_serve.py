@@ -1,10 +1,12 @@
 """The server, over a real socket: results, refusals, limits, clients that leave, and its end."""
 
+import base64
 import http.client
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +29,13 @@ import img2img
 
 pytest.importorskip("fastapi")
 from img2img.model.translator import Translator
+from img2img.report.run import rewrite_report
 from img2img.serve import asked
 from img2img.serve.app import PAGE, Service
 from img2img.serve.models import open_models
 from img2img.serve.options import ServeOptions
 from img2img.serve.server import listening, private_folder, run, server_of
+from img2img.serve.watching import open_runs
 
 ROOT = Path(img2img.__file__).parents[1]
 CPU = dict(device="cpu", precision="fp32", backend="auto")
@@ -57,11 +61,11 @@ def models(tmp_path_factory):
 
 
 @contextmanager
-def running(models, **options):
+def running(models, runs=(), **options):
     """A server in this process, and the service behind it."""
     chosen = ServeOptions(**{"port": 0, "timeout": 60} | options)
     with closing(listening(chosen)) as listener, private_folder() as folder:
-        service = Service(open_models(models, **CPU), chosen, folder)
+        service = Service(open_models(models, **CPU), chosen, folder, open_runs(runs))
         server, ready = server_of(service), threading.Event()
         thread = threading.Thread(target=run, args=(service, server, listener, lambda _: ready.set()))
         thread.start()
@@ -517,7 +521,8 @@ def test_every_answer_has_the_headers(service):
 
 def test_the_schema_has_every_parameter_and_answer(service):
     paths = json.loads(ask(service, "/openapi.json")[2])["paths"]
-    assert set(paths) == {"/v1/translate", "/v1/sample", "/v1/preview", "/v1/models", "/healthz", "/metrics"}
+    others = {"/v1/sample", "/v1/preview", "/v1/models", "/healthz", "/metrics", "/runs/{name}"}
+    assert set(paths) == {"/v1/translate", *others}
     post = paths["/v1/translate"]["post"]
     given = {x["name"]: x for x in post["parameters"]}
     assert given.keys() == asked.TRANSLATE.keys() | {"name"} and all(x["description"] for x in given.values())
@@ -537,6 +542,65 @@ def test_counters_are_in_the_format_of_prometheus(service):
         assert line.startswith(("# HELP ", "# TYPE ")) or pattern.fullmatch(line), line
     assert re.search(r'img2img_images_total\{model="photos",outcome="done"\} [1-9]', text)
     assert 'img2img_requests_total{path="/v1/translate",status="200"}' in text
+
+
+# Runs
+
+
+def test_a_run_is_shown_as_it_trains(models, tmp_path, command_line):
+    run = tmp_path / "a run"
+    shutil.copytree(models[0], run)
+    (run / "report.html").unlink(missing_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with running([], [run], token=TOKEN) as service:
+        password = {"Authorization": "Basic " + base64.b64encode(f"me:{TOKEN}".encode()).decode()}
+        assert ask(service, "/runs/a%20run")[1]["WWW-Authenticate"].startswith("Basic ")
+        status, sentence = error_of(ask(service, "/runs/a%20run", **password))
+        assert status == 404 and "has no report yet" in sentence
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        rewrite_report(run)
+        status, headers, body = ask(service, "/runs/a%20run", **password)
+        assert (status, body, headers["Refresh"]) == (200, (run / "report.html").read_bytes(), "30")
+        assert "script" not in headers["Content-Security-Policy"] and headers["X-Content-Type-Options"] == "nosniff"
+        for other in ("photos", "..%2fphotos", "..", "a%20run/config.json", "a%20run%2fconfig.json"):
+            assert ask(service, f"/runs/{other}", **password)[0] == 404, other
+        assert ask(service, "/runs/a%20run", Authorization="Basic ???")[0] == 401
+        facts = json.loads(ask(service, "/v1/models", **password)[2])
+        assert facts["runs"] == ["a run"] and facts["models"] == []
+        assert (
+            error_of(ask(service, "/v1/translate", photo(), **password))[1]
+            == "No model that translates is served here."
+        )
+    code, _, says = command_line("serve", "--run", tmp_path)
+    assert code == 2 and "is not the folder of a run" in says
+    code, _, says = command_line("serve")
+    assert code == 2 and "Give the models to serve" in says
+
+
+# The examples of the documentation
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_work(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(photo())
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    with running([models[0], models[2]]) as service:
+        text = text.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{service.port}")
+        expected = ask(service, "/v1/translate?name=1.png", photo())[2]
+        lines = re.findall(r"^curl .*$", text, re.MULTILINE)
+        if shutil.which("curl"):
+            for line in lines:
+                subprocess.run(["bash", "-c", line.replace("curl", "curl -sf", 1)], check=True)
+            assert len(lines) == 4 and (tmp_path / "striped.png").read_bytes() == expected
+            assert tifffile.imread(tmp_path / "plain.tif").shape == (50, 40, 3)
+            assert len(zipfile.ZipFile(tmp_path / "drawn.zip").namelist()) == 4
+        pytest.importorskip("httpx")
+        (tmp_path / "striped.png").unlink(missing_ok=True)
+        (code,) = re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        exec(compile(code, "docs/serving.md", "exec"), {})
+        assert (tmp_path / "striped.png").read_bytes() == expected
 
 
 # The whole

@@ -25,14 +25,20 @@ HEADINGS = (
 @options_of(JobLoadOptions, ServeOptions, headings=HEADINGS)
 def serve(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Model files (.safetensors) or run folders.")
-    ],
+        list[Path] | None, typer.Argument(metavar="MODEL...", help="Model files (.safetensors) or run folders.")
+    ] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="The folder of a run whose report is shown while it trains; may be given several times."),
+    ] = None,
     **options: Any,
 ) -> None:
-    """Serve models: a page to drop images on, and an HTTP API, for this machine or others.
+    """Serve models: a page to drop images on, and an HTTP API, for this machine or others; and reports of runs.
 
     Ctrl-C or SIGTERM ends it once all requests are answered.
     """
+    if not models and not run:
+        raise ConfigError("Give the models to serve, e.g. img2img serve checkpoints/h2z, or --run with a run to show.")
     if options["token"] is None:
         options["token"] = os.environ.get(TOKEN) or None
     chosen = ServeOptions(**pick(options, ServeOptions))
@@ -44,7 +50,7 @@ def serve(
     def say(address: str) -> None:
         typer.echo(f"serving at {address} (Ctrl-C ends)")
 
-    listen(models, chosen, say, **{name: options[name] for name in LOADING})
+    listen(models or [], chosen, say, run or [], **{name: options[name] for name in LOADING})
 
 
 def add_serving(app: typer.Typer) -> None:

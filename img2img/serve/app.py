@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, choose
+from img2img.errors import ConfigError, DataError, Img2ImgError, TooLargeError, choose, quote
 from img2img.model.folder import SMALL
+from img2img.runs.folder import RunFolder
 from img2img.serve import schema
 from img2img.serve.asked import SAMPLE, TRANSLATE, WRITTEN, parsed
 from img2img.serve.counts import Counts
@@ -25,6 +26,7 @@ from img2img.serve.models import Loaded, described, drawing, translation
 from img2img.serve.options import ServeOptions
 from img2img.serve.preview import draw
 from img2img.serve.uploads import ACCEPTED, RefusedError, Upload, header_of, receive, words
+from img2img.serve.watching import HEADERS as REPORT_HEADERS, report_of
 from img2img.serve.worker import BrokenError, Worker
 from img2img.version import __version__
 
@@ -57,9 +59,13 @@ class Service:
         devices: the models on each device.
         options: the limits.
         folder: a private one.
+        runs: the runs to watch, by name.
     """
 
-    def __init__(self, devices: list[Loaded], options: ServeOptions, folder: Path) -> None:
+    def __init__(
+        self, devices: list[Loaded], options: ServeOptions, folder: Path, runs: Mapping[str, RunFolder] | None = None
+    ) -> None:
+        self.runs = dict(runs or {})
         self.options, self.folder, self.models = options, folder, devices[0]
         self.uploads = folder / "in"
         self.uploads.mkdir()
@@ -67,7 +73,8 @@ class Service:
         self.workers = [Worker(models, self.line, folder, self.counts) for models in devices]
         self.previews = asyncio.Semaphore(PREVIEWS)
         self.described = [described(name, model) for name, model in self.models.items()]
-        self.whole = SMALL if next(iter(self.models.values())).runtime.device.type == "cpu" else math.inf
+        on_cpu = all(model.runtime.device.type == "cpu" for model in self.models.values())
+        self.whole = SMALL if on_cpu else math.inf
 
     def enter(self) -> Callable[[], None]:
         """Take one of the places of the queue, and return the function that gives it back.
@@ -187,7 +194,18 @@ class Service:
         """List the models, the formats and the limits."""
         limits = {name: getattr(self.options, name) for name in ("max_megabytes", "max_megapixels", "timeout", "queue")}
         formats = {"read": sorted(suffix[1:] for suffix in ACCEPTED), "written": list(WRITTEN)}
-        return JSONResponse({"version": __version__, "models": self.described, "formats": formats, "limits": limits})
+        facts = {"version": __version__, "models": self.described, "runs": list(self.runs)}
+        return JSONResponse(facts | {"formats": formats, "limits": limits})
+
+    async def watch(self, request: Request) -> Response:
+        """Return the report of a run that is watched, as it is now."""
+        name = request.path_params["name"]
+        if name not in self.runs:
+            raise RefusedError(404, f"No run called {quote(name)} is shown here.")
+        report = await asyncio.to_thread(report_of, self.runs[name])
+        if report is None:
+            raise RefusedError(404, f"The run {quote(name)} has no report yet; it has one once it has saved.")
+        return Response(report, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
 
     async def health(self, request: Request) -> Response:
         """Say whether the workers are alive."""
@@ -261,6 +279,10 @@ def build(service: Service) -> FastAPI:
     add("/v1/models", service.list_models, methods=["GET"], response_class=JSONResponse)
     add("/healthz", service.health, methods=["GET"], response_class=JSONResponse)
     add("/metrics", service.metrics, methods=["GET"], response_class=PlainTextResponse)
+    add(
+        "/runs/{name}", service.watch, methods=["GET"], response_class=Response, openapi_extra=schema.WATCHING,
+        responses=schema.responses("The report of a run that is watched.", "text/html"),
+    )  # fmt: skip
     for path in FILES:
         add(path, service.page, methods=["GET"], include_in_schema=False, response_class=Response)
     for kind in (RefusedError, Img2ImgError, HTTPException, ClientDisconnect):

@@ -1,5 +1,6 @@
 """What stands before every request: who may ask, and what browsers may do with the answer."""
 
+import base64
 import hmac
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ FILES = {  # of the page: path, name and type
     "/page.css": ("page.css", "text/css"),
     **{f"/{name}": (name, "text/javascript") for name in ("page.js", "view.js", "zip.js")},
 }
+RUNS = "/runs/"  # pages that browsers open by themselves
 OPEN = ("/healthz", *FILES)  # paths that need no token: they tell nothing of anyone
 
 
@@ -56,15 +58,17 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = scope["path"] if scope["path"] in COUNTED else "other"
+                path = RUNS if scope["path"].startswith(RUNS) else path
                 self.counts.add("img2img_requests_total", path=path, status=str(message["status"]))
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
             await send(message)
 
         status, sentence = self._refusal(scope["path"], Headers(scope=scope))
         if status:
-            extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            kind = 'Basic realm="img2img"' if scope["path"].startswith(RUNS) else "Bearer"
+            extra = {"WWW-Authenticate": kind} if status == 401 else {}
             await JSONResponse({"error": sentence}, status, extra)(scope, receive, guarded)
         else:
             await self.app(scope, receive, guarded)
@@ -77,10 +81,21 @@ class Guard:
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return 403, "Pages of other servers may not use this one."
         if self.token is not None and path not in OPEN:
-            kind, _, sent = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), self.token.encode()):
+            sent = _token_in(headers.get("authorization", ""))
+            if not hmac.compare_digest(sent.encode(), self.token.encode()):
                 return 401, "Send the token of this server: Authorization: Bearer TOKEN."
         return 0, ""
+
+
+def _token_in(header: str) -> str:
+    """Return the token that a header carries; as a password too, which browsers ask for when they open a report."""
+    kind, _, sent = header.partition(" ")
+    if kind.lower() != "basic":
+        return sent.strip() if kind.lower() == "bearer" else ""
+    try:
+        return base64.b64decode(sent).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _name_in(address: str) -> str:

@@ -24,6 +24,7 @@ STATUSES = {
     400: "The request cannot be read.",
     401: "The token is missing or wrong.",
     403: "A page of another server asked.",
+    404: "There is none of that name.",
     413: "The file is too large, in bytes or pixels.",
     415: "The file is of another kind.",
     421: "The name of the host is another.",
@@ -43,6 +44,7 @@ HEADERS = {
         "schema": {"type": "string"},
     },
 }
+EXAMPLES = {"model": "h2z", "direction": "a2b", "format": "tif", "seed": 1, "n": 4}
 PREVIEW = {
     "page": ("Number of the page.", {"type": "integer", "minimum": 0}, 0),
     "show": ("Channels, up to three.", {"type": "string"}, "0,2,1"),
@@ -55,6 +57,7 @@ PREVIEW = {
 def _parameters(known: Mapping[str, Option]) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "query", "description": option.text, "schema": schema_of(option)}
+        | ({"example": EXAMPLES[name]} if name in EXAMPLES else {})
         for name, option in known.items()
     ]
 
@@ -83,6 +86,9 @@ def responses(description: str, kind: str, headers: Mapping[str, Any] | None = N
 
 TRANSLATING = {"parameters": [*_parameters(TRANSLATE), FILE_NAME], "requestBody": _body(TRANSLATE)}
 SAMPLING = {"parameters": _parameters(SAMPLE)}
+WATCHING = {
+    "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "h2z"}]
+}
 PREVIEWING = {
     "parameters": [
         *(

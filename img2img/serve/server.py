@@ -20,6 +20,7 @@ from img2img.serve.app import Service, build
 from img2img.serve.guard import Guard
 from img2img.serve.models import open_models
 from img2img.serve.options import ServeOptions, is_loopback
+from img2img.serve.watching import open_runs
 
 PRIVATE = re.compile(r"img2img-serve-(\d+)-\w+")
 
@@ -37,13 +38,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(paths: Sequence[Path], options: ServeOptions, say: Callable[[str], None], **loading: Any) -> None:
+def serve(
+    paths: Sequence[Path],
+    options: ServeOptions,
+    say: Callable[[str], None],
+    runs: Sequence[Path] = (),
+    **loading: Any,
+) -> None:
     """Serve models until SIGTERM or Ctrl-C, and return once all requests are answered.
 
     Args:
         paths: model files or run folders.
         options: where, for whom and how much.
         say: called with the address, once it answers.
+        runs: run folders whose reports are shown.
         **loading: device, precision and backend.
 
     Raises:
@@ -51,7 +59,7 @@ def serve(paths: Sequence[Path], options: ServeOptions, say: Callable[[str], Non
         ModelFileError: if there is no readable model.
     """
     with closing(listening(options)) as listener, private_folder() as folder:
-        service = Service(open_models(paths, **loading), options, folder)
+        service = Service(open_models(paths, **loading), options, folder, open_runs(runs))
         server = server_of(service)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.stop)

@@ -33,6 +33,12 @@ async function connect() {
     return;
   }
   at("key").hidden = true;
+  const link = (run) => Object.assign(document.createElement("a"), { href: `runs/${encodeURIComponent(run)}`, textContent: `Report of ${run}` });
+  at("runs").replaceChildren(...served.runs.map(link));
+  if (!served.models.length) {
+    at("about").textContent = "Runs that are shown here:";
+    return;
+  }
   fill(at("model"), served.models.map((model) => model.name));
   fill(at("format"), ["as the original", ...served.formats.written]);
   at("choices").hidden = false;
