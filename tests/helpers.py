@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -29,6 +30,17 @@ from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, kinds_of_old
 from img2img.training.journal import Journal
 from img2img.training.run import Run
+
+# Time
+
+
+def wait_until(condition, seconds=20):
+    """Wait for a condition of another thread or process."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.02)
+
 
 # Models
 

@@ -45,6 +45,7 @@ ROWS = [
     ["lab"],
     ["api"],
     ["demo", "doctor"],
+    ["serve"],
     ["cli"],
     ["__main__"],
 ]

@@ -43,6 +43,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, JobLoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
+from img2img.serve.options import ServeOptions
 from img2img.training.config import DistillConfig, TrainConfig, groups_of
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,7 @@ TABLES = {
     "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions, RayOptions],
+    "docs/serving.md": [ServeOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
@@ -64,6 +66,7 @@ COMMANDS = {
     "translate",
     "sample",
     "classify",
+    "serve",
     "evaluate",
     "compare",
     "equalize",
@@ -74,9 +77,10 @@ COMMANDS = {
     "demo",
     "doctor",
 }
-# Options of torchrun, SLURM, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, curl, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "head",
+    "data-binary",
     "port",
     "address",
     "array",

@@ -15,6 +15,7 @@ import typer
 from img2img.cli.config import read_options
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
+from img2img.cli.serve import add_serving
 from img2img.cli.terminal import RUN, Command, Group, ModelPath, options_of, stoppable, traced
 from img2img.cli.use import add_using
 from img2img.data.options import SIDES
@@ -103,6 +104,7 @@ def distill(
 
 add_using(app, report)
 add_judging(app)
+add_serving(app)
 
 
 @app.command("import", cls=Command, rich_help_panel=OTHER)

@@ -28,6 +28,7 @@ ORDER = (
     "compare",
     "sample",
     "classify",
+    "serve",
     "equalize",
     "report",
     "export",
