@@ -93,7 +93,6 @@ FOREIGN_OPTIONS = {
     "master-addr",
     "master-port",
     "fix",
-    "force-reinstall",
     "large",
     "wells",
     "sites",

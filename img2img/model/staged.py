@@ -159,7 +159,7 @@ class StagedPlan(Plan):
         return count, example
 
     def read_record(self) -> bytes | None:
-        """Bring the record from where the results go, so that it lies beside them on this disk; return its content."""
+        """Fetch the record from where the results go, so that it lies beside them on this disk; return its content."""
         content = self.place.read(RECORD)
         if content is None:
             (self.out / RECORD).unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from typing import Any
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from img2img.errors import DataError, Img2ImgError, TrainingError
+from img2img.model import samples
 from img2img.model.folder import Job
 from img2img.model.record import RECORD
-from img2img.model.samples import write_samples
 from img2img.model.sampling import Sampler
 from img2img.model.translator import Translator
 from img2img.runtime.files import remove
@@ -99,14 +99,14 @@ class Worker(threading.Thread):
         tasks = {task.source: task for task in self.batch}
         try:
             for outcome in job.translate(deque(path for path in tasks if path is not None)):
-                task = tasks[outcome.source]
+                task, target = tasks[Path(outcome.source)], Path(outcome.target)
                 status = "left" if not task.wanted else "done" if outcome.status == "translated" else "failed"
                 self.counts.add("img2img_images_total", model=asked.model, outcome=status)
                 if outcome.status == "failed":
-                    task.fail(DataError(task.words(outcome.reason.replace(f"{outcome.target.parent}/", ""))))
+                    task.fail(DataError(task.words(outcome.reason.replace(f"{target.parent}/", ""))))
                 else:
                     notes = [note for note in job.translator.notes if str(self.folder) not in note]
-                    task.finish(Result(outcome.target, outcome.outside, tuple(dict.fromkeys(notes))))
+                    task.finish(Result(target, outcome.outside, tuple(dict.fromkeys(notes))))
         finally:
             job.translator.notes.clear()
 
@@ -143,7 +143,8 @@ class Worker(threading.Thread):
                 raise LeftError("Its client did not wait.")
 
         try:
-            write_samples(model, asked.n, folder, asked.options, progress)
+            drawing = samples.Drawing(model, asked.n, folder, asked.options)
+            samples.write_samples(drawing, drawing.draw(drawing.missing), progress)
             paths = sorted(path for path in folder.iterdir() if path.stem.isdecimal())
             result = folder.with_name(f"{folder.name}{paths[0].suffix if asked.n == 1 else '.zip'}")
             if asked.n == 1:
