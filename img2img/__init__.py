@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from img2img.lab.equalizer import BatchEqualizer as BatchEqualizer
     from img2img.model.sampling import Sampler as Sampler
     from img2img.model.translator import Translator as Translator
+    from img2img.training.callbacks import Callback as Callback
 
 # Imported when first used: `import img2img` and `img2img --help` must not wait for torch.
 _HOMES = {
     "BatchEqualizer": "img2img.lab.equalizer",
+    "Callback": "img2img.training.callbacks",
     "Img2ImgError": "img2img.errors",
     "Sampler": "img2img.model.sampling",
     "Translator": "img2img.model.translator",
@@ -50,6 +52,7 @@ _LAB = {"sklearn", "skimage", "scipy", "pandas"}  # the extra [lab]
 
 __all__ = [
     "BatchEqualizer",
+    "Callback",
     "Img2ImgError",
     "Sampler",
     "Translator",

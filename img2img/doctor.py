@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.errors import DISTRIBUTION, Img2ImgError, first_line
+from img2img.errors import DISTRIBUTION, Img2ImgError, first_line, pip_install
 from img2img.version import __version__
 
 State = Literal["ok", "missing", "failed"]
@@ -127,9 +127,10 @@ def _needed(names: list[str]) -> Iterator[Check]:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names if name not in broken)
     yield Check("libraries", "ok", versions)
     for name, reason in broken.items():
-        cure = f"pip install --force-reinstall {DISTRIBUTION}"
+        cure = pip_install("--force-reinstall", DISTRIBUTION)
         if name in ("torch", "torchvision"):
-            cure = "Install the two together, as they must fit: pip install --force-reinstall torch torchvision"
+            both = pip_install("--force-reinstall", "torch", "torchvision")
+            cure = f"Install the two together, as they must fit: {both}"
         yield Check(name, "failed", reason, cure)
 
 
@@ -230,7 +231,7 @@ def _extra(extra: str, names: list[str]) -> Check:
         return Check(f"[{extra}]", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))
     installed = any("imported" in reason for reason in reasons.values())
     found = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-    return Check(f"[{extra}]", "failed" if installed else "missing", found, f"pip install '{DISTRIBUTION}[{extra}]'")
+    return Check(f"[{extra}]", "failed" if installed else "missing", found, pip_install(extra=extra))
 
 
 def _weights() -> Iterator[Check]:

@@ -13,7 +13,12 @@ DISTRIBUTION = "img2img-gan"  # the name to install it by; `img2img` on PyPI is 
 
 def install_hint(what: str, package: str, extra: str) -> str:
     """Return the sentence that names the package `what` needs and the extra of this project that installs it."""
-    return f"{what} needs {package}. Install it with: pip install '{DISTRIBUTION}[{extra}]'."
+    return f"{what} needs {package}. Install it with: {pip_install(extra=extra)}."
+
+
+def pip_install(*packages: str, extra: str = "") -> str:
+    """Return the command that installs packages, or an extra of this project."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {' '.join(packages)}"
 
 
 def printable(text: str) -> str:
@@ -64,6 +69,18 @@ class TooLargeError(DataError):
 
 class NoImagesError(DataError):
     """A folder that contains no images."""
+
+
+class StoreError(DataError):
+    """A failure of an object store or a server: of one object in it, or of the whole.
+
+    Attributes:
+        absent: whether there is no such object.
+    """
+
+    def __init__(self, message: str, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 class InputError(DataError, ValueError):

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -29,6 +30,17 @@ from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, kinds_of_old
 from img2img.training.journal import Journal
 from img2img.training.run import Run
+
+# Time
+
+
+def wait_until(condition, seconds=20):
+    """Wait for a condition of another thread or process."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.02)
+
 
 # Models
 
@@ -61,6 +73,16 @@ def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", 
         path, ModelCard(method, config, 64, counts, scales, {"a2b": "a2b"}, 0, "0"), {"a2b": uses["a2b"].network}
     )
     return path
+
+
+def dcgan_run(folder):
+    """Train a tiny DCGAN of grey images in a run folder, and return it."""
+    options = dict(steps=2, batch_size=3, latent=3, width=2, d_width=2, size=16, quiet=True, device="cpu")
+    data = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.training.journal.write_report", lambda *_: None)
+        img2img.train("dcgan", out=folder, data=data, **options)
+    return folder
 
 
 # Grids

@@ -43,6 +43,7 @@ from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, JobLoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
+from img2img.serve.options import ServeOptions
 from img2img.training.config import DistillConfig, TrainConfig, groups_of
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,8 @@ TABLES = {
     "docs/training.md": [TrainConfig],
     "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
-    "docs/sampling.md": [SampleLoadOptions, SampleOptions],
+    "docs/sampling.md": [SampleLoadOptions, SampleOptions, RayOptions],
+    "docs/serving.md": [ServeOptions],
     "docs/evaluating.md": [EvaluateOptions, MetricOptions],
     **{f"docs/methods/{name}.md": [method.Config] for name, method in METHODS.items()},
 }
@@ -64,6 +66,7 @@ COMMANDS = {
     "translate",
     "sample",
     "classify",
+    "serve",
     "evaluate",
     "compare",
     "equalize",
@@ -74,9 +77,10 @@ COMMANDS = {
     "demo",
     "doctor",
 }
-# Options of torchrun, SLURM, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, curl, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "head",
+    "data-binary",
     "port",
     "address",
     "array",
@@ -284,7 +288,8 @@ def test_example_stands_alone() -> None:
 
 def known_options() -> set[str]:
     configs = {config for method in METHODS.values() for config in groups_of(method.Config)}
-    names = {field.name for config in configs for field in dataclasses.fields(config)} | {"out", "resume", "help"}
+    names = {field.name for config in configs for field in dataclasses.fields(config)}
+    names |= {"out", "config", "resume", "help"}
     group: Any = typer.main.get_command(cli.app)
     options = [option for command in (group, *group.commands.values()) for option in command.params] + equalizing()
     names |= {name.removeprefix("--") for option in options for name in (*option.opts, *option.secondary_opts)}

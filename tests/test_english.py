@@ -30,6 +30,7 @@ DONE = {
     "report",
     "runs",
     "runtime",
+    "serve",
     "training",
     "translation",
     "zoo",

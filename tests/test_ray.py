@@ -23,7 +23,8 @@ import img2img
 from img2img.api import translating
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
-from img2img.bulk.translating import COLUMNS, TRIES, Begun, Worker
+from img2img.bulk.translating import Translating
+from img2img.bulk.workers import COLUMNS, TRIES, Begun, Worker
 from img2img.errors import ConfigError, Img2ImgError, InputError
 from img2img.model.devices import add_note, light
 from img2img.model.folder import Job
@@ -98,10 +99,10 @@ def test_copies_of_a_job_that_process_lists_of_files_give_the_same_bytes(
 
 def test_a_worker_that_would_compute_differently_or_sees_another_disk_is_refused(run, photos, tmp_path):
     job = Job(img2img.load(run), photos, tmp_path / "out", TranslateOptions(), FolderOptions())
-    job.record["processor"] = "AVX2"
+    job.record["processor"] = "AVX9"
     (tmp_path / "out" / RECORD).write_text(json.dumps(job.record))
     says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
-    assert "would compute differently than the results in" in says and "processor was AVX2, now" in says
+    assert "would compute differently than the results in" in says and "processor was AVX9, now" in says
     (tmp_path / "out" / RECORD).unlink()
     says = refused(ConfigError, join_record, job.translator, tmp_path / "out", job.record)
     assert says.endswith("INPUT and --out must be on a disk that all machines share.")
@@ -115,12 +116,12 @@ def worker(job, out, run, photos):
     todo, begun = [], Begun()
     made = job(img2img.load(run, **ON_CPU), photos, out, TranslateOptions(), FolderOptions())
     list(made.sort_out(todo))
-    batch = {"number": range(len(todo)), "name": [os.fsencode(path.relative_to(photos)) for path in todo]}
+    batch = {"number": range(len(todo)), "piece": [os.fsencode(path.relative_to(photos)) for path in todo]}
 
     def call():
-        rows = Worker(made, begun.count, 1, str(Path.cwd()))(batch)
+        rows = Worker(Translating(made, 1), begun, str(Path.cwd()))(batch)
         assert tuple(rows) == COLUMNS
-        return list(zip(*rows.values(), strict=True))
+        return [(number, kind, pickle.loads(value)) for number, kind, value in zip(*rows.values(), strict=True)]
 
     return call, [path.name for path in todo]
 
@@ -141,7 +142,7 @@ def test_a_file_that_ends_every_worker_does_not_stop_the_others(run, photos, who
         except SystemExit:
             ends += 1
     assert ends == 1 + TRIES
-    failed = {names[number]: reason for number, status, reason, _ in rows if status == "failed"}
+    failed = {names[number]: reason for number, _, (status, reason, _) in rows if status == "failed"}
     assert failed.keys() == {"broken.png", "3.png"}
     assert failed["3.png"].endswith("3.png: the process that worked on it ended each time; is there enough memory?")
     lost = next(name for name in whole if name.name == "3.png")
@@ -155,8 +156,8 @@ def test_what_stops_a_worker_is_a_row(run, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr("img2img.bulk.translating.join_record", broken)
     refusal, note = worker(Job, tmp_path / "fit", run, photos)[0]()
-    assert refusal == (-1, "DataError", "It does not fit.", 0.0) and note == (-1, "note", "A note.", 0.0)
-    number, status, reason, _ = worker(Job, tmp_path / "bug", run, photos)[0]()[0]
+    assert refusal == (-1, "DataError", "It does not fit.") and note == (-1, "note", "A note.")
+    number, status, reason = worker(Job, tmp_path / "bug", run, photos)[0]()[0]
     assert (number, status) == (-1, "bug") and "ZeroDivisionError: a bug" in reason
 
 

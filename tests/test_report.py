@@ -27,8 +27,8 @@ from helpers import (
 )
 from PIL import Image
 
-from img2img.report.curves import training_panels
-from img2img.report.run import SHOWN_SAMPLES, rewrite_report, write_report
+from img2img.report.curves import looks_of, training_panels
+from img2img.report.run import LINKED, SHOWN_SAMPLES, rewrite_report, write_report
 from img2img.runs.facts import (
     Finding,
     Progress,
@@ -73,7 +73,7 @@ def pictures(page):
 
 def test_sections_follow_what_is_in_the_folder(full, tmp_path):
     assert titles(full) == [
-        *("Diagnosis", "Result", "Held-out images over the run", "Curves", "Samples"),
+        *("Samples", "Diagnosis", "Result", "Held-out images over the run", "Curves", "Earlier samples"),
         *("How to use the model", "What was trained"),
     ]
     bare = tmp_path / "bare"
@@ -84,7 +84,7 @@ def test_sections_follow_what_is_in_the_folder(full, tmp_path):
 
 def test_links_of_the_page_lead_to_its_sections(full):
     links = re.findall(r'href="#([^"]+)"', full)
-    assert len(links) == 6 and set(links) <= set(re.findall(r'id="([^"]+)"', full))
+    assert len(links) == 8 and set(links) <= set(re.findall(r'id="([^"]+)"', full))
 
 
 def test_the_head_says_how_far_the_run_is(tmp_path):
@@ -105,7 +105,7 @@ def test_an_empty_log(tmp_path):
 
 def test_it_loads_nothing_and_runs_nothing(full):
     sources = re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']?([^"'\s>]+)""", full)
-    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    assert sources and all(source.startswith(("data:", "#")) or source in LINKED for source in sources)
     assert "http://" not in full and "https://" not in full and "<script" not in full and "@import" not in full
     assert "default-src 'none'" in full
 
@@ -290,7 +290,7 @@ def test_many_samples_are_thinned(tmp_path):
     assert steps == sorted(steps, reverse=True)
     gaps = {a - b for a, b in pairwise(steps)}
     assert max(gaps) - min(gaps) <= 100
-    assert "12 of 50, evenly chosen" in page
+    assert "11 of 49, evenly chosen" in page
 
 
 def test_one_sample(tmp_path):
@@ -445,3 +445,26 @@ def test_a_report_json_is_read_as_it_was_written(tmp_path):
     for text in ("", "{", '{"format": 2, "facts": {"method": 5}}', '{"format": 99, "progress": 1}'):
         files.report_record.write_text(text)
         assert read_report_record(files) == Report()
+
+
+def test_small_pictures_are_enlarged_by_whole_pixels_and_large_ones_are_not(tmp_path):
+    small = report_of(run_folder(tmp_path / "small", steps=(100,), size=(150, 40)))
+    assert 'width="600" height="160" class="pixels"' in small and ".pixels { image-rendering: pixelated }" in small
+    large = report_of(run_folder(tmp_path / "large", steps=(100,), size=(500, 40)))
+    assert 'width="500" height="40"' in large and 'class="pixels"' not in large
+
+
+def test_players_keep_their_colours_and_no_two_curves_look_alike():
+    cyclegan = looks_of(["g_gan", "cycle", "identity", "d_a", "d_b"])
+    shares = looks_of(["d_a_real", "d_a_fake", "d_b_real", "d_b_fake"])
+    norms = looks_of(["grad_G", "grad_D"])
+    assert cyclegan["g_gan"] == norms["grad_G"] and cyclegan["d_a"] == shares["d_a_real"] == norms["grad_D"]
+    assert shares["d_b_real"][0] == shares["d_b_fake"][0] == cyclegan["d_b"][0]
+    for names in (list(cyclegan), list(shares), ["g", "g_gan", "g_l1", "d"], [f"x{i}" for i in range(15)]):
+        assert len(set(looks_of(names).values())) == len(names), names
+    assert len(looks_of([f"x{i}" for i in range(100)])) == 100
+
+
+def test_files_of_the_run_are_linked_if_they_are_there(full, tmp_path):
+    assert 'href="evaluation.json"' in full and 'href="samples"' in full and 'href="last.pt"' not in full
+    assert "report.html" not in LINKED and "log.jsonl" in LINKED

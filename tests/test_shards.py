@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import tifffile
 from conftest import refused
-from helpers import cyclegan_run
+from helpers import cyclegan_run, dcgan_run
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
@@ -147,16 +147,16 @@ def test_a_worker_of_another_kind_is_refused_or_asked_for_by_name(run, photos, t
     img2img.translate(run, photos, out, shard="1/2")
     record = json.loads((out / RECORD).read_text())
     assert record["processor"] and record["software"].startswith("img2img ")
-    (out / RECORD).write_text(json.dumps(record | {"processor": "AVX2"}))
+    (out / RECORD).write_text(json.dumps(record | {"processor": "AVX9"}))
     says = refused(ConfigError, img2img.translate, run, photos, out, shard="2/2")
-    assert f"computed differently: processor was AVX2, now {record['processor']}. Use --overwrite" in says
+    assert f"computed differently: processor was AVX9, now {record['processor']}. Use --overwrite" in says
     assert says.endswith("or accept other rounding with --device cpu.")
     model = img2img.load(run, **ON_CPU)
     img2img.translate(model, photos, out, shard="2/2")
     assert model.notes == [
-        f"The existing results may be rounded differently: processor was AVX2, now {record['processor']}."
+        f"The existing results may be rounded differently: processor was AVX9, now {record['processor']}."
     ]
-    assert json.loads((out / RECORD).read_text())["processor"] == "AVX2"
+    assert json.loads((out / RECORD).read_text())["processor"] == "AVX9"
     (out / RECORD).write_text(json.dumps(record | {"software": "img2img 0.0.9, PyTorch 2.5"}))
     model = img2img.load(run, **ON_CPU)
     img2img.translate(model, photos, out)
@@ -169,8 +169,8 @@ def test_another_machine_does_not_take_over_a_folder_that_has_no_results_yet(run
     record = json.loads((out / RECORD).read_text())
     shutil.rmtree(out)
     out.mkdir()
-    (out / RECORD).write_text(json.dumps(record | {"processor": "AVX2"}))
-    assert "processor was AVX2" in refused(ConfigError, img2img.translate, run, photos, out)
+    (out / RECORD).write_text(json.dumps(record | {"processor": "AVX9"}))
+    assert "processor was AVX9" in refused(ConfigError, img2img.translate, run, photos, out)
 
 
 def test_a_command_that_takes_a_folder_over_stops_the_other(run, photos, tmp_path):
@@ -306,23 +306,16 @@ def test_images_drawn_in_parts_are_the_same(drawing, tmp_path_factory, count, or
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory):
-    """A run folder of DCGAN."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("img2img.training.journal.write_report", lambda *_: None)
-    options = dict(steps=2, batch_size=3, latent=3, width=2, d_width=2, size=16, quiet=True, **ON_CPU)
-    data = RNG.integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
-    img2img.train("dcgan", out=(out := tmp_path_factory.mktemp("dcgan") / "run"), data=data, **options)
-    patch.undo()
-    return out
+    return dcgan_run(tmp_path_factory.mktemp("dcgan") / "run")
 
 
 def test_images_drawn_by_another_machine_are_not_mixed(drawing, tmp_path):
     img2img.sample(drawing, 4, out=tmp_path, batch_size=2)
     record = json.loads((tmp_path / "samples.json").read_text())
-    (tmp_path / "samples.json").write_text(json.dumps(record | {"processor": "AVX2"}))
+    (tmp_path / "samples.json").write_text(json.dumps(record | {"processor": "AVX9"}))
     says = refused(ConfigError, img2img.sample, drawing, 6, out=tmp_path)
-    assert f"images that were computed differently: processor was AVX2, now {record['processor']}; give" in says
-    assert "processor was AVX2" in img2img.sample(drawing, 6, out=tmp_path, **ON_CPU).notes[0]
+    assert f"images that were computed differently: processor was AVX9, now {record['processor']}; give" in says
+    assert "processor was AVX9" in img2img.sample(drawing, 6, out=tmp_path, **ON_CPU).notes[0]
     precision = {"precision": "bf16" if record["precision"] == "fp32" else "fp32"} | ON_CPU
     assert "precision was" in refused(ConfigError, img2img.sample, drawing, 4, out=tmp_path, **precision)
     (tmp_path / "samples.json").write_text(json.dumps({k: record[k] for k in ("model", "seed")}))  # of version 0.1.0

@@ -14,6 +14,7 @@ import torch
 from helpers import over
 
 import img2img
+from img2img.bulk.options import RayOptions
 from img2img.core.needs import Facts
 from img2img.evaluation.compare import compare
 from img2img.methods import METHODS
@@ -40,6 +41,7 @@ WIDER = {  # what calls take beside the type that is declared
     **dict.fromkeys(("a", "b", "data"), "Images | None"),
     **dict.fromkeys(("ab", "real", "fake", "judge", "cache", "report"), "str | Path | None"),
     "tile": "str | int",
+    "callbacks": "Sequence[Any]",  # of a room above this one
 }
 
 
@@ -57,7 +59,7 @@ DRAWS = {name: not takes_images(method) for name, method in METHODS.items()}
 
 def keywords_of(groups, own=()):
     """The keywords that the fields of dataclasses, and a call's `own` parameters, are: name -> type."""
-    types = {p.name: {in_code(p.annotation): None} for p in own}
+    types = {p.name: {WIDER.get(p.name) or in_code(p.annotation): None} for p in own}
     for group in groups:
         hints = get_type_hints(group)
         for field in fields(group):
@@ -97,8 +99,9 @@ def classes():
     yield declared("Training", translation | sampling, "AnyTraining", "OnlyTranslation", "OnlySampling")
     yield declared("AnyTranslating", keywords_of([TranslateOptions]))
     yield declared("Calling", keywords_of([TranslateOptions], own_of(img2img.Translator.__call__)), "AnyTranslating")
-    yield declared("Translating", keywords_of(img2img.translate.users[""]), "AnyTranslating", "Loading")
-    yield declared("Sampling", keywords_of(img2img.sample.users[""]))
+    yield declared("Spreading", keywords_of([RayOptions]))
+    yield declared("Translating", keywords_of(img2img.translate.users[""]), "AnyTranslating", "Loading", "Spreading")
+    yield declared("Sampling", keywords_of(img2img.sample.users[""]), "Spreading")
     yield declared("Classifying", keywords_of(img2img.classify.users[""]))
     yield declared("Distilling", keywords_of(img2img.distill.users[""]))
     yield declared("Evaluating", keywords_of(img2img.evaluate.users[""]), "Scoring", "Loading")

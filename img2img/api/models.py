@@ -1,9 +1,11 @@
 """What a trained model does: `load`, `sample`, `classify`. The command line calls the same functions."""
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
@@ -16,7 +18,7 @@ from img2img.model.options import (
     SampleLoadOptions,
     SampleOptions,
 )
-from img2img.model.samples import Written, write_samples
+from img2img.model.samples import Drawing, Written, write_samples
 from img2img.model.sampling import Sampler
 from img2img.model.translator import Translator
 from img2img.options import keywords
@@ -92,7 +94,7 @@ def sample(
     progress: Callable[[int, int], None] = ...,
     **options: Unpack[keywords.Sampling],
 ) -> Written: ...
-@documented(SampleLoadOptions, SampleOptions)
+@documented(SampleLoadOptions, SampleOptions, RayOptions)
 def sample(
     model: str | Path | Sampler,
     n: int = 64,
@@ -116,17 +118,29 @@ def sample(
     Raises:
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
-    check_names("sampling", options, SampleLoadOptions, SampleOptions)
+    check_names("sampling", options, SampleLoadOptions, SampleOptions, RayOptions)
     loading = pick(options, SampleLoadOptions)
     n = option("n", Count).convert(n)
     if not isinstance(model, Sampler):
         model = Sampler(model, **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
-    (chosen,) = split(options, SampleOptions)
+    chosen, shared = split(options, SampleOptions, RayOptions)
     if out is None:
+        if shared.ray is not None:
+            raise ConfigError("ray is for images that become files; give out, the folder for them.")
         return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
-    return write_samples(model, n, Path(out), chosen, progress)
+    if shared.ray is None:
+        drawing = Drawing(model, n, Path(out), chosen)
+        return write_samples(drawing, drawing.draw(drawing.missing), progress)
+    from img2img.bulk.cluster import connected
+    from img2img.bulk.sampling import draw
+
+    model = copy.copy(model)
+    model.threads = shared.ray_cpus  # of each worker, and not of this process
+    with connected(shared) as ray:
+        drawing = Drawing(model, n, Path(out), chosen)
+        return write_samples(drawing, draw(ray, drawing, shared), progress)
 
 
 @documented(ClassifyOptions)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
@@ -40,11 +41,13 @@ from img2img.runs.sameness import (
 from img2img.runtime import peers
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console
+from img2img.training.callbacks import Callback
 from img2img.training.config import flat, groups_of
 from img2img.training.finished import evaluate_finished
 from img2img.training.loop import Trainer
 from img2img.training.run import Run, card_of, facts_of, introduce
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
+from img2img.training.trackers import open_trackers
 
 MAY_DIFFER = {*PATHS, *OPERATIONAL}  # options, between nodes
 OF_SCORES = {"metrics", "select", "patience", *(field.name for field in fields(MetricOptions))}
@@ -65,6 +68,7 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
     channel_axis: int | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Translator | Sampler:
     """Train a method on folders of images or on arrays, and return the trained model.
@@ -78,6 +82,7 @@ def train(
         overwrite: start a new run, whatever `out` holds. Files that a run writes are removed or replaced, and nothing
             else.
         quiet: show no progress.
+        callbacks: listeners to the run: objects of classes derived from `img2img.Callback`.
         channel_axis: the axis of the channels in arrays and tensors; by default the last and the third from last.
         **options: the images, and the options below. Methods of two domains take `a` and `b` (folders, or arrays
             (N, H, W[, C]), tensors (N, C, H, W), or lists of arrays, tensors, PIL images and paths), `ab` or `data`;
@@ -91,7 +96,7 @@ def train(
         Img2ImgError: one sentence that says what is wrong and what to do.
     """
     with peers.together():
-        return _train(method, out, resume, overwrite, quiet, channel_axis, options)
+        return _train(method, out, resume, overwrite, quiet, channel_axis, callbacks, options)
 
 
 def _train(
@@ -101,6 +106,7 @@ def _train(
     overwrite: bool,
     quiet: bool,
     channel_axis: int | None,
+    callbacks: Sequence[Callback],
     options: dict[str, Any],
 ) -> Translator | Sampler:
     method_class = choose("method", method, METHODS)
@@ -124,18 +130,19 @@ def _train(
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
     options = absolute(options)
-    data_config, train_config, method_config, *others = split(options, *groups)
+    data_config, train_config, method_config, metrics = split(options, *groups)
     arrays = arrays_of(arrays, channel_axis, data_config.pages) | listed
     for config in (data_config, method_config):
         refuse_idle(method, asked, config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
+    callbacks = [*callbacks, *open_trackers(train_config.track, train_config.tensorboard)]
     unresolved, method_config = method_config, method_class.resolve(method_config, Facts(data_config.size))
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     peers.meet(runtime)
     record = {
         "method": method,
-        "options": flat(data_config, train_config, method_config, *others),
+        "options": flat(data_config, train_config, method_config, metrics),
         "processes": runtime.world_size,
     }
     defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
@@ -190,14 +197,15 @@ def _train(
         other_way = getattr(data_config, "direction", "a2b") == "b2a"
         card = card_of(method, built, opened.train.scales, other_way, data_config.pages)
         run = Run(files, card, facts, hint, shorten)
-        trainer = Trainer(built, opened.train, opened.heldout, train_config, run, runtime, quiet, *others)
+        samples = opened.train, opened.heldout
+        trainer = Trainer(built, *samples, train_config, run, runtime, quiet, metrics, callbacks)
         trained = trainer.run_to_the_end()
         peers.leave()
         if not next(iter(built.uses.values())).source:
             return Sampler(folder, train_config.device, train_config.precision)
         model = Translator(folder, train_config.device, train_config.precision)
         if opened.heldout is not None and runtime.is_main and needs.domains == ("a", "b"):
-            evaluate_finished(files, model, opened.heldout, needs.paired, trained, *others)
+            evaluate_finished(files, model, opened.heldout, needs.paired, trained, metrics)
         return model
 
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from img2img.bulk.options import RayOptions
+from img2img.data.remote import Remote, is_inside, locate, refuse_url
 from img2img.errors import ConfigError
 from img2img.model.devices import refuse_unlike, run
 from img2img.model.folder import Job
-from img2img.model.options import (
-    FolderOptions,
-    JobLoadOptions,
-    TranslateOptions,
-)
+from img2img.model.options import FolderOptions, JobLoadOptions, TranslateOptions
+from img2img.model.staging import StagedJob
 from img2img.model.summary import Outcome, Report, Summary, merge_reports as merge, refuse_report, write_report
 from img2img.model.translator import Translator
 from img2img.options import keywords
@@ -40,39 +38,42 @@ def translate(
 
     Args:
         model: a model, or its path.
-        source: the folder or file to translate.
-        out: the folder for the results.
+        source: the folder or file to translate, or the URL of one in a store, e.g. s3://bucket/photos.
+        out: the folder for the results, or its URL.
         progress: called with the outcome of each file.
         blocks: called with a slide and the numbers of its blocks that are finished, and of all, when one is.
         **options: see Options below.
     """
     loaded, devices = _opened(model, options)
-    return translate_on(loaded, devices, Path(source), Path(out), progress, blocks, options)
+    return translate_on(loaded, devices, source, out, progress, blocks, options)
 
 
 def translate_on(
     model: Translator,
     devices: Sequence[str],
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     progress: Callable[[Outcome], None],
     blocks: Callable[[Path, int, int], None],
     options: Mapping[str, Any],
 ) -> Summary:
     """Translate as `translate` does, with a model that is open on the first of `devices`."""
-    begin, summary = time.perf_counter(), Summary()
+    begin, summary, before = time.perf_counter(), Summary(), 0
     going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
     if files.report:
+        refuse_url(Path(files.report), "--report")
         refuse_report(Path(files.report))  # rather than at the end
+    places = _places(source, out, devices, spread)
     with _engine(devices, spread) as run_job:
-        for k, job in enumerate(_jobs(model, source, out, going, files, spread)):
+        for job in _jobs(model, *places, going, files, spread):
             shared = f", {len(devices)} processes" if len(devices) > 1 else ""
             summary.computed, job.blocks = summary.computed or job.translator.describe() + shared, blocks
             for outcome in run_job(job):
                 total = outcome.total * files.n_outputs
                 summary.add(outcome)
                 summary.seconds = time.perf_counter() - begin
-                progress(replace(outcome, done=outcome.done + k * outcome.total, total=total))
+                progress(replace(outcome, done=before + outcome.done, total=total))
+            before += outcome.done
     if files.report:
         write_report(Path(files.report), model, summary, files.shard)
     return summary
@@ -85,9 +86,10 @@ def translate_folder(
     """Translate as `translate` does, as an iterator over the outcome of each file."""
     loaded, devices = _opened(model, options)
     going, files, spread = split(options, TranslateOptions, FolderOptions, RayOptions)
+    places = _places(source, out, devices, spread)
     with ExitStack() as stack:
         run_job = stack.enter_context(_engine(devices, spread))
-        jobs = _jobs(loaded, Path(source), Path(out), going, files, spread)
+        jobs = _jobs(loaded, *places, going, files, spread)
         first = next(jobs)  # so that what is wrong is said at once
         return _outcomes(chain([first], jobs), run_job, stack.pop_all())
 
@@ -128,20 +130,49 @@ def merge_reports(reports: Iterable[str | Path], out: str | Path) -> Report:
     return merge(paths, Path(out))
 
 
+def _places(
+    source: str | Path, out: str | Path, devices: Sequence[str], spread: RayOptions
+) -> tuple[Path | Remote, Path | Remote]:
+    """Return the places of a job: folders, or stores.
+
+    Raises:
+        ConfigError: if one is a store, which cannot be opened, or the job is to be done in a way that needs a disk.
+    """
+    places = locate(source), locate(out)
+    given = {"--ray": spread.ray is not None, "Several --device": len(devices) > 1}
+    if any(isinstance(place, Remote) for place in places) and (found := [flag for flag in given if given[flag]]):
+        raise ConfigError(
+            f"{found[0]} cannot be combined with a store such as s3://; start a command with a --shard of its own on "
+            "each machine or device."
+        )
+    return places
+
+
 def _jobs(
-    model: Translator, source: Path, out: Path, going: TranslateOptions, files: FolderOptions, spread: RayOptions
+    model: Translator,
+    source: Path | Remote,
+    out: Path | Remote,
+    going: TranslateOptions,
+    files: FolderOptions,
+    spread: RayOptions,
 ) -> Iterator[Job]:
     """Yield the job of each result of the images; several have a folder each."""
+
+    def job(translator: Translator, place: Path | Remote) -> Job:
+        if isinstance(source, Path) and isinstance(place, Path):
+            return Job(translator, source, place, going, files)
+        return StagedJob(translator, source, place, going, files)
+
     if spread.ray is not None:
         model = copy.copy(model)
         model.threads = spread.ray_cpus  # of each worker, and not of this process
     if files.n_outputs == 1:
-        yield Job(model.with_noise(0, files.seed) if files.seed else model, source, out, going, files)
+        yield job(model.with_noise(0, files.seed) if files.seed else model, out)
         return
-    if out.resolve().is_relative_to(source.resolve()):
+    if is_inside(out, source):
         raise ConfigError(f"--n-outputs writes several folders, which must not be inside {source}; give another --out.")
     for number in range(files.n_outputs):
-        yield Job(model.with_noise(number, files.seed), source, out / f"{number:03}", going, files)
+        yield job(model.with_noise(number, files.seed), out / f"{number:03}")
 
 
 def _opened(model: str | Path | Translator, options: Mapping[str, Any]) -> tuple[Translator, list[str]]:

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
+from img2img.bulk.options import RayOptions
 from img2img.cli.terminal import Command, parameter_of, progress_bar, stoppable, with_options
 from img2img.errors import ConfigError, choose, counted
 from img2img.lab import options as types
-from img2img.options.declared import Option, arguments_of
+from img2img.options.declared import Option, arguments_of, options_in
 from img2img.options.outline import outline
 
 LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # for arrays, or with another form here
@@ -92,6 +93,7 @@ def add_equalizing(equalize: typer.Typer) -> None:
         like(open_table, *FILES, "batch", "where", "pages", "metadata", "shard"),
         like(BatchEqualizer.transform, "nan", "quality", "overwrite"),
         like(new, "n_jobs"),
+        ((one, parameter_of(one)) for one in options_in(RayOptions).values()),
     )
     looking = like(new, "target", "random_state", "n_jobs", "memory")
     add("check", _check, like(open_table, *COLUMNS, "channels"), looking)
@@ -290,11 +292,19 @@ def _transform(
     from img2img.lab import BatchEqualizer, Manifest
     from img2img.lab.judgement.verdict import BANNER
 
-    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=options.pop("n_jobs"))
+    jobs, ray = options.pop("n_jobs"), {name: options.pop(name) for name in options_in(RayOptions)}
+    if ray["ray"] is not None and jobs != DEFAULTS["n_jobs"]:
+        raise ConfigError("--jobs has no effect with --ray, whose workers have --ray-cpus threads each; leave it out.")
+    equalizer = BatchEqualizer.load(eq).set_params(n_jobs=jobs)
     choices = {name: options.pop(name) for name in ("nan", "quality", "overwrite")}
-    with stoppable("Stopped; the same command resumes."), progress_bar(equalizer.model) as (advance, say):
+    with stoppable("Stopped; the same command resumes.") as check, progress_bar(equalizer.model) as (advance, say):
+
+        def progress(done: int, total: int) -> None:
+            check()
+            advance(done, total)
+
         manifest = Manifest.open(table, **options)
-        result = equalizer.transform(manifest, out_dir=out, **choices, progress=advance)
+        result = equalizer.transform(manifest, out_dir=out, **choices, progress=progress, **ray)
         for note in manifest.notes:
             say(f"note: {note}")
         for reason in result["error"][result["status"] == "failed"]:

@@ -12,16 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
+from img2img.cli.config import read_options
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
-from img2img.cli.terminal import RUN, Command, Group, ModelPath, options_of, stoppable
+from img2img.cli.serve import add_serving
+from img2img.cli.terminal import RUN, Command, Group, ModelPath, options_of, stoppable, traced
 from img2img.cli.use import add_using
 from img2img.data.options import SIDES
 from img2img.errors import ConfigError, Img2ImgError, Interrupted
 from img2img.methods import CONFIGS, PLACES
 from img2img.options.declared import option
 from img2img.options.outline import docstring
-from img2img.runtime.output import forgiving_output
+from img2img.runtime.output import forgiving_output, quietly
 from img2img.training.config import STEPS, groups_of, groups_of_student, headings_of
 from img2img.version import __version__
 
@@ -62,11 +64,19 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only results and errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where in the code an error was raised.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the versions.")
     ] = False,
 ) -> None:
-    pass
+    if quiet:
+        ctx.with_resource(quietly())
+    if verbose:
+        ctx.with_resource(traced())
 
 
 @app.command(cls=Command)
@@ -94,6 +104,7 @@ def distill(
 
 add_using(app, report)
 add_judging(app)
+add_serving(app)
 
 
 @app.command("import", cls=Command, rich_help_panel=OTHER)
@@ -204,6 +215,9 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
     def command(
         ctx: typer.Context,
         out: Annotated[Path | None, of_run(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
+        config: Annotated[
+            Path | None, of_run(help="TOML of options, or a run's config.json; options given beside it prevail.")
+        ] = None,
         resume: Annotated[
             bool, of_run("--resume", help="Resume the run in --out with its saved options; fail if there is none.")
         ] = False,
@@ -215,8 +229,9 @@ def _method_command(method: str, text: str) -> Callable[..., None]:
         import img2img.api.training
 
         with stoppable(STOPPED_TRAINING):
-            chosen = _given(ctx, options)
-            model = img2img.api.training.train(method, out=out, resume=resume, overwrite=overwrite, **chosen)
+            chosen = (read_options(config, method, groups) if config else {}) | _given(ctx, options)
+            place = chosen.pop("out", None)
+            model = img2img.api.training.train(method, out=out or place, resume=resume, overwrite=overwrite, **chosen)
         _say_where(model)
 
     command.__doc__ = text
@@ -272,11 +287,12 @@ def main() -> None:
 
 def _main() -> None:
     try:
-        _refuse_torchrun(*sys.argv[1:2] or ["--help"])
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "--help")
+        _refuse_torchrun(command)
         completing = "_IMG2IMG_COMPLETE" in os.environ  # shell completion passes the words in the environment
-        if completing or "train" in sys.argv[1:2]:
+        if completing or command == "train":
             add_methods()
-        if completing or "equalize" in sys.argv[1:2]:
+        if completing or command == "equalize":
             add_equalizing(equalize)
         app(prog_name="img2img")
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ import inspect
 import math
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
-from img2img.errors import Interrupted, printable
+from img2img.errors import Img2ImgError, Interrupted, printable
 from img2img.options.declared import Choice, Option, Within, options_in, unused_in
 from img2img.training.stops import SIGNALS
 
@@ -27,6 +28,7 @@ ORDER = (
     "compare",
     "sample",
     "classify",
+    "serve",
     "equalize",
     "report",
     "export",
@@ -147,6 +149,7 @@ def progress_bar(title: str, unit: str = "img") -> Iterator[tuple[Callable[[int,
     """Show progress on stderr; yield a function that sets it, (done, total), and one that prints a line above it."""
     from rich.console import Console
 
+    from img2img.runtime.output import stderr_console
     from img2img.runtime.progress import Meter
 
     console = Console(stderr=True, highlight=False)
@@ -154,7 +157,7 @@ def progress_bar(title: str, unit: str = "img") -> Iterator[tuple[Callable[[int,
     def print_line(text: str) -> None:
         console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
-    meter = Meter(console, title, print_line=print_line, unit=unit)
+    meter = Meter(stderr_console(), title, print_line=print_line, unit=unit)
     try:
         yield meter.advance, print_line
     finally:
@@ -171,6 +174,16 @@ def now_and_then(function: Callable[..., None], seconds: float = 30.0) -> Callab
             function(*given)
 
     return call
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Print the traceback of a user's mistake too, before its sentence."""
+    try:
+        yield
+    except Img2ImgError:
+        traceback.print_exc()
+        raise
 
 
 @contextmanager

@@ -38,8 +38,14 @@ SHARED = dict.fromkeys(("files", "shard"), "Many machines") | dict.fromkeys(("st
 @options_of(*GROUPS, headings=headings_of(GROUPS) | SHARED)
 def translate(
     model: ModelPath,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of images, or one image.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results, which have the same names and formats.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="A folder of images, or one image; or a URL such as s3://bucket/photos."),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(help="Folder for the results, which have the same names and formats; or its URL.", metavar="PATH"),
+    ],
     **options: Any,
 ) -> None:
     """Translate a folder of images, or one image.
@@ -48,6 +54,7 @@ def translate(
     skipped; the exit code is then 1. Running the command again computes only the missing results.
     """
     import img2img.api.translating
+    from img2img.data.remote import locate
 
     loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
     loaded, devices = img2img.api.translating.open_on_devices(model, **loading)
@@ -74,14 +81,17 @@ def translate(
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     speed = summary.translated / summary.seconds if summary.seconds else 0.0
     images = counted(summary.translated, "image", "images")
-    typer.echo(f"{images} translated into {quote(out)} ({speed:.1f} images/s){skipped}{failed}")
+    typer.echo(f"{images} translated into {quote(str(locate(out)))} ({speed:.1f} images/s){skipped}{failed}")
     if summary.translated:
         typer.echo(f"computed with {summary.computed}")
     if summary.failed:
         raise typer.Exit(1)
 
 
-@options_of(SampleLoadOptions, SampleOptions)
+DRAWING = {SampleLoadOptions: "Model", SampleOptions: "Images", RayOptions: "Many machines"}
+
+
+@options_of(*DRAWING, headings=headings_of(DRAWING) | {"shard": "Many machines"})
 def sample(
     model: ModelPath,
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
@@ -95,8 +105,13 @@ def sample(
     """
     import img2img.api.models
 
-    with stoppable(STOPPED), progress_bar("drawing") as (advance, _):
-        written = img2img.api.models.sample(model, n, out=out, progress=advance, **options)
+    with stoppable(STOPPED) as check, progress_bar("drawing") as (advance, _):
+
+        def progress(done: int, total: int) -> None:
+            check()
+            advance(done, total)
+
+        written = img2img.api.models.sample(model, n, out=out, progress=progress, **options)
     skipped = f", {written.skipped} already there" if written.skipped else ""
     typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
     for note in written.notes:

@@ -91,15 +91,25 @@ def find_images(folder: Path, others: Collection[str] = ()) -> Found[Path]:
                 elif suffix in SUFFIXES or suffix in others:
                     queue.append((inside, None))
                 else:
-                    found.passed[suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""] += 1
+                    found.passed[kind_of(suffix)] += 1
     except OSError as error:
         raise DataError(f"{quote(Path(error.filename or folder))} cannot be listed: {error.strerror}.") from error
     if not found:
-        beside = "".join(f" {sentence}" for sentence in skipped_note(found.passed))
-        raise NoImagesError(
-            f"{quote(folder)} contains no images. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}"
-        )
+        raise no_images(folder, found.passed)
     return found
+
+
+def no_images(folder: Path | str, passed: Counter[str]) -> NoImagesError:
+    """Return the error of a folder that holds other files alone, which were counted by suffix."""
+    beside = "".join(f" {sentence}" for sentence in skipped_note(passed))
+    return NoImagesError(
+        f"{quote(folder)} contains no images. img2img reads {', '.join(s[1:] for s in SUFFIXES)}.{beside}"
+    )
+
+
+def kind_of(suffix: str) -> str:
+    """Return the suffix of a skipped file, under which it is counted; "" for an odd one."""
+    return suffix if suffix[1:].isalnum() and len(suffix) < 10 else ""
 
 
 def images_at(place: Path, others: Collection[str] = ()) -> tuple[Path, Found[Path]]:

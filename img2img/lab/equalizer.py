@@ -9,6 +9,7 @@ from sklearn import exceptions
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import estimator_html_repr
 
+from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import options as o, store
@@ -25,12 +26,13 @@ from img2img.lab.notes import LabWarning as LabWarning, Notes
 from img2img.lab.recommendation import Recommendation
 from img2img.lab.recommending import recommend
 from img2img.lab.transforming import transform_arrays, transform_files
-from img2img.options.declared import arguments_of
+from img2img.options.declared import arguments_of, checked, options_in
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from img2img.lab.tables.manifest import Manifest
+    from img2img.options import keywords
 
 
 Kind = TypeVar("Kind")  # of images: the result is of the kind that was given
@@ -253,6 +255,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         quality: bool = True,
         overwrite: bool = False,
         progress: Any = None,
+        **ray: "Unpack[keywords.Spreading]",
     ) -> "pd.DataFrame": ...
     @overload
     def transform(
@@ -279,6 +282,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         quality: bool = True,
         overwrite: bool = False,
         progress: Any = None,
+        **ray: Any,
     ) -> Any:
         """Return the images as the target batch would have recorded them, or write them for a `Manifest`.
 
@@ -295,6 +299,8 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             quality: for a `Manifest`: measure how far to trust each image, which takes longer than equalizing it.
             overwrite: replace existing results.
             progress: for a `Manifest`: called with the number of rows done and the total.
+            **ray: for a `Manifest`: `ray`, `ray_workers`, `ray_cpus` and `ray_gpus`, as in `img2img.translate`; threads
+                are then those of `ray_cpus`, not of `n_jobs`.
 
         Returns:
             The images, in the kind that was given. For a `Manifest` its table, with a column `status` ("done", "kept",
@@ -307,16 +313,19 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         fitted, p = self.fitted_, self._parameters
         choose("value of nan,", nan, ("error", "mask"))
+        spread = checked(RayOptions, ray, "transform")
         if is_manifest(X):
             if out_dir is None:
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
             makers = store.makers(fitted, p.out_dtype, X.batch)
             return transform_files(
                 p, fitted, self._as_fitted(X), Path(out_dir),
-                makers=makers, nan=nan, quality=quality, overwrite=overwrite, progress=progress,
+                makers=makers, nan=nan, quality=quality, overwrite=overwrite, progress=progress, spread=spread,
             )  # fmt: skip
         if out_dir is not None:
             raise InputError("out_dir= is for a Manifest; the results of arrays are returned.")
+        if spread.ray is not None:
+            raise InputError("ray= is for a Manifest; the results of arrays are returned.")
         design = Design.of(X, p, batch=batch, group=group)
         fitted.check(design.images, design.batch, p.unseen)
         return transform_arrays(
@@ -430,11 +439,12 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         where: str | None = None, nan: o.Nan = "error", quality: bool = True, overwrite: bool = False,
         progress: Any = None, **columns: Any,
     ) -> "pd.DataFrame":  # fmt: skip
-        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where, **columns)`."""
+        """Call `transform` on `Manifest.open(table, root, batch=batch, where=where, **columns)`; `ray` is its too."""
         _ = self.fitted_
+        ray = {name: columns.pop(name) for name in options_in(RayOptions) if name in columns}
         manifest = _opened(table, root, {"batch": batch, "where": where} | columns)
         choices: dict[str, Any] = {"nan": nan, "quality": quality, "overwrite": overwrite, "progress": progress}
-        return self.transform(manifest, out_dir=out_dir, **choices)
+        return self.transform(manifest, out_dir=out_dir, **choices, **ray)
 
     def evaluate_table(
         self, table: Any, root: str | Path | None = None, *, masks: str | None = None, nuclei: int | str = 0,

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from img2img.bulk.options import RayOptions
 from img2img.data.holes import fill, holes_of
 from img2img.data.picture import Array
 from img2img.errors import InputError
@@ -70,6 +73,29 @@ def _filled(image: Array, what: str, nan: str, names: list[str] | None = None) -
     return np.moveaxis(fill(np.moveaxis(image, 0, -1), np.moveaxis(holes, 0, -1)), -1, 0), holes
 
 
+@dataclass
+class Equalizing:
+    """What makes the result of a row of a manifest, and its quality."""
+
+    p: Parameters
+    fitted: Fitted
+    manifest: Any
+    nan: str
+    quality: bool
+
+    def __call__(self, i: int, image: Array) -> tuple[Array, dict[str, Any]]:
+        p, fitted, batch = self.p, self.fitted, self.manifest.batch[i]
+        filled, holes = _filled(image, f"Row {i}", self.nan, fitted.channels)
+        row = Stack((filled[None],), list(self.manifest.channels), f"row {i}", lambda parts: parts[0])
+        fitted.check(row, [batch], p.unseen)
+        place = fitted.place(filled, batch, group=self.manifest.group[i])
+        out = equalized(p, fitted, filled, batch, place)
+        quality_of = fitted.quality(filled, out, batch, place, p.device) if self.quality else {}
+        if holes is not None:
+            out[holes] = image[holes]
+        return out, quality_of
+
+
 def transform_files(
     p: Parameters,
     fitted: Fitted,
@@ -81,6 +107,7 @@ def transform_files(
     quality: bool,
     overwrite: bool,
     progress: Any,
+    spread: RayOptions,
 ) -> Any:
     """Write the equalized files of a manifest into `folder`, and return the table of results.
 
@@ -94,19 +121,14 @@ def transform_files(
         checks.check_channels(manifest.images, fitted.n_channels, fitted.channels)
         if manifest.dtype.kind != "f":
             checks.check_dtype(manifest.images, fitted.dtype)
+    function = Equalizing(p, fitted, manifest, nan, quality)
+    with ExitStack() as stack:
+        engine = None
+        if spread.ray is not None and len(manifest) and manifest.readable:
+            from img2img.lab.spreading import by_ray
 
-    def one(i: int, image: Array) -> tuple[Array, dict[str, Any]]:
-        batch = manifest.batch[i]
-        filled, holes = _filled(image, f"Row {i}", nan, fitted.channels)
-        row = Stack((filled[None],), list(manifest.channels), f"row {i}", lambda parts: parts[0])
-        fitted.check(row, [batch], p.unseen)
-        place = fitted.place(filled, batch, group=manifest.group[i])
-        out = equalized(p, fitted, filled, batch, place)
-        quality_of = fitted.quality(filled, out, batch, place, p.device) if quality else {}
-        if holes is not None:
-            out[holes] = image[holes]
-        return out, quality_of
-
-    return results.transform(
-        manifest, one, folder, overwrite=overwrite, progress=progress, n_jobs=p.n_jobs, makers=makers
-    )
+            engine = stack.enter_context(by_ray(spread))
+        return results.transform(
+            manifest, function, folder,
+            overwrite=overwrite, progress=progress, n_jobs=p.n_jobs, makers=makers, engine=engine,
+        )  # fmt: skip

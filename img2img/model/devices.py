@@ -123,7 +123,7 @@ class _Team:
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
         message = worker.connection.recv()
         if isinstance(message, Outcome):
-            worker.files.pop(message.source, None)
+            worker.files.pop(Path(message.source), None)
             yield self._counted(message)
         elif isinstance(message, tuple):
             self.job.blocks(*message)

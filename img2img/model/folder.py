@@ -56,7 +56,8 @@ class Job:
     """The translation of every image below `source`, or of `source` itself if it is a file, into the folder `out`.
 
     A file that cannot be translated does not stop the others. Results appear whole or not at all, and existing ones are
-    kept unless `overwrite` is given, so a stopped job can be started again.
+    kept unless `overwrite` is given, so a stopped job can be started again. `plan` says which images and where to, if
+    they are not those below `source`.
 
     Attributes:
         translator: the model, set up to compute as the existing results were computed.
@@ -68,14 +69,20 @@ class Job:
     """
 
     def __init__(
-        self, translator: Translator, source: Path, out: Path, options: TranslateOptions, files: FolderOptions
+        self,
+        translator: Translator,
+        source: Path,
+        out: Path,
+        options: TranslateOptions,
+        files: FolderOptions,
+        plan: Plan | None = None,
     ) -> None:
         self.pages = files.pages or translator.card.pages
         if files.statistics:
             refuse_others(options, files)
         files = replace(files, pages=self.pages)
         self.options, self.files = options, files
-        self.plan = Plan(source, out, files.format, files.files, Shard.parse(files.shard))
+        self.plan = plan or Plan(source, out, files.format, files.files, Shard.parse(files.shard))
         translator.notes += skipped_note(self.plan.passed)
         self.translator, self.record = resume_record(translator, self.plan, options, files)
         translator = self.translator

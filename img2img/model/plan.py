@@ -1,12 +1,14 @@
 """Which files of a folder or a list are translated, and where their results go."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from img2img.data.folders import images_at
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES
 from img2img.data.ome_metadata import is_zarr
-from img2img.data.ome_zarr import result_name
+from img2img.data.ome_zarr import is_image, result_name
 from img2img.data.regions import SLIDES, WRITTEN
 from img2img.data.shards import WHOLE, Shard, files_below, read_list
 from img2img.errors import ConfigError, choose, quote
@@ -33,8 +35,7 @@ class Plan:
     def __init__(
         self, source: Path, out: Path, format: str | None, names: Path | None = None, shard: Shard = WHOLE
     ) -> None:
-        formats = {suffix[1:]: suffix for suffix in FORMATS}
-        self.suffix = None if format is None else choose("format", format.lower().removeprefix("."), formats)
+        self.suffix = suffix_of(format)
         if (out.exists() or out.is_symlink()) and not out.is_dir():
             what = "is a file" if out.exists() else "is a broken link"
             raise ConfigError(f"--out {quote(out)} {what}; give a folder.")
@@ -63,12 +64,45 @@ class Plan:
         suffix = suffix or READ_ONLY.get(end, ".tif" if renamed(source) else None)
         return self.out / (name.with_suffix(suffix) if suffix else name)
 
+    def begun(self) -> bool:
+        """Return whether one of the results exists."""
+        return any(self.target(path).exists() for path in self.sources)
+
+    def results(self) -> Iterator[Path]:
+        """Yield the images below `out`."""
+        for folder, inside, names in os.walk(self.out):
+            if is_image(Path(folder)):
+                yield Path(folder)
+                inside.clear()
+                continue
+            yield from (Path(folder, x) for x in names if x[0] != "." and Path(x).suffix.lower() in FORMATS)
+
+    def others(self, in_parts: bool) -> tuple[int, Path | None]:
+        """Return the number of images in `out` that this job does not replace, and one of them.
+
+        One part of a job (`in_parts`) replaces none for good.
+        """
+        targets, originals = {self.target(path) for path in self.sources}, set(self.sources)
+        results = (path for path in self.results() if path not in originals)
+        kept = [path for path in results if in_parts or path not in targets]
+        return len(kept), next(iter(kept), None)
+
     def groups(self, source: Path) -> list[tuple[Path, Path]]:
         """Return the plate, the well or other groups of OME-Zarr that an image lies in, and their places in `out`."""
         if source.is_file() or self.target(source) != self.out / source.relative_to(self.base):
             return []
         names = source.relative_to(self.base).parents[-2::-1]
         return [(self.base / name, self.out / name) for name in names if is_zarr(self.base / name)]
+
+
+def suffix_of(format: str | None) -> str | None:
+    """Return the suffix of a format; None for that of each file.
+
+    Raises:
+        ConfigError: if the format is unknown.
+    """
+    formats = {suffix[1:]: suffix for suffix in FORMATS}
+    return None if format is None else choose("format", format.lower().removeprefix("."), formats)
 
 
 def renamed(source: Path) -> bool:

@@ -1,16 +1,13 @@
 """The record of a folder of results: what made them, so that missing ones are made in the same way, on any machine."""
 
-import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from img2img.data.images import FORMATS
-from img2img.data.ome_zarr import is_image
 from img2img.errors import ConfigError, ModelFileError, counted, quote
 from img2img.model.options import BACKENDS, FolderOptions, TranslateOptions
 from img2img.model.plan import Plan
@@ -67,7 +64,7 @@ def resume_record(
     for _ in range(TRIES):
         previous = _read(out)
         if previous is None:
-            if not files.overwrite and any(plan.target(path).exists() for path in plan.sources):
+            if not files.overwrite and plan.begun():
                 note = f"{out} has no record of how its results were computed; they are kept unchanged."
                 translator.notes.append(note)
             if _create(out, fresh := current | translator.way()):
@@ -77,7 +74,7 @@ def resume_record(
         elif previous.get(UNFINISHED):
             raise ConfigError(f"Overwriting the results in {quote(out)} was interrupted; use --overwrite again.")
         else:
-            return _continue(translator, out, previous, current)
+            return _continue(translator, plan, previous, current)
     raise ConfigError(f"{quote(out / RECORD)} comes and goes; end the other commands that use the folder.")
 
 
@@ -87,27 +84,41 @@ def join_record(translator: "Translator", out: Path, record: Mapping[str, Any]) 
     Raises:
         ConfigError: if the machine rounds differently, or does not see the folder of the results.
     """
-    place = f"A worker on {quote(platform.node())}"
-    if not (out / RECORD).exists():
-        raise ConfigError(
-            f"{place} does not see {quote(out)}; INPUT and --out must be on a disk that all machines share."
-        )
+    notes = worker_remarks(translator, out / RECORD, record)
     refuse_taken(out, record)
-    of_machine, remarks = compare_machines(translator, record)
-    if of_machine:
-        raise ConfigError(
-            f"{place} would compute differently than the results in {quote(out)}: {'; '.join(of_machine)}. Start the "
-            "job on a machine like the workers, or accept other rounding with an explicit --device."
-        )
-    translator.notes += [
-        f"Results of {quote(platform.node())} may be rounded differently: {words}." for words in remarks
-    ]
+    translator.notes += notes
     return _by_way_of(translator, record)
 
 
-def refuse_taken(out: Path, record: Mapping[str, Any]) -> None:
+def worker_remarks(model: "Model", path: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return what there is to say of how a process rounds that helps with the job whose record is in `path`.
+
+    Raises:
+        ConfigError: if the machine rounds differently, or does not see the folder of the results.
+    """
+    node, out = quote(platform.node()), quote(path.parent)
+    if not path.exists():
+        raise unseen(out)
+    of_machine, remarks = compare_machines(model, record)
+    if of_machine:
+        raise ConfigError(
+            f"A worker on {node} would compute differently than the results in {out}: {'; '.join(of_machine)}. Start "
+            "the job on a machine like the workers, or accept other rounding with an explicit --device."
+        )
+    return [f"Results of {node} may be rounded differently: {words}." for words in remarks]
+
+
+def unseen(out: str) -> ConfigError:
+    """Return the error of a process that helps with a job and does not see the folder of its results."""
+    return ConfigError(
+        f"A worker on {quote(platform.node())} does not see {out}; INPUT and --out must be on a disk that all machines "
+        "share."
+    )
+
+
+def refuse_taken(out: Path, record: Mapping[str, Any], name: str = RECORD) -> None:
     """Raise ConfigError if another command has begun to write other results into a folder."""
-    path = out / RECORD
+    path = out / name
     found = json_object(path.read_bytes()) if path.exists() else record
     if any(found.get(name) != record[name] for name in record if name != UNFINISHED):
         raise ConfigError(
@@ -130,20 +141,18 @@ def _replace(
     Raises:
         ConfigError: if others would stay beside them.
     """
-    targets, originals = {plan.target(path) for path in plan.sources}, set(plan.sources)
     differences = _differences(translator, previous, current) + compare_machines(translator, previous)[0]
     if differences or previous.get(UNFINISHED):
         why = "; ".join(differences) or "overwriting them was interrupted"
-        results = [path for path in _results(plan.out) if path not in originals]
-        kept = results if in_parts else [path for path in results if path not in targets]
-        if kept:
+        kept, example = plan.others(in_parts)
+        if example:
             raise ConfigError(
-                f"{quote(plan.out)} holds {counted(len(kept), 'result', 'results')} that were computed differently and "
+                f"{quote(plan.out)} holds {counted(kept, 'result', 'results')} that were computed differently and "
                 f"{'that one shard cannot replace' if in_parts else 'that this job does not replace'}, e.g. "
-                f"{quote(kept[0])}: {why}. Move or delete them, or choose another --out."
+                f"{quote(example)}: {why}. Move or delete them, or choose another --out."
             )
     current = current | translator.way()
-    if previous != current and any(path.exists() for path in targets):
+    if previous != current and plan.begun():
         current[UNFINISHED] = True
     if previous != current:
         _write(plan.out, current)
@@ -151,15 +160,15 @@ def _replace(
 
 
 def _continue(
-    translator: "Translator", out: Path, previous: dict[str, Any], current: dict[str, Any]
+    translator: "Translator", plan: Plan, previous: dict[str, Any], current: dict[str, Any]
 ) -> tuple["Translator", dict[str, Any]]:
     """Return the translator with the precision, backend and threads of the existing results, and their record.
 
     Raises:
         ConfigError: if they were computed with another model, other options or on another machine.
     """
-    differences = _differences(translator, previous, current)
-    if differences and next(_results(out), None) is None:  # a job that made nothing leaves the folder free
+    out, differences = plan.out, _differences(translator, previous, current)
+    if differences and next(plan.results(), None) is None:  # a job that made nothing leaves the folder free
         current = current | translator.way()
         _write(out, current)
         return translator, current
@@ -206,16 +215,6 @@ def compare_machines(model: "Model", previous: Mapping[str, Any]) -> tuple[list[
     if previous.get("software") not in (None, here["software"]):
         remarks = [*remarks, f"software was {previous['software']}, now {here['software']}"]
     return refused, remarks
-
-
-def _results(out: Path) -> Iterator[Path]:
-    """Yield the images below a folder."""
-    for folder, inside, names in os.walk(out):
-        if is_image(Path(folder)):
-            yield Path(folder)
-            inside.clear()
-            continue
-        yield from (Path(folder, x) for x in names if x[0] != "." and Path(x).suffix.lower() in FORMATS)
 
 
 def _read(out: Path) -> dict[str, Any] | None:

@@ -1,10 +1,12 @@
 """Images drawn from noise as files: each number once, drawn as the others in its folder were, on any machine."""
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,9 +17,9 @@ from img2img.data.picture import Array, Picture
 from img2img.data.shards import Shard
 from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError, choose, quote
 from img2img.model.options import SampleOptions
-from img2img.model.record import TRIES, compare_machines
+from img2img.model.record import TRIES, compare_machines, refuse_taken, worker_remarks
 from img2img.model.sampling import Sampler
-from img2img.runtime.files import atomic, create_json, remove, remove_stale, write_json
+from img2img.runtime.files import atomic, create_json, json_object, remove, remove_stale, write_json
 from img2img.runtime.records import read_record
 
 PNG_HOLDS = ("uint8", "uint16")
@@ -54,44 +56,125 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def write_samples(
-    model: Sampler, n: int, out: Path, options: SampleOptions, progress: Callable[[int, int], None]
-) -> Written:
-    """Write images number 0 to `n`, or those of one shard, into `out`, a batch at a time, keeping those that exist.
+class Drawing:
+    """The images number 0 to `n`, or those of one shard, as files in the folder `out`; those that exist are kept.
+
+    Attributes:
+        model: draws as the images in `out` were drawn.
+        batch: the size of their batches.
+        begun: whether `out` held a record of such images.
+        total: number of the images.
+        missing: the numbers of those that are to be drawn.
+        notes: what the user should know.
+        record: what the images in `out` are drawn with.
+        way: precision and threads, for `join`.
 
     Raises:
         ConfigError: if `out` holds images of another model, seed, class, truncation, vectors or machine.
+        TrainingError: if it cannot be written.
     """
-    suffix, shard = _suffix(model, options.format), Shard.parse(options.shard)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; give a folder for the images.")
-    model = model.chosen(options)
-    model.condition([0])  # refuses a model whose vectors are missing
-    sheets = {"grid.png": options.grid, "walk.png": options.interpolate} if shard.number == 1 else {}
-    begun = (out / SOURCE).exists()
+
+    def __init__(self, model: Sampler, n: int, out: Path, options: SampleOptions) -> None:
+        self.n, self.out, self.options = n, out, options
+        self.way: tuple[str, int | None] = model.runtime.precision, model.threads
+        self.suffix, self.shard = _suffix(model, options.format), Shard.parse(options.shard)
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out} is a file; give a folder for the images.")
+        model = model.chosen(options)
+        model.condition([0])  # refuses a model whose vectors are missing
+        sheets = {"grid.png": options.grid, "walk.png": options.interpolate} if self.shard.number == 1 else {}
+        self.has_sheets, self.begun = bool(sheets), (out / SOURCE).exists()
+        with _writing(out):
+            if not self.begun and not options.overwrite:
+                names = [*(self.path(i).name for i in range(n)), *(name for name, asked in sheets.items() if asked)]
+                if foreign := next((out / name for name in names if (out / name).exists()), None):
+                    raise ConfigError(
+                        f"{foreign} was not drawn by this command; give another --out, or --overwrite it."
+                    )
+            out.mkdir(parents=True, exist_ok=True)
+            remove_stale(out)
+            # before the images, so that it is known whose they are
+            self.model, self.batch, self.notes = _resume(model, out, options)
+            numbers = [i for i in range(n) if self.shard.holds_number(i // self.batch)]  # in whole batches
+            self.total, self.missing = len(numbers), [i for i in numbers if self.lacks(i)]
+
+            self.record = json_object((out / SOURCE).read_bytes())
+
+    def copy_for(self, device: str) -> Self:
+        """Return the drawing for a process that is to help on `device`, and calls `join` first; it is not long."""
+        other, model = copy.copy(self), copy.copy(self.model)
+        other.way = self.model.runtime.precision, self.model.threads
+        model.asked = device, model.asked[1]
+        other.model, other.missing, other.notes = model, [], []
+        return other
+
+    def join(self) -> None:
+        """Set a copy in another process up to draw as the others do.
+
+        Raises:
+            ConfigError: if the machine rounds differently, or does not see the folder of the images.
+        """
+        self.notes += worker_remarks(self.model, self.out / SOURCE, self.record)
+        refuse_taken(self.out, self.record, SOURCE)
+        self.model = self.model.by_way_of(*self.way)
+
+    def path(self, number: int) -> Path:
+        """Return the file of an image."""
+        return self.out / f"{number:06}{self.suffix}"
+
+    def in_batch(self, batch: int) -> range:
+        """Return the numbers of the images of a batch."""
+        return range(batch * self.batch, min((batch + 1) * self.batch, self.n))
+
+    def lacks(self, number: int) -> bool:
+        """Return whether an image is to be drawn."""
+        return self.options.overwrite or not self.path(number).exists()
+
+    def draw(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Draw images of these numbers, each in its usual batch; yield the number of each once it is written."""
+        images = self.model.draw_in_place(list(numbers), self.options.seed, self.batch)
+        with _writing(self.out):
+            for number, image in zip(numbers, images, strict=True):
+                write_image(self.path(number), Picture(image))
+                yield number
+
+    def sheets(self) -> list[Path]:
+        """Write the pictures that show several images, if they were asked for; return their paths."""
+        with _writing(self.out):
+            options = replace(self.options, batch_size=self.batch)
+            return _pictures(self.model, self.n, self.out, options) if self.has_sheets else []
+
+
+def write_samples(drawing: Drawing, drawn: Iterable[int], progress: Callable[[int, int], None]) -> Written:
+    """Write the images of a drawing, and its sheets.
+
+    Args:
+        drawing: where the images are to be.
+        drawn: the numbers of the missing images; an image is written when its number is asked for.
+        progress: called with the number of images that are there, and their total.
+
+    Raises:
+        DataError: if the format cannot hold the images.
+        TrainingError: if they cannot be written.
+    """
+    kept = done = drawing.total - len(drawing.missing)
     try:
-        if not begun and not options.overwrite:
-            names = [*(f"{i:06}{suffix}" for i in range(n)), *(name for name, asked in sheets.items() if asked)]
-            if foreign := next((out / name for name in names if (out / name).exists()), None):
-                raise ConfigError(f"{foreign} was not drawn by this command; give another --out, or --overwrite it.")
-        out.mkdir(parents=True, exist_ok=True)
-        remove_stale(out)
-        model, batch, notes = _resume(model, out, options)  # before the images, so that it is known whose they are
-        paths = {i: out / f"{i:06}{suffix}" for i in range(n) if shard.holds_number(i // batch)}  # in whole batches
-        missing = [i for i, path in paths.items() if options.overwrite or not path.exists()]
-        images = model.draw_in_place(missing, options.seed, batch)
-        for done, (number, image) in enumerate(zip(missing, images, strict=True), start=1):
-            try:
-                write_image(paths[number], Picture(image))
-            except DataError:  # a format that cannot hold them: the folder stays free for another
-                if done == 1 and not begun:
-                    (out / SOURCE).unlink()
-                raise
-            progress(len(paths) - len(missing) + done, len(paths))
-        pictures = _pictures(model, n, out, replace(options, batch_size=batch)) if sheets else []
+        for _ in drawn:
+            done += 1
+            progress(done, drawing.total)
+    except DataError:  # a format that cannot hold them: the folder stays free for another
+        if done == kept and not drawing.begun:
+            (drawing.out / SOURCE).unlink()
+        raise
+    return Written(len(drawing.missing), kept, drawing.sheets(), drawing.notes)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
-    return Written(len(missing), len(paths) - len(missing), pictures, notes)
 
 
 def _resume(model: Sampler, out: Path, options: SampleOptions) -> tuple[Sampler, int, list[str]]:

@@ -23,11 +23,12 @@ class Outcome:
 
     Attributes:
         outside: share of its values outside the range that the model was trained on and can represent.
-        done, total: number of files processed so far, and of all files.
+        done, total: number of files processed so far, and of all files; 0 if that is not known.
+        source, target: paths; URLs of files in stores.
     """
 
-    source: Path
-    target: Path
+    source: Path | str
+    target: Path | str
     status: Status
     reason: str = ""
     outside: float = 0.0
@@ -50,8 +51,8 @@ class Summary:
 
     translated: int = 0
     skipped: int = 0
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    outside: list[tuple[Path, float]] = field(default_factory=list)
+    failed: list[tuple[Path | str, str]] = field(default_factory=list)
+    outside: list[tuple[Path | str, float]] = field(default_factory=list)
     seconds: float = 0.0
     computed: str = ""
 

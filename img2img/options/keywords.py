@@ -56,6 +56,7 @@ class AnyTraining(Scoring, total=False):
     overwrite: bool
     quiet: bool
     channel_axis: int | None
+    callbacks: Sequence[Any]
     data: Images | None
     size: int
     augment: str
@@ -84,6 +85,7 @@ class AnyTraining(Scoring, total=False):
     patience: int
     keep: int
     save_every: int
+    track: str
     tensorboard: bool
     objective: str
     penalty: str
@@ -209,7 +211,14 @@ class Calling(AnyTranslating, total=False):
     channel_axis: int | None
 
 
-class Translating(AnyTranslating, Loading, total=False):
+class Spreading(TypedDict, total=False):
+    ray: str | None
+    ray_workers: int
+    ray_cpus: int
+    ray_gpus: float
+
+
+class Translating(AnyTranslating, Loading, Spreading, total=False):
     format: str | None
     quality: int
     pages: str | None
@@ -222,13 +231,9 @@ class Translating(AnyTranslating, Loading, total=False):
     seed: int
     statistics: int
     skip_empty: bool
-    ray: str | None
-    ray_workers: int
-    ray_cpus: int
-    ray_gpus: float
 
 
-class Sampling(TypedDict, total=False):
+class Sampling(Spreading, total=False):
     device: str
     precision: str
     label: str | None
@@ -272,6 +277,7 @@ class Distilling(TypedDict, total=False):
     patience: int
     keep: int
     save_every: int
+    track: str
     tensorboard: bool
     objective: str
     penalty: str

@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from img2img.runs.record import NOT_SCALARS, LogRow
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#333333", "#7a4fb0")  # Okabe and Ito's
 DASHES = ("-", "--", ":")  # the next one whenever the colours repeat
+PLAYERS = {"g": "#0072b2", "d": "#d55e00", "d_a": "#d55e00", "d_b": "#7a4fb0"}  # the same in every picture of a run
 WIDE, DPI = 5.4, 170  # inches and dots per inch of a picture: legible when it is as wide as a phone
 MOST_POINTS = 1000  # of a curve
 FAR = 20  # times the median: beyond it the axis of values is logarithmic
@@ -98,9 +100,10 @@ def draw_panel(panel: Panel, best: int | None = None) -> bytes:
     figure = Figure(figsize=(WIDE, high))
     box = {"left": 0.72 / WIDE, "right": 1 - 0.15 / WIDE, "top": 1 - 0.35 / high, "bottom": (0.6 + 0.24 * lines) / high}
     axes = figure.subplots(gridspec_kw=box)
-    for i, (name, curve) in enumerate(panel.curves.items()):
+    looks = looks_of(panel.curves)
+    for name, curve in panel.curves.items():
         curve = curve[:: max(1, len(curve) // MOST_POINTS)]
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        colour, dash = looks[name]
         look: dict[str, Any] = {"color": colour, "linestyle": dash}
         steps, values = zip(*curve, strict=True)
         many = len(curve) > MANY
@@ -137,6 +140,26 @@ def draw_panel(panel: Panel, best: int | None = None) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def looks_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the colour and the dashes of each curve in a picture, different ones as long as there are any.
+
+    A player keeps its colour in all pictures, and what concerns generated images is dashed.
+    """
+    looks: dict[str, tuple[str, str]] = {}
+    free = [(colour, dash) for dash in DASHES for colour in COLOURS if colour not in PLAYERS.values()]
+    others = cycle(free)
+    for name in names:
+        stem = name.removeprefix("grad_").lower()
+        dash = "--" if stem.endswith("_fake") else "-"
+        stem = stem.removesuffix("_real").removesuffix("_fake")
+        colour = PLAYERS.get(stem) or PLAYERS.get(stem.partition("_")[0] if stem.startswith("g_") else "")
+        look = (colour, dash) if colour else next(others)
+        while look in looks.values() and not set(free) <= set(looks.values()):
+            look = next(others)
+        looks[name] = look
+    return looks
 
 
 def _running_mean(values: Sequence[float]) -> Array:

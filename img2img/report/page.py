@@ -7,9 +7,12 @@ from html import escape
 
 from PIL import Image
 
+from img2img.report.style import STYLE
+
 LARGEST_PNG = 300_000  # bytes of a picture that is embedded unchanged
 LONGEST_SIDE = 1600  # pixels of one that is reduced
 JPEG_QUALITY = 85
+ENLARGED, MOST_TIMES = 900, 4  # pixels that small pictures are enlarged to, without smoothing, and how often
 
 # The policy makes a page with untrusted names safe to open: it shows its own content, and runs and loads nothing.
 PAGE = """<!doctype html>
@@ -18,23 +21,6 @@ PAGE = """<!doctype html>
 <meta name="generator" content="img2img">
 <link rel="icon" href="data:,">
 <title>{title}</title><style>
-:root {{ color-scheme: light; -webkit-text-size-adjust: 100% }} * {{ box-sizing: border-box }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  background: #fff; overflow-wrap: anywhere }}
-h1, h2, h3 {{ line-height: 1.25 }}
-img {{ max-width: 100%; height: auto }} figure {{ margin: 1rem 0 }} figcaption {{ color: #595959 }}
-table {{ border-collapse: collapse; overflow-wrap: normal }}
-td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
-.wide {{ overflow-x: auto }}
-pre {{ background: #f4f4f4; padding: .8rem; overflow-x: auto }}
-@media print {{
-  body {{ max-width: none; margin: 0; padding: 0; font-size: 10.5pt; print-color-adjust: exact;
-    -webkit-print-color-adjust: exact }}
-  h1, h2, h3 {{ break-after: avoid }} figure, tr, pre {{ break-inside: avoid }} thead {{ display: table-header-group }}
-  img {{ max-height: 22cm; object-fit: contain; object-position: left top }} pre {{ white-space: pre-wrap }}
-  .wide {{ overflow: visible }} .screen {{ display: none }}
-  details::details-content {{ content-visibility: visible; block-size: auto }}
-}}
 {style}
 </style></head><body>{body}
 </body></html>
@@ -48,9 +34,12 @@ def is_page(content: bytes) -> bool:
 
 
 def page(title: str, body: str, style: str = "", heading: bool = True) -> str:
-    """Return a page from HTML `body` and CSS `style`; the text `title` is also its heading if `heading` is set."""
+    """Return a page from HTML `body`, with the CSS `style` beyond that of all pages.
+
+    The text `title` is also its heading if `heading` is set.
+    """
     top = f"<h1>{escape(title)}</h1>\n" if heading else ""
-    text = PAGE.format(title=escape(title), body=top + body, style=style)
+    text = PAGE.format(title=escape(title), body=top + body, style=STYLE + style)
     return text.encode(errors="backslashreplace").decode()  # file names need not be valid text
 
 
@@ -58,7 +47,8 @@ def captioned(picture: bytes, caption: str, alt: str | None = None) -> str:
     """Return a figure with an embedded PNG or JPEG; `alt` describes the picture, by default the caption."""
     kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
     with Image.open(io.BytesIO(picture)) as image:
-        size = f'width="{image.width}" height="{image.height}"'
+        times = max(1, min(MOST_TIMES, ENLARGED // image.width))
+        size = f'width="{image.width * times}" height="{image.height * times}"' + ' class="pixels"' * (times > 1)
     words = escape(caption if alt is None else alt)
     source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
     return f'<figure><img alt="{words}" {size} src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'

@@ -17,14 +17,15 @@ from img2img.report.curves import Panel, draw_panel, stacked, training_panels
 from img2img.report.page import captioned, page, table
 from img2img.report.remarks import Remark, shown
 from img2img.report.result import pictured, result_section, score_cell
-from img2img.report.style import STYLE
 from img2img.runs.facts import Report, in_words, read_report_record
-from img2img.runs.folder import RunFolder
+from img2img.runs.folder import Entry, RunFolder
 from img2img.runs.record import LogRow, read_log, scalars_of
 from img2img.runs.results import RankingRecord
 from img2img.runtime.files import atomic
 
 SHOWN_SAMPLES = 12
+LINKED = [entry.name for entry in (*vars(RunFolder).values(),) if isinstance(entry, Entry) and entry.name[0] != "."]
+LINKED.remove("report.html")
 
 
 def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> None:
@@ -41,20 +42,22 @@ def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> No
     if panels or held_out:
         with atomic(files.curves) as temporary:
             temporary.write_bytes(stacked([picture for _, picture in panels + held_out]))
+    newest, earlier = _samples(run)
     sections = {
+        "Samples": newest,
         "Diagnosis": _remarks(run),
         "Result": result_section(run.evaluation, files, run.step),
         "Held-out images over the run": "\n".join(filter(None, [_figures(held_out), _checkpoints(run.ranking)])),
         "Curves": _figures(panels),
-        "Samples": _samples(run),
+        "Earlier samples": earlier,
         "How to use the model": _commands(run),
         "What was trained": _trained(run),
     }
     filled = {title: body for title, body in sections.items() if body}
-    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in list(filled)[1:])
+    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in filled)
     parts = [_head(run), *(f'<h2 id="{_anchor(title)}">{title}</h2>\n{body}' for title, body in filled.items())]
     parts.insert(1, f'<nav aria-label="Sections">{links}</nav>')
-    text = page(f"{files.path.name}: img2img run", "\n".join(parts), STYLE, heading=False)
+    text = page(f"{files.path.name}: img2img run", "\n".join(parts), heading=False)
     with atomic(files.report) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -164,24 +167,26 @@ def _checkpoints(ranking: RankingRecord) -> str:
 
 def _figures(panels: Sequence[tuple[Panel, bytes]]) -> str:
     figures = [captioned(picture, panel.reading, f"{panel.title}, over the steps") for panel, picture in panels]
-    return f'<div class="panels">{"".join(figures)}</div>' if figures else ""
+    return f'<div class="panels charts">{"".join(figures)}</div>' if figures else ""
 
 
-def _samples(run: Contents) -> str:
+def _samples(run: Contents) -> tuple[str, str]:
+    """Return the newest samples, and earlier ones, as HTML."""
     every = run.files.sample_grids()
     if not every:
-        return ""
+        return "", ""
     count = min(len(every), SHOWN_SAMPLES)
     chosen = [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)]
     content = "a row per image, a column per translation" if run.translations else "images drawn from the same noise"
-    thinned = f" {count} of {len(every)}, evenly chosen; all are in samples/." if len(every) > count else ""
+    thinned = f", {count - 1} of {len(every) - 1}, evenly chosen; all are in samples/" if len(every) > count else ""
     newest, *earlier = [
         pictured(path, f"Step {int(path.stem):,}", f"Samples of step {int(path.stem)}: {content}")
         for path in reversed(chosen)
     ]
     others = f'<div class="panels earlier">{"".join(earlier)}</div>' if earlier else ""
     reduced = " Large pictures are reduced here, as JPEG; exact ones are in samples/." if "(reduced)" in newest else ""
-    return f"<p>Newest first: {content}.{thinned}{reduced}</p>\n{newest}\n{others}"
+    newest = f"<p>{content[0].upper()}{content[1:]}.{reduced}</p>\n{newest}"
+    return newest, f"<p>Newest first{thinned}.</p>\n{others}" if others else ""
 
 
 def _commands(run: Contents) -> str:
@@ -238,6 +243,8 @@ def _trained(run: Contents) -> str:
     if run.config.environment:
         versions = {**run.config.environment, "command": run.config.command}
         parts.append(_details("Versions and command", versions.items()))
+    links = [f'<a href="{name}">{name}</a>' for name in LINKED if (run.files.path / name).exists()]
+    parts.append(f"<p>Beside this page, in the run's folder: {', '.join(links)}.</p>" if links else "")
     return "\n".join(filter(None, parts))
 
 

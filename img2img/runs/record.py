@@ -28,6 +28,7 @@ OPERATIONAL = {
     "keep",
     "patience",
     "tensorboard",
+    "track",
     "cache_mb",
 }
 NOT_SCALARS = ("lr", "seconds_per_step", "images_per_s")  # values of a row that are no scalars of the method

@@ -179,7 +179,7 @@ def remove_stale(folder: Path) -> None:
         if not (leftover := TEMPORARY.fullmatch(path.name)):
             continue
         with suppress(OSError):
-            is_dead = leftover["host"] == _host() and not _is_alive(int(leftover["process"]))
+            is_dead = leftover["host"] == _host() and not is_alive(int(leftover["process"]))
             inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
             if is_dead or time.time() - max(x.lstat().st_mtime for x in (path, *inside)) > STALE:
                 remove(path)
@@ -191,7 +191,12 @@ def remove(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.parent / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{path.suffix}"
+    return path.parent / temporary_name(path.suffix)
+
+
+def temporary_name(suffix: str = "") -> str:
+    """Return a new name that `remove_stale` recognises, once this process has ended."""
+    return f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.img2img-part{suffix}"
 
 
 def is_text(path: Path) -> bool:
@@ -226,7 +231,8 @@ def _host() -> str:
     return f"{zlib.crc32(f'{platform.node()} {namespace}'.encode()):08x}"
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine may be alive."""
     if sys.platform == "win32":  # where signal 0 would end the process
         return True
     try:

@@ -29,9 +29,23 @@ class Forgiving:
         return getattr(self._stream, name)
 
 
+_quiet = False
+
+
 def stderr_console(quiet: bool = False) -> Console:
     """Return the console on which a run reports to its user."""
-    return Console(file=Forgiving(sys.stderr), quiet=quiet, highlight=False)  # type: ignore[arg-type]
+    return Console(file=Forgiving(sys.stderr), quiet=quiet or _quiet, highlight=False)  # type: ignore[arg-type]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Show no progress within the block."""
+    global _quiet
+    _quiet, before = True, _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 @contextmanager

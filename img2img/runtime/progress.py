@@ -85,6 +85,8 @@ class Pace:
         if self.seconds is None or self.now <= then:
             return f"{share} {self.done}/{self.total} starting"
         speed = rate((self.work - work) / (self.now - then))
+        if not self.total:
+            return f"{self.done} {speed} {self.unit}/s"
         left = duration((self.total - self.done) * self.seconds)
         return f"{share} {self.done}/{self.total} {speed} {self.unit}/s {left} left"
 

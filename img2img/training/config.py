@@ -13,6 +13,7 @@ from img2img.options.declared import SEEDS, Choice, Options, Within
 from img2img.translation.options import GENERATORS, Dropout, Width
 
 METRICS = "img2img.metrics.table.METRICS"
+TRACKERS = "img2img.training.trackers.TRACKERS"
 STEPS = Within(1, 10**12)
 HEADINGS = ("Data", "Length", "Networks", "Adversarial game", "Run", "Evaluation")
 UNDER = {
@@ -80,7 +81,12 @@ class TrainConfig(Options):
         Within(0, 10**6),
     ] = 4
     save_every: Annotated[int, "Steps between checkpoints; one is also written every ten minutes.", STEPS] = 1000
-    tensorboard: Annotated[bool, "Also write TensorBoard files."] = False
+    track: Annotated[
+        str,
+        "Trackers of experiments to report to as well, comma-separated: tensorboard, wandb, mlflow, trackio.",
+        Choice(("none",), TRACKERS, complete=False),
+    ] = "none"
+    tensorboard: Annotated[bool, "Short for --track tensorboard."] = False
 
 
 @dataclass(frozen=True)

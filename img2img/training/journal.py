@@ -1,13 +1,12 @@
-"""The output of a run: the live line, log.jsonl, curves, sample grids, and TensorBoard if asked for."""
+"""The output of a run: the live line, log.jsonl, curves, sample grids, and what listeners hear of."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from img2img.data.grid import draw_grid
-from img2img.errors import ConfigError, install_hint
+from img2img.errors import first_line
 from img2img.report.diagnosis import Diagnosis
 from img2img.report.run import write_report
 from img2img.runs.facts import Finding, Progress, Report, read_report_record, write_report_record
@@ -15,6 +14,7 @@ from img2img.runs.record import NOT_SCALARS, Kind, LogRow, read_log
 from img2img.runtime.files import atomic
 from img2img.runtime.output import stderr_console
 from img2img.runtime.progress import Meter, rough_duration
+from img2img.training.callbacks import Callback
 from img2img.training.run import Run
 
 FIRST_SECONDS = 3.0  # before the first line if there is no terminal
@@ -29,6 +29,8 @@ class Journal:
         total: the length of the run in steps.
         start: the step that training resumes from; later records of an earlier, killed process are dropped.
         advise: returns what may help against a kind of failure, in words.
+        callbacks: hear of what is recorded.
+        options: of the run, for them.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class Journal:
         advise: Callable[[str], str] = lambda kind: "",
         enabled: bool = True,
         quiet: bool = False,
-        tensorboard: bool = False,
+        callbacks: Sequence[Callback] = (),
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.run, self.files, self.total, self.enabled = run, run.files, total, enabled
         self.console = stderr_console(quiet=quiet or not enabled)
         self.meter: Meter | None = None
         self.estimated = start > 0
-        self.board: Any = None
+        self.callbacks = list(callbacks) if enabled else []
         self.diagnosis = Diagnosis(total, advise, run.facts.kinds)
         if not enabled:
             return
@@ -56,8 +59,8 @@ class Journal:
             temporary.write_text("".join(row.to_json() for row in kept))
         for row in (row for row in kept if row.kind == "train"):
             self.diagnosis.see(row.step, row.values)
-        if tensorboard:
-            self.board = _tensorboard(self.files.tensorboard)
+        for callback in self.callbacks:
+            callback.begin(self.files.path, dict(options or {}), start)
         if not quiet:
             self.meter = Meter(self.console, "train", total, start, first=FIRST_SECONDS)
 
@@ -71,9 +74,7 @@ class Journal:
         row = LogRow(step, epoch, kind, {name: float(f"{v:.7g}") for name, v in values.items()})
         with self.files.log.open("a") as file:
             file.write(row.to_json())
-        if self.board is not None:
-            for name, v in values.items():
-                self.board.add_scalar(f"{kind}/{name}", v, step)
+        self._tell("log", step, row.values, kind)
         if kind == "validation":
             self.say(f"step {step}: held out " + ", ".join(f"{name} {v:.4g}" for name, v in values.items()))
             return
@@ -103,9 +104,11 @@ class Journal:
 
     def samples(self, step: int, columns: Mapping[str, Tensor]) -> None:
         """Write a sample grid: a row per image, a column per title."""
-        if self.enabled:
-            with atomic(self.files.sample(step)) as temporary:
-                draw_grid(columns).save(temporary)
+        if not self.enabled:
+            return
+        with atomic(self.files.sample(step)) as temporary:
+            draw_grid(columns).save(temporary)
+        self._tell("samples", step, self.files.sample(step))
 
     def report(self, progress: Progress) -> None:
         """Write report.json, curves.png and report.html."""
@@ -125,16 +128,19 @@ class Journal:
         self.diagnosis.findings.append(finding)
         self.report(progress)
 
-    def close(self) -> None:
+    def close(self, step: int = 0) -> None:
+        """End the display, and say that the run is over or stopped after `step` steps."""
         if self.meter is not None:
             self.meter.close()
-        if self.board is not None:
-            self.board.close()
+        self._tell("end", step)
 
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(install_hint("--tensorboard", "tensorboard", "tensorboard")) from None
-    return SummaryWriter(str(folder))
+    def _tell(self, what: str, *values: Any) -> None:
+        """Call a method of all callbacks; drop those that may fail and do."""
+        for callback in list(self.callbacks):
+            try:
+                getattr(callback, what)(*values)
+            except Exception as error:
+                if not callback.optional:
+                    raise
+                self.callbacks.remove(callback)
+                self.say(f"{type(callback).__name__} failed, and the run continues without it: {first_line(error)}")

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
@@ -23,6 +23,7 @@ from img2img.runs.facts import Progress
 from img2img.runtime import peers
 from img2img.runtime.compiling import reason
 from img2img.runtime.device import Runtime, deterministic
+from img2img.training.callbacks import Callback
 from img2img.training.config import Schedule, TrainConfig, flat
 from img2img.training.ema import Ema
 from img2img.training.failures import agreed_stop, explained, saving, stopped
@@ -53,6 +54,7 @@ class Trainer:
     runtime: Runtime
     quiet: bool = False
     metric_options: MetricOptions = field(default_factory=MetricOptions)
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         method, data, heldout, config = self.method, self.data, self.heldout, self.config
@@ -82,7 +84,8 @@ class Trainer:
         options = flat(method.config, replace(config, precision=runtime.precision))
         self.state.options = {name: x for name, x in options.items() if name not in method.config.unused}
         steps, ways = self.schedule.steps, self.state.ways
-        self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, config.tensorboard)
+        told = self.callbacks, self.state.options
+        self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, *told)
         for line in filter(None, (self._introduction(), self.state.note)):
             self.journal.say(line)
         if self.state.compiled:
@@ -149,7 +152,7 @@ class Trainer:
                 if state.step == start > 0:
                     self.journal.complete(self._progress())
         finally:
-            self.journal.close()
+            self.journal.close(state.step)
         return state.step > start
 
     def _step(self, step: int) -> None:

@@ -22,20 +22,15 @@ if TYPE_CHECKING:
 MOST_ROWS = 500  # of the table of single images
 WORDS = {True: ("pass", "pass"), False: ("fail", "fail"), None: ("not measured", "faint")}  # of a gate, and their style
 
+VERDICTS = {"pass": "fine", "warn": "note", "fail": "wrong"}  # the remark that each is shown as
+
 STYLE = """
-figcaption, .faint { color: #666 } .wide { overflow-x: auto }
-table { font-size: 14px } td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
-.judged { background: #fff6d6 } .pass { color: #176b2c } .fail { color: #b00020; font-weight: 600 }
-.box { border-left: 4px solid #888; padding: .4rem 1rem; background: #f4f4f4; margin: 1rem 0 }
-.verdict { font-size: 1.15em }
-.verdict-pass { border-color: #176b2c; background: #e8f4ea }
-.verdict-warn { border-color: #b7791f; background: #fdf3dc }
-.verdict-fail { border-color: #b00020; background: #fbe9eb }
-.stamp { color: #b00020; font-weight: 700; letter-spacing: .1em }
+.judged { background: var(--on-warn) } .pass { color: var(--good) } .fail { color: var(--bad); font-weight: 600 }
+.stamp { color: var(--bad); font-weight: 700; letter-spacing: .1em }
 .row { display: grid; grid-template-columns: repeat(4, minmax(0, 240px)); gap: .6rem; margin: .6rem 0 }
 .row figure { margin: 0 } .row img { width: 100% } .row figcaption { font-size: 12px; line-height: 1.3 }
-@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) } .box { padding: .4rem .7rem }
-  .chart img { width: 680px; max-width: none } .meaning { min-width: 16rem } }
+@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) }
+  .charts img { width: 680px; max-width: none } }
 """
 
 
@@ -45,8 +40,9 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
     stamp = '<p class="stamp">CONFOUNDED</p>' if findings.confounded else ""
     probes = draw_predictability(findings)
     parts = [
-        f'<div class="box">{escape(BANNER)}</div>',
-        f'<div class="box verdict verdict-{verdict.outcome}">{stamp}{escape(verdict.sentence)}</div>',
+        f'<div class="remark over"><p>{escape(BANNER)}</p></div>',
+        f'<div class="remark {VERDICTS[verdict.outcome]}">{stamp}',
+        f"<p><strong>{escape(verdict.sentence)}</strong></p></div>",
         "".join(f"<p>{escape(note)}</p>" for note in findings.notes),
         "<h2>Gates</h2>",
         "<p>A method that fails a gate is not fit for measuring, however well it removes the batch.</p>",
@@ -75,7 +71,7 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
 
 def _chart(picture: bytes, caption: str) -> str:
     """Return a chart that scrolls on a phone, where its letters would be too small."""
-    return f'<div class="wide chart">{captioned(picture, caption)}</div>'
+    return f'<div class="wide charts">{captioned(picture, caption)}</div>'
 
 
 def _cell(value: Any, kind: str = "") -> str:
@@ -101,16 +97,18 @@ def _gates(findings: Findings) -> str:
 
 
 def _metrics(findings: Findings) -> str:
-    """Return one line per score and one column per method, so that each line has room for its meaning."""
+    """Return one line per score and one column per method, and what the scores mean below."""
     rows = findings.rows
     kinds = {method: "judged" if method == findings.judged else "" for method in rows}
     head = "".join(f'<th class="{kind}">{escape(method)}</th>' for method, kind in kinds.items())
-    lines = [f"<tr><th>score</th>{head}<th>meaning</th></tr>"]
+    lines, meanings = [f"<tr><th>score</th>{head}</tr>"], []
     for name, (title, meaning) in COLUMNS.items():
         if any(row.get(name) is not None for row in rows.values()):
             cells = "".join(_cell(_with_interval(row, name), kinds[method]) for method, row in rows.items())
-            lines.append(f'<tr><th>{escape(title)}</th>{cells}<td class="faint meaning">{escape(meaning)}</td></tr>')
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+            lines.append(f"<tr><th>{escape(title)}</th>{cells}</tr>")
+            meanings.append(f"<dt>{escape(title)}</dt><dd>{escape(meaning)}</dd>")
+    explained = f"<details open><summary>What the scores mean</summary><dl>{''.join(meanings)}</dl></details>"
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>{explained}'
 
 
 def _with_interval(row: Scores, name: str) -> str:

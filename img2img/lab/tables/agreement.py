@@ -1,7 +1,8 @@
 """What files say of their pixels, which has to be the same in all of a table: names of channels, axes, pixel size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from img2img.data.picture import UNKNOWN_AXES, Stated
 from img2img.errors import DataError, choose, quote
@@ -22,6 +23,7 @@ class Agreement:
 
     Attributes:
         pixel_size: width and height of a pixel in micrometres, and the file, or None.
+        settle: returns what was first said of a thing, by any process, from the thing and what this one says.
         notes: what the user should know of the files that were checked.
     """
 
@@ -30,6 +32,7 @@ class Agreement:
         self.pages = choose("value of pages,", pages, ("error", "channels"))
         self.pixel_size: tuple[tuple[float, float], str] | None = None
         self.notes: list[str] = []
+        self.settle: Callable[[Any, Any], Any] = _as_here
         self._names: dict[int, tuple[tuple[str, ...], str]] = {}  # by the number of a file's first channel
         self._fitted: list[str] = []
 
@@ -93,7 +96,9 @@ class Agreement:
         if len(fitted) == len(names) and all(fitted):
             wanted, source = fitted, "the equalizer was fitted to"
         else:
-            wanted, source = self._names.setdefault(start, (names, f"{quote(path)} has"))
+            if start not in self._names:
+                self._names[start] = self.settle(start, (names, f"{quote(path)} has"))
+            wanted, source = self._names[start]
         here, there = ([name.casefold() for name in each] for each in (names, wanted))
         if here == there:
             return
@@ -107,13 +112,18 @@ class Agreement:
         if size is None:
             return
         if self.pixel_size is None:
-            self.pixel_size = size, f"{quote(path)} has"
+            self.pixel_size = self.settle("size", (size, f"{quote(path)} has"))
+        assert self.pixel_size is not None
         wanted, source = self.pixel_size
         if any(abs(a - b) > TOLERANCE * b for a, b in zip(size, wanted, strict=True)):
             raise DataError(
                 f"{quote(path)} has pixels of {_micrometres(size)}, but {source} pixels of {_micrometres(wanted)}; "
                 "give images of one magnification, or use metadata='ignore' (--metadata ignore) if the files are wrong."
             )
+
+
+def _as_here(thing: Any, value: Any) -> Any:
+    return value
 
 
 def _listed(names: Sequence[str]) -> str:

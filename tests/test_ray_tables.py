@@ -1,0 +1,201 @@
+"""Tables equalized by Ray: the files and the list of one process, whoever is killed; and what a user can get wrong."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from conftest import refused
+
+from img2img import BatchEqualizer
+from img2img.bulk.cluster import connected
+from img2img.bulk.options import RayOptions
+from img2img.bulk.workers import TRIES, Begun, Worker
+from img2img.errors import ConfigError, InputError
+from img2img.lab import Manifest, spreading, store
+from img2img.lab.tables.destination import Destination
+from img2img.lab.tables.listing import Listing
+from img2img.lab.tables.results import Rows
+from img2img.lab.transforming import Equalizing
+from img2img.model.record import RECORD
+
+WELLS = 12
+SIZES = {3: 0.5, 20: 1.0}  # of the pixels of two rows, in micrometres; others do not state theirs
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Two plates of two channels, with a file that cannot be read, and two that state other sizes of pixels."""
+    root, rows = tmp_path_factory.mktemp("plates"), []
+    rng = np.random.default_rng(0)
+    for k in range(2 * WELLS):
+        plate, files = f"P{1 + k // WELLS}", {}
+        (root / plate).mkdir(exist_ok=True)
+        for channel in ("DNA", "ER"):
+            image = rng.normal(200, 5, (24, 24))
+            image[4:12, 5:14] += 500
+            path = root / plate / f"{k}-{channel}.ome.tif"
+            size = {"PhysicalSizeX": SIZES.get(k), "PhysicalSizeY": SIZES.get(k)} if k in SIZES else {}
+            pixels = (image * (1 - 0.2 * (plate == "P2"))).astype("uint16")
+            tifffile.imwrite(path, pixels, metadata={"axes": "YX"} | size)
+            files[f"FileName_{channel}"] = f"{plate}/{path.name}"
+        rows.append(files | {"Metadata_Plate": plate, "Metadata_Well": f"A{k % WELLS:02}"})
+    (root / "P1" / "7-ER.ome.tif").write_bytes(b"broken")
+    pd.DataFrame(rows).to_csv(root / "plates.csv", index=False)
+    return root / "plates.csv"
+
+
+@pytest.fixture(scope="module")
+def equalizer(table, tmp_path_factory):
+    """The folder of an equalizer that knows no size of pixels."""
+    bad = [f"A{k % WELLS:02}" for k in (7, *SIZES)]
+    wells = f"Metadata_Well in {[f'A{k:02}' for k in range(WELLS) if f'A{k:02}' not in bad]}"
+    fitted = BatchEqualizer(target="P1").fit_table(table, where=wells, control=wells)
+    fitted.save(folder := tmp_path_factory.mktemp("equalizer") / "eq")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(equalizer, table, tmp_path_factory):
+    """The results of one process."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    frame = BatchEqualizer.load(equalizer).transform_table(table, None, out)
+    assert frame.status.value_counts().to_dict() == {"done": 22, "failed": 2}
+    return contents(out)
+
+
+def contents(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+def rows_of(equalizer, table, out, function=Equalizing):
+    """The rows of a table, as `transform` has them, the pieces that workers are given, and the list of results."""
+    loaded, manifest = BatchEqualizer.load(equalizer), Manifest.open(table)
+    p, fitted = loaded._parameters, loaded.fitted_
+    fitted.expect(manifest)
+    assert manifest.readable and manifest.channels == ["DNA", "ER"]
+    destination = Destination(manifest, out)
+    listing = Listing(destination, store.makers(fitted, p.out_dtype, manifest.batch))
+    listing.begin(overwrite=False)
+    made = function(p, fitted, manifest, "error", True)
+    known = zip(manifest.files, destination.targets, manifest.batch, manifest.group, strict=True)
+    return Rows(manifest, destination, made, False, True), [pickle.dumps((*row, {})) for row in known], listing
+
+
+def of_worker(rows, pieces, numbers, begun):
+    """What a worker answers that is given rows, and ends as often as Ray would start it again."""
+    ends, copied = 0, pickle.dumps(spreading.Table(rows, 2))
+    while True:
+        try:
+            batch = {"number": numbers, "piece": [pieces[i] for i in numbers]}
+            answer = Worker(pickle.loads(copied), begun, str(Path.cwd()))(batch)
+        except SystemExit:
+            ends += 1
+            continue
+        return ends, [(n, kind, pickle.loads(value)) for n, kind, value in zip(*answer.values(), strict=True)]
+
+
+def test_workers_in_any_order_give_the_same_bytes(equalizer, table, whole, tmp_path):
+    rows, pieces, listing = rows_of(equalizer, table, tmp_path / "out")
+    begun = Begun()
+    for numbers in ([3, 5, 1], range(14, 24), range(6, 14), [0, 2, 4]):
+        ends, found = of_worker(rows, pieces, list(numbers), begun)
+        assert ends == 0 and {kind for _, kind, _ in found} == {"result"}
+        listing.notes.update({n: note for n, _, note in found})
+    listing.save()
+    assert contents(tmp_path / "out") == whole
+    assert "has pixels of 1 µm, but" in whole["equalized.csv"].decode() and "7-ER.ome.tif" in str(listing.notes[7])
+
+
+def test_workers_agree_on_what_files_state(equalizer, table, tmp_path):
+    rows, pieces, _ = rows_of(equalizer, table, tmp_path / "out")
+    begun = Begun()
+    notes = {n: note for numbers in ([20], [3]) for n, _, note in of_worker(rows, pieces, numbers, begun)[1]}
+    assert notes[20]["status"] == "done" and notes[3]["status"] == "failed"
+    assert "has pixels of 0.5 µm, but" in notes[3]["error"]
+
+
+class Deadly(Equalizing):
+    def __call__(self, i, image):
+        if i == 2:
+            raise SystemExit
+        return super().__call__(i, image)
+
+
+def test_a_row_that_ends_every_worker_is_reported(equalizer, table, tmp_path):
+    rows, pieces, _ = rows_of(equalizer, table, tmp_path / "out", Deadly)
+    ends, found = of_worker(rows, pieces, [1, 2, 4], Begun())
+    assert ends == 1 + TRIES and [note["status"] for _, _, note in found] == ["done", "failed", "done"]
+    reason = "2-DNA.ome.tif: the process that worked on it ended each time; is there enough memory?"
+    assert found[1][2]["error"].endswith(reason)
+
+
+def test_a_worker_that_sees_another_disk_or_another_equalizer_is_refused(equalizer, table, tmp_path):
+    rows, *_ = rows_of(equalizer, table, tmp_path / "out")
+    work = spreading.Table(rows, 1)
+    (tmp_path / "out" / RECORD).write_text(json.dumps({"equalizer": "other"}))
+    says = refused(ConfigError, work.join, Begun())
+    assert says.startswith("Another command has begun to write other results into")
+    (tmp_path / "out" / RECORD).unlink()
+    assert refused(ConfigError, work.join, Begun()).endswith("must be on a disk that all machines share.")
+    (tmp_path / "out" / RECORD).write_text(json.dumps(work.record))
+    work.way = spreading._way("cpu") | {"processor": "AVX9"}
+    says = refused(ConfigError, work.join, Begun())
+    assert "would compute differently than the process that gave the job: processor was AVX9, now" in says
+
+
+# Ray
+
+
+@pytest.mark.slow
+def test_ray_gives_the_files_and_the_list_of_one_process_though_a_worker_is_killed(
+    equalizer, table, whole, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    killed = tmp_path / "killed"
+
+    class Deadly(Equalizing):
+        def __call__(self, i, image):
+            import os
+
+            if i == 17 and not killed.exists():
+                killed.touch()
+                os.kill(os.getpid(), 9)
+            return Equalizing.__call__(self, i, image)
+
+    loaded, seen = BatchEqualizer.load(equalizer), []
+    some = table.parent / "some.csv"
+    frame = pd.read_csv(table)
+    frame[frame.index % 20 != 3].to_csv(some, index=False)  # without the row that others are compared with
+    alone = loaded.transform_table(some, None, tmp_path / "alone")
+    monkeypatch.setattr("img2img.lab.transforming.Equalizing", Deadly)
+    with connected(RayOptions(ray="local", ray_workers=2)):
+        asked = {"ray": "local", "ray_workers": 2}
+        found = loaded.transform_table(some, None, tmp_path / "out", progress=lambda *x: seen.append(x), **asked)
+        assert killed.exists() and contents(tmp_path / "out") == contents(tmp_path / "alone")
+        pd.testing.assert_frame_equal(found, alone)
+        assert seen == [(k, 22) for k in range(1, 23)]
+        again = loaded.transform_table(some, None, tmp_path / "out", **asked)
+        says = refused(ConfigError, loaded.transform_table, some, None, tmp_path / "out", ray_gpus=0.5, **asked)
+    assert again.status.value_counts().to_dict() == {"kept": 21, "failed": 1}
+    assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
+
+
+# Mistakes
+
+
+def test_mistakes_in_options(equalizer, table, tmp_path, command_line):
+    loaded = BatchEqualizer.load(equalizer)
+    says = refused(InputError, loaded.transform, np.zeros((2, 2, 24, 24), "uint16"), batch="P1", ray="local")
+    assert says == "ray= is for a Manifest; the results of arrays are returned."
+    says = refused(ConfigError, loaded.transform_table, table, None, tmp_path / "out", ray_workers=2)
+    assert says == "--ray-workers has no effect without --ray."
+    words = ["equalize", "transform", equalizer, table, "--out", tmp_path / "out"]
+    code, _, text = command_line(*words, "--ray", "local", "--jobs", "2")
+    assert code == 2 and "--jobs has no effect with --ray, whose workers have --ray-cpus threads each;" in text
+    code, _, text = command_line(*words, "--ray", "127.0.0.1:1")
+    assert code == 2 and "there is no Ray cluster at this address: Connection refused." in text
+    assert not (tmp_path / "out").exists()
