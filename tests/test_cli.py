@@ -173,6 +173,7 @@ def test_help_is_in_the_order_of_the_work(call):
         "compare",
         "sample",
         "classify",
+        "serve",
         "equalize",
         "report",
         "export",
