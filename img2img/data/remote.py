@@ -184,7 +184,8 @@ class Remote:
         if self.size(name) is not None:
             return False
         with self._told(name, "cannot be written"):
-            self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+            if not self.is_whole:  # others have no folders, and buckets are not made
+                self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
             try:
                 self.fs.pipe_file(self._path(name), content, mode="create")
             except Exception:
