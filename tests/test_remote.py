@@ -287,9 +287,9 @@ def test_what_needs_a_disk_is_refused_in_one_sentence(run, store, tmp_path, comm
     assert says(ray="local").startswith("--ray cannot be combined with a store such as s3://; start a command with")
     assert says(device="cpu,cpu").startswith("Several --device cannot be combined with a store such as s3://;")
     assert says(format="zarr").startswith("--format zarr makes folders")
-    assert (
-        says(report=Path("s3://bucket/r.json"))
-        == "--report is a path on this machine, not a URL such as s3:/bucket/r.json."
+    says_report = says(report=Path("s3://bucket/r.json"))
+    assert says_report.startswith(
+        "--report takes a path on this machine, and not a URL such as s3://bucket/r.json; copy"
     )
     assert not Path("s3:").exists()
     for name in ("x.zarr/.zattrs", "x.zarr/0/0.0", "plate/.zgroup", "plate/A/1.png", "a/b.svs", "1.png"):
@@ -309,6 +309,25 @@ def test_what_needs_a_disk_is_refused_in_one_sentence(run, store, tmp_path, comm
     assert code == 2 and err.startswith("img2img: nosuch://bucket/x cannot be opened: ") and err.count("\n") == 1
     code, _, err = command_line("translate", run, "gs://bucket/x", "--out", tmp_path / "y")
     assert code == 2 and "gcsfs" in err and err.count("\n") == 1
+
+
+def test_other_commands_take_no_urls(run, unpaired, tmp_path, monkeypatch, command_line):
+    monkeypatch.chdir(tmp_path)
+    a, b = unpaired
+    url = "s3://bucket/photos"
+    for words in (
+        ("sample", run, "--out", url),
+        ("evaluate", run, "--a", url, "--b", b),
+        ("train", "cyclegan", "--a", a, "--b", url, "--out", "x"),
+        ("train", "cyclegan", "--data", url, "--out", "x"),
+        ("train", "cyclegan", "--a", a, "--b", b, "--out", url),
+        ("classify", run, url, "--out", "x.csv"),
+    ):
+        code, _, err = command_line(*words)
+        assert code == 2 and f"not a URL such as {url}; copy the files to a disk first" in err, (words, err)
+    says = refused(ConfigError, img2img.train, "cyclegan", a=url, b=b, out=tmp_path / "x", device="cpu")
+    assert says.startswith("This command takes a path on this machine, and not a URL such as s3://bucket/photos; copy")
+    assert not Path("s3:").exists()
 
 
 # Names and credentials

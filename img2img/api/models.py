@@ -7,6 +7,7 @@ from typing import Any, Unpack, overload
 
 from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
+from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
 from img2img.model.file import read_card
@@ -130,6 +131,7 @@ def sample(
         if shared.ray is not None:
             raise ConfigError("ray is for images that become files; give out, the folder for them.")
         return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
+    refuse_url(Path(out), "--out")
     if shared.ray is None:
         drawing = Drawing(model, n, Path(out), chosen)
         return write_samples(drawing, drawing.draw(drawing.missing), progress)
