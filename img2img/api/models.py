@@ -8,6 +8,7 @@ from typing import Any, Unpack, overload
 from img2img.api.translating import open_on_devices
 from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
+from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
 from img2img.model.drawing import draw
@@ -135,6 +136,7 @@ def sample(
             what = "Several devices are" if shared.ray is None else "ray is"
             raise ConfigError(f"{what} for images that become files; give out, the folder for them.")
         return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
+    refuse_url(Path(out), "--out")
     if shared.ray is None:
         drawing = Drawing(model, n, Path(out), chosen)
         return write_samples(drawing, draw(drawing, devices), progress)

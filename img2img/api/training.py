@@ -14,6 +14,7 @@ import torch
 
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
+from img2img.data.remote import refuse_url
 from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, choose
@@ -121,6 +122,8 @@ def _train(
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
+    if out is not None:
+        refuse_url(Path(out), "--out")
     files = RunFolder(Path(out) if out is not None else default_folder(method, options))
     folder = files.path
     files.refuse_foreign(overwrite)
