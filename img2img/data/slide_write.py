@@ -82,11 +82,12 @@ class Form:
         return {"software": False, "contiguous": False, **copy.deepcopy(self.page)}
 
 
-def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
+def form_of(slide: Regions, channels: int, dtype: str, quality: int | None) -> Form:
     """Return the form of a result of a slide, as much like the slide as the pixels allow.
 
     Tiles, levels, pixel size, descriptions and lossless compression are those of the slide. JPEG stays JPEG, of
-    `quality`, if the result has 8 bits and one or three channels; any other compression becomes deflate.
+    `quality`, if the result has 8 bits and one or three channels; any other compression becomes deflate. Without a
+    `quality`, JPEG does too.
     """
     layout = slide.layout if isinstance(slide.layout, Layout) else None
     page = layout.page if layout else None
@@ -98,7 +99,7 @@ def form_of(slide: Regions, channels: int, dtype: str, quality: int) -> Form:
     options |= _arrangement(layout if same else None, channels)
     planes = channels if options["planarconfig"] == "separate" or options["photometric"] == "minisblack" else 1
     lossy = int(page.compression) in JPEG if page else slide.compression == "JPEG"
-    if lossy and dtype == "uint8" and planes == 1:
+    if lossy and quality is not None and dtype == "uint8" and planes == 1:
         chroma = tuple(page.subsampling or ()) if page and int(page.photometric) == YCBCR else ()
         fits = chroma in SUBSAMPLINGS and not any(n % (8 * max(chroma)) for n in tile)
         options |= {"compression": "jpeg", "compressionargs": {"level": quality}, "predictor": None}
