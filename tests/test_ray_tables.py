@@ -86,7 +86,8 @@ def rows_of(equalizer, table, out, function=Equalizing):
     listing.begin(overwrite=False)
     made = function(p, fitted, manifest, "error", True)
     known = zip(manifest.files, destination.targets, manifest.batch, manifest.group, strict=True)
-    return Rows(manifest, destination, made, False, True), [pickle.dumps((*row, {})) for row in known], listing
+    makers = dict(zip(manifest.batch, store.makers(fitted, p.out_dtype, manifest.batch), strict=True))
+    return Rows(manifest, destination, made, False, makers, 1), [pickle.dumps((*row, {})) for row in known], listing
 
 
 def of_worker(rows, pieces, numbers, begun):
