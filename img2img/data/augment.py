@@ -1,6 +1,7 @@
 """Augmentation presets, by albumentations."""
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from img2img.errors import choose
 
 if TYPE_CHECKING:
     from img2img.data.picture import Array
+
+ALONE = threading.Lock()  # a pipeline holds the state of its random numbers
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Augment:
 
     def __call__(self, seed: int, image: "Array") -> "Array":
         """Transform `image` (H, W, C); equal seeds do the same to all images of one size."""
-        self.pipeline.set_random_seed(seed)
-        transformed: Array = self.pipeline(image=image)["image"]
+        with ALONE:
+            self.pipeline.set_random_seed(seed)
+            transformed: Array = self.pipeline(image=image)["image"]
         return transformed
