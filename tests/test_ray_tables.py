@@ -75,9 +75,9 @@ def contents(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.suffix != ".lock"}
 
 
-def rows_of(equalizer, table, out, function=Equalizing):
+def rows_of(equalizer, table, out, function=Equalizing, **options):
     """The rows of a table, as `transform` has them, the pieces that workers are given, and the list of results."""
-    loaded, manifest = BatchEqualizer.load(equalizer), Manifest.open(table)
+    loaded, manifest = BatchEqualizer.load(equalizer), Manifest.open(table, **options)
     p, fitted = loaded._parameters, loaded.fitted_
     fitted.expect(manifest)
     assert manifest.readable and manifest.channels == ["DNA", "ER"]
@@ -113,6 +113,15 @@ def test_workers_in_any_order_give_the_same_bytes(equalizer, table, whole, tmp_p
     listing.save()
     assert contents(tmp_path / "out") == whole
     assert "has pixels of 1 µm, but" in whole["equalized.csv"].decode() and "7-ER.ome.tif" in str(listing.notes[7])
+
+
+def test_a_worker_equalizes_by_region_too(equalizer, table, tmp_path):
+    small = {"max_megapixels": 0.0005, "where": "Metadata_Well in ['A01', 'A02']"}
+    alone = BatchEqualizer.load(equalizer).transform_table(table, None, tmp_path / "alone", **small)
+    rows, pieces, listing = rows_of(equalizer, table, tmp_path / "out", **small)
+    listing.notes.update({n: note for n, _, note in of_worker(rows, pieces, [3, 1, 0, 2], Begun())[1]})
+    listing.save()
+    assert alone.status.tolist() == ["done"] * 4 and contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
 def test_workers_agree_on_what_files_state(equalizer, table, tmp_path):

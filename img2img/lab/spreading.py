@@ -33,6 +33,7 @@ class Table:
     def __init__(self, rows: Rows, threads: int) -> None:
         function: Any = rows.function
         self.rows, self.threads, self.notes = _without_rows(rows), threads, list[str]()
+        self.rows.threads = threads  # for the blocks of a row, too
         self.record = json_object((rows.destination.folder / RECORD).read_bytes())
         self.device = "cpu" if function.fitted.generator is None else str(function.p.device)
         self.way = None if function.fitted.generator is None else _way(self.device)
