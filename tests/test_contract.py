@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_images
+from helpers import assert_equal
 from torch import nn
 
 import img2img
@@ -30,6 +31,8 @@ from img2img.options import outline
 from img2img.report.curves import READINGS
 from img2img.runs.facts import read_report_record
 from img2img.runs.folder import RunFolder
+from img2img.training.ema import Ema
+from img2img.training.start import read_start
 
 SIZE, CLASSES = 16, ("x", "y", "z")
 SMALL = {  # of the options that a method has
@@ -350,6 +353,32 @@ def test_a_run_leaves_a_report_that_names_its_method(name, run_of):
     kinds = read_report_record(RunFolder(run)).facts.kinds
     norms = {name for row in rows for name in row if name.startswith("grad_")}
     assert norms and {kinds.get(name) for name in norms} == {"norm"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_starts_from_a_model_and_from_a_run(name, run_of):
+    run, _ = run_of(name)
+    card, last = read_card(run / "model.safetensors"), load_resume(run / "last.pt")
+
+    def begun(path, only=None):
+        torch.manual_seed(9)
+        method = METHODS[name](METHODS[name].Config(**card.config), card.facts)
+        begin = read_start("it", path, method, card, only)
+        begin.give(method, Ema([], 0), 0)
+        return method, begin
+
+    for path, only in ((run / "model.safetensors", None), (run, "generator"), (run, None)):
+        method, begin = begun(path, only)
+        for title, own in card.uses.items():
+            if only is None or method.uses[own].output != CLASS:
+                expected = load_use(run / "model.safetensors", card, title).network.state_dict()
+                found = method.uses[own].network.state_dict()
+                assert all(torch.equal(found[key], x) for key, x in expected.items()), (path, title)
+        assert bool(begin.state) == (path == run and only is None)
+    assert_equal(dict(method.state_dict()), dict(last["method"]))
+    for player, optimizer in method.optimizers.items():
+        assert_equal(optimizer.state_dict()["state"], last["optimizers"][player]["state"])
+    assert all(network in begin.note for network in method.networks()) and "the optimizers" in begin.note
 
 
 @pytest.mark.parametrize("name", METHODS)

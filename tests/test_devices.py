@@ -1,4 +1,4 @@
-"""A folder on several devices: the bytes of one device, whatever becomes of the processes."""
+"""Folders and drawings on several devices: the bytes of one device, whatever becomes of the processes."""
 
 import json
 import os
@@ -17,12 +17,12 @@ import pytest
 import tifffile
 import torch
 from conftest import refused
-from helpers import cyclegan_run
+from helpers import cyclegan_run, dcgan_run
 from PIL import Image
 
 import img2img
 from img2img.errors import ConfigError, TrainingError
-from img2img.model import devices, folder
+from img2img.model import devices, drawing, folder, samples
 from img2img.model.record import RECORD
 from img2img.runtime import device
 
@@ -88,8 +88,9 @@ class Context:
 
 @pytest.fixture
 def threads(monkeypatch):
-    monkeypatch.setattr(devices, "Context", Context)
-    monkeypatch.setattr(devices, "shield", lambda: None)
+    for module in (devices, drawing):
+        monkeypatch.setattr(module, "Context", Context)
+        monkeypatch.setattr(module, "shield", lambda: None)
 
 
 @pytest.fixture
@@ -200,6 +201,82 @@ def test_notes_of_several_devices_are_said_once(run, photos, threads, tmp_path, 
     assert len(loaded.notes) == 1
 
 
+# Drawing
+
+
+@pytest.fixture(scope="module")
+def dcgan(tmp_path_factory):
+    return dcgan_run(tmp_path_factory.mktemp("dcgan") / "run")
+
+
+@pytest.fixture(scope="module")
+def drawn(dcgan, tmp_path_factory):
+    """The images of one device, in batches of four."""
+    return drawn_on("cpu", dcgan, tmp_path_factory.mktemp("drawn"))
+
+
+def drawn_on(names, dcgan, out, **options):
+    img2img.sample(dcgan, 43, out=out, batch_size=4, device=names, **options)
+    assert leftovers(out) == []
+    return contents(out)
+
+
+@pytest.fixture
+def deadly(monkeypatch):
+    """Numbers of images that end the process which draws them, each as often as it is listed."""
+    numbers, write = [], samples.write_image
+
+    def writes(path, *rest):
+        if path.stem.isdecimal() and int(path.stem) in numbers:
+            numbers.remove(int(path.stem))
+            raise EOFError
+        return write(path, *rest)
+
+    monkeypatch.setattr(samples, "write_image", writes)
+    return numbers
+
+
+def test_several_devices_draw_the_bytes_of_one(dcgan, drawn, threads, tmp_path):
+    for number in (0, 21, 42):  # some are there
+        path = tmp_path / f"{number:06}.png"
+        path.write_bytes(drawn[path.name])
+    (tmp_path / samples.SOURCE).write_bytes(drawn[samples.SOURCE])
+    seen = []
+    assert drawn_on("cpu,cpu:1,cpu", dcgan, tmp_path, progress=lambda *x: seen.append(x)) == drawn
+    assert seen == [(k, 43) for k in range(4, 44)]
+    parts = tmp_path / "parts"
+    for part in ("2/3", "3/3", "1/3"):
+        drawn_on("cpu,cpu", dcgan, parts, shard=part)
+    assert contents(parts) == drawn
+
+
+def test_a_process_that_ends_while_it_draws_loses_nothing(dcgan, drawn, threads, deadly, tmp_path):
+    deadly += [13, 30]
+    assert drawn_on("cpu,cpu,cpu", dcgan, tmp_path / "out") == drawn
+    deadly += [13, 13]
+    says = refused(TrainingError, img2img.sample, dcgan, 43, out=tmp_path / "no", batch_size=4, device="cpu,cpu,cpu")
+    assert says == (
+        "2 processes that drew images 13 to 15 ended early, perhaps because the memory was full; run the same command "
+        "again to draw what is missing."
+    )
+    deadly += [2, 6]
+    says = refused(TrainingError, img2img.sample, dcgan, 43, out=tmp_path / "none", batch_size=4, device="cpu,cpu")
+    assert says.startswith("The processes on cpu, cpu ended early, perhaps because the memory was full;")
+    for name in ("no", "none"):
+        assert drawn_on("cpu,cpu", dcgan, tmp_path / name) == drawn
+
+
+def test_mistakes_in_the_devices_of_drawing(dcgan, tmp_path, monkeypatch):
+    says = refused(ConfigError, img2img.sample, dcgan, 3, device="cpu,cpu")
+    assert says == "Several devices are for images that become files; give out, the folder for them."
+    says = refused(ConfigError, img2img.sample, dcgan, 3, out=tmp_path / "out", device="cpu,cpu", ray="local")
+    assert says.startswith("Several --device have no effect with --ray,")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    says = refused(ConfigError, img2img.sample, dcgan, 3, out=tmp_path / "out", device="all")
+    assert says == "--device all is for machines with GPUs, and this one has none."
+    assert not (tmp_path / "out").exists()
+
+
 # Which devices
 
 
@@ -243,6 +320,19 @@ def test_a_killed_process_loses_nothing(run, photos, whole, tmp_path):
     assert killed and (summary.translated, len(summary.failed)) == (40, 1)
     assert contents(tmp_path / "out") == whole and leftovers(tmp_path / "out") == []
     assert active_children() == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_that_draws_loses_nothing(dcgan, drawn, tmp_path):
+    killed = []
+
+    def kill_one(done, total):
+        if not killed:
+            killed.append(active_children()[0])
+            killed[0].kill()
+
+    assert drawn_on("cpu,cpu", dcgan, tmp_path, progress=kill_one) == drawn
+    assert killed and active_children() == []
 
 
 @pytest.mark.slow

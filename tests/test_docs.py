@@ -44,14 +44,14 @@ from img2img.metrics.table import METRICS
 from img2img.model.options import FolderOptions, JobLoadOptions, SampleLoadOptions, SampleOptions, TranslateOptions
 from img2img.options.declared import Option, Within, options_in, unused_in
 from img2img.serve.options import ServeOptions
-from img2img.training.config import DistillConfig, TrainConfig, groups_of
+from img2img.training.config import DistillConfig, StartConfig, groups_of
 
 ROOT = Path(__file__).parents[1]
 RUN_PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*RUN_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TABLES = {
     "datasets/README.md": [DataConfig, PartlyLabelledConfig, ConditionedConfig],
-    "docs/training.md": [TrainConfig],
+    "docs/training.md": [StartConfig],
     "docs/translating.md": [JobLoadOptions, TranslateOptions, FolderOptions, RayOptions],
     "docs/distilling.md": [DistillConfig],
     "docs/sampling.md": [SampleLoadOptions, SampleOptions, RayOptions],

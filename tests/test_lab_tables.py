@@ -486,7 +486,7 @@ def test_a_rerun_does_what_is_missing_and_keeps_what_was_noted(plates, tmp_path)
 def test_every_row_is_worked_on_once_and_counted(count, n_jobs, ahead, monkeypatch):
     monkeypatch.setattr(results, "AHEAD", ahead)
     worked = []
-    assert list(results._each(worked.append, count, n_jobs)) == list(range(1, count + 1))
+    assert list(results._each(worked.append, count, n_jobs, threading.Event())) == list(range(1, count + 1))
     assert sorted(worked) == list(range(count))
 
 
@@ -545,7 +545,7 @@ def test_one_row_at_a_time(plates, tmp_path):
     manifest, out = Manifest.open(plates), tmp_path / "out"
     results_there = Destination(manifest, out)
     assert not results_there.holds(1)
-    results_there.write(1, manifest.read(1) + 2, manifest.pictures(1))
+    results_there.write(1, manifest.read(1) + 2, manifest.contents(1))
     assert results_there.holds(1) and not results_there.holds(0)
     assert np.array_equal(tifffile.imread(out / "p1" / "B02_ER.tif"), manifest.read(1)[1] + 2)
 

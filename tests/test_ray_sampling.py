@@ -1,7 +1,10 @@
 """Images drawn by Ray: the bytes of one process, whoever is killed in the middle; and what a user can get wrong."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,30 @@ def test_ray_draws_the_bytes_of_one_process_though_a_worker_is_killed(run, whole
         assert killed.exists() and contents(tmp_path / "out") == whole
         assert (written.drawn, written.skipped, seen) == (41, 2, [(k, 43) for k in range(3, 44)])
     assert json.loads(whole[SOURCE])["threads"] == 1
+
+
+@pytest.mark.slow
+def test_a_node_that_is_removed_while_images_are_drawn_loses_nothing(run, whole, tmp_path):
+    pytest.importorskip("ray")
+    script = f"""
+import img2img
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+second = [cluster.add_node(num_cpus=1)]
+def progress(done, total):
+    if done >= 8 and second:
+        cluster.remove_node(second.pop(), allow_graceful=False)
+if __name__ == "__main__":
+    options = dict(device="cpu", ray=cluster.address, progress=progress, batch_size={BATCH}, grid=True)
+    written = img2img.sample({str(run)!r}, 43, out="out", **options)
+    assert not second
+    print(written.drawn)
+"""
+    (tmp_path / "script.py").write_text(script)
+    words, quiet = [sys.executable, "script.py"], {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | quiet, capture_output=True, text=True, timeout=200)
+    assert done.stdout.split()[-1:] == ["43"], done.stderr
+    assert contents(tmp_path / "out") == whole
 
 
 def test_mistakes_in_options(run, tmp_path, command_line):

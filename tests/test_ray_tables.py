@@ -2,6 +2,10 @@
 
 import json
 import pickle
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +86,8 @@ def rows_of(equalizer, table, out, function=Equalizing):
     listing.begin(overwrite=False)
     made = function(p, fitted, manifest, "error", True)
     known = zip(manifest.files, destination.targets, manifest.batch, manifest.group, strict=True)
-    return Rows(manifest, destination, made, False, True), [pickle.dumps((*row, {})) for row in known], listing
+    makers = dict(zip(manifest.batch, store.makers(fitted, p.out_dtype, manifest.batch), strict=True))
+    return Rows(manifest, destination, made, False, makers, 1), [pickle.dumps((*row, {})) for row in known], listing
 
 
 def of_worker(rows, pieces, numbers, begun):
@@ -182,6 +187,36 @@ def test_ray_gives_the_files_and_the_list_of_one_process_though_a_worker_is_kill
         says = refused(ConfigError, loaded.transform_table, some, None, tmp_path / "out", ray_gpus=0.5, **asked)
     assert again.status.value_counts().to_dict() == {"kept": 21, "failed": 1}
     assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
+
+
+@pytest.mark.slow
+def test_the_command_is_killed_and_started_again(equalizer, table, tmp_path):
+    pytest.importorskip("ray")
+    frame = pd.read_csv(table)
+    frame = frame[frame.index % 20 != 3]
+    parts = []
+    for k in range(10):  # so many that the job is not done before the signal comes
+        shutil.copytree(table.parent, tmp_path / "in" / f"{k}")
+        parts.append(frame.assign(**{c: f"{k}/" + frame[c] for c in frame if c.startswith("FileName_")}))
+    pd.concat(parts).to_csv(tmp_path / "in" / "plates.csv", index=False)
+    BatchEqualizer.load(equalizer).transform_table(tmp_path / "in" / "plates.csv", None, tmp_path / "alone")
+    words = [sys.executable, "-m", "img2img", "equalize", "transform", equalizer, "in/plates.csv", "--out", "out"]
+    words += ["--ray", "local", "--ray-workers", "2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.rglob("out/**/*.tif")) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -9 and "Traceback" not in said, said
+    assert len(list(tmp_path.rglob("out/**/*.tif"))) < 420
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and ", 10 failed" in done.stdout, done.stderr
+    found, alone = (contents(tmp_path / name) for name in ("out", "alone"))
+    assert {name: x for name, x in found.items() if name.endswith(".tif")} == {
+        name: x for name, x in alone.items() if name.endswith(".tif")
+    }
+    columns = [pd.read_csv(tmp_path / name / "equalized.csv").drop(columns="error") for name in ("out", "alone")]
+    pd.testing.assert_frame_equal(*(x.replace("kept", "done") for x in columns))
 
 
 # Mistakes

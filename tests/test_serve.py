@@ -534,6 +534,16 @@ def test_the_schema_has_every_parameter_and_answer(service):
     assert post["responses"]["422"]["content"]["application/json"]["schema"]["example"]["error"].endswith(".")
 
 
+@pytest.mark.slow
+def test_answers_are_those_of_the_schema(service):
+    """Checked by schemathesis where that is installed; whether an image suits the model, no schema says."""
+    pytest.importorskip("schemathesis")
+    words = ["run", f"http://127.0.0.1:{service.port}/openapi.json", "--max-examples", "15"]
+    words += ["--exclude-checks", "positive_data_acceptance"]
+    done = subprocess.run([sys.executable, "-m", "schemathesis.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
 def test_counters_are_in_the_format_of_prometheus(service):
     ask(service, "/v1/translate", photo())
     text = ask(service, "/metrics")[2].decode()

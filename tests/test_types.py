@@ -39,7 +39,7 @@ Images = str | Path | NDArray[Any] | Tensor | Sequence[Any]  # a folder, or arra
 '''
 WIDER = {  # what calls take beside the type that is declared
     **dict.fromkeys(("a", "b", "data"), "Images | None"),
-    **dict.fromkeys(("ab", "real", "fake", "judge", "cache", "report"), "str | Path | None"),
+    **dict.fromkeys(("ab", "real", "fake", "judge", "cache", "report", "init"), "str | Path | None"),
     "tile": "str | int",
     "callbacks": "Sequence[Any]",  # of a room above this one
 }

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+from img2img.api.translating import open_on_devices
 from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
+from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
+from img2img.model.drawing import draw
 from img2img.model.file import read_card
 from img2img.model.model import Model, model_file
 from img2img.model.options import (
@@ -122,25 +125,29 @@ def sample(
     loading = pick(options, SampleLoadOptions)
     n = option("n", Count).convert(n)
     if not isinstance(model, Sampler):
-        model = Sampler(model, **loading)
+        model, devices = open_on_devices(Sampler, model, **loading)
     elif loading:
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
+    else:
+        devices = [model.asked[0]]
     chosen, shared = split(options, SampleOptions, RayOptions)
     if out is None:
-        if shared.ray is not None:
-            raise ConfigError("ray is for images that become files; give out, the folder for them.")
+        if shared.ray is not None or len(devices) > 1:
+            what = "Several devices are" if shared.ray is None else "ray is"
+            raise ConfigError(f"{what} for images that become files; give out, the folder for them.")
         return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
+    refuse_url(Path(out), "--out")
     if shared.ray is None:
         drawing = Drawing(model, n, Path(out), chosen)
-        return write_samples(drawing, drawing.draw(drawing.missing), progress)
+        return write_samples(drawing, draw(drawing, devices), progress)
     from img2img.bulk.cluster import connected
-    from img2img.bulk.sampling import draw
+    from img2img.bulk.sampling import draw as draw_by_ray
 
     model = copy.copy(model)
     model.threads = shared.ray_cpus  # of each worker, and not of this process
-    with connected(shared) as ray:
+    with connected(shared, devices) as ray:
         drawing = Drawing(model, n, Path(out), chosen)
-        return write_samples(drawing, draw(ray, drawing, shared), progress)
+        return write_samples(drawing, draw_by_ray(ray, drawing, shared), progress)
 
 
 @documented(ClassifyOptions)

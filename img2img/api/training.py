@@ -12,13 +12,17 @@ from zlib import crc32
 
 import torch
 
+from img2img.api.weights import absolute_name, weights_of
+from img2img.core.method import Method
 from img2img.core.needs import Facts
 from img2img.data.axes import arrays_of
+from img2img.data.remote import refuse_url
 from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, choose
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
+from img2img.model.file import ModelCard
 from img2img.model.sampling import Sampler
 from img2img.model.translator import Translator
 from img2img.options import keywords
@@ -28,10 +32,11 @@ from img2img.runs.facts import read_report_record
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import OPERATIONAL, RETIRED
 from img2img.runs.sameness import (
+    LENGTH,
     PATHS,
     absolute,
     default_folder,
-    earlier_processes,
+    earlier_settings,
     identities,
     note_on_place,
     read_config,
@@ -42,11 +47,12 @@ from img2img.runtime import peers
 from img2img.runtime.device import Runtime, environment
 from img2img.runtime.output import stderr_console
 from img2img.training.callbacks import Callback
-from img2img.training.config import flat, groups_of
+from img2img.training.config import Schedule, StartConfig, flat, groups_of
 from img2img.training.finished import evaluate_finished
 from img2img.training.loop import Trainer
 from img2img.training.run import Run, card_of, facts_of, introduce
 from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
+from img2img.training.start import Start, read_start
 from img2img.training.trackers import open_trackers
 
 MAY_DIFFER = {*PATHS, *OPERATIONAL}  # options, between nodes
@@ -121,6 +127,8 @@ def _train(
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite starts over; give one of them.")
 
+    if out is not None:
+        refuse_url(Path(out), "--out")
     files = RunFolder(Path(out) if out is not None else default_folder(method, options))
     folder = files.path
     files.refuse_foreign(overwrite)
@@ -129,10 +137,16 @@ def _train(
         if saved is None or not files.resumable:
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
         options = {name: x for name, x in saved["options"].items() if name not in RETIRED} | options
+    lengths = {name for name in LENGTH if options.get(name) is not None} & asked
+    longer = resume and bool(lengths)
+    if longer and "steps" not in lengths:
+        options["steps"] = 0  # by --epochs
     options = absolute(options)
+    if options.get("init"):
+        options["init"] = absolute_name(str(options["init"]))
     data_config, train_config, method_config, metrics = split(options, *groups)
     arrays = arrays_of(arrays, channel_axis, data_config.pages) | listed
-    for config in (data_config, method_config):
+    for config in (data_config, train_config, method_config):
         refuse_idle(method, asked, config)
     train_config = replace(train_config, batch_size=train_config.batch_size or method_class.batch_size)
     callbacks = [*callbacks, *open_trackers(train_config.track, train_config.tensorboard)]
@@ -146,7 +160,7 @@ def _train(
         "processes": runtime.world_size,
     }
     defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
-    refuse_folder(files, record, defaults, overwrite)
+    refuse_folder(files, record, defaults, overwrite, longer)
 
     shared = (train_config.workers if train_config.workers >= 0 else auto_workers(runtime.device)) > 0
     say = partial(stderr_console(quiet or not runtime.is_main).print, markup=False, soft_wrap=True)
@@ -172,33 +186,41 @@ def _train(
     built = method_class(method_config, opened.train.facts)
     refuse_wrong_size(built, data_config.size)
 
-    facts = facts_of(method, built, opened, runtime.world_size)
+    other_way = getattr(data_config, "direction", "a2b") == "b2a"
+    card = card_of(method, built, opened.train.scales, other_way, data_config.pages)
+    fresh = overwrite or not files.resumable
+    begin = _start(train_config, built, card(0)) if fresh else None
+    begun = {"init": {"from": begin.note, "sha256": begin.digest}} if begin else {}
+    if not fresh and saved and saved.get("init"):
+        begun = {"init": saved["init"]}
+    facts = facts_of(method, built, opened, runtime.world_size, begun["init"]["from"] if begun else "")
+    shorter = _earlier_schedule(saved, train_config, built, opened, runtime, folder) if longer and saved else None
 
     def entry() -> dict[str, Any]:
-        saved = refuse_folder(files, record, defaults, overwrite)
+        saved = refuse_folder(files, record, defaults, overwrite, longer)
         data = identities(opened)
         if saved is not None:
             before = read_report_record(files).facts.images
             refuse_other_data(folder, saved.get("data"), data, facts.images, before)
         made = {"data": data, "command": shlex.join(sys.argv), "environment": environment()}
-        return record | made | earlier_processes(files, saved, record)
+        return record | begun | made | earlier_settings(files, saved, record)
 
-    _refuse_other_processes(runtime, record, opened)
+    _refuse_other_processes(runtime, record, opened, begin)
     with ExitStack() as held:
         if runtime.is_main:
             note = held.enter_context(files.held(entry, overwrite))
             for line in filter(None, (*opened.images.notes, note or note_on_place(folder, options))):
                 say(line)
             introduce(method, built, opened, folder, say)
+            if begin is not None:
+                say(f"starts from {begin.note}")
         runtime.gather(None)  # last.pt is what the run begins with, for every process
         start = "torchrun ... -m " if runtime.world_size > 1 else ""
         hint = f"{start}img2img train {method} --out {shlex.quote(str(folder))} --resume"
         shorten = advice_to_shorten(built, unresolved, data_config.size, train_config, runtime)
-        other_way = getattr(data_config, "direction", "a2b") == "b2a"
-        card = card_of(method, built, opened.train.scales, other_way, data_config.pages)
-        run = Run(files, card, facts, hint, shorten)
+        run = Run(files, card, facts, hint, shorten, shorter=shorter)
         samples = opened.train, opened.heldout
-        trainer = Trainer(built, *samples, train_config, run, runtime, quiet, metrics, callbacks)
+        trainer = Trainer(built, *samples, train_config, run, runtime, quiet, metrics, callbacks, begin)
         trained = trainer.run_to_the_end()
         peers.leave()
         if not next(iter(built.uses.values())).source:
@@ -209,8 +231,40 @@ def _train(
         return model
 
 
-def _refuse_other_processes(runtime: Runtime, record: dict[str, Any], opened: Opened) -> None:
-    """Raise ConfigError unless all processes train the same method with the same options on the same images."""
+def _start(config: StartConfig, method: Method, card: ModelCard) -> Start | None:
+    """Return what a new run starts from; None if from chance alone."""
+    if not config.init:
+        return None
+    with weights_of(config.init, next(iter(card.uses))) as path:
+        return read_start(config.init, path, method, card, config.init_only)
+
+
+def _earlier_schedule(
+    saved: dict[str, Any], config: StartConfig, method: Method, opened: Opened, runtime: Runtime, folder: Path
+) -> Schedule | None:
+    """Return the schedule of a run until now that is made longer; None if its length stays.
+
+    Raises:
+        ConfigError: if it would become shorter.
+    """
+    saved_length = {name: saved["options"][name] for name in LENGTH if name in saved["options"]}
+    samples = -(-len(opened.train) // method.draws)
+    before, now = (
+        Schedule.of(replace(config, **length), method.config.decay, samples, runtime.world_size)
+        for length in (saved_length, {})
+    )
+    if now.steps < before.steps:
+        raise ConfigError(
+            f"{folder} holds a run of {before.steps} steps, and a resumed run cannot become shorter, as {now.steps} "
+            "steps would be. Give a greater length, or another --out for a new run."
+        )
+    return before if now.steps > before.steps else None
+
+
+def _refuse_other_processes(runtime: Runtime, record: dict[str, Any], opened: Opened, begin: Start | None) -> None:
+    """Raise ConfigError unless all processes train the same method with the same options on the same images, from the
+    same weights.
+    """
     if runtime.world_size == 1:
         return
     options = {f"--{name.replace('_', '-')}": x for name, x in record["options"].items() if name not in MAY_DIFFER}
@@ -219,3 +273,5 @@ def _refuse_other_processes(runtime: Runtime, record: dict[str, Any], opened: Op
     peers.agree(runtime, about | versions | options, "give the same command on every node")
     checksums = {f"checksum of {title}": f"{crc32(repr(x).encode()):08x}" for title, x in identities(opened).items()}
     peers.agree(runtime, checksums, "every node needs the same images")
+    if begin is not None:
+        peers.agree(runtime, {"checksum of --init": begin.digest[:8]}, "every node needs the same weights")

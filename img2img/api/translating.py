@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from img2img.bulk.options import RayOptions
 from img2img.data.remote import Remote, is_inside, locate, refuse_url
 from img2img.errors import ConfigError
 from img2img.model.devices import refuse_unlike, run
 from img2img.model.folder import Job
+from img2img.model.model import Model
 from img2img.model.options import FolderOptions, JobLoadOptions, TranslateOptions
 from img2img.model.staging import StagedJob
 from img2img.model.summary import Outcome, Report, Summary, merge_reports as merge, refuse_report, write_report
@@ -22,6 +23,8 @@ from img2img.options import keywords
 from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.runtime.device import pick_devices
+
+Opened = TypeVar("Opened", bound=Model)
 
 
 @documented(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
@@ -106,12 +109,10 @@ def _engine(devices: Sequence[str], options: RayOptions) -> Iterator[Callable[[J
     if options.ray is None:
         yield lambda job: run(job, devices)
         return
-    if len(devices) > 1:
-        raise ConfigError("Several --device have no effect with --ray, which gives each worker its GPU; name one kind.")
     from img2img.bulk.cluster import connected
     from img2img.bulk.translating import translate as by_ray
 
-    with connected(options) as ray:
+    with connected(options, devices) as ray:
         yield lambda job: by_ray(ray, job, options)
 
 
@@ -180,15 +181,15 @@ def _opened(model: str | Path | Translator, options: Mapping[str, Any]) -> tuple
     check_names("translating", options, JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
     loading = pick(options, JobLoadOptions)
     if not isinstance(model, Translator):
-        return open_on_devices(model, **loading)
+        return open_on_devices(Translator, model, **loading)
     towards = {name: loading.pop(name) for name in ("direction", "label") if name in loading}
     if loading:
         raise ConfigError(f"{', '.join(loading)}: fixed when the model is loaded, which has already happened.")
     return model.towards(**towards) if towards else model, [model.asked[0]]
 
 
-def open_on_devices(path: str | Path, **loading: Any) -> tuple[Translator, list[str]]:
-    """Return a model, open on the first of the devices that `loading` names, and these devices.
+def open_on_devices(kind: Callable[..., Opened], path: str | Path, **loading: Any) -> tuple[Opened, list[str]]:
+    """Return a model of a kind, open on the first of the devices that `loading` names, and these devices.
 
     Raises:
         ConfigError: if this machine lacks one, or they round differently.
@@ -196,7 +197,7 @@ def open_on_devices(path: str | Path, **loading: Any) -> tuple[Translator, list[
     asked = loading.pop("device", "auto")
     devices = pick_devices(asked)
     refuse_unlike(devices)
-    model = Translator(path, devices[0], **loading)
+    model = kind(path, devices[0], **loading)
     if asked == "all":
         model.asked = "auto", model.asked[1]  # no device was asked for by name
     return model, devices

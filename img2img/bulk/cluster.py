@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,12 +25,14 @@ PATIENCE = 5.0  # seconds to wait for the answer of a cluster
 
 
 @contextmanager
-def connected(options: RayOptions) -> Iterator[Any]:
+def connected(options: RayOptions, devices: Sequence[str] = ()) -> Iterator[Any]:
     """Yield the module `ray`, connected to the cluster of the options; one that was started for it ends with the block.
 
     Raises:
-        ConfigError: if Ray is not installed, or the cluster does not answer.
+        ConfigError: if several devices were asked for, Ray is not installed, or the cluster does not answer.
     """
+    if len(devices) > 1:
+        raise ConfigError("Several --device have no effect with --ray, which gives each worker its GPU; name one kind.")
     address = options.ray or LOCAL
     if address != LOCAL:
         _refuse_silent(address)

@@ -85,12 +85,12 @@ def add_equalizing(equalize: typer.Typer) -> None:
         equalize.command(name, cls=Command)(with_options(list(chain(*options)))(_with_lab(command)))
 
     new = BatchEqualizer.__init__
-    add("fit", _fit, like(open_table, *COLUMNS, "channels"), like(new))
-    add("add", _add, like(open_table, *COLUMNS))
+    add("fit", _fit, like(open_table, *COLUMNS, "channels", "max_megapixels"), like(new))
+    add("add", _add, like(open_table, *COLUMNS, "max_megapixels"))
     add(
         "transform",
         _transform,
-        like(open_table, *FILES, "batch", "where", "pages", "metadata", "shard"),
+        like(open_table, *FILES, "batch", "where", "pages", "metadata", "shard", "max_megapixels"),
         like(BatchEqualizer.transform, "nan", "quality", "overwrite"),
         like(new, "n_jobs"),
         ((one, parameter_of(one)) for one in options_in(RayOptions).values()),
@@ -165,7 +165,7 @@ def _fit(
     from img2img.lab.judgement.verdict import BANNER
 
     _refuse_out(out, overwrite, options["run"])
-    columns = {name: options.pop(name) for name in COLUMNS}
+    columns = {name: options.pop(name) for name in (*COLUMNS, "max_megapixels")}
     channels = options.pop("channels")
     options["channels"] = channels and [name.strip() for name in channels.split(",")]
     equalizer = BatchEqualizer(**options, training=_training(options["model"], train or [], options["run"]))

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
+from img2img.data.remote import refuse_url
 from img2img.errors import Img2ImgError, Interrupted, printable
 from img2img.options.declared import Choice, Option, Within, options_in, unused_in
 from img2img.training.stops import SIGNALS
@@ -68,6 +69,12 @@ class Command(_Plain, TyperCommand):
     def __init__(self, *args: Any, help: str | None = None, **kwargs: Any) -> None:
         paragraphs = inspect.cleandoc(help or "").split("\n\n")
         super().__init__(*args, help="\n\n".join(" ".join(text.split()) for text in paragraphs), **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            if isinstance(path := ctx.params.get(parameter.name), Path):
+                refuse_url(path, max(parameter.opts, key=len) if "-" in parameter.opts[0] else str(parameter.metavar))
+        return super().invoke(ctx)
 
     def get_help_option(self, ctx: Any) -> Any:
         option: Any = super().get_help_option(ctx)

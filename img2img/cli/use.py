@@ -57,7 +57,7 @@ def translate(
     from img2img.data.remote import locate
 
     loading = {field.name: options.pop(field.name) for field in fields(JobLoadOptions)}
-    loaded, devices = img2img.api.translating.open_on_devices(model, **loading)
+    loaded, devices = img2img.api.translating.open_on_devices(img2img.Translator, model, **loading)
     with stoppable(STOPPED) as check, progress_bar(loaded.direction) as (advance, print_line):
 
         def progress(outcome: "Outcome") -> None:

@@ -11,6 +11,7 @@ from img2img.data.images import SUFFIXES, read_header
 from img2img.data.ome_metadata import FILES, is_zarr
 from img2img.data.ome_zarr import ABOUT, images_in
 from img2img.data.picture import Header
+from img2img.data.remote import refuse_url
 from img2img.errors import DataError, NoImagesError, counted, listed, quote
 from img2img.runtime.files import json_object
 
@@ -47,6 +48,7 @@ def find_images(folder: Path, others: Collection[str] = ()) -> Found[Path]:
         NoImagesError: if it contains no images.
     """
     if not folder.is_dir():
+        refuse_url(folder, "This command")
         raise DataError(
             f"{quote(folder)} is not a folder." if folder.exists() else f"There is no folder {quote(folder)}."
         )

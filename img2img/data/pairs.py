@@ -9,6 +9,7 @@ from img2img.data.domain import Domain
 from img2img.data.folders import Found, scan
 from img2img.data.patches import pairs_of, patches_of, scan_large
 from img2img.data.picture import Array, Header
+from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, DataError, counted, listed, quote
 
 HELD_OUT = ("val", "test")  # names of held-out parts, in order of preference
@@ -58,6 +59,7 @@ def find_pair(
 
 def _find_in_root(root: Path, paired: bool, pages: str, region: int = 0) -> tuple[Domains, Domains | None]:
     if not root.is_dir():
+        refuse_url(root, "--data")
         raise DataError(f"There is no folder {root}.")
     if (root / "trainA").is_dir() and (root / "trainB").is_dir():
         pairs = [(root / f"{part}A", root / f"{part}B") for part in HELD_OUT]

@@ -26,7 +26,7 @@ from img2img.errors import (
 from img2img.runtime.files import temporary_name
 
 URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.:-]+)://(?P<rest>.*)", re.DOTALL)
-COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^/]")  # a URL that was made a path
+COLLAPSED = re.compile(r"(.*[/\\])?([A-Za-z][A-Za-z0-9+.-]+:)[/\\]+([^/\\].*)", re.DOTALL)  # a URL as a path
 OF_DISKS = ("file", "local")
 # Protocols of stores in which an object that is put appears whole or not at all.
 PUT_IS_WHOLE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory")
@@ -50,8 +50,12 @@ def locate(place: "str | Path | Remote") -> "Path | Remote":
 
 def refuse_url(path: Path, what: str) -> None:
     """Raise ConfigError if `path` is a URL, which `what` cannot be; it would be a folder called s3: otherwise."""
-    if COLLAPSED.match(str(path)) and not path.exists():
-        raise ConfigError(f"{what} is a path on this machine, not a URL such as {shown(str(path))}.")
+    if (found := COLLAPSED.fullmatch(str(path))) and not Path((found[1] or "") + found[2]).exists():
+        url = shown(f"{found[2]}//{found[3]}")
+        raise ConfigError(
+            f"{what} takes a path on this machine, and not a URL such as {url}; copy the files to a disk first, or "
+            "mount the store."
+        )
 
 
 def shown(url: str) -> str:
@@ -184,7 +188,8 @@ class Remote:
         if self.size(name) is not None:
             return False
         with self._told(name, "cannot be written"):
-            self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+            if not self.is_whole:  # others have no folders, and buckets are not made
+                self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
             try:
                 self.fs.pipe_file(self._path(name), content, mode="create")
             except Exception:

@@ -21,6 +21,7 @@ from img2img.data.images import resize
 from img2img.data.options import DataConfig
 from img2img.data.pairs import Domains, halves_of, pair_up, two_folders
 from img2img.data.picture import Array, Header
+from img2img.data.remote import refuse_url
 from img2img.data.samples import cut
 from img2img.data.shards import Shard
 from img2img.errors import ConfigError, DataError, ModelFileError, quote
@@ -243,6 +244,7 @@ def _open(
     folders, pages = [Path(getattr(options, name)) for name in given], options.pages or "images"
     for folder in folders:
         if not folder.is_dir():
+            refuse_url(Path(folder), "This command")
             raise DataError(f"There is no folder {folder}.")
     if given == ["ab"]:
         return halves_of(folders[0], pages)

@@ -9,6 +9,8 @@ from joblib import cpu_count
 
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, InputError, InputTypeError
+from img2img.lab.large import LargeImage
+from img2img.lab.reductions import Extremes
 
 DTYPES = ("uint8", "uint16", "float32", "float64")
 MAX_CHANNELS = 64  # a longer axis C must be rows or columns
@@ -142,7 +144,7 @@ def check_dtype(stack: Images, fitted: Any, fitted_high: float | None = None) ->
         check_range(stack[0], stack.what, fitted, fitted_high)
 
 
-def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None = None) -> None:
+def check_range(image: Array | LargeImage, what: str, fitted: Any, fitted_high: float | None = None) -> None:
     """Check that the floats of one image (C, H, W) called `what` are on the scale that was fitted.
 
     Floats in [0, 1] are refused if `fitted_high` is above 10, and so are values above `FAR` times `fitted_high`.
@@ -150,7 +152,11 @@ def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None 
     fitted = np.dtype(fitted)
     if image.dtype.kind != "f" or (fitted.kind == "f" and fitted_high is None):
         return
-    low, high = np.nanmin(image, initial=np.inf), np.nanmax(image, initial=-np.inf)
+    if isinstance(image, LargeImage):
+        extent = image.gather(Extremes())[0]
+        low, high = extent.low.min(), extent.high.max()
+    else:
+        low, high = np.nanmin(image, initial=np.inf), np.nanmax(image, initial=-np.inf)
     unit = bool(image.size) and bool(low >= 0 and high <= 1)
     if fitted.kind == "f" and fitted_high is not None:
         scaled = fitted_high > 10 and unit and not is_flat(image)
@@ -164,19 +170,28 @@ def check_range(image: Array, what: str, fitted: Any, fitted_high: float | None 
     )
 
 
-def check_finite(image: Array, what: str, names: Sequence[str] | None = None) -> None:
+def check_finite(image: Array | LargeImage, what: str, names: Sequence[str] | None = None) -> None:
     """Check one image (C, H, W) called `what` for NaN and infinities.
 
     Raises:
         InputError: for the first one, with its channel, row and column.
     """
-    if image.dtype.kind != "f" or (finite := np.isfinite(image)).all():
+    if image.dtype.kind != "f":
         return
-    channel, row, column = (int(i) for i in np.argwhere(~finite)[0])
-    value = image[channel, row, column]
+    if isinstance(image, LargeImage):
+        extent = image.gather(Extremes())[0]
+        if extent.broken is None:
+            return
+        channel, row, column = extent.broken
+        value, wrong = image[:, row : row + 1, column : column + 1][channel, 0, 0], image.size - extent.finite.sum()
+    elif (finite := np.isfinite(image)).all():
+        return
+    else:
+        channel, row, column = (int(i) for i in np.argwhere(~finite)[0])
+        value, wrong = image[channel, row, column], (~finite).sum()
     raise InputError(
         f"{what} has {'NaN' if np.isnan(value) else 'infinity'} in channel {names[channel] if names else channel}, "
-        f"row {row}, column {column} ({int((~finite).sum())} such values in all); fix it, leave the image out, or "
+        f"row {row}, column {column} ({int(wrong)} such values in all); fix it, leave the image out, or "
         "use nan='mask' in transform."
     )
 
@@ -248,8 +263,11 @@ def _missing(value: Any) -> bool:
 # Properties of an image
 
 
-def is_flat(image: Array) -> bool:
+def is_flat(image: Array | LargeImage) -> bool:
     """Return whether every channel of an image (C, H, W) is constant or empty; NaN and infinities do not count."""
+    if isinstance(image, LargeImage):
+        extent = image.gather(Extremes())[0]
+        return bool(((extent.finite == 0) | (extent.low == extent.high)).all())
     return all(not values.size or bool(values.min() == values.max()) for values in map(_finite, image))
 
 
@@ -257,7 +275,7 @@ def _finite(channel: Array) -> Array:
     return channel[np.isfinite(channel)] if channel.dtype.kind == "f" else channel
 
 
-def saturated(image: Array) -> Array:
+def saturated(image: Array | LargeImage) -> Array:
     """Return the share (C,) of pixels of an image (C, H, W) at the top of the camera's range.
 
     The top is the largest number of an integer type. Cameras of 10, 12 or 14 bits fill 16-bit files to 1023, 4095 or
@@ -265,6 +283,9 @@ def saturated(image: Array) -> Array:
     pixel that has such a value by chance counts only as itself.
     """
     tops: tuple[int, ...] = (255,) if image.dtype == np.uint8 else CAMERA_TOPS
+    if isinstance(image, LargeImage):
+        extent = image.gather(Extremes())[0]
+        return np.where(np.isin(extent.high, tops), extent.at_high / extent.finite.clip(1), 0.0)
     shares = np.zeros(len(image))
     for c, channel in enumerate(map(_finite, image)):
         if channel.size and (top := channel.max()) in tops:

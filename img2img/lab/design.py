@@ -14,9 +14,14 @@ from img2img.data.picture import Array
 from img2img.errors import ConfoundedDesignError, DataError, InputError, counted, listed, quote
 from img2img.lab import checks
 from img2img.lab.arrays import is_instance, unpack
-from img2img.lab.judgement.baselines import Statistics
+from img2img.lab.curves.stain import is_rgb, thinning
+from img2img.lab.curves.tone import factor_of
+from img2img.lab.judgement.baselines import Statistics, reductions as needs_of_statistics
+from img2img.lab.judgement.features import reductions as needs_of_features
+from img2img.lab.large import LargeImage
 from img2img.lab.lazy import LazyImages
 from img2img.lab.options import Parameters
+from img2img.lab.reductions import Every, Extremes, Means
 from img2img.lab.tables.rows import BATCHES
 
 GB = 2**30  # bytes
@@ -139,8 +144,27 @@ def each(
     return found
 
 
-def fingerprint(image: Array) -> int:
-    """Return a checksum of the pixels of an image (C, H, W), whatever its source."""
+def refuse_large(image: Array | LargeImage, what: str, command: str) -> None:
+    """Raise InputError if an image, which errors call `what`, is too large to be held."""
+    if isinstance(image, LargeImage):
+        raise InputError(
+            f"{what} is a slide, or above the limit of megapixels, so it is read by region; {command} holds whole "
+            "images, so give it crops, in a table of their own."
+        )
+
+
+def survey(image: Array | LargeImage) -> None:
+    """Gather in one pass what a fit needs of a large image."""
+    if isinstance(image, LargeImage):
+        stains = [Every(thinning(image.shape))] if is_rgb(image) else []
+        image.gather(Extremes(), Means(factor_of(image.shape[1:])), *needs_of_statistics(image),
+                     *needs_of_features(image), *stains)  # fmt: skip
+
+
+def fingerprint(image: Array | LargeImage) -> int:
+    """Return a checksum of the pixels of an image (C, H, W), whatever its source; of a large one, of their means."""
+    if isinstance(image, LargeImage):
+        return zlib.crc32(image.gather(Means(factor_of(image.shape[1:])))[0].tobytes())
     return zlib.crc32(np.ascontiguousarray(image).tobytes())
 
 
@@ -222,6 +246,7 @@ def inspect(
     """
 
     def look(i: int) -> tuple[bool, bool]:
+        survey(images[i])
         checks.check_finite(images[i], f"{names[i]} (batch {batch[i]})")
         is_flat = checks.is_flat(images[i])
         return is_flat, not is_flat and bool(checks.saturated(images[i]).max() > SATURATED)

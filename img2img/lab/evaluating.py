@@ -56,6 +56,7 @@ def judge(
 
     def checked(i: int) -> Array:
         image: Array = images[chosen[i]]
+        rules.refuse_large(image, called[i], "report")
         checks.check_range(image, called[i], fitted.dtype, fitted.highest)
         checks.check_finite(image, called[i], fitted.channels)
         return image

@@ -15,8 +15,11 @@ from img2img.lab.curves.found import Found
 from img2img.lab.curves.place import NOWHERE, Origin, Place, centred
 from img2img.lab.curves.stain import StainCorrection
 from img2img.lab.judgement.baselines import Statistics
-from img2img.lab.judgement.quality import Familiarity, largest_change, lost, quality_of
+from img2img.lab.judgement.features import reductions
+from img2img.lab.judgement.quality import Familiarity, change_step, largest_change, lost, quality_of
+from img2img.lab.large import LargeImage
 from img2img.lab.networks.models import MODELS
+from img2img.lab.reductions import Counts, Extremes, Moments, Picked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +141,9 @@ class Fitted(Learned):
             return True
         return batch == self.target and self.correction.is_identity(self.batches.index(batch))
 
-    def place(self, image: Array, batch: str, origin: Origin | None = None, group: str | None = None) -> Place:
+    def place(
+        self, image: Array | LargeImage, batch: str, origin: Origin | None = None, group: str | None = None
+    ) -> Place:
         """Return where an image was taken, from the place of a crop on the camera and the name of the well.
 
         Raises:
@@ -150,7 +155,7 @@ class Fitted(Learned):
         well = NOWHERE.well if self.plate is None else centred(group, self.plate)
         return Place(self.origin(image, origin), well)
 
-    def origin(self, image: Array, origin: Origin | None = None) -> Origin:
+    def origin(self, image: Array | LargeImage, origin: Origin | None = None) -> Origin:
         """Return the row and column of an image's first pixel on the camera; raises as `place`."""
         camera = tuple(self.correction.camera.tolist())
         if not any(camera) or (origin is None and image.shape[1:] == camera):
@@ -181,14 +186,46 @@ class Fitted(Learned):
         bound = bind(self.network.model, self.generator, number, self.batches.index(self.target))
         return apply(bound, signal, device=device)
 
-    def quality(self, image: Array, result: Array, batch: str, place: Place, device: str) -> dict[str, Any]:
+    def quality(self, image: Array | LargeImage, result: Any, batch: str, place: Place, device: str) -> dict[str, Any]:
         """Return the quality of an image's result; see `judgement.quality.quality_of`."""
-        number = self.batches.index(batch) if batch in self.batches else None
+        if isinstance(image, LargeImage):
+            return self._large_quality(image, batch, place)
         shares = 0.0, 0.0
         if image.size and not self._stays(batch):
             clipped = self._clipped(image, result, batch, place, device)
             shares = clipped, 0.0 if self._is_curve(batch) else largest_change(image, result, self.scale)
-        row = quality_of(image, self.scale, self.familiarity, number, *shares)
+        return self._row(image, batch, *shares)
+
+    def _large_quality(self, image: LargeImage, batch: str, place: Place) -> dict[str, Any]:
+        """Return the quality of the result of a large image, whose blocks are equalized for that."""
+        counted = [Counts()] if image.dtype.kind != "f" else []
+        image.gather(Extremes(), *reductions(image), *counted)
+        shares = 0.0, 0.0
+        if not self._stays(batch) and not self._is_curve(batch):
+            shares = self._large_shares(image, batch, place)
+        elif not self._stays(batch) and counted:
+            shares = self._lost_by_curve(image.gather(*counted)[0], image.dtype, batch, place), 0.0
+        return self._row(image, batch, *shares)
+
+    def _large_shares(self, image: LargeImage, batch: str, place: Place) -> tuple[float, float]:
+        """Return the share of pixels that the type cannot hold, and the largest change, in one pass."""
+        counted = image.dtype.kind != "f"
+
+        def each(block: Array, origin: Origin) -> Array:
+            values = self.values(block, batch, place._replace(origin=origin))
+            wrong = lost(values, block.dtype) if counted else np.zeros(block.shape)
+            return np.concatenate([block, as_type(values, block.dtype), wrong.astype(block.dtype)])
+
+        step = change_step(image.shape)
+        rows, columns = ((0, n, step) for n in image.shape[1:])
+        seen = image.mapped(each, 3 * len(image), image.dtype)
+        picked, moments = seen.gather(Picked(rows, columns), Moments())
+        before, after, _ = np.split(picked, 3)
+        return float(np.split(moments[1], 3)[2].mean()), largest_change(before, after, self.scale, 1)
+
+    def _row(self, image: Array | LargeImage, batch: str, clipped: float, change: float) -> dict[str, Any]:
+        number = self.batches.index(batch) if batch in self.batches else None
+        row = quality_of(image, self.scale, self.familiarity, number, clipped, change)
         if isinstance(self.correction, StainCorrection) and number is not None:
             blank = not self.correction.has_tissue(image, number)
             row["flags"] = ", ".join(filter(None, [row["flags"], "no tissue" if blank else ""]))
@@ -211,10 +248,14 @@ class Fitted(Learned):
             return 0.0
         if not self._is_curve(batch):
             return float(lost(self.values(image, batch, place, device), image.dtype).mean())
-        every = np.arange(limits.max + 1, dtype=image.dtype)
-        curved = self.correction(np.broadcast_to(every, (len(image), 1, len(every))), self.batches.index(batch), place)
-        wrong = lost(curved, image.dtype)
-        return float(np.mean([table[0, plane].mean() for table, plane in zip(wrong, image, strict=True)]))
+        counts = np.stack([np.bincount(plane.ravel(), minlength=limits.max + 1) for plane in image])
+        return self._lost_by_curve(counts, image.dtype, batch, place)
+
+    def _lost_by_curve(self, counts: Array, dtype: np.dtype[Any], batch: str, place: Place) -> float:
+        """Return the share of pixels that the type cannot hold, from how often each value occurs, (C, values)."""
+        every = np.arange(counts.shape[1], dtype=dtype)
+        curved = self.correction(np.broadcast_to(every, (len(counts), 1, len(every))), self.batches.index(batch), place)
+        return float((lost(curved, dtype)[:, 0] * counts).sum() / counts.sum())
 
     def expect(self, manifest: Any) -> None:
         """Let the files of a manifest, if there is one, be compared with those that were fitted."""

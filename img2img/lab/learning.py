@@ -23,13 +23,15 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import quick_features
 from img2img.lab.judgement.quality import Familiarity
+from img2img.lab.large import LargeImage
 from img2img.lab.lazy import KeptImages
-from img2img.lab.magnification import magnified
+from img2img.lab.magnification import magnified, middle
 from img2img.lab.networks.models import MODELS, Network
 from img2img.lab.notes import Notes
 from img2img.lab.options import Parameters
 from img2img.lab.sham import fit_correction, sham, spans
 
+EXAMPLE = 2048  # pixels a side of the part of a large image that is kept as an example
 PROBED = 8  # images on which a network is checked for having any effect
 CLEAR = 0.9  # share of the differences in stain below which a note says how much is corrected
 IDLE = 1e-4  # mean change, as a share of the range, below which it has none
@@ -93,7 +95,7 @@ def learn(p: Parameters, design: Design) -> Fitted:
     target = medoid if p.target == "medoid" else str(p.target)
     reference = medoid if p.target == "mean" else target
     members = [i for i, b in enumerate(batches) if b == reference]
-    statistics = replace(statistics, reference=reference, example=kept[members[0]])
+    statistics = replace(statistics, reference=reference, example=example_of(kept[members[0]]))
     channels = design.images.names
     scale = rules.find_scale(statistics, channels)
     number = np.array([names.index(b) for b in batches])
@@ -120,6 +122,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
     network = model.network
     spec = None
     if network is not None:
+        if any(isinstance(image, LargeImage) for image in kept):
+            raise ConfigError(
+                f"{p.model} trains a network on whole images, and some of these are above --max-megapixels; use tone, "
+                "tone+field or stain, or allow more megapixels."
+            )
         spec = GeneratorSpec(network.name, training_options(p, network), len(kept[0]), len(names))
     corrections = _named(corrections, names, channels)
     _note_left([found for found in corrections if found.batch != target], notes)
@@ -165,6 +172,11 @@ def learn(p: Parameters, design: Design) -> Fitted:
         assert target_number is not None
         fitted = _with_network(p, network, fitted, kept, number, target_number, notes)
     return replace(fitted, notes=list(notes))
+
+
+def example_of(image: Array) -> Array:
+    """Return an image, or the middle of one that is too large to be held, which is kept with the equalizer."""
+    return middle(image, EXAMPLE) if isinstance(image, LargeImage) else image
 
 
 def _known(image: Array, scale: Array) -> tuple[Array, int]:

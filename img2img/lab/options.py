@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from img2img.data.options import MAX_PIXELS
 from img2img.options.declared import Choice, Within
 
+MAX_MEGAPIXELS = MAX_PIXELS / 1e6
 ORDER = "NCYX"
 
 Model = Annotated[str, Choice(table="img2img.lab.networks.models.MODELS")]
@@ -21,6 +23,7 @@ MinImages = Annotated[int, Within(2, 10**6)]
 MaxImages = Annotated[int, Within(2, 10**9)]
 Seed = Annotated[int, Within(0, 2**32 - 1)]
 Memory = Annotated[float, Within(0, 10**6, above=True)]
+MaxMegapixels = Annotated[float, Within(0, 10**9, above=True)]
 Jobs = Annotated[int, Within(1, 1024, special=(-1, "one for each core"))]
 
 

@@ -50,7 +50,12 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     images = Remembered(KeptImages(rules.part(design.images, rows), p.memory * rules.GB))
     batch, group = [design.batch[i] for i in rows], [design.groups[i] for i in rows]
     called = [design.images.called(row) for row in rows]
-    rules.each(lambda i: checks.check_finite(images[i], called[i]), called, p.n_jobs)
+
+    def look(i: int) -> None:
+        rules.refuse_large(images[i], called[i], "check")
+        checks.check_finite(images[i], called[i])
+
+    rules.each(look, called, p.n_jobs)
     present = sorted(set(batch))
     statistics = Statistics.of(images, batch, reference=present[0], example=images[0], n_jobs=p.n_jobs)
     reference = p.target if p.target in present else rules.medoid(statistics)

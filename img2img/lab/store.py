@@ -122,7 +122,7 @@ def makers(fitted: Fitted, out_dtype: str, batch: Sequence[str]) -> list[str]:
     arrays = {
         name: x for name, x in _arrays_of(fitted).items() if name.startswith(("scale", "correction", "generator"))
     }
-    own = {name for name in arrays if (SHAPES | CURVES | STAINS).get(name, ("",))[0] == "B"}
+    own = {name for name in arrays if (SHAPES | CURVES | STAINS).get(name, ())[:1] == ("B",)}
     shared = [fitted.model, fitted.target, fitted.dtype, out_dtype, *(map(str, fitted.plate or ()))]
 
     def checksum(parts: Mapping[str, Array], texts: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """A fitted equalizer applied to arrays, and to the files of a manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ import numpy as np
 from img2img.bulk.options import RayOptions
 from img2img.data.holes import fill, holes_of
 from img2img.data.picture import Array
-from img2img.errors import InputError
+from img2img.errors import ConfigError, InputError
 from img2img.lab import checks
 from img2img.lab.arrays import Stack
 from img2img.lab.curves.place import NOWHERE, Origin, Place
 from img2img.lab.fitted import Fitted
+from img2img.lab.large import LargeImage
 from img2img.lab.options import Parameters
 
 
@@ -94,6 +95,30 @@ class Equalizing:
         if holes is not None:
             out[holes] = image[holes]
         return out, quality_of
+
+    def large(self, i: int, image: LargeImage) -> tuple[Callable[[Array, Origin], Array], str | None, dict[str, Any]]:
+        """Return what makes the result of a block of an image, the type of results, and the quality of the image."""
+        p, fitted, batch, what = self.p, self.fitted, self.manifest.batch[i], f"Row {i}"
+        if fitted.generator is not None:
+            raise ConfigError(
+                f"{fitted.model} has a network, which takes whole images; allow more --max-megapixels, or fit tone, "
+                "tone+field or stain."
+            )
+        if self.nan == "error":
+            checks.check_finite(image, what, fitted.channels)
+        fitted.check_batches([batch], p.unseen)
+        checks.check_range(image, what, fitted.dtype, fitted.highest)
+        place = fitted.place(image, batch, group=self.manifest.group[i])
+
+        def block(part: Array, origin: Origin) -> Array:
+            filled, holes = _filled(part, what, "mask")
+            out = equalized(p, fitted, filled, batch, place._replace(origin=origin))
+            if holes is not None:
+                out[holes] = part[holes]
+            return out
+
+        quality_of = fitted.quality(image, None, batch, place, p.device) if self.quality else {}
+        return block, None if p.out_dtype == "same" else p.out_dtype, quality_of
 
 
 def transform_files(

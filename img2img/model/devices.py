@@ -142,8 +142,7 @@ class _Team:
 
     def _bury(self, worker: _Worker) -> Iterator[Outcome]:
         """Give the files of a process that was killed to the others, except those that may have been why."""
-        worker.process.join()
-        worker.connection.close()
+        stop(worker.process, worker.connection)
         self.workers.remove(worker)
         self.lost.append(worker.device)
         self.job.translator.notes.append(f"The process on {worker.device} ended early; the others did its work.")
@@ -165,12 +164,20 @@ class _Team:
         for worker in self.workers:
             worker.connection.close()
         for worker in self.workers:
-            worker.process.join(PATIENCE)
-            if worker.process.exitcode is None:
-                worker.process.kill()
-                worker.process.join()
+            if not stop(worker.process, worker.connection):
                 for source in worker.files:
                     remove_stale(self.job.plan.target(source).parent)
+
+
+def stop(process: Any, connection: Any) -> bool:
+    """Let a process end that works as long as a connection is open; return whether it did so by itself."""
+    connection.close()
+    process.join(PATIENCE)
+    if process.exitcode is not None:
+        return True
+    process.kill()
+    process.join()
+    return False
 
 
 def add_note(notes: list[str], note: str) -> None:

@@ -143,7 +143,11 @@ class FolderOptions(Options):
 class SampleLoadOptions(Options):
     """Options of opening a model that draws from noise."""
 
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps.", DEVICES] = "auto"
+    device: Annotated[
+        str,
+        "auto, cpu, cuda, cuda:1, mps; several that share the images, e.g. cuda:0,cuda:1; all: all GPUs.",
+        DEVICES,
+    ] = "auto"
     precision: Annotated[str, "auto (bf16 for 8-bit images where it is native), fp32, bf16.", PRECISIONS] = "auto"
 
 

@@ -87,6 +87,8 @@ class AnyTraining(Scoring, total=False):
     save_every: int
     track: str
     tensorboard: bool
+    init: str | Path | None
+    init_only: str | None
     objective: str
     penalty: str
     lambda_gp: float

@@ -12,6 +12,7 @@ from img2img.runs.folder import RunFolder, step_of
 from img2img.runs.record import OPERATIONAL, RETIRED, RunRecord
 from img2img.runtime.records import read_record
 
+LENGTH = ("steps", "epochs")  # options
 PATHS = ("a", "b", "ab", "data", "labels", "vectors")  # options that name files or folders
 
 
@@ -41,7 +42,7 @@ def read_config(files: RunFolder) -> dict[str, Any] | None:
 
 
 def refuse_folder(
-    files: RunFolder, record: dict[str, Any], defaults: Mapping[str, Any], overwrite: bool
+    files: RunFolder, record: dict[str, Any], defaults: Mapping[str, Any], overwrite: bool, longer: bool = False
 ) -> dict[str, Any] | None:
     """Refuse a folder that a run, new or resumed, must not write into.
 
@@ -50,6 +51,7 @@ def refuse_folder(
         record: the content of config.json that the run would write.
         defaults: of the options; those that an older version did not have count as left out.
         overwrite: whether an earlier run there is to be replaced.
+        longer: whether a resumed run may have another length.
 
     Returns:
         The content of config.json if the run is resumed; None if it is new.
@@ -58,19 +60,19 @@ def refuse_folder(
         ConfigError: if the data lie in the folder, or it holds something else, or a run with other options.
     """
     options, folder = record["options"], files.path
-    for name in PATHS:
+    for name in (*PATHS, "init"):
         if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
     files.refuse_foreign(overwrite)
     saved = None if overwrite else read_config(files)
     if saved is None or not files.has_results():
         return None
-    _refuse_other_options(folder, saved, record, defaults)
+    _refuse_other_options(folder, saved, record, defaults, longer)
     return saved
 
 
 def _refuse_other_options(
-    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], defaults: Mapping[str, Any]
+    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], defaults: Mapping[str, Any], longer: bool
 ) -> None:
     def settings(record: dict[str, Any]) -> dict[str, Any]:
         known = dict(defaults) | {k: v for k, v in record["options"].items() if k not in RETIRED}
@@ -81,17 +83,23 @@ def _refuse_other_options(
 
     def same(name: str) -> bool:
         a, b = old.get(name), new.get(name)
-        if name in PATHS and a and b:  # moved data are told by what is in them
+        if name in (*PATHS, "init") and a and b:  # moved data are told by what is in them
             return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
         return bool(a == b)
 
     old, new = settings(saved), settings(wanted)
     if _refuse_other_batches(folder, saved, wanted):
         new["batch_size"] = old["batch_size"]
-    differing = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if not same(k)]
+    free = LENGTH if longer else ()
+    differing = {k: f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in old | new if k not in free and not same(k)}
+    if differing and differing.keys() <= {*LENGTH}:
+        raise ConfigError(
+            f"{folder} holds a run of another length: {'; '.join(differing.values())}. Give the same length to resume "
+            "it, or --resume and a greater one to make it longer."
+        )
     if differing:
         raise ConfigError(
-            f"{folder} holds a run with other options: {'; '.join(differing)}. "
+            f"{folder} holds a run with other options: {'; '.join(differing.values())}. "
             "Give the same options to resume it, or another --out for a new run, or --overwrite to start over."
         )
 
@@ -115,14 +123,17 @@ def _refuse_other_batches(folder: Path, saved: dict[str, Any], wanted: dict[str,
     )
 
 
-def earlier_processes(files: RunFolder, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what config.json adds of a run that had another number of processes and batch size before: until when."""
+def earlier_settings(files: RunFolder, saved: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json adds of a run that had another number of processes and batch size, or another length,
+    before: until when.
+    """
     if saved is None:
         return {}
-    earlier, names = saved.get("earlier", []), ("processes", "batch_size")
-    old, new = ({"processes": 1, "batch_size": 1, **x["options"], **x} for x in (saved, wanted))
-    if any(old[name] != new[name] for name in names):
-        earlier = [*earlier, {"until_step": step_of(files.model)} | {name: old[name] for name in names}]
+    earlier, known = saved.get("earlier", []), {"processes": 1, "batch_size": 1, "steps": 0, "epochs": 0}
+    old, new = (known | x["options"] | x for x in (saved, wanted))
+    for names in (("processes", "batch_size"), LENGTH):
+        if any(old[name] != new[name] for name in names):
+            earlier = [*earlier, {"until_step": step_of(files.model)} | {name: old[name] for name in names}]
     return {"earlier": earlier} if earlier else {}
 
 

@@ -266,11 +266,11 @@ def build(service: Service) -> FastAPI:
     image = "image/*"
     add(
         "/v1/translate", service.translate, methods=["POST"], openapi_extra=schema.TRANSLATING,
-        response_class=Response, responses=schema.responses("The result.", image, schema.HEADERS),
+        response_class=Response, responses=schema.responses("The result.", image, headers=schema.HEADERS),
     )  # fmt: skip
     add(
         "/v1/sample", service.sample, methods=["POST"], openapi_extra=schema.SAMPLING, response_class=Response,
-        responses=schema.responses("An image; several as a zip.", image),
+        responses=schema.responses("An image; several as a zip.", image, "application/zip"),
     )  # fmt: skip
     add(
         "/v1/preview", service.preview, methods=["POST"], openapi_extra=schema.PREVIEWING, response_class=Response,

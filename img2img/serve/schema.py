@@ -6,6 +6,7 @@ from typing import Any
 from img2img.options.declared import Option
 from img2img.serve.asked import SAMPLE, TRANSLATE, schema_of
 
+Responses = dict[int | str, dict[str, Any]]  # by status
 BINARY = {"type": "string", "format": "binary"}
 FILE_NAME = {
     "name": "name",
@@ -72,12 +73,12 @@ def _body(known: Mapping[str, Option]) -> dict[str, Any]:
     }
 
 
-def responses(description: str, kind: str, headers: Mapping[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Return the answers of a path: a file of a media type, or an error."""
-    good: dict[str, Any] = {"description": description, "content": {kind: {"schema": BINARY}}}
+def responses(description: str, *kinds: str, headers: Mapping[str, Any] | None = None) -> Responses:
+    """Return the answers of a path: a file of one of several media types, or an error."""
+    good: dict[str, Any] = {"description": description, "content": {kind: {"schema": BINARY} for kind in kinds}}
     if headers:
         good["headers"] = dict(headers)
-    errors: dict[int | str, dict[str, Any]] = {
+    errors: Responses = {
         status: {"description": text, "content": {"application/json": {"schema": ERROR}}}
         for status, text in STATUSES.items()
     }

@@ -3,6 +3,7 @@ nothing heavy, for fast help.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
@@ -90,6 +91,26 @@ class TrainConfig(Options):
 
 
 @dataclass(frozen=True)
+class StartConfig(TrainConfig):
+    """The options of training a method: those of all training, and the weights that it starts from."""
+
+    init: Annotated[
+        str | None,
+        "Weights to start from: the folder of a run, a model file, or a generator of the published code (.pth).",
+    ] = None
+    init_only: Annotated[
+        str | None,
+        "What to take of them: generator; by default also discriminators, optimizers and pools, from a run of the same "
+        "method.",
+        Choice(("generator",)),
+    ] = None
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        if self.init is None:
+            yield "init_only", "runs with --init"
+
+
+@dataclass(frozen=True)
 class DistillConfig(Options):
     """What to distill, and into what; the student's other options are those of pix2pix."""
 
@@ -121,6 +142,13 @@ class Schedule:
         by_epoch = config.steps == 0
         return cls(config.epochs * steps_per_epoch if by_epoch else config.steps, steps_per_epoch, by_epoch, decay)
 
+    @property
+    def first_decay(self) -> int:
+        """The first step whose learning rate is below the full one; 0 if there is none."""
+        n = self.steps // self.steps_per_epoch if self.by_epoch else self.steps
+        whole = n - round(n * self.decay)
+        return 0 if whole == n else whole * (self.steps_per_epoch if self.by_epoch else 1) + 1
+
     def epoch(self, step: int) -> int:
         return (step - 1) // self.steps_per_epoch + 1
 
@@ -140,7 +168,7 @@ def flat(*configs: Any) -> dict[str, Any]:
 
 def groups_of(config: Any) -> tuple[type, ...]:
     """Return the dataclasses of all options of training a method, given its own: data, training, own, metrics."""
-    return data_options(config.needs), TrainConfig, config, MetricOptions
+    return data_options(config.needs), StartConfig, config, MetricOptions
 
 
 def groups_of_student(config: Any) -> tuple[type, ...]:

@@ -27,6 +27,12 @@ class Ema:
         if self.weights:
             torch._foreach_lerp_(self.average, self.weights, 1 - decay)
 
+    def restart(self) -> None:
+        """Begin again, with the weights as they are now."""
+        self.steps = 0
+        for average, weights in zip(self.average, self.weights, strict=True):
+            average.copy_(weights.detach())
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Let the networks carry their averages within the block."""

@@ -29,6 +29,7 @@ from img2img.training.ema import Ema
 from img2img.training.failures import agreed_stop, explained, saving, stopped
 from img2img.training.journal import Journal
 from img2img.training.run import Run
+from img2img.training.start import Start
 from img2img.training.state import State
 from img2img.training.stops import Stops
 from img2img.training.validation import Validation, kept_steps
@@ -55,6 +56,7 @@ class Trainer:
     quiet: bool = False
     metric_options: MetricOptions = field(default_factory=MetricOptions)
     callbacks: Sequence[Callback] = ()
+    begin: Start | None = None  # what a new run starts from, beside chance
 
     def __post_init__(self) -> None:
         method, data, heldout, config = self.method, self.data, self.heldout, self.config
@@ -78,6 +80,8 @@ class Trainer:
         torch.manual_seed(config.seed + 1_000_003 * runtime.rank + 1)  # the networks are drawn; from here ranks differ
         if run.files.last.exists():
             self.state.load()
+        elif self.begin is not None:
+            self.begin.give(method, self.ema, runtime.rank)
         self.start = self.state.step
         advice = f"the run folder {run.files.path} must lie on a disk that all nodes share"
         peers.agree(runtime, {"checkpoint": f"that of step {self.start}" if self.start else "none"}, advice)
@@ -86,7 +90,7 @@ class Trainer:
         steps, ways = self.schedule.steps, self.state.ways
         told = self.callbacks, self.state.options
         self.journal = Journal(run, steps, self.start, ways, runtime.is_main, self.quiet, *told)
-        for line in filter(None, (self._introduction(), self.state.note)):
+        for line in filter(None, (self._introduction(), self._longer(), self.state.note)):
             self.journal.say(line)
         if self.state.compiled:
             compile_parts(networks, self._uncompiled)
@@ -229,6 +233,18 @@ class Trainer:
         if not self.start:
             return steps
         return f"{steps}, resuming from step {self.start}" if self.start < self.schedule.steps else f"{steps}, all done"
+
+    def _longer(self) -> str:
+        """Return what became of the learning rate in a run that was made longer; "" in others."""
+        before, now, step = self.run.shorter, self.schedule, self.start + 1
+        if before is None or self.start >= now.steps:
+            return ""
+        falls = f", and falls from step {max(now.first_decay, step)} to the end" if now.first_decay else ""
+        return (
+            f"made longer, from {before.steps} steps to {now.steps}: the learning rate is that of a run of {now.steps} "
+            f"steps; from step {step} it is {now.lr_factor(step):.3g} of the full one, after "
+            f"{before.lr_factor(step - 1):.3g} at step {step - 1}{falls}"
+        )
 
     def _uncompiled(self, error: Exception) -> None:
         self.state.compiled = False

@@ -14,7 +14,7 @@ from img2img.report.advice import SPELLING
 from img2img.runs.facts import RunFacts, UseRecord
 from img2img.runs.folder import RunFolder
 from img2img.runtime.device import environment
-from img2img.training.config import flat
+from img2img.training.config import Schedule, flat
 
 Card = Callable[[int], ModelCard]
 
@@ -29,6 +29,7 @@ class Run:
     resume_hint: str  # the command that resumes it
     shorten: str = ""  # how to shorten it if it is long, in words
     spelling: str = SPELLING  # of an option, in advice
+    shorter: Schedule | None = None  # the schedule that it had before it was made longer
 
 
 def card_of(
@@ -57,8 +58,10 @@ def card_of(
     return card
 
 
-def facts_of(name: str, method: Method, opened: Opened, processes: int) -> RunFacts:
-    """Return the facts of a run that starts now; `name` is that of the method, in `METHODS`."""
+def facts_of(name: str, method: Method, opened: Opened, processes: int, begun: str = "") -> RunFacts:
+    """Return the facts of a run that starts now; `name` is that of the method, in `METHODS`, and `begun` what it starts
+    from.
+    """
     system, held = environment(), opened.heldout.domains if opened.heldout is not None else {}
     return RunFacts(
         method=name,
@@ -79,6 +82,7 @@ def facts_of(name: str, method: Method, opened: Opened, processes: int) -> RunFa
         started=time.strftime("%Y-%m-%d %H:%M"),
         system=f"{system['system']}, torch {system['torch']}",
         processes=processes,
+        notes={"starts from": begun} if begun else {},
     )
 
 

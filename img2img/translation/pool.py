@@ -44,4 +44,4 @@ class ImagePool(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         device = next((image.device for image in self.images), state.device)
-        self.images = [image.clone() for image in state.to(device)]
+        self.images = [image.clone() for image in state.to(device)[: self.size]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from img2img.lab.curves.found import Found
 from img2img.lab.curves.measuring import Measured, Sample, signs as signs_of
 from img2img.lab.curves.place import NOWHERE, Origin, Place, Well
 from img2img.lab.curves.tone import Curve
+from img2img.lab.large import LargeImage
 
 SIGN_IMAGES = 64  # images that vote on whether the foreground is bright
 CACHED = 65536  # pixels mapped at once
@@ -157,6 +158,9 @@ class Correction:
 
     def evened(self, image: Array, batch: int, origin: Origin = (0, 0)) -> Array:
         """Return an image (C, H, W) under the target's illumination, float32; `origin` places a crop on the camera."""
+        if isinstance(image, LargeImage):
+            even = image.mapped(lambda block, place: self.evened(block, batch, place), len(image), np.float32)
+            return cast(Array, even)
         out = image.astype(np.float32)
         for c in np.flatnonzero(self.fields[batch].any((1, 2))).tolist():
             level, light, background = self._illumination(batch, c, image.shape[1:], origin)

@@ -16,10 +16,13 @@ from img2img.data.picture import Array, as_type
 from img2img.errors import InputError
 from img2img.lab.curves.found import Found
 from img2img.lab.curves.place import NOWHERE, Place
+from img2img.lab.large import LargeImage
+from img2img.lab.reductions import Every
 
 TISSUE = 0.45  # density, summed over the colours, from which on a pixel counts as tissue
 FEWEST = 500  # sampled pixels of tissue that a batch needs
 SAMPLED = 400_000  # pixels of a batch that are measured
+THINNED = 2_500_000  # pixels of an image; of one with twice as many, every third is looked at, and so on
 WHITE = 0.99  # quantile of each colour that is taken for the light without tissue
 ANGLES = (0.01, 0.99)  # quantiles of the angle between the two stains
 ALIKE = 0.05  # radians; stains whose directions differ by less are one
@@ -102,9 +105,9 @@ class StainCorrection:
         """Return whether images of this batch are left unchanged, bit for bit."""
         return batch == int(self.target) or not self.share or not self.stains[batch].any()
 
-    def has_tissue(self, image: Array, batch: int) -> bool:
-        """Return whether an image (3, H, W) of a batch shows any tissue."""
-        density = _looked_up(_densities(self.white[batch]), image.reshape(3, -1))
+    def has_tissue(self, image: Array | LargeImage, batch: int) -> bool:
+        """Return whether an image (3, H, W) of a batch shows any tissue, among the pixels that are looked at."""
+        density = _looked_up(_densities(self.white[batch]), thinned(image))
         return bool((density.sum(0) > TISSUE).any())
 
     def __call__(self, image: Array, batch: int, place: Place = NOWHERE) -> Array:
@@ -130,7 +133,7 @@ class StainCorrection:
             was = _looked_up(density, flat[:, band])
             # Tissue is moved by slope and offset, white stays white, and between them the offset fades in.
             share = np.clip(was.sum(0) * np.float32(1 / TISSUE), 0, 1)
-            values = slope @ was
+            values = _product(slope, was)
             values -= offset * share
             np.exp(values, out=values)
             values *= light
@@ -150,7 +153,7 @@ class StainCorrection:
         return -slope.astype(np.float32), offset[:, None].astype(np.float32), light[:, None].astype(np.float32)
 
 
-def is_rgb(image: Array) -> bool:
+def is_rgb(image: Array | LargeImage) -> bool:
     """Return whether an image (C, H, W) has three channels of 8 bits."""
     return image.dtype == np.uint8 and len(image) == 3
 
@@ -158,6 +161,20 @@ def is_rgb(image: Array) -> bool:
 def _densities(white: Array) -> Array:
     """Return the optical density of each value of uint8 (3, 256), float32, where `white` (3,) has none."""
     return -np.log(np.arange(256).clip(1) / white[:, None]).astype(np.float32)
+
+
+def _product(matrix: Array, vectors: Array) -> Array:
+    """Return matrix (3, 3) times vectors (3, n); those of each pixel are the same however many there are.
+
+    Libraries for matrices round otherwise for another n, so blocks of an image would differ from the whole.
+    """
+    out, part = np.empty_like(vectors), np.empty_like(vectors[0])
+    for row, total in zip(matrix, out, strict=True):
+        np.multiply(vectors[0], row[0], out=total)
+        for value, vector in zip(row[1:], vectors[1:], strict=True):
+            np.multiply(vector, value, out=part)
+            total += part
+    return out
 
 
 def _looked_up(tables: Array, planes: Array) -> Array:
@@ -173,7 +190,8 @@ def _measured(images: Iterable[Array], group: Sequence[str]) -> tuple[Array, ...
     """
     names, of_image = np.unique([str(g) for g in group], return_inverse=True)
     members = np.bincount(of_image)[of_image]
-    samples = [_sample(image, SAMPLED / len(names) / n) for image, n in zip(images, members, strict=True)]
+    pixels_of = map(thinned, images)
+    samples = [_sample(image, SAMPLED / len(names) / n) for image, n in zip(pixels_of, members, strict=True)]
     smallest = np.bincount(of_image, [part.shape[1] for part in samples]).min()
     samples = [_sample(part, smallest / n) for part, n in zip(samples, members, strict=True)]
     pixels = np.concatenate(samples, 1)
@@ -218,6 +236,19 @@ def _sample(image: Array, count: float) -> Array:
     """Return about `count` pixels (3, n) of an image, spread evenly, by an odd step that does not follow columns."""
     flat = image.reshape(3, -1)
     return flat[:, :: max(int(flat.shape[1] / max(count, 1)), 1) | 1].copy()
+
+
+def thinning(shape: tuple[int, ...]) -> int:
+    """Return the odd step that thins the pixels of an image (3, H, W) before they are sampled; 1 for most."""
+    return max(shape[1] * shape[2] // THINNED, 1) | 1
+
+
+def thinned(image: Array | LargeImage) -> Array:
+    """Return the pixels (3, n) of an image, row by row; of a large one, every `thinning`th."""
+    step = thinning(image.shape)
+    if isinstance(image, LargeImage):
+        return np.asarray(image.gather(Every(step))[0])
+    return image.reshape(3, -1)[:, ::step]
 
 
 def find_stains(density: Array) -> Array | None:

@@ -13,6 +13,8 @@ from skimage.filters import threshold_otsu
 
 from img2img.data.picture import Array, as_type
 from img2img.lab.curves.effects import MAD_TO_SD
+from img2img.lab.large import LargePlane
+from img2img.lab.reductions import Means
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the foreground's contrast, in one image
 EDGE = 512  # pixels; larger images are averaged over blocks before measuring
@@ -27,9 +29,17 @@ _basis *= np.sign(_basis[-1]) * np.sqrt(len(QUANTILES))
 MODES, CONTRASTS = _basis.T / len(QUANTILES), _basis
 
 
-def binned(plane: Array) -> Array:
+def factor_of(shape: tuple[int, ...]) -> int:
+    """Return the edge of the blocks that a plane (H, W) is averaged over."""
+    return max(1, min(shape) // EDGE)
+
+
+def binned(plane: Array | LargePlane) -> Array:
     """Average a plane (H, W) over square blocks, so that its shorter side is at most about `EDGE`; float64."""
-    factor = max(1, min(plane.shape) // EDGE)
+    factor = factor_of(plane.shape)
+    if isinstance(plane, LargePlane):
+        means: Array = plane.image.gather(Means(factor))[0][plane.channel]
+        return means.copy()
     height, width = (n // factor * factor for n in plane.shape)
     if factor == 1:
         return plane.astype(np.float64)

@@ -18,7 +18,9 @@ from skimage.exposure import match_histograms
 from img2img.data.picture import Array, as_type
 from img2img.errors import InputError, UnknownBatchError
 from img2img.lab.checks import threads
-from img2img.lab.curves.stain import is_rgb
+from img2img.lab.curves.stain import is_rgb, thinned
+from img2img.lab.large import LargeImage, Reduction
+from img2img.lab.reductions import Counts, Every, Moments
 
 LEVELS = np.linspace(0, 1, 257)
 PERCENTILES = (0.01, 0.99)
@@ -78,21 +80,36 @@ class Statistics:
         )
 
 
-def _of_image(image: Array) -> tuple[Array, Array | None, Array]:
+def _of_image(image: Array | LargeImage) -> tuple[Array, Array | None, Array]:
     """Return `_moments` of an image (C, H, W), those of its colours if it is RGB, and how often each value occurs.
 
     The last, (C, values), are samples of the pixels, (C, n), if they are floats.
     """
-    lab = _moments(_to_lab(image)) if is_rgb(image) else None
+    lab = _moments(_to_lab(thinned(image))) if is_rgb(image) else None
+    if isinstance(image, LargeImage):
+        found = image.gather(*reductions(image))
+        return (found[0] if len(found) > 1 else _moments_of(found[0])), lab, found[-1]
     if image.dtype.kind != "u" or image.dtype.itemsize > 2:
         flat = image.reshape(len(image), -1)
         return _moments(image), lab, flat[:, :: -(-flat.shape[1] // SAMPLES)].copy()
-    values = np.arange(2 ** (8 * image.dtype.itemsize))
-    counts = np.stack([np.bincount(plane.ravel(), minlength=len(values)) for plane in image])
-    pixels = counts.sum(1)
+    values = 2 ** (8 * image.dtype.itemsize)
+    counts = np.stack([np.bincount(plane.ravel(), minlength=values) for plane in image])
+    return _moments_of(counts), lab, counts
+
+
+def reductions(image: LargeImage) -> list[Reduction]:
+    """Return what the statistics need of a large image: its moments and values; those of integers are their counts."""
+    pixels = image.shape[1] * image.shape[2]
+    counted = image.dtype.kind == "u" and image.dtype.itemsize <= 2
+    return [Counts()] if counted else [Moments(), Every(-(-pixels // SAMPLES))]
+
+
+def _moments_of(counts: Array) -> Array:
+    """Return `_moments` of an image from how often each value occurs, (C, values)."""
+    values, pixels = np.arange(counts.shape[1]), counts.sum(1)
     mean = counts @ values / pixels
     variance = np.einsum("cv,cv->c", counts, (values - mean[:, None]) ** 2) / pixels
-    return np.stack([pixels, mean, variance]), lab, counts
+    return np.stack([pixels, mean, variance])
 
 
 def _of_batch(images: Iterable[tuple[Array, Array | None, Array]]) -> tuple[Array, Array, Array, Array | None]:

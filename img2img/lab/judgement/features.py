@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from img2img.data.picture import Array
 from img2img.errors import InputError
+from img2img.lab.large import LargeImage, Reduction
+from img2img.lab.reductions import Means, Picked
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 BANDS = 5  # octaves of the pyramid
@@ -69,20 +71,41 @@ def image_features(image: Array, scale: Array) -> Array:
     return np.array(values + _pairs(planes, details), np.float64)
 
 
-def quick_features(image: Array, scale: Array) -> Array:
+def quick_features(image: Array | LargeImage, scale: Array) -> Array:
     """Return features of one image that cost a small part of `image_features`.
 
     They are those of the image (C, H, W) averaged over square blocks, in the same order; then come for each channel the
     noise and the detail of single pixels, which averages hide, on a grid of 2x2 pixels. Pairs of channels are only
     compared if there are at most `PAIRED`. The features (n,) are float64.
     """
-    step = max(1, min(image.shape[1:]) // SIDE)
-    planes = in_range(_averaged(image, step), scale)
+    step = _step(image)
+    parts: list[Sequence[Array] | None]
+    if isinstance(image, LargeImage):
+        means, *grids = image.gather(*reductions(image))
+        averaged = means.astype(np.float32)
+        parts = [[grid[c] for grid in grids] or None for c in range(len(image))]
+    else:
+        averaged, parts = _averaged(image, step), [_corners(plane, 2 * step) for plane in image]
+    planes = in_range(averaged, scale)
     details = [_detail(plane) for plane in planes]
     values = [value for plane, detail in zip(planes, details, strict=True) for value in _plane(plane, detail)]
     values += _pairs(planes, details) if len(planes) <= PAIRED else []
-    fine = [value for pixels, ends in zip(image, scale, strict=True) for value in _fine(pixels, ends, 2 * step)]
+    fine = [value for corners, ends in zip(parts, scale, strict=True) for value in _fine(corners, ends)]
     return np.array(values + fine, np.float64)
+
+
+def _step(image: Array | LargeImage) -> int:
+    """Return the edge of the blocks that an image is averaged over."""
+    height, width = image.shape[1:]
+    return max(1, int(min(height, width)) // SIDE)
+
+
+def reductions(image: LargeImage) -> list[Reduction]:
+    """Return what `quick_features` needs of a large image: means over blocks, and four grids of single pixels."""
+    step = _step(image)
+    (height, width), ends = (n - 1 for n in image.shape[1:]), ((y, x) for y in (0, 1) for x in (0, 1))
+    grids = [Picked((y, y + height, 2 * step), (x, x + width, 2 * step)) for y, x in ends]
+    return [Means(step), *(grids if min(image.shape[1:]) > 1 else [])]
 
 
 def _averaged(image: Array, step: int) -> Array:
@@ -99,15 +122,20 @@ def _averaged(image: Array, step: int) -> Array:
     return means / np.float32(step**2)
 
 
-def _fine(pixels: Array, ends: Array, step: int) -> list[float]:
-    """Return the noise and the detail of single pixels: of 2x2 pixels at every `step`th row and column."""
+def _corners(pixels: Array, step: int) -> list[Array] | None:
+    """Return 2x2 pixels at every `step`th row and column, as four arrays; None if there is no such square."""
     if min(pixels.shape) < 2:
+        return None
+    height, width = (n - 1 for n in pixels.shape)
+    return [pixels[y : y + height : step, x : x + width : step] for y in (0, 1) for x in (0, 1)]
+
+
+def _fine(corners: Sequence[Array] | None, ends: Array) -> list[float]:
+    """Return the noise and the detail of single pixels, of the corners of squares."""
+    if corners is None:
         return [float(np.log10(FLOOR))] * FINE
     low, span = np.float32(ends[0]), np.float32(ends[1] - ends[0])
-    height, width = (n - 1 for n in pixels.shape)
-    a, b, c, d = (
-        pixels[y : y + height : step, x : x + width : step].astype(np.float32) for y in (0, 1) for x in (0, 1)
-    )
+    a, b, c, d = (corner.astype(np.float32) for corner in corners)
     detail, here = (a - b - c + d) / (2 * span), (a - low) / span
     return [*_noise(here, detail, _quantiles(here, LEVELS)), _log(float(np.sqrt(np.mean(detail * detail))))]
 

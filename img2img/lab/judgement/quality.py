@@ -7,8 +7,10 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 
 from img2img.data.picture import Array
+from img2img.errors import ConfigError
 from img2img.lab.checks import is_flat, saturated
 from img2img.lab.judgement.features import FINE, PAIRED, SIDE, feature_names, image_features, quick_features
+from img2img.lab.large import LargeImage
 
 BINS = 256  # of the fit of intensity alone
 SATURATED = 0.01  # share of pixels at the top of the range above which an image is flagged
@@ -59,13 +61,19 @@ class Familiarity:
         precision = [LedoitWolf(assume_centered=True).fit(part).precision_ for part in parts]
         return cls(centres, np.concatenate(precision), spread, np.array(np.inf))
 
-    def features(self, image: Array, scale: Array) -> Array:
+    def features(self, image: Array | LargeImage, scale: Array) -> Array:
         """Return the features (f,) of an image (C, H, W), as they were fitted.
 
         Up to version 0.1 those were `image_features`.
         """
-        earlier = len(self.spread) == len(feature_names(len(image)))
-        return image_features(image, scale) if earlier else quick_features(image, scale)
+        if len(self.spread) != len(feature_names(len(image))):
+            return quick_features(image, scale)
+        if isinstance(image, LargeImage):
+            raise ConfigError(
+                "An equalizer of version 0.1 measures the quality of whole images; leave that out (--no-quality), or "
+                "fit again."
+            )
+        return image_features(image, scale)
 
     def distance(self, features: Array, batch: int) -> float:
         """Return the distance of one image's features (f,) from its batch."""
@@ -105,12 +113,17 @@ def change_map(before: Array, after: Array) -> Array:
     return rest.reshape(before.shape)
 
 
-def largest_change(before: Array, after: Array, scale: Array) -> float:
+def change_step(shape: tuple[int, ...]) -> int:
+    """Return the step of the grid on which the change of an image (C, H, W) is measured."""
+    return max(1, min(shape[1:]) // SIDE)
+
+
+def largest_change(before: Array, after: Array, scale: Array, step: int | None = None) -> float:
     """Return the 99.9th percentile of `change_map`, of the range, in the worst channel of an image (C, H, W).
 
-    Of large images a regular grid of about `SIDE` pixels a side is used.
+    Of large images a regular grid of about `SIDE` pixels a side is used, unless `step` says which.
     """
-    step = max(1, min(before.shape[1:]) // SIDE)
+    step = step or change_step(before.shape)
     pairs = zip(before[:, ::step, ::step], after[:, ::step, ::step], scale[:, 1] - scale[:, 0], strict=True)
     return max(float(np.quantile(np.abs(change_map(was, now)), 0.999) / span) for was, now, span in pairs)
 
@@ -122,7 +135,7 @@ def lost(values: Array, dtype: Any) -> Array:
 
 
 def quality_of(
-    image: Array, scale: Array, familiarity: Familiarity, batch: int | None, clipped: float, change: float
+    image: Array | LargeImage, scale: Array, familiarity: Familiarity, batch: int | None, clipped: float, change: float
 ) -> dict[str, Any]:
     """Return the row of one image in the quality table.
 

@@ -11,6 +11,7 @@ from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, write_image
 from img2img.data.ome_metadata import is_zarr
 from img2img.data.ome_zarr import result_name
 from img2img.data.picture import Array, Picture
+from img2img.data.regions import SLIDES, WRITTEN
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.folders import RESULTS, STORE
 from img2img.lab.tables.manifest import Manifest
@@ -100,7 +101,7 @@ def _name(path: Path, root: Path) -> str:
     """Return the name of a file's result relative to the root: its own, or that of a TIFF for an image of OME-Zarr."""
     suffix = path.suffix.lower()
     in_store = any(part.lower().endswith(STORE) for part in path.parts) or is_zarr(path)
-    if not in_store and (suffix in LOSSY or suffix not in SUFFIXES):
+    if not in_store and suffix not in SLIDES and (suffix in LOSSY or suffix not in SUFFIXES):
         fault = "is lossy" if suffix in LOSSY else "is not written by img2img"
         raise DataError(
             f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so the result would differ from what "
@@ -111,7 +112,10 @@ def _name(path: Path, root: Path) -> str:
         file, above = Path(_real_folder(path.parent), path.name), Path(os.path.realpath(root))
     if file.is_relative_to(above):
         name = PurePosixPath(file.relative_to(above).as_posix())
-        return result_name(name) if in_store else str(name.with_suffix(READ_ONLY.get(suffix, path.suffix)))
+        if in_store:
+            return result_name(name)
+        kept = path.suffix if suffix in WRITTEN or suffix not in SLIDES else ".tif"
+        return str(name.with_suffix(READ_ONLY.get(suffix, kept)))
     raise DataError(
         f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
         "results; give a root that holds every file."

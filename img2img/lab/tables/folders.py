@@ -9,6 +9,7 @@ import pandas as pd
 
 from img2img.data.folders import find_images
 from img2img.data.ome_zarr import images_of, is_plate
+from img2img.data.regions import SLIDES
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.rows import BATCHES, first_of, rows_of
 
@@ -109,7 +110,7 @@ def table_of_names(root: Path, pattern: str) -> Any:
 
 
 def _names_below(root: Path) -> list[str]:
-    paths = find_images(root)
+    paths = find_images(root, SLIDES)
     results = {folder for path in paths for folder in path.parents if folder.is_relative_to(root) and folder != root}
     results = {folder for folder in results if (folder / RESULTS).is_file()}
     names = [path.relative_to(root).as_posix() for path in paths if results.isdisjoint(path.parents)]

@@ -1,6 +1,7 @@
 """The images and label images of a table, each read when it is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from img2img.data.images import read_header, read_image
-from img2img.data.picture import Array, Picture
+from img2img.data.picture import Array, Header, Picture
+from img2img.data.regions import SLIDES, Regions, Span, open_regions
 from img2img.errors import DataError, quote
+from img2img.lab.large import LargeImage, Read
 from img2img.lab.lazy import LazyImages
 
 
@@ -49,11 +52,10 @@ class Contents:
     channels: list[int]
     dtype: str
 
-    def check(self, files: Sequence[Path], pictures: Sequence[Picture]) -> None:
-        """Raise DataError if the files of another row differ in them, or from each other in size."""
-        height, width = pictures[0].array.shape[:2]
-        for path, picture, expected, other in zip(files, pictures, self.channels, self.files, strict=True):
-            (h, w, count), dtype = picture.array.shape, str(picture.array.dtype)
+    def check(self, files: Sequence[Path], found: Sequence[tuple[tuple[int, ...], str]]) -> None:
+        """Raise DataError if the files of another row, each a shape (H, W, C) and type, differ, or in size."""
+        height, width = found[0][0][:2]
+        for path, ((h, w, count), dtype), expected, other in zip(files, found, self.channels, self.files, strict=True):
             if dtype != self.dtype:
                 raise DataError(
                     f"{quote(path)} holds {dtype} values, but {quote(self.files[0])} holds {self.dtype}; "
@@ -68,6 +70,45 @@ class Contents:
                     f"{quote(path)} is {w}x{h}, but {quote(files[0])} is {width}x{height}; the files of a row are the "
                     "channels of one image, so give them one size."
                 )
+
+
+def is_slide(path: Path) -> bool:
+    """Return whether a file has the suffix of a slide, of which no more than a region is held."""
+    return path.suffix.lower() in SLIDES
+
+
+def region_header(path: Path) -> Header:
+    """Read the header of an image whose regions can be read.
+
+    Raises:
+        DataError: if they cannot.
+    """
+    with open_regions(path) as image:
+        return Header(path, image.width, image.height, image.channels, image.dtype, 1, image.stated)
+
+
+def large_image(files: Sequence[Path]) -> LargeImage:
+    """Return the image (C, H, W) of a row whose files are read by region.
+
+    Raises:
+        DataError: if a file cannot be.
+    """
+
+    @contextmanager
+    def opened() -> Iterator[Read]:
+        with ExitStack() as stack:
+            images = [stack.enter_context(open_regions(path)) for path in files]
+            yield lambda rows, columns: region_of(images, rows, columns)
+
+    with ExitStack() as stack:
+        images = [stack.enter_context(open_regions(path)) for path in files]
+        shape = sum(image.channels for image in images), images[0].height, images[0].width
+        return LargeImage(shape, images[0].dtype, images[0].tile, opened)
+
+
+def region_of(images: Sequence[Regions], rows: Span, columns: Span) -> Array:
+    """Return a region (C, h, w) of the files of one row."""
+    return np.concatenate([image.read(rows, columns).transpose(2, 0, 1) for image in images])
 
 
 def joined(pictures: list[Picture], into: Array | None = None) -> Array:

@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from img2img.data.images import read_header, read_image
-from img2img.data.picture import Array, Picture
+from img2img.data.options import MAX_PIXELS
+from img2img.data.picture import Array, Header, Picture, Stated
 from img2img.data.shards import Shard
-from img2img.errors import ConfigError, DataError, choose, listed, quote
+from img2img.errors import ConfigError, DataError, TooLargeError, choose, listed, quote
 from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
+from img2img.lab.large import LargeImage
 from img2img.lab.lazy import LazyImages
 from img2img.lab.tables.agreement import Agreement
 from img2img.lab.tables.columns import (
@@ -40,7 +42,7 @@ from img2img.lab.tables.columns import (
     selected,
 )
 from img2img.lab.tables.folders import FILE, METADATA
-from img2img.lab.tables.images import Contents, TableImages, joined, read_labels
+from img2img.lab.tables.images import Contents, TableImages, is_slide, joined, large_image, read_labels, region_header
 from img2img.lab.tables.paths import Places, moves_of, places_of
 from img2img.lab.tables.sources import opened
 
@@ -65,6 +67,7 @@ class Manifest:
         places: where the files of the table are.
         notes: what a user should know about how the table was read.
         tables: the files of the table; none if it is a folder of images, or in memory.
+        max_pixels: the largest image that is held whole.
     """
 
     frame: Any
@@ -82,6 +85,7 @@ class Manifest:
     places: Places
     notes: list[str]
     tables: list[Path] = field(default_factory=list)
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def open(
@@ -101,6 +105,7 @@ class Manifest:
         channel_column: str | None = None,
         missing: o.Missing = "error",
         shard: str | None = None,
+        max_megapixels: o.MaxMegapixels = o.MAX_MEGAPIXELS,
     ) -> "Manifest":
         """Open a table; no image is read yet, and nothing in the table is executed.
 
@@ -127,6 +132,8 @@ class Manifest:
                 them.
             shard: process only one of several parts of the rows, e.g. 2/8; which, follows from file names alone, so
                 machines can share a table.
+            max_megapixels: images above this are not held, but read and written by region, which TIFF and OME-Zarr
+                allow; slides always are.
 
         Raises:
             ConfigError: if a column does not exist, or no row is a control or selected.
@@ -165,6 +172,7 @@ class Manifest:
             places=places,
             notes=[*source.notes, *(more if channels is None else []), *moved, *choice, *same],
             tables=source.files,
+            max_pixels=int(max_megapixels * 1e6),
         )
         if choose("value of missing,", missing, ("error", "skip")) == "skip":
             manifest = manifest.of_present_files()
@@ -263,7 +271,7 @@ class Manifest:
         failed: DataError | None = None
         for row in self.files:
             try:
-                headers = [read_header(path, pages="channels") for path in row]
+                headers = self._headers(row)
                 counts = [header.channels for header in headers]
                 self.agreement.check(row, [header.stated for header in headers], counts)
             except DataError as error:
@@ -293,22 +301,48 @@ class Manifest:
         counts = self._first.channels
         return names_of(self.columns, counts, self.agreement.names(sum(counts)))
 
-    def pictures(self, i: int) -> list[Picture]:
-        """Read the files of row `i`.
+    def _headers(self, row: Sequence[Path]) -> list[Header]:
+        """Read the headers of the files of a row."""
+        if not any(map(is_slide, row)):
+            try:
+                return [read_header(path, pages="channels", max_pixels=self.max_pixels) for path in row]
+            except TooLargeError:
+                pass
+        return [region_header(path) for path in row]
+
+    def contents(self, i: int) -> list[Picture] | LargeImage:
+        """Read the files of row `i`; those above `max_pixels`, and slides, become an image that is read by region.
 
         Raises:
             DataError: if one cannot be read, or its type, size, channels or size of pixels differ from the others.
         """
         row = self.files[i]
-        pictures = [read_image(path, pages="channels") for path in row]
-        counts = [picture.array.shape[2] for picture in pictures]
-        self.agreement.check(row, [picture.source.stated for picture in pictures], counts)
-        self._first.check(row, pictures)
-        return pictures
+        if not any(map(is_slide, row)):
+            try:
+                pictures = [read_image(path, pages="channels", max_pixels=self.max_pixels) for path in row]
+            except TooLargeError:
+                pass
+            else:
+                shapes = [(picture.array.shape, str(picture.array.dtype)) for picture in pictures]
+                self._check(row, shapes, [picture.source.stated for picture in pictures])
+                return pictures
+        headers = [region_header(path) for path in row]
+        shapes = [((header.height, header.width, header.channels), header.dtype) for header in headers]
+        self._check(row, shapes, [header.stated for header in headers])
+        return large_image(row)
+
+    def _check(self, row: Sequence[Path], found: Sequence[Any], stated: Sequence[Stated]) -> None:
+        self.agreement.check(row, stated, [shape[2] for shape, _ in found])
+        self._first.check(row, found)
 
     def read(self, i: int) -> Array:
-        """Read image `i` (C, H, W), in the files' own type; raises the errors of `pictures`."""
-        return joined(self.pictures(i))
+        """Read image `i` (C, H, W), in the files' own type; a `LargeImage` if it is read by region.
+
+        Raises:
+            DataError: as `contents` does.
+        """
+        found = self.contents(i)
+        return cast(Array, found) if isinstance(found, LargeImage) else joined(found)
 
     def masks(self, column: str) -> Sequence[Array]:
         """Return the label images (H, W) of the rows, each read when it is asked for.

@@ -2,18 +2,21 @@
 
 import errno
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from threading import local
-from typing import Any
+from threading import Event, local
+from typing import Any, Protocol, cast
 
 from img2img.data.domain import fingerprint
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError, TrainingError, quote
 from img2img.lab.checks import threads
+from img2img.lab.large import LargeImage
+from img2img.lab.tables import blockwise
+from img2img.lab.tables.blockwise import write_by_region
 from img2img.lab.tables.destination import Destination
 from img2img.lab.tables.images import joined
 from img2img.lab.tables.listing import ERROR, SOURCE, STATUS, Listing, Row
@@ -25,6 +28,13 @@ Function = Callable[[int, Array], tuple[Array, dict[str, Any]]]
 Notes = dict[int, Row]
 
 
+class RegionFunction(Protocol):
+    """A `Function` that also takes images too large to be held."""
+
+    def large(self, i: int, image: LargeImage) -> tuple[blockwise.Function, str | None, Row]:
+        """Return what makes the result of a block, the type of results or None for that of the image, and notes."""
+
+
 class Rows:
     """The rows of a table whose results are made, in any process.
 
@@ -33,20 +43,28 @@ class Rows:
         destination: where the results go.
         function: as in `transform`.
         overwrite: whether results that exist are made again.
-        signed: whether notes tell which originals results are of.
+        makers: the equalizer of the rows of each batch; notes then tell which originals results are of. None if it is
+            not known.
+        threads: that share the blocks of a row that is too large to be held.
     """
 
     def __init__(
-        self, manifest: Manifest, destination: Destination, function: Function, overwrite: bool, signed: bool
+        self,
+        manifest: Manifest,
+        destination: Destination,
+        function: Function,
+        overwrite: bool,
+        makers: Mapping[str, str] | None,
+        threads: int,
     ) -> None:
         self.manifest, self.destination, self.function = manifest, destination, function
-        self.overwrite, self.signed, self.mine = overwrite, signed, local()
+        self.overwrite, self.makers, self.threads, self.mine, self.stop = overwrite, makers, threads, local(), Event()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"mine": None}
+        return self.__dict__ | {"mine": None, "stop": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"mine": local()})
+        self.__dict__.update(state | {"mine": local(), "stop": Event()})
 
     def make(self, i: int, note: Row) -> Row:
         """Write the result of row `i` unless it is there, and return the note on it; `note` is that of an earlier run.
@@ -55,18 +73,21 @@ class Rows:
             TrainingError: if the disk is full.
         """
         files = self.manifest.files[i]
-        source = _source(files) if self.signed else ""
+        source = _source(files) if self.makers is not None else ""
         finished = note.get(STATUS) in ("done", "kept") and self.destination.holds(i)
         if finished and not self.overwrite and (not source or note.get(SOURCE) == source):
             return note | {STATUS: "kept", ERROR: ""}
         try:
-            pictures = self.manifest.pictures(i)
-            # new memory costs more than copying into it
-            self.mine.image = joined(pictures, getattr(self.mine, "image", None))
-            image, note = self.function(i, self.mine.image)
-            self.destination.write(i, image, pictures)
-            lost = dict.fromkeys(what for picture in pictures for what in picture.source.stated.lost)
-            note |= {"not_kept": "; ".join(lost)} if lost else {}
+            pictures = self.manifest.contents(i)
+            if isinstance(pictures, LargeImage):
+                note, lost = self._by_region(i, pictures, source)
+            else:
+                # new memory costs more than copying into it
+                self.mine.image = joined(pictures, getattr(self.mine, "image", None))
+                image, note = self.function(i, self.mine.image)
+                self.destination.write(i, image, pictures)
+                lost = tuple(what for picture in pictures for what in picture.source.stated.lost)
+            note |= {"not_kept": "; ".join(dict.fromkeys(lost))} if lost else {}
             note |= {SOURCE: source} if source else {}
             return note | {STATUS: "done", ERROR: ""}
         except (ConfigError, DataError, TrainingError) as error:
@@ -79,6 +100,14 @@ class Rows:
                 ) from error
             reason = f"its result cannot be written: {error.strerror or error}."
         return failed(files, reason)
+
+    def _by_region(self, i: int, image: LargeImage, source: str) -> tuple[Row, tuple[str, ...]]:
+        """Write the result of a row that is too large to be held; return the notes on it, and what it does not keep."""
+        function, files = cast(RegionFunction, self.function), self.manifest.files[i]
+        record = {"equalizer": (self.makers or {}).get(self.manifest.batch[i]), "source": source or _source(files)}
+        block, dtype, note = function.large(i, image)
+        targets, stopped = self.destination.targets[i], self.stop.is_set
+        return note, write_by_region(files, targets, block, dtype, record, stopped, self.threads)
 
 
 Engine = Callable[[Rows, Notes], Generator[int, None, None]]  # updates the notes on rows; yields the number done
@@ -105,10 +134,12 @@ def transform(
         manifest: the table.
         function: called with the number of a row and its image (C, H, W), from each of the `n_jobs` threads; returns
             the result, of the same shape, and the notes on it. The image's memory is that thread's next one's as well.
+            For images too large to be held it is a `RegionFunction`.
         out_dir: the folder of results.
         overwrite: replace existing results; if that fails, the earlier result is kept.
         progress: called with the number of rows done and the total.
-        n_jobs: threads, each with one row in memory; -1 is one for each core.
+        n_jobs: threads, each with one row in memory; -1 is one for each core. Those without one share the blocks of
+            large images.
         makers: the equalizer of each row, see `Listing`; results of another are refused, or replaced by `overwrite`.
         engine: what works on the rows in place of threads.
 
@@ -122,14 +153,16 @@ def transform(
         TrainingError: if the disk is full.
     """
     out_dir = Path(out_dir)
-    engine = engine or partial(by_threads, threads=threads(n_jobs))
+    workers = 1 if engine else threads(n_jobs)
+    engine = engine or partial(by_threads, threads=workers)
     destination = Destination(manifest, out_dir)
     listing = Listing(destination, makers)
     if not overwrite and not listing.path.exists():
         destination.refuse_foreign()
     destination.remove_stale()
     listing.begin(overwrite)  # to fail before anything is computed
-    rows = Rows(manifest, destination, function, overwrite, signed=makers is not None)
+    of_batch = None if makers is None else dict(zip(manifest.batch, makers, strict=True))
+    rows = Rows(manifest, destination, function, overwrite, of_batch, max(1, workers // max(len(manifest), 1)))
     try:
         with closing(engine(rows, listing.notes)) as steps:
             for done in steps:
@@ -148,11 +181,11 @@ def by_threads(rows: Rows, notes: Notes, threads: int) -> Generator[int, None, N
     def work(i: int) -> None:
         notes[i] = rows.make(i, earlier.get(i, {}))
 
-    yield from _each(work, len(rows.manifest), threads)
+    yield from _each(work, len(rows.manifest), threads, rows.stop)
 
 
-def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[int, None, None]:
-    """Work on 0 to count - 1; yield the number that are done."""
+def _each(work: Callable[[int], None], count: int, threads: int, stop: Event) -> Generator[int, None, None]:
+    """Work on 0 to count - 1; yield the number that are done. At the end, or at an exception, `stop` is set."""
     pool = ThreadPoolExecutor(threads)
     try:
         for first in range(0, count, AHEAD):
@@ -160,6 +193,7 @@ def _each(work: Callable[[int], None], count: int, threads: int) -> Generator[in
             steps = pool.map(work, rows) if threads > 1 else map(work, rows)
             yield from (done for done, _ in enumerate(steps, first + 1))
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
