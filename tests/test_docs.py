@@ -80,6 +80,8 @@ COMMANDS = {
 # Options of torchrun, SLURM, curl, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "head",
+    "edge",
+    "zarr",
     "data-binary",
     "port",
     "address",
