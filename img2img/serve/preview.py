@@ -47,7 +47,8 @@ def draw(path: Path, pages: str, pixels: int, values: dict[str, str]) -> tuple[b
     high = _each("high", values.get("high"), len(shown)) or high
     height, width = planes.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
-    small = planes.astype(np.float32)
+    step = max(1, max(height, width) // (2 * SIDE))  # so that large images take little memory
+    small = planes[::step, ::step].astype(np.float32)
     if scale < 1:
         small = resize(small, max(1, round(height * scale)), max(1, round(width * scale)))
     spread = np.maximum(np.array(high, np.float64) - np.array(low, np.float64), 1e-12)
