@@ -1,6 +1,6 @@
 """Measure the equalizing of slides by region: memory, and CPU time per megapixel.
 
-    python benchmarks/equalize_slides.py [--edge 4096 8192] [--slides 2] [--options ...]
+    python benchmarks/equalize_slides.py [--edge 4096 8192] [--model stain tone] [--slides 2] [--options ...]
 
 Two batches of `--slides` slides each are drawn: RGB of 8 bits for `stain`, and two channels of 16 bits for `tone`, in
 tiles of 512 pixels with three levels, in deflate. `img2img equalize fit` learns from all of them, and `transform` moves
@@ -39,6 +39,9 @@ def stained(edge, gain, seed):
     return (240 * (np.maximum(tissue(edge, seed), 1) / 240) ** gain).round().clip(0, 255).astype(np.uint8)
 
 
+KINDS = {"stain": (stained, (1, 1.3)), "tone": (cells, (1, 0.6))}  # what is drawn, and the gains of two batches
+
+
 def write(path, pattern, edge):
     """Write a slide that repeats a pattern; its levels are every second pixel and so on."""
     planar = pattern.shape[2] == 2
@@ -74,11 +77,13 @@ def run(*words):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edge", type=int, nargs="+", default=[4096, 8192])
+    parser.add_argument("--model", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--slides", type=int, default=2)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=["--max-megapixels", "4"])
     args = parser.parse_args()
-    for model, draw, gains in (("stain", stained, (1, 1.3)), ("tone", cells, (1, 0.6))):
+    for model in args.model:
+        draw, gains = KINDS[model]
         for edge in args.edge:
             with tempfile.TemporaryDirectory(dir=args.folder) as name:
                 folder = Path(name)

@@ -283,6 +283,27 @@ def test_a_killed_transform_continues_and_gives_the_same_bytes(tmp_path, monkeyp
     assert not list((tmp_path / "twice").rglob(".*.img2img-blocks"))
 
 
+@over(n_jobs=[1, 2])
+def test_a_stop_ends_all_slides_between_two_blocks(tmp_path, monkeypatch, n_jobs):
+    folder = slides(tmp_path / "in", "tone")
+    equalizer = small_fit(folder, n_jobs=n_jobs)
+    written, write = [], blocks.write_block
+
+    def until(path, *rest):
+        if len(written) >= 5:
+            raise KeyboardInterrupt
+        written.append(write(path, *rest))
+
+    monkeypatch.setattr(blocks, "write_block", until)
+    with pytest.raises(KeyboardInterrupt):
+        equalizer.transform_table(folder, None, tmp_path / "out", max_megapixels=TINY, quality=False)
+    finished = len(list((tmp_path / "out").rglob("[0-9]-*.tif")))
+    assert 5 <= finished < 5 + n_jobs and not list((tmp_path / "out").rglob("*.ome.tif"))
+    monkeypatch.setattr(blocks, "write_block", write)
+    result = equalizer.transform_table(folder, None, tmp_path / "out", max_megapixels=TINY, quality=False)
+    assert set(result["status"]) == {"done"} and not list((tmp_path / "out").rglob(".*.img2img-blocks"))
+
+
 def test_what_cannot_be_done_is_said_of_the_file_alone(tmp_path, command_line):
     folder = slides(tmp_path / "in", "tone")
     small_fit(folder).save(tmp_path / "eq")

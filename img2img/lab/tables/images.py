@@ -1,7 +1,7 @@
 """The images and label images of a table, each read when it is asked for."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from img2img.data.images import read_header, read_image
-from img2img.data.picture import Array, Header, Picture
+from img2img.data.picture import Array, Header, Picture, Stated
 from img2img.data.regions import SLIDES, Regions, Span, open_regions
-from img2img.errors import DataError, quote
+from img2img.errors import DataError, TooLargeError, quote
 from img2img.lab.large import LargeImage, Read
 from img2img.lab.lazy import LazyImages
 
@@ -72,27 +72,48 @@ class Contents:
                 )
 
 
-def is_slide(path: Path) -> bool:
-    """Return whether a file has the suffix of a slide, of which no more than a region is held."""
+def row_headers(files: Sequence[Path], max_pixels: int) -> list[Header]:
+    """Read the headers of the files of a row, as `read_row` reads their pixels."""
+    if not any(map(_is_slide, files)):
+        with suppress(TooLargeError):
+            return [read_header(path, pages="channels", max_pixels=max_pixels) for path in files]
+    return [_region_header(path) for path in files]
+
+
+def read_row(
+    files: Sequence[Path], max_pixels: int
+) -> tuple[list[Picture] | LargeImage, list[tuple[tuple[int, ...], str]], list[Stated]]:
+    """Read the files of a row; slides, and files of more than `max_pixels`, become an image that is read by region.
+
+    Returns:
+        The pictures, or that image; the shape (H, W, C) and the type of each file, and what it states.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    if not any(map(_is_slide, files)):
+        with suppress(TooLargeError):
+            pictures = [read_image(path, pages="channels", max_pixels=max_pixels) for path in files]
+            shapes = [(picture.array.shape, str(picture.array.dtype)) for picture in pictures]
+            return pictures, shapes, [picture.source.stated for picture in pictures]
+    headers = [_region_header(path) for path in files]
+    kinds: list[tuple[tuple[int, ...], str]] = [
+        ((header.height, header.width, header.channels), header.dtype) for header in headers
+    ]
+    return large_image(files, headers), kinds, [header.stated for header in headers]
+
+
+def _is_slide(path: Path) -> bool:
     return path.suffix.lower() in SLIDES
 
 
-def region_header(path: Path) -> Header:
-    """Read the header of an image whose regions can be read.
-
-    Raises:
-        DataError: if they cannot.
-    """
+def _region_header(path: Path) -> Header:
     with open_regions(path) as image:
         return Header(path, image.width, image.height, image.channels, image.dtype, 1, image.stated)
 
 
-def large_image(files: Sequence[Path]) -> LargeImage:
-    """Return the image (C, H, W) of a row whose files are read by region.
-
-    Raises:
-        DataError: if a file cannot be.
-    """
+def large_image(files: Sequence[Path], headers: Sequence[Header]) -> LargeImage:
+    """Return the image (C, H, W) of a row whose files, with these headers, are read by region."""
 
     @contextmanager
     def opened() -> Iterator[Read]:
@@ -100,10 +121,10 @@ def large_image(files: Sequence[Path]) -> LargeImage:
             images = [stack.enter_context(open_regions(path)) for path in files]
             yield lambda rows, columns: region_of(images, rows, columns)
 
-    with ExitStack() as stack:
-        images = [stack.enter_context(open_regions(path)) for path in files]
-        shape = sum(image.channels for image in images), images[0].height, images[0].width
-        return LargeImage(shape, images[0].dtype, images[0].tile, opened)
+    with open_regions(files[0]) as image:
+        tile = image.tile
+    shape = sum(header.channels for header in headers), headers[0].height, headers[0].width
+    return LargeImage(shape, headers[0].dtype, tile, opened)
 
 
 def region_of(images: Sequence[Regions], rows: Span, columns: Span) -> Array:

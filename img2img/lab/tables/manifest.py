@@ -17,11 +17,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from img2img.data.images import read_header, read_image
 from img2img.data.options import MAX_PIXELS
-from img2img.data.picture import Array, Header, Picture, Stated
+from img2img.data.picture import Array, Picture
 from img2img.data.shards import Shard
-from img2img.errors import ConfigError, DataError, TooLargeError, choose, listed, quote
+from img2img.errors import ConfigError, DataError, choose, listed, quote
 from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.large import LargeImage
@@ -42,7 +41,7 @@ from img2img.lab.tables.columns import (
     selected,
 )
 from img2img.lab.tables.folders import FILE, METADATA
-from img2img.lab.tables.images import Contents, TableImages, is_slide, joined, large_image, read_labels, region_header
+from img2img.lab.tables.images import Contents, TableImages, joined, read_labels, read_row, row_headers
 from img2img.lab.tables.paths import Places, moves_of, places_of
 from img2img.lab.tables.sources import opened
 
@@ -271,7 +270,7 @@ class Manifest:
         failed: DataError | None = None
         for row in self.files:
             try:
-                headers = self._headers(row)
+                headers = row_headers(row, self.max_pixels)
                 counts = [header.channels for header in headers]
                 self.agreement.check(row, [header.stated for header in headers], counts)
             except DataError as error:
@@ -301,15 +300,6 @@ class Manifest:
         counts = self._first.channels
         return names_of(self.columns, counts, self.agreement.names(sum(counts)))
 
-    def _headers(self, row: Sequence[Path]) -> list[Header]:
-        """Read the headers of the files of a row."""
-        if not any(map(is_slide, row)):
-            try:
-                return [read_header(path, pages="channels", max_pixels=self.max_pixels) for path in row]
-            except TooLargeError:
-                pass
-        return [region_header(path) for path in row]
-
     def contents(self, i: int) -> list[Picture] | LargeImage:
         """Read the files of row `i`; those above `max_pixels`, and slides, become an image that is read by region.
 
@@ -317,23 +307,10 @@ class Manifest:
             DataError: if one cannot be read, or its type, size, channels or size of pixels differ from the others.
         """
         row = self.files[i]
-        if not any(map(is_slide, row)):
-            try:
-                pictures = [read_image(path, pages="channels", max_pixels=self.max_pixels) for path in row]
-            except TooLargeError:
-                pass
-            else:
-                shapes = [(picture.array.shape, str(picture.array.dtype)) for picture in pictures]
-                self._check(row, shapes, [picture.source.stated for picture in pictures])
-                return pictures
-        headers = [region_header(path) for path in row]
-        shapes = [((header.height, header.width, header.channels), header.dtype) for header in headers]
-        self._check(row, shapes, [header.stated for header in headers])
-        return large_image(row)
-
-    def _check(self, row: Sequence[Path], found: Sequence[Any], stated: Sequence[Stated]) -> None:
-        self.agreement.check(row, stated, [shape[2] for shape, _ in found])
-        self._first.check(row, found)
+        found, shapes, stated = read_row(row, self.max_pixels)
+        self.agreement.check(row, stated, [shape[2] for shape, _ in shapes])
+        self._first.check(row, shapes)
+        return found
 
     def read(self, i: int) -> Array:
         """Read image `i` (C, H, W), in the files' own type; a `LargeImage` if it is read by region.
