@@ -122,6 +122,10 @@ def test_parts_lists_formats_and_single_files(run, store, photos, whole, tmp_pat
     for k in (1, 2, 3):
         img2img.translate(run, "memory://photos", "memory://out", shard=f"{k}/3", **ON_CPU)
     assert contents("/out") == whole[0]
+    for source in ("memory://photos/1.png", tmp_path / "one.png"):  # one of the parts of a single image is empty
+        Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+        parts = [img2img.translate(run, source, "memory://empty", shard=f"{k}/2", **ON_CPU) for k in (1, 2)]
+        assert sum(part.translated for part in parts) == 1
     (tmp_path / "list.txt").write_text("1.png\nmemory://photos/in/1.png\nabsent.png\n")
     summary = img2img.translate(run, "memory://photos", "memory://listed", files=tmp_path / "list.txt", **ON_CPU)
     assert sorted(contents("/listed")) == ["1.png", "in/1.png"]

@@ -76,7 +76,7 @@ def translate_on(
                 summary.add(outcome)
                 summary.seconds = time.perf_counter() - begin
                 progress(replace(outcome, done=before + outcome.done, total=total))
-            before += outcome.done
+            before = summary.translated + summary.skipped + len(summary.failed)
     if files.report:
         write_report(Path(files.report), model, summary, files.shard)
     return summary
