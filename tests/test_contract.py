@@ -243,6 +243,7 @@ def test_a_model_file_gives_back_every_use(name, tmp_path):
     for title, use in method.uses.items():
         loaded = load_use(path, read_card(path), title)
         assert loaded[1:] == use[1:] and not loaded.network.training
+        assert all(x.data_ptr() % 64 == 0 for x in loaded.network.state_dict().values())  # by which products round
         if use.output == CLASS:
             with torch.no_grad():
                 said, again = use.network(*inputs_of(use))[0], loaded.network(*inputs_of(use))[0]

@@ -287,7 +287,8 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
     fractions = {short: x for short, x in weights.items() if expected[short].is_floating_point()}
     if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
         raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {quote(Path(odd[0]))}; weights are fractions.")
-    weights |= {short: x.float() for short, x in fractions.items()}
+    # in the file they lie at any address, by which some products round
+    weights |= {short: x.to(torch.float32, copy=True) for short, x in fractions.items()}
     if broken := [short for short, x in fractions.items() if not all_finite([x])]:
         raise ModelFileError(
             f"{path} holds weights that are not finite numbers, in {quote(Path(broken[0]))}: its training had failed; "
