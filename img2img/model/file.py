@@ -283,12 +283,12 @@ def load_use(path: Path, card: ModelCard, name: str, content: bytes = b"") -> Us
         own = {n.removeprefix(f"{name}.") for n in names if n.startswith(f"{name}.")}
         if own - expected.keys() or not set(places.values()) <= names:
             raise ModelFileError(f"{path} does not hold the weights that its header promises.")
-        weights = {short: file.get_tensor(place) for short, place in places.items()}
+        # copies: in the file they lie at any address, by which some products round
+        weights = {short: file.get_tensor(place).clone() for short, place in places.items()}
     fractions = {short: x for short, x in weights.items() if expected[short].is_floating_point()}
     if odd := [short for short, x in fractions.items() if x.dtype not in PRECISIONS_OF_WEIGHTS]:
         raise ModelFileError(f"{path} holds {weights[odd[0]].dtype} in {quote(Path(odd[0]))}; weights are fractions.")
-    # in the file they lie at any address, by which some products round
-    weights |= {short: x.to(torch.float32, copy=True) for short, x in fractions.items()}
+    weights |= {short: x.float() for short, x in fractions.items()}
     if broken := [short for short, x in fractions.items() if not all_finite([x])]:
         raise ModelFileError(
             f"{path} holds weights that are not finite numbers, in {quote(Path(broken[0]))}: its training had failed; "
