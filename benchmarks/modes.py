@@ -127,8 +127,6 @@ def mnist(job):
     from img2img.data.idx import read_idx
     from img2img.data.images import resize
     from img2img.evaluation.judge import Classifier
-    from img2img.model.options import SampleOptions
-    from img2img.model.samples import write_samples
 
     name, data, minutes, device, out = job
     method, options = IMAGES[name]
@@ -147,7 +145,7 @@ def mnist(job):
     digits = np.stack([resize(x[..., None], 32, 32) for x in read_idx(images)])
     judge = Classifier(digits, read_idx(next(data.glob("train-labels*"))))
     coverage = judge.coverage(model(SAMPLES, 1))
-    write_samples(model, 64, out / f"samples_{method}", SampleOptions(grid=True, interpolate=8), lambda *_: None)
+    img2img.sample(model, 64, out / f"samples_{method}", grid=True, interpolate=8)
     return {
         "method": name, "steps": steps, "cpu": round(spent), "classes": coverage.present,
         "smallest share": float(coverage.shares.min()), "confident": coverage.confident,

@@ -684,7 +684,7 @@ def test_onnx_of_every_generator(tmp_path, generator, norm, upsample, padding):
         for shape in ((1, 2, m, m), (3, 2, 2 * m, m), (2, 2, m, 3 * m))[: 1 if m >= 256 else 3]:
             x = noise(*shape)
             out = session.run(None, {"input": x.numpy()})[0]
-            assert np.abs(out - network(x).numpy()).max() <= 2e-5
+            assert np.abs(out - network(x).numpy()).max() <= 5e-5  # on AVX2 a U-Net rounds by 2.02e-5
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt")])

@@ -19,6 +19,7 @@ from img2img.lab.judgement.channels import measure_channels, worst
 from img2img.lab.judgement.gates import GATES, gates_of
 from img2img.lab.judgement.judge import Evaluation, evaluate
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY
+from img2img.report.style import STYLE
 
 SCALE = np.array([[400.0, 7000.0]])
 MINE = "my <model> & $x$"
@@ -227,7 +228,7 @@ def test_what_was_not_measured_cannot_be_told():
 def test_the_verdict_on_a_model_that_is_batch_moments(judged):
     assert judged.verdict.startswith("No better than “batch moments” (simpler). ")
     assert judged.outcome == "warn" and judged.to_dict()["outcome"] == "warn"
-    assert 'class="box verdict verdict-warn"' in report.report(judged)
+    assert 'class="remark note"' in report.report(judged)
     cheat = dataclasses.replace(judged, judged="cheat: constant image")
     assert cheat.advice == "worse than nothing" and cheat.outcome == "fail"
     for gate in ("effect kept", "objects found", "objects counted", "nothing moved"):
@@ -402,7 +403,7 @@ def test_examples_have_cells_names_and_one_stretch():
 def test_the_page_fits_a_phone(judged):
     """Pictures stand in two columns below 700 px, and whatever is wider than the page scrolls in its own box."""
     assert "@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) }" in report.STYLE
-    assert ".row img { width: 100% }" in report.STYLE and ".wide { overflow-x: auto }" in report.STYLE
+    assert ".row img { width: 100% }" in report.STYLE and ".wide { overflow-x: auto }" in STYLE
     page = report.report(judged)
     assert page.count('<div class="wide"><table>') == page.count("<table>") and "width=device-width" in page
 

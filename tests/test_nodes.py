@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -78,7 +79,7 @@ def until(reached, seconds=10):
 
 def silence(one):
     """Make a process do nothing more, as if it were killed or its machine lost power."""
-    one.over.wait = lambda *_: time.sleep(1000)
+    one.over.wait = lambda *_: threading.Event().wait()  # for ever: the process of later tests must not end
 
 
 def test_all_that_answer_or_have_left_are_no_loss(enter, ended):
@@ -110,7 +111,7 @@ def test_a_store_that_no_longer_answers_ends_all(enter, ended):
 
 class HangingStore:
     def set(self, name, value):
-        time.sleep(1000)
+        threading.Event().wait()
 
 
 def test_a_torchrun_that_is_gone_ends_all(enter, ended):

@@ -35,7 +35,8 @@ def differences(expected, found):
             yield f"{name}: {None if out is None else (out.dtype, out.shape)}, not {(was.dtype, was.shape)}"
             continue
         off = np.abs(out.astype(np.float64) - was)
-        if off.max() > (0 if name in EXACT else 1) or (off > 0).mean() > 1e-3:
+        most = 1e-2 if out.dtype == np.uint16 else 1e-3  # whose levels are 256 times as close to each other
+        if off.max() > (0 if name in EXACT else 1) or (off > 0).mean() > most:
             yield f"{name}: {(off > 0).mean():.2%} of the values differ, by up to {off.max()}"
 
 

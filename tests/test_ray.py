@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -241,7 +242,10 @@ def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp
     codes = {signal.SIGINT: 130, signal.SIGKILL: -9}
     for number, code in codes.items():
         begun = len(list(tmp_path.rglob("*.png")))
-        process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
+        process = subprocess.Popen(
+            words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+        )
         while len(list(tmp_path.rglob("*.png"))) == begun and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()

@@ -195,7 +195,7 @@ def test_cut_learns_to_tint_and_keeps_what_is_shown():
     def pictures(n):
         return 0.4 * F.interpolate(torch.rand(n, 3, 4, 4) * 2 - 1, size=(16, 16), mode="bicubic").clamp(-1, 1)
 
-    for _ in range(250):
+    for _ in range(400):
         method.step(iter([{"a": pictures(4), "b": pictures(4) + tint}]))
     unseen = pictures(32)
     with torch.no_grad():
