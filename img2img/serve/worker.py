@@ -59,6 +59,9 @@ class Worker(threading.Thread):
         try:
             while batch := self.line.take():
                 self.batch = [task for task in batch if task.wanted]
+                for task in batch:
+                    if task not in self.batch:
+                        self.counts.add("img2img_images_total", model=task.asked.model, outcome="left")
                 if self.batch:
                     self._compute(self.batch[0].asked)
                 for task in batch:  # those that are without outcome
