@@ -60,6 +60,22 @@ def cyclegan_run(folder):
     return folder
 
 
+def runs_to_serve(root):
+    """Train and return run folders: colour photos; 16 bits of two channels, with noise; and a sampler with classes."""
+    quick = dict(steps=2, augment="none", device="cpu", precision="fp32", quiet=True)
+    rng = np.random.default_rng(0)
+    deep = [rng.integers(100, 60000, (4, 16, 16, 2)).astype(np.uint16) for _ in "ab"]
+    small = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.training.journal.write_report", lambda *_: None)  # takes longer than such a run
+        sides = dict(zip("ab", deep, strict=True))
+        width = dict(width=2, d_width=2, generator="unet_16", discriminator="patch_16")
+        img2img.train("bicyclegan", **sides, out=root / "deep", size=16, **width, **quick, val_fraction=0)
+        classes = dict(data=small, labels=["x", "y", "x", "y"])
+        img2img.train("cgan", **classes, out=root / "drawn", size=8, latent=3, width=8, d_width=2, **quick)
+    return [cyclegan_run(root / "photos"), root / "deep", root / "drawn"]
+
+
 def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", norm="instance", high=None):
     """Write a model with random weights that change colours visibly."""
     config = {"generator": generator, "width": 8, "norm": norm}

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import tifffile
-from helpers import cyclegan_run, over, wait_until
+from helpers import over, runs_to_serve, wait_until
 from PIL import Image
 
 import img2img
@@ -39,25 +39,12 @@ from img2img.serve.watching import open_runs
 
 ROOT = Path(img2img.__file__).parents[1]
 CPU = dict(device="cpu", precision="fp32", backend="auto")
-TINY = dict(steps=2, augment="none", device="cpu", precision="fp32", quiet=True)
 TOKEN = "a-token-of-some-length"
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Run folders: colour photos; 16 bits of two channels, with noise; and a sampler with classes."""
-    root = tmp_path_factory.mktemp("models")
-    rng = np.random.default_rng(0)
-    deep = [rng.integers(100, 60000, (4, 16, 16, 2)).astype(np.uint16) for _ in "ab"]
-    small = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("img2img.training.journal.write_report", lambda *_: None)  # takes longer than such a run
-        sides = dict(zip("ab", deep, strict=True))
-        width = dict(width=2, d_width=2, generator="unet_16", discriminator="patch_16")
-        img2img.train("bicyclegan", **sides, out=root / "deep", size=16, **width, **TINY, val_fraction=0)
-        classes = dict(data=small, labels=["x", "y", "x", "y"])
-        img2img.train("cgan", **classes, out=root / "drawn", size=8, latent=3, width=8, d_width=2, **TINY)
-    return [cyclegan_run(root / "photos"), root / "deep", root / "drawn"]
+    return runs_to_serve(tmp_path_factory.mktemp("models"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from helpers import cyclegan_run, wait_until
+from helpers import runs_to_serve, wait_until
 from PIL import Image
 
 import img2img
@@ -46,16 +46,7 @@ SLIDE = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    root = tmp_path_factory.mktemp("models")
-    rng = np.random.default_rng(0)
-    deep = [rng.integers(100, 60000, (4, 16, 16, 2)).astype(np.uint16) for _ in "ab"]
-    small = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
-    quick = dict(steps=2, augment="none", device="cpu", precision="fp32", quiet=True)
-    unet = dict(generator="unet_16", discriminator="patch_16", width=2, d_width=2, val_fraction=0)
-    img2img.train("bicyclegan", a=deep[0], b=deep[1], out=root / "deep", size=16, **unet, **quick)
-    classes = dict(data=small, labels=["x", "y", "x", "y"], size=8, latent=3, width=8, d_width=2)
-    img2img.train("cgan", **classes, out=root / "drawn", **quick)
-    return [cyclegan_run(root / "photos"), root / "deep", root / "drawn"]
+    return runs_to_serve(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

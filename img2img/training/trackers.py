@@ -100,22 +100,13 @@ class Wandb(_Tracker):
         self.run.finish()
 
 
-class Trackio(_Tracker):
-    """Trackio, on this machine unless its settings name a server."""
+class Trackio(Wandb):
+    """Trackio, which has the calls of Weights & Biases; on this machine unless its settings name a server."""
 
     def open(self, folder: Path, options: Mapping[str, Any], step: int) -> None:
         self.run = self.package.init(
             project=PROJECT, name=_name(folder), config=dict(options), resume="allow", embed=False
         )
-
-    def log(self, step: int, values: Mapping[str, float], kind: str) -> None:
-        self.run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
-
-    def samples(self, step: int, picture: Path) -> None:
-        self.run.log({"samples": self.package.Image(str(picture))}, step=step)
-
-    def end(self, step: int) -> None:
-        self.run.finish()
 
 
 class MLflow(_Tracker):
