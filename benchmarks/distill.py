@@ -3,6 +3,8 @@
     python benchmarks/distill.py RUN [RUN ...] (--ab DIR | --a DIR --b DIR) [--widths 32 16 8] [--steps 4000]
         [--metrics l1] [--palette FILE] [--rounds 5] [--out DIR]
 
+With --a and --b, which have no partners, metrics are those of sets, such as kid; `structure` is measured besides.
+
 The runs are teachers that differ in their seed: their scores on the held-out images are what a student's score, against
 the truth, is compared with. The first one is distilled. All models translate the same images in turn, in one process.
 images/s is that of the median round, and the gain the median over rounds of the teacher's seconds over the student's.
@@ -14,6 +16,7 @@ import json
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,11 +41,32 @@ def held_out(args, model):
 def scores(model, args):
     import img2img
 
-    places = {"ab": str(args.ab), "direction": None} if args.ab else {"a": str(args.a), "b": str(args.b)}
+    if not args.ab:
+        return scores_of_results(model, args)
     options = {"palette": args.palette} if args.palette else {}
-    places = {name: place for name, place in places.items() if place}
-    found = img2img.evaluate(model, metrics=args.metrics, size=model.card.size, **places, **options)
-    return found.scores
+    return img2img.evaluate(model, metrics=args.metrics, size=model.card.size, ab=str(args.ab), **options).scores
+
+
+def scores_of_results(model, args):
+    """Score the results as a set against the images of B, and by the structure that they keep.
+
+    A student was trained on pairs, and these images have no partners, so its results are written and compared.
+    """
+    import torch
+
+    import img2img
+    from img2img.metrics.structure import structure
+
+    def tensors(images):
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+
+    inputs = held_out(args, model)
+    results = model(inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, image in enumerate(results):
+            Image.fromarray(image).save(Path(folder, f"{number}.png"))
+        found = img2img.evaluate(real=str(args.b), fake=folder, metrics=args.metrics, size=model.card.size)
+    return found.scores | {"structure": structure(tensors(inputs), tensors(results)).mean().item()}
 
 
 def multiplications(model):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from img2img import BatchEqualizer
 from img2img.lab import BASELINES, Case, measure
 from img2img.lab.curves.field import surface
-from img2img.lab.synthetic import EFFECTS, brighten, expose, light, nuclei
+from img2img.lab.synthetic import EFFECTS, SEEDED, brighten, expose, light, nuclei
 
 out = Path(sys.argv[1] if sys.argv[1:] else "checkpoints/equalize_example")
 out.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,6 @@ rng = np.random.default_rng(0)
 # later.
 
 # %%
-SEEDED = {"A": 14, "B": 9, "C": 14, "D": 7, "E": 10}
 NUMBERS = count()  # so that no well occurs twice
 
 

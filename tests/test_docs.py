@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import preloaded
 import pytest
-import tifffile
 import typer
 from PIL import Image
 
@@ -37,7 +36,7 @@ from img2img.data.images import SUFFIXES
 from img2img.data.options import ConditionedConfig, DataConfig, PartlyLabelledConfig
 from img2img.evaluation.options import EvaluateOptions
 from img2img.lab.networks import models
-from img2img.lab.synthetic import EFFECTS, brighten, expose, nuclei
+from img2img.lab.synthetic import write_plates
 from img2img.methods import METHODS
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.table import METRICS
@@ -181,20 +180,7 @@ def plates(folder: Path) -> None:
     """Write plates P1 and P2 with controls and treated wells, to fit and to judge on, and P3, of which later.csv lists
     the controls.
     """
-    rng = np.random.default_rng(0)
-    rows = []
-    for plate, effect in {"P1": "A", "P2": "B", "P3": "D"}.items():
-        (folder / plate).mkdir(parents=True)
-        for well in range(16):
-            for site in (1, 2):
-                field = nuclei(rng, 64, 5)
-                treated = well % 3 == 2
-                name = f"{plate}/B{well:02d}_s{site}_DNA.tif"
-                tifffile.imwrite(folder / name, expose(brighten(*field) if treated else field[0], EFFECTS[effect], rng))
-                use = "test" if well > 7 else "fit"
-                rows.append((name, plate, f"B{well:02d}", site, "taxol" if treated else "DMSO", use))
-    known = ("Plate", "Well", "Site", "Treatment", "Use")
-    table = pd.DataFrame(rows, columns=["FileName_DNA", *(f"Metadata_{name}" for name in known)])
+    table = pd.read_csv(write_plates(folder, {"P1": "A", "P2": "B", "P3": "D"}, wells=16, sites=2, size=64))
     later = table.Metadata_Plate == "P3"
     table[~later].to_csv(folder / "plates.csv", index=False)
     table[later & (table.Metadata_Treatment == "DMSO")].to_csv(folder / "later.csv", index=False)

@@ -164,7 +164,7 @@ def test_the_verdict_is_one_of_four_with_the_numbers_that_decide():
             by_hand(do_nothing=nothing, tone=(0.9, 0.05, 0.1, None))
         ),
         "Use it. Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; if features are enough, normalise "
-        "them: Phenotype accuracy is 0.80 with “tone”, 0.90 with “feature z-score per batch”.": (
+        "them: phenotype accuracy is 0.80 with “tone”, 0.90 with “feature z-score per batch”.": (
             by_hand(do_nothing=nothing, tone=good, feature_z_score_per_batch=(0.1, 0.05, None, 0.9))
         ),
         # what is per image erases effects: it is a rival only where that was looked at
@@ -172,11 +172,11 @@ def test_the_verdict_is_one_of_four_with_the_numbers_that_decide():
             by_hand({"effect kept": None}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
         "No better than “per-image z-score” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
-        "Phenotype accuracy is 0.80 with “tone”, 0.90 with “per-image z-score”.": (
+        "phenotype accuracy is 0.80 with “tone”, 0.90 with “per-image z-score”.": (
             by_hand({"effect kept": True}, do_nothing=nothing, tone=good, per_image_z_score=(0.5, 0.05, 0.1, 0.9))
         ),
         "No better than “batch moments” (simpler). Phenotype accuracy is 0.80 with “tone”, 0.70 with “do nothing”; "
-        "Phenotype accuracy is 0.80 with “tone”, 0.80 with “batch moments”.": (
+        "phenotype accuracy is 0.80 with “tone”, 0.80 with “batch moments”.": (
             by_hand(do_nothing=nothing, tone=good, batch_moments=good)
         ),
         "No better than doing nothing (simpler). Phenotype accuracy is 0.71 with “tone”, 0.70 with “do nothing”.": (

@@ -1,14 +1,18 @@
 """Fields of fluorescent nuclei as different microscopes record them: batch effects whose truth is known.
 
-The example, the tests and the benchmark use them. A *field* is a signal (H, W) in DN (digital numbers) above the
-camera's pedestal, with its nuclei as labels (H, W), 0 for background. `expose` applies a batch effect and returns
-uint16.
+The example, the tutorial, the tests and the benchmark use them. A *field* is a signal (H, W) in DN (digital numbers)
+above the camera's pedestal, with its nuclei as labels (H, W), 0 for background. `expose` applies a batch effect and
+returns uint16.
 """
 
+import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.random import Generator
 from scipy import ndimage
 
@@ -47,6 +51,8 @@ EFFECTS = {
     "D": Effect(gain=0.8, gradient=0.35, offset=220, shot=4),
     "E": Effect(gain=0.7, vignette=0.15, gradient=0.175, offset=150, blur=0.6, shot=2.5),
 }
+
+SEEDED = {"A": 14, "B": 9, "C": 14, "D": 7, "E": 10}  # nuclei of a field of 128 px: no batch effect, and taken for one
 
 
 def light(shape: tuple[int, int], effect: Effect) -> Array:
@@ -115,3 +121,49 @@ def add_foci(
             spots[y, x] += strength * signal[y, x]
     spots = ndimage.gaussian_filter(spots, 1.0) * (2 * np.pi)  # the peak keeps its height
     return signal + spots, np.array(places, dtype=int).reshape(-1, 2)
+
+
+def write_plates(
+    folder: str | Path,
+    plates: Mapping[str, str] | None = None,
+    *,
+    wells: int = 24,
+    sites: int = 3,
+    size: int = 128,
+    seed: int = 0,
+) -> Path:
+    """Write plates of 16-bit images of nuclei, some of them treated, and the table that describes them.
+
+    Every third well is treated with taxol, which makes nuclei 1.5 times as bright; the others are controls. The first
+    half of the wells is to fit on, the second half to judge on. The plates also differ in the number of nuclei.
+
+    Args:
+        folder: where to write plates.csv, and a folder of (size, size) uint16 TIFFs for every plate.
+        plates: the key in `EFFECTS` of every plate's microscope; by default plates P1 to P4, of A to D.
+        wells: of a plate.
+        sites: images of a well.
+        size: height and width of an image, in pixels.
+        seed: of the nuclei and of the noise.
+
+    Returns:
+        The table.
+    """
+    rng, folder = np.random.default_rng(seed), Path(folder)
+    rows = []
+    area = (size / 128) ** 2
+    for plate, effect in (plates or dict(zip(("P1", "P2", "P3", "P4"), EFFECTS, strict=False))).items():
+        (folder / plate).mkdir(parents=True, exist_ok=True)
+        for well in range(wells):
+            for site in range(1, sites + 1):
+                signal, labels = nuclei(rng, size, max(3, round(SEEDED[effect] * area)))
+                treated = well % 3 == 2
+                image = expose(brighten(signal, labels) if treated else signal, EFFECTS[effect], rng)
+                name = f"{plate}/B{well:02d}_s{site}_DNA.tif"
+                tifffile.imwrite(folder / name, image)
+                use = "fit" if well < wells // 2 else "test"
+                rows.append((name, plate, f"B{well:02d}", site, "taxol" if treated else "DMSO", use))
+    table = folder / "plates.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        known = ("Plate", "Well", "Site", "Treatment", "Use")
+        csv.writer(file).writerows([("FileName_DNA", *(f"Metadata_{name}" for name in known)), *rows])
+    return table

@@ -72,10 +72,15 @@ def judgement(findings: Findings) -> Verdict:
     for other in _rivals(findings):
         side, against = _compared(rows, name, other) or (1, "")
         if side <= 0:
-            return Verdict("no better", f"No better than “{other}” (simpler). {numbers}; {against}.")
+            return Verdict("no better", f"No better than “{other}” (simpler). {numbers}; {_continued(against)}.")
     features = _compared(rows, name, FEATURES_ONLY, ("Phenotype accuracy",)) or (0, "")
-    only = f"; if features are enough, normalise them: {features[1]}" if features[0] < 0 else ""
+    only = f"; if features are enough, normalise them: {_continued(features[1])}" if features[0] < 0 else ""
     return Verdict("use it", f"Use it. {numbers}{only}.")
+
+
+def _continued(sentence: str) -> str:
+    """Return a sentence as it stands after a semicolon or a colon."""
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _bound(findings: Findings, name: str) -> str:
