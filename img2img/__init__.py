@@ -8,6 +8,7 @@ from img2img.version import __version__ as __version__
 if TYPE_CHECKING:
     from img2img.api.distilling import distill as distill
     from img2img.api.models import classify as classify, load as load, sample as sample
+    from img2img.api.sharing import push as push
     from img2img.api.training import train as train
     from img2img.api.translating import (
         merge_reports as merge_reports,
@@ -40,6 +41,7 @@ _HOMES = {
     "import_model": "img2img.interchange.pth",
     "load": "img2img.api.models",
     "merge_reports": "img2img.api.translating",
+    "push": "img2img.api.sharing",
     "rank": "img2img.evaluation.evaluate",
     "sample": "img2img.api.models",
     "train": "img2img.api.training",
@@ -65,6 +67,7 @@ __all__ = [
     "load",
     "merge_reports",
     "modes",
+    "push",
     "rank",
     "sample",
     "train",

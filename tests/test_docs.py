@@ -66,6 +66,7 @@ COMMANDS = {
     "sample",
     "classify",
     "serve",
+    "push",
     "evaluate",
     "compare",
     "equalize",

@@ -62,7 +62,7 @@ def test_the_name_and_the_extras_of_hints_are_those_of_the_project():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "install_hint"
     ]
-    extras = {"lab", "metrics", "microscopes", "onnx", "ray", "serve", "slides", "stores", "tensorboard", "zarr"}
+    extras = {"hub", "lab", "metrics", "microscopes", "onnx", "ray", "serve", "slides", "stores", "tensorboard", "zarr"}
     assert extras == set(called)
     assert [list(wrong_requirements(install_hint("It", "x", extra))) for extra in called] == [[]] * len(called)
 

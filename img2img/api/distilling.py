@@ -16,6 +16,7 @@ from img2img.data.picture import Array, Picture
 from img2img.data.samples import HeldOut, Opened, Samples, open_samples
 from img2img.errors import ConfigError
 from img2img.methods import METHODS
+from img2img.model.hub import is_on_hub, short_name
 from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, options_in, pick, split
@@ -53,9 +54,9 @@ def distill(
     "GAN Compression", CVPR 2020). The result is an ordinary model of pix2pix. The same call on the same `out` resumes.
 
     Args:
-        run: the folder of a run, or a model file and `images`.
-        out: the run folder of the student; by default that of the run and `_distilled`. The pairs are written beside
-            it, into `OUT_pairs`, and may be deleted afterwards.
+        run: the folder of a run, or a model file, here or on a hub, and `images`.
+        out: the run folder of the student; by default that of the run, or `checkpoints/NAME` of a model on a hub, and
+            `_distilled`. The pairs are written beside it, into `OUT_pairs`, and may be deleted afterwards.
         overwrite: make pairs and run anew, whatever there is of an earlier call.
         quiet: show no progress.
         **options: see Options below.
@@ -79,7 +80,9 @@ def _distill(
     if [type(x) for x in teacher.use().inputs] != [Image]:
         method = teacher.card.method
         raise ConfigError(f"{method} translates by a class or by noise; distill imitates models of images alone.")
-    folder = teacher.path.parent
+    folder = Path("checkpoints") / short_name(run) if is_on_hub(run) else teacher.path.parent
+    if is_on_hub(run) and what.images is None:
+        raise ConfigError(f"{run} comes without its images; say on which to imitate it, with --images.")
     opened, domain = _open(folder, what.images, teacher)
     target = Path(out) if out is not None else folder.with_name(f"{folder.resolve().name}_distilled")
     pairs = target.with_name(f"{target.name}_pairs")

@@ -36,7 +36,7 @@ def load(path: str | Path, **options: Unpack[keywords.Loading]) -> Translator | 
     """Open a model file, the newest model of a run folder, or a saved equalizer; execute nothing in it.
 
     Args:
-        path: a `.safetensors` file of img2img, a run folder, or the folder of an equalizer.
+        path: a `.safetensors` file of img2img, a run folder, `hf://user/name` on a hub, or the folder of an equalizer.
         **options: see Options below; a model that generates from noise has only `device`, `precision` and `label`, the
             class to generate, and an equalizer only `device`.
 
@@ -52,10 +52,11 @@ def load(path: str | Path, **options: Unpack[keywords.Loading]) -> Translator | 
     if _holds_equalizer(path):
         _refuse_given(chosen, (*OF_TRANSLATORS, "precision", "label"), f"{path} is an equalizer, which has none")
         return _load_equalizer(Path(path), chosen.device)
-    if not any(spec.takes_images for spec in read_card(model_file(path)).directions.values()):
+    file = model_file(path)
+    if not any(spec.takes_images for spec in read_card(file).directions.values()):
         _refuse_given(chosen, OF_TRANSLATORS, f"{path} generates from noise, and has none")
-        return Sampler(path, chosen.device, chosen.precision, chosen.label)
-    return Translator(path, chosen.device, chosen.precision, chosen.direction, chosen.backend, chosen.label)
+        return Sampler(file, chosen.device, chosen.precision, chosen.label)
+    return Translator(file, chosen.device, chosen.precision, chosen.direction, chosen.backend, chosen.label)
 
 
 def _holds_equalizer(path: str | Path) -> bool:

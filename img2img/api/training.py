@@ -143,7 +143,8 @@ def _train(
         options["steps"] = 0  # by --epochs
     options = absolute(options)
     if options.get("init"):
-        options["init"] = absolute_name(str(options["init"]))
+        known = saved["options"].get("init") if saved and files.resumable else None
+        options["init"] = absolute_name(str(options["init"]), str(known or ""))
     data_config, train_config, method_config, metrics = split(options, *groups)
     arrays = arrays_of(arrays, channel_axis, data_config.pages) | listed
     for config in (data_config, train_config, method_config):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from img2img.cli.terminal import Command, headings_of, options_of, progress_bar, stoppable
+from img2img.cli.terminal import MODEL, Command, headings_of, options_of, progress_bar, stoppable
 from img2img.errors import ConfigError, quote
 from img2img.evaluation.options import EvaluateOptions, Show
 from img2img.metrics.options import MetricOptions
@@ -30,8 +30,8 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write everything to t
 @options_of(*GROUPS, headings=headings_of(GROUPS))
 def evaluate(
     model: Annotated[
-        Path | None,
-        typer.Argument(help="A model file (.safetensors) or the folder of a run; leave it out for two folders."),
+        str | None,
+        typer.Argument(help=f"{MODEL}; leave it out for two folders."),
     ] = None,
     metric: Metrics = None,
     every: Annotated[bool, typer.Option("--all", help="Score every checkpoint that a run has kept.")] = False,
@@ -70,7 +70,7 @@ def evaluate(
 
 @options_of(*GROUPS, headings=headings_of(GROUPS))
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or model files.")],
+    runs: Annotated[list[str], typer.Argument(help="Folders of runs, or model files, here or at hf://user/name.")],
     metric: Metrics = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
     show: Annotated[Show, typer.Option("--show", help="Held-out images to show side by side.")] = 6,

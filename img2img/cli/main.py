@@ -16,6 +16,7 @@ from img2img.cli.config import read_options
 from img2img.cli.equalize import add_equalizing
 from img2img.cli.evaluate import add_judging
 from img2img.cli.serve import add_serving
+from img2img.cli.share import add_sharing
 from img2img.cli.terminal import RUN, Command, Group, ModelPath, options_of, stoppable, traced
 from img2img.cli.use import add_using
 from img2img.data.options import SIDES
@@ -83,7 +84,10 @@ def _root(
 @options_of(*OF_STUDENT, headings=headings_of(*OF_STUDENT))
 def distill(
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or a model file, which needs --images.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="The folder of a run, or a model file, here or at hf://user/name, which needs --images."),
+    ],
     out: Annotated[Path | None, of_run(help="Run folder of the student; by default RUN_distilled.")] = None,
     overwrite: Annotated[
         bool, of_run("--overwrite", help="Start anew, and replace the pairs and the run of an earlier call.")
@@ -105,6 +109,7 @@ def distill(
 add_using(app, report)
 add_judging(app)
 add_serving(app)
+add_sharing(app)
 
 
 @app.command("import", cls=Command, rich_help_panel=OTHER)

@@ -25,7 +25,8 @@ HEADINGS = (
 @options_of(JobLoadOptions, ServeOptions, headings=HEADINGS)
 def serve(
     models: Annotated[
-        list[Path] | None, typer.Argument(metavar="MODEL...", help="Model files (.safetensors) or run folders.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Model files (.safetensors), run folders, or hf://user/name on a hub."),
     ] = None,
     run: Annotated[
         list[Path] | None,

@@ -30,6 +30,7 @@ ORDER = (
     "sample",
     "classify",
     "serve",
+    "push",
     "equalize",
     "report",
     "export",
@@ -39,7 +40,8 @@ ORDER = (
     "doctor",
 )
 RUN = "Run"  # the heading of --help where other options have headings
-ModelPath = Annotated[Path, typer.Argument(help="A model file (.safetensors) or the folder of a run.")]
+MODEL = "A model file (.safetensors), the folder of a run, or hf://user/name on a hub"
+ModelPath = Annotated[str, typer.Argument(help=f"{MODEL}.")]
 STOPPED = "Stopped. Run the same command again to compute what is missing."
 
 

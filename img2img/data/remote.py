@@ -103,7 +103,7 @@ class Remote:
         try:
             fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         except Exception as error:
-            reason = _clean(first_line(error), secrets)
+            reason = without_secrets(first_line(error), secrets)
             raise ConfigError(f"{shown(url)} cannot be opened: {reason.rstrip('.')}.") from None
         fs.dircache = DirCache(use_listings_cache=False)  # which would hold every name that was seen
         return cls(fs, root, shown(url), secrets)
@@ -245,7 +245,7 @@ class Remote:
             raise
         except Exception as error:
             absent = isinstance(error, FileNotFoundError)
-            detail = "it does not exist" if absent else _clean(first_line(error), self.secrets).rstrip(".")
+            detail = "it does not exist" if absent else without_secrets(first_line(error), self.secrets).rstrip(".")
             if isinstance(error, PermissionError):
                 detail = f"access is denied ({detail})"
             raise StoreError(f"{self.show(name)} {what}: {detail}.", absent) from None
@@ -292,7 +292,7 @@ def _secrets(url: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=len, reverse=True))
 
 
-def _clean(text: str, secrets: tuple[str, ...]) -> str:
+def without_secrets(text: str, secrets: tuple[str, ...]) -> str:
     """Return the message of a driver without secrets: those given, and whatever is in the place of one in a URL."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)

@@ -19,6 +19,7 @@ from img2img.evaluation.pictures import side_by_side
 from img2img.evaluation.scores import Evaluation
 from img2img.metrics.options import MetricOptions
 from img2img.metrics.score import Score
+from img2img.model.hub import short_name
 from img2img.model.options import LoadOptions
 from img2img.model.translator import Translator
 from img2img.options import keywords
@@ -73,8 +74,8 @@ def compare(
     """Score several models on the same held-out images, and show their translations side by side.
 
     Args:
-        runs: folders of runs, or model files, that translate in the same direction. The held-out images are those of
-            the first, unless `options` name others.
+        runs: folders of runs, or model files, here or on a hub, that translate in the same direction. The held-out
+            images are those of the first, unless `options` name others.
         metrics: their names; by default those that suit the images.
         out: the HTML page to write, if any.
         show: the number of images on the page.
@@ -91,8 +92,8 @@ def compare(
         raise ConfigError("Comparing takes at least two different runs.")
     if out is not None:
         refuse_unwritable(Path(out), is_page)
-    titles = _titles([Path(run) for run in runs])
-    models = {title: Translator(Path(run), **request.loading) for title, run in zip(titles, runs, strict=True)}
+    titles = _titles(runs)
+    models = {title: Translator(run, **request.loading) for title, run in zip(titles, runs, strict=True)}
     directions = {title: model.direction for title, model in models.items()}
     if len(set(directions.values())) > 1:
         raise ConfigError(f"The runs translate in different directions: {directions}. Compare runs of one direction.")
@@ -115,9 +116,9 @@ def compare(
     return comparison
 
 
-def _titles(paths: Sequence[Path]) -> list[str]:
+def _titles(paths: Sequence[str | Path]) -> list[str]:
     """Return short names that distinguish the runs."""
-    names = [path.resolve().name for path in paths]
+    names = list(map(short_name, paths))
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 

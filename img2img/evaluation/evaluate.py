@@ -206,7 +206,7 @@ def rank(
     request = Request.of("evaluating", metrics, options, channel_axis)
     folder = Path(run)
     if not folder.is_dir():
-        raise ConfigError(f"--all takes the folder of a run; {folder} is not a folder.")
+        raise ConfigError(f"--all takes the folder of a run; {run} is not a folder.")
     newest, files = model_file(folder), RunFolder(folder)
     steps = {path: read_card(path).step for path in files.kept_models()}
     names = {path: path.relative_to(folder).as_posix() for path in sorted(steps, key=lambda x: (steps[x], x.name))}

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from img2img.core.method import CLASS, Label, Noise, Use
 from img2img.data.picture import Array
+from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.model.file import Direction, content_of, load_use, read_card
+from img2img.model.hub import Place, fetch, is_on_hub
 from img2img.runtime.device import SOFTWARE, Runtime, machine
 
 BATCH = 64  # images classified at once
@@ -219,16 +221,20 @@ def _started(device: str, precision: str, eight_bit: bool) -> Runtime:
 
 
 def model_file(path: str | Path) -> Path:
-    """Return the model file that `path` is, or that the run folder `path` holds.
+    """Return the model file that `path` is, or that the run folder or the repository `path` holds.
 
     Raises:
         ModelFileError: if there is none.
+        ConfigError: if it is a URL of another kind than hf://.
     """
     if not isinstance(path, str | Path):
         raise ModelFileError(
             f"A model is the path of a run folder or of a model file here, or one of the kind needed, not {path!r}."
         )
+    if is_on_hub(path):
+        return fetch(Place.of(path))
     path = Path(path)
+    refuse_url(path, "A model")
     if path.is_dir():
         found = path / "model.safetensors"
         if not found.exists():

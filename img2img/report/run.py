@@ -12,6 +12,7 @@ from typing import Any
 
 from img2img.metrics.table import sign_of
 from img2img.report import remarks
+from img2img.report.card import write_card
 from img2img.report.contents import Contents
 from img2img.report.curves import Panel, draw_panel, stacked, training_panels
 from img2img.report.page import captioned, page, table
@@ -29,7 +30,7 @@ LINKED.remove("report.html")
 
 
 def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> None:
-    """Write curves.png and report.html into a run folder.
+    """Write curves.png, model_card.md and report.html into a run folder.
 
     Args:
         files: the run folder, whose samples and evaluation are shown.
@@ -37,6 +38,7 @@ def write_report(files: RunFolder, rows: Sequence[LogRow], report: Report) -> No
         report: what was trained, how far it is, and what went wrong in the game.
     """
     run = Contents(files, rows, report)
+    write_card(run)  # before the page, which links to it
     panels = [(panel, draw_panel(panel)) for panel in training_panels(rows, run.kinds)]
     held_out = [(panel, draw_panel(panel, best)) for panel, best in _held_out_panels(run)]
     if panels or held_out:

@@ -50,6 +50,7 @@ class RunFolder:
     samples = Entry("samples")  # the folder of sample grids
     tensorboard = Entry("tensorboard")  # the folder of TensorBoard's files
     report = Entry("report.html")  # the page
+    card = Entry("model_card.md")  # the text that introduces the model to those it is shared with
     report_record = Entry("report.json")  # the facts, progress and findings that the page is drawn from, beside the log
     curves = Entry("curves.png")  # all curves in one picture
     evaluation = Entry("evaluation.json")  # the scores on held-out images
@@ -196,7 +197,7 @@ class RunFolder:
             if NUMBERED.fullmatch(path.name) and step_of(path) == int(path.stem) <= last:
                 path.unlink()
         for path in (
-            *(self.config, self.last, *self._after_last, self.best, self.log, self.report, self.curves),
+            *(self.config, self.last, *self._after_last, self.best, self.log, self.report, self.card, self.curves),
             *(self.evaluation, self.evaluation_picture, self.ranking),
         ):
             path.unlink(missing_ok=True)

@@ -80,6 +80,8 @@ class RankingRecord:
     metric: str = ""  # the metric that ranks
     best: str = ""  # the file that is best by it
     scores: dict[str, dict[str, int | SavedScore]] = field(default_factory=dict)  # file -> its "step" beside its scores
+    rows: dict[str, dict[str, SavedScore]] = field(default_factory=dict)  # baseline -> metric -> score
+    protocol: Protocol = field(default_factory=Protocol)  # what was compared, and how
 
     def __post_init__(self) -> None:
         for name, entry in self.scores.items():

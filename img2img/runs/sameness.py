@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from img2img.data.remote import URL
 from img2img.data.samples import Opened
 from img2img.errors import ConfigError, counted
 from img2img.runs.facts import in_words
@@ -61,7 +62,8 @@ def refuse_folder(
     """
     options, folder = record["options"], files.path
     for name in (*PATHS, "init"):
-        if options.get(name) and Path(options[name]).resolve().is_relative_to(folder.resolve()):
+        given = options.get(name)
+        if given and not URL.match(given) and Path(given).resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"--{name} {options[name]} lies in the run folder {folder}; give another --out.")
     files.refuse_foreign(overwrite)
     saved = None if overwrite else read_config(files)
@@ -83,7 +85,8 @@ def _refuse_other_options(
 
     def same(name: str) -> bool:
         a, b = old.get(name), new.get(name)
-        if name in (*PATHS, "init") and a and b:  # moved data are told by what is in them
+        is_path = name in (*PATHS, "init") and a and b and not any(map(URL.match, (a, b)))
+        if is_path:  # moved data are told by what is in them
             return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
         return bool(a == b)
 

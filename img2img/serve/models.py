@@ -8,6 +8,7 @@ from img2img.api.models import load
 from img2img.core.method import Noise
 from img2img.errors import ConfigError, choose, quote
 from img2img.model.devices import refuse_unlike
+from img2img.model.hub import is_on_hub, short_name
 from img2img.model.model import Model
 from img2img.model.options import FolderOptions, SampleOptions, TranslateOptions
 from img2img.model.sampling import Sampler
@@ -18,7 +19,7 @@ from img2img.serve.asked import COMPUTED, DRAWING, WRITING, Drawing, Translation
 Loaded = dict[str, Translator | Sampler]  # by name, on one device
 
 
-def open_models(paths: Sequence[Path], **loading: Any) -> list[Loaded]:
+def open_models(paths: Sequence[str | Path], **loading: Any) -> list[Loaded]:
     """Return the models, by name, on each of the devices that `loading` names.
 
     Raises:
@@ -27,7 +28,7 @@ def open_models(paths: Sequence[Path], **loading: Any) -> list[Loaded]:
     """
     devices = pick_devices(loading.pop("device", "auto"))
     refuse_unlike(devices)
-    names: dict[str, Path] = {}
+    names: dict[str, str | Path] = {}
     for path in paths:
         name = name_of(path)
         if name in names:
@@ -36,13 +37,15 @@ def open_models(paths: Sequence[Path], **loading: Any) -> list[Loaded]:
     return [{name: _opened(path, device, loading) for name, path in names.items()} for device in devices]
 
 
-def name_of(path: Path) -> str:
-    """Return the name of a model: that of its file, or of its run folder."""
-    path = path.resolve()
+def name_of(path: str | Path) -> str:
+    """Return the name of a model: that of its file, of its run folder, or of its repository on a hub."""
+    if is_on_hub(path):
+        return short_name(path)
+    path = Path(path).resolve()
     return path.parent.name if path.name == "model.safetensors" else path.name.removesuffix(".safetensors")
 
 
-def _opened(path: Path, device: str, loading: Mapping[str, Any]) -> Translator | Sampler:
+def _opened(path: str | Path, device: str, loading: Mapping[str, Any]) -> Translator | Sampler:
     model = load(path, device=device, **loading)
     if not isinstance(model, Model):
         raise ConfigError(f"{quote(path)} is an equalizer, which works on tables of images; serve a model.")

@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     options: ServeOptions,
     say: Callable[[str], None],
     runs: Sequence[Path] = (),
@@ -48,7 +48,7 @@ def serve(
     """Serve models until SIGTERM or Ctrl-C, and return once all requests are answered.
 
     Args:
-        paths: model files or run folders.
+        paths: model files or run folders, here or on a hub.
         options: where, for whom and how much.
         say: called with the address, once it answers.
         runs: run folders whose reports are shown.

@@ -96,7 +96,8 @@ class StartConfig(TrainConfig):
 
     init: Annotated[
         str | None,
-        "Weights to start from: the folder of a run, a model file, or a generator of the published code (.pth).",
+        "Weights to start from: the folder of a run, a model file, hf://user/name on a hub, or a generator of the "
+        "published code (.pth).",
     ] = None
     init_only: Annotated[
         str | None,
