@@ -75,8 +75,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return method(self, token, body, *found.groups())
         return self.answer(404, {"error": "no such page"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_any
-
     def opened(self, name, token):
         """The repository, or None once the refusal is sent."""
         found = self.hub.repositories.get(name)
@@ -150,11 +148,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def validate(self, token, body):
         head = json.loads(body)["content"].split("---\n")[1]
         wrong = [] if yaml.safe_load(head).get("license") in ("mit", "apache-2.0") else [{"message": "unknown license"}]
-        self.answer(400 if wrong else 200, {"errors": wrong, "warnings": []})
+        body = {"errors": wrong, "warnings": []}
+        as_text = "text/plain" in self.headers.get("Accept", "")
+        self.answer(400 if wrong else 200, b"unknown license" if wrong and as_text else body)
 
     def preupload(self, token, body, name, revision):
-        if (found := self.content(name, token, revision)) is None:
+        if self.content(name, token, revision) is None:
             return
+        if not token:
+            return self.answer(401, {"error": "Invalid username or password."})
         files = [
             {"path": x["path"], "uploadMode": "lfs" if x["path"].endswith(".safetensors") else "regular"}
             for x in json.loads(body)["files"]
@@ -184,6 +186,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{name}/commit/{sha}"
         self.answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
+
+for verb in ("GET", "HEAD", "POST", "PUT"):
+    setattr(Handler, f"do_{verb}", Handler.handle_any)
 
 NAME = r"([^/]+/[^/]+)"
 ROUTES = {

@@ -94,6 +94,7 @@ def push(
 
 def _upload(hub: Any, folder: Path, name: str, private: bool, revision: str | None) -> Any:
     """Return the commit of the files in a folder, in a repository that is made if need be."""
+    hub.ModelCard.load(folder / CARD).validate()  # rather than when the repository has been made
     api = hub.HfApi(**LIBRARY)
     api.create_repo(name, private=private or None, exist_ok=True)
     if private and not api.model_info(name).private:

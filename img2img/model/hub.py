@@ -7,7 +7,7 @@ fetched unless a name begins with hf://, and then one file of tensors, in which 
 import errno
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +23,7 @@ NAME = re.compile(HUB + r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/p
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MODEL = "model.safetensors"  # the file that is meant if none is named
 SUFFIX = ".safetensors"
+LONGEST = 300  # characters of the message of a library
 LARGEST = 2**33  # bytes of a file that is fetched: a hundred times the largest models of the papers
 LIBRARY = {"library_name": "img2img", "library_version": __version__}
 
@@ -67,8 +68,8 @@ class Place:
 
 
 def is_on_hub(name: object) -> bool:
-    """Tell whether the name of a model begins with hf://, also as a path, which has one slash there."""
-    return name.parts[:1] == ("hf:",) if isinstance(name, Path) else isinstance(name, str) and name.startswith(HUB)
+    """Tell whether the name of a model begins with hf:/, as names on hubs do that are paths or mistaken."""
+    return name.parts[:1] == ("hf:",) if isinstance(name, Path) else isinstance(name, str) and name.startswith("hf:/")
 
 
 def short_name(model: str | Path) -> str:
@@ -124,10 +125,11 @@ def told(name: str, verb: str = "read") -> Iterator[Any]:
         ModelFileError: for everything else.
     """
     try:
-        import huggingface_hub as hub
+        import huggingface_hub
         import huggingface_hub.errors
     except ModuleNotFoundError as error:
         raise ConfigError(install_hint(name, str(error.name), "hub")) from error
+    hub: Any = huggingface_hub
     if stderr_console().quiet:
         hub.utils.disable_progress_bars()
     try:
@@ -141,7 +143,9 @@ def told(name: str, verb: str = "read") -> Iterator[Any]:
 def _reason(error: Exception, hub: Any, verb: str) -> str:
     """Return why a hub could not be used, as a predicate of what was asked of it."""
     kinds, constants = hub.errors, hub.constants
-    endpoint, token = shown(constants.ENDPOINT), hub.get_token()
+    endpoint, token = shown(constants.ENDPOINT), ""
+    with suppress(Exception):  # of an exchange of tokens, on which this is no place to report
+        token = hub.get_token() or ""
     access = f"the token in HF_TOKEN may not {verb} it" if token else f"needs HF_TOKEN, a token that may {verb} it"
     status = getattr(getattr(error, "response", None), "status_code", None)
     offline = constants.is_offline_mode()
@@ -168,8 +172,10 @@ def _reason(error: Exception, hub: Any, verb: str) -> str:
         return f"is refused by {endpoint}: {'HF_TOKEN is not valid there, or does not allow it' if token else access}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "does not fit onto the disk of the cache; make room, or set HF_HOME to a folder on another one"
-    text = without_secrets(first_line(error), (token,) if token else ())
-    return f"cannot be had from {endpoint}: {text.rstrip('.:')}"
+    said = first_line(error) if status else " ".join(str(error).split())[:LONGEST]
+    cause = f" ({first_line(error.__cause__)})" if error.__cause__ and not status else ""
+    text = without_secrets(said.rstrip(".:") + cause, (token,) if token else ())
+    return f"cannot be {'read' if verb == 'read' else 'written'} at {endpoint}: {text}"
 
 
 def _without(place: Place, hub: Any) -> str:

@@ -85,8 +85,8 @@ def _refuse_other_options(
 
     def same(name: str) -> bool:
         a, b = old.get(name), new.get(name)
-        is_path = name in (*PATHS, "init") and a and b and not any(map(URL.match, (a, b)))
-        if is_path:  # moved data are told by what is in them
+        if a and b and name in (*PATHS, "init") and not any(map(URL.match, (a, b))):
+            # moved data are told by what is in them
             return not Path(a).exists() or Path(a).resolve() == Path(b).resolve()
         return bool(a == b)
 
