@@ -27,7 +27,7 @@ def push(
 ) -> None:
     """Share a model on a hub such as Hugging Face's, with a model card made of its run.
 
-    Everybody can then use it as hf://user/name. HF_TOKEN must hold a token that may write there.
+    Others can then use it as hf://user/name. HF_TOKEN must hold a token that may write there.
     """
     import img2img.api.sharing
 
