@@ -1,4 +1,4 @@
-"""What works on this machine: versions, devices, precision, extras, weights; and the cure for what does not."""
+"""What works on this machine: versions, devices, precision, extras, plug-ins, weights; and the cures."""
 
 import importlib
 import json
@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal
 
 from img2img.errors import DISTRIBUTION, Img2ImgError, first_line, pip_install
+from img2img.plugins import entries
 from img2img.version import __version__
 
 State = Literal["ok", "missing", "failed"]
@@ -53,6 +55,7 @@ def examine() -> Iterator[Check]:
     yield from _disk()
     for extra, names in extras.items():
         yield _extra(extra, names)
+    yield from _plugins()
     yield from _weights()
 
 
@@ -189,7 +192,7 @@ def _step(device: Any, precision: str) -> None:
         raise Img2ImgError("A training step gave values that are not finite.")
 
 
-def _attempt(function: Callable[[], None]) -> str:
+def _attempt(function: Callable[[], Any]) -> str:
     """Return why a function failed, or ""."""
     try:
         function()
@@ -232,6 +235,28 @@ def _extra(extra: str, names: list[str]) -> Check:
     installed = any("imported" in reason for reason in reasons.values())
     found = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
     return Check(f"[{extra}]", "failed" if installed else "missing", found, pip_install(extra=extra))
+
+
+def _plugins() -> Iterator[Check]:
+    """Yield what each plug-in has, and what of it cannot be used."""
+    packages: dict[str, list[tuple[str, str]]] = {}
+    for group, name, package in entries():
+        packages.setdefault(package, []).append((group.removesuffix("s"), name))
+    if not packages:
+        return
+    from img2img.methods import METHODS
+    from img2img.model.plugged import TABLES
+
+    tables = TABLES | {"method": METHODS}
+    for package, content in packages.items():
+        found = ", ".join(f"{option} {name}" for option, name in content)
+        reasons = [
+            TABLES[option].faults().get(name) or _attempt(partial(getitem, tables[option], name))
+            for option, name in content
+        ]
+        wrong = " ".join(filter(None, reasons))
+        cure = pip_install("--upgrade", package.partition(" ")[0]) if wrong else ""
+        yield Check(f"plug-in {package}", "failed" if wrong else "ok", wrong or found, cure)
 
 
 def _weights() -> Iterator[Check]:

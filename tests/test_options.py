@@ -308,7 +308,7 @@ def test_names_of_tables_are_those_of_the_tables():
 
 
 def test_a_name_that_was_added_to_a_table_is_taken(monkeypatch):
-    monkeypatch.setitem(OBJECTIVES, "mine", OBJECTIVES["hinge"])
+    monkeypatch.setitem(OBJECTIVES.own, "mine", OBJECTIVES["hinge"])
     assert Adversarial(objective="mine").objective == "mine"
 
 

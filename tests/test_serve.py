@@ -422,7 +422,7 @@ def test_work_that_nobody_waits_for_is_stopped(models):
 
     with running(models[:1]) as service:
         translator = service.models["photos"]
-        for layer in translator.network().modules():
+        for layer in translator._network().modules():
             layer.register_forward_hook(computed)
         client = send(service, photo((400, 400)))
         assert entered.wait(30)

@@ -28,7 +28,7 @@ ROOT = Path(img2img.__file__).parents[1]
 FILE = Path(keywords.__file__)
 HEAD = '''"""Options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -41,6 +41,7 @@ WIDER = {  # what calls take beside the type that is declared
     **dict.fromkeys(("a", "b", "data"), "Images | None"),
     **dict.fromkeys(("ab", "real", "fake", "judge", "cache", "report", "init"), "str | Path | None"),
     "tile": "str | int",
+    **dict.fromkeys(("generator", "discriminator", "network"), "str | Callable[..., Any]"),
     "callbacks": "Sequence[Any]",  # of a room above this one
 }
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +18,7 @@ from img2img.data.samples import HeldOut, Opened, Samples, open_samples
 from img2img.errors import ConfigError
 from img2img.methods import METHODS
 from img2img.model.hub import is_on_hub, short_name
+from img2img.model.plugged import named
 from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, options_in, pick, split
@@ -75,6 +77,7 @@ def _distill(
     run: str | Path, out: str | Path | None, overwrite: bool, quiet: bool, options: Mapping[str, Any]
 ) -> Translator:
     check_names("distill", options, *GROUPS)
+    options = named(options, {})
     what, training, student, _ = split(options, *GROUPS)
     teacher = Translator(run, training.device, direction=what.direction)
     if [type(x) for x in teacher.use().inputs] != [Image]:
@@ -99,7 +102,9 @@ def _distill(
     settings |= {name: teacher.card.config[name] for name in LIKE_TEACHER if name in teacher.card.config}
     settings |= {name: x for name, x in options.items() if name not in options_in(DistillConfig)}
     if student.generator == "auto":
-        settings["generator"] = teacher.card.config["generator"]
+        settings["generator"] = teacher.card.config.get("generator", "auto")
+    needless = {name for name, _ in replace(student, generator=settings["generator"]).idle()} - options.keys()
+    settings = {name: x for name, x in settings.items() if name not in needless}
     model: Translator = train(
         "pix2pix",
         out=target,

@@ -12,7 +12,7 @@ from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
 from img2img.model.drawing import draw
-from img2img.model.file import read_card
+from img2img.model.file import read_card, read_header
 from img2img.model.model import Model, model_file
 from img2img.model.options import (
     ClassifyOptions,
@@ -21,6 +21,7 @@ from img2img.model.options import (
     SampleLoadOptions,
     SampleOptions,
 )
+from img2img.model.plugged import give
 from img2img.model.samples import Drawing, Written, write_samples
 from img2img.model.sampling import Sampler
 from img2img.model.translator import Translator
@@ -32,11 +33,20 @@ OF_TRANSLATORS = ("direction", "backend")  # options of loading that only transl
 
 
 @documented(LoadOptions)
-def load(path: str | Path, **options: Unpack[keywords.Loading]) -> Translator | Any:
+def load(
+    path: str | Path,
+    *,
+    generator: Callable[..., Any] | None = None,
+    network: Callable[..., Any] | None = None,
+    **options: Unpack[keywords.Loading],
+) -> Translator | Any:
     """Open a model file, the newest model of a run folder, or a saved equalizer; execute nothing in it.
 
     Args:
         path: a `.safetensors` file of img2img, a run folder, `hf://user/name` on a hub, or the folder of an equalizer.
+        generator: the class or function that was passed to `train`, for a model of which one was; the rest of this
+            program then opens such models without it.
+        network: the same, of a method that generates from noise.
         **options: see Options below; a model that generates from noise has only `device`, `precision` and `label`, the
             class to generate, and an equalizer only `device`.
 
@@ -53,6 +63,9 @@ def load(path: str | Path, **options: Unpack[keywords.Loading]) -> Translator | 
         _refuse_given(chosen, (*OF_TRANSLATORS, "precision", "label"), f"{path} is an equalizer, which has none")
         return _load_equalizer(Path(path), chosen.device)
     file = model_file(path)
+    passed = {"generator": generator, "network": network}
+    if any(x is not None for x in passed.values()):
+        give(path, read_header(file).config, passed)
     if not any(spec.takes_images for spec in read_card(file).directions.values()):
         _refuse_given(chosen, OF_TRANSLATORS, f"{path} generates from noise, and has none")
         return Sampler(file, chosen.device, chosen.precision, chosen.label)

@@ -20,9 +20,10 @@ from img2img.data.remote import refuse_url
 from img2img.data.samples import Opened, arrays_for, open_samples
 from img2img.data.stream import auto_workers
 from img2img.errors import ConfigError, choose
-from img2img.methods import METHODS
+from img2img.methods import METHODS, PLACES
 from img2img.metrics.options import MetricOptions
 from img2img.model.file import ModelCard
+from img2img.model.plugged import named, packages_of, refuse_absent
 from img2img.model.sampling import Sampler
 from img2img.model.translator import Translator
 from img2img.options import keywords
@@ -65,7 +66,7 @@ def train(method: keywords.TranslationMethod, **options: Unpack[keywords.Transla
 def train(method: keywords.SamplingMethod, **options: Unpack[keywords.SamplingTraining]) -> Sampler: ...
 @overload
 def train(method: str, **options: Unpack[keywords.Training]) -> Translator | Sampler: ...
-@documented(**{name: groups_of(method.Config) for name, method in METHODS.items()})
+@documented(**{name: groups_of(METHODS[name].Config) for name in PLACES.own})
 def train(
     method: str,
     *,
@@ -93,7 +94,8 @@ def train(
         **options: the images, and the options below. Methods of two domains take `a` and `b` (folders, or arrays
             (N, H, W[, C]), tensors (N, C, H, W), or lists of arrays, tensors, PIL images and paths), `ab` or `data`;
             the others take `data` (a folder, an idx file or arrays) and, if they need classes, `labels`, or `vectors`
-            if they can learn from those.
+            if they can learn from those. `generator`, `discriminator` and `network` also take a class or function that
+            makes such a network (docs/extending.md); it must be passed again to resume the run or to load its model.
 
     Returns:
         What `img2img.load(out)` returns: a `Translator`, or the `Sampler` of a method that generates from noise.
@@ -133,6 +135,10 @@ def _train(
     folder = files.path
     files.refuse_foreign(overwrite)
     saved = None if overwrite else read_config(files)
+    before = saved["options"] if saved is not None and saved["method"] == method else {}
+    options = named(options, before)
+    if saved is not None:
+        refuse_absent(str(folder), method, before | options, saved.get("plugins", {}))
     if resume:
         if saved is None or not files.resumable:
             raise ConfigError(f"There is nothing to resume in {folder}: it holds no last.pt. Start without --resume.")
@@ -155,11 +161,13 @@ def _train(
 
     runtime = Runtime.start(train_config.device, train_config.precision)
     peers.meet(runtime)
-    record = {
+    record: dict[str, Any] = {
         "method": method,
         "options": flat(data_config, train_config, method_config, metrics),
         "processes": runtime.world_size,
     }
+    if packages := packages_of(method, record["options"]):
+        record["plugins"] = packages
     defaults = {name: known.default for group in groups for name, known in options_in(group).items()}
     refuse_folder(files, record, defaults, overwrite, longer)
 

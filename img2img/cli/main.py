@@ -216,7 +216,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 def _method_command(method: str, text: str) -> Callable[..., None]:
     groups = groups_of(CONFIGS[method])
 
-    @options_of(*groups, headings=headings_of(*groups))
+    @options_of(*groups, headings=headings_of(*groups), plugged=True)
     def command(
         ctx: typer.Context,
         out: Annotated[Path | None, of_run(help="Run folder; by default checkpoints/METHOD_DATA.")] = None,
@@ -259,8 +259,19 @@ def add_methods() -> None:
     """Add one command per method to `train`."""
     if train.registered_commands:
         return
-    for name, (module, _) in PLACES.items():
-        train.command(name, cls=Command)(_method_command(name, f"Train {docstring(module)}"))
+    faults = PLACES.faults()
+    for name in PLACES:
+        origin = f" From {package}." if (package := PLACES.package(name)) else ""
+        try:
+            with PLACES.guarded(name):
+                command = _method_command(name, f"Train {docstring(PLACES[name][0])}{origin}")
+        except ConfigError as error:
+            faults[name] = str(error)
+        else:
+            train.command(name, cls=Command)(command)
+    if "_IMG2IMG_COMPLETE" not in os.environ:
+        for sentence in faults.values():
+            typer.echo(f"img2img: {sentence}", err=True)
 
 
 def _refuse_torchrun(command: str) -> None:

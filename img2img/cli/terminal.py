@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import OptionInfo
 
+from img2img import plugins
 from img2img.data.remote import refuse_url
 from img2img.errors import Img2ImgError, Interrupted, printable
 from img2img.options.declared import Choice, Option, Within, options_in, unused_in
@@ -90,15 +91,17 @@ def headings_of(groups: Mapping[type, str]) -> dict[str, str]:
     return {name: heading for group, heading in groups.items() for name in options_in(group)}
 
 
-def options_of(*groups: type, headings: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
+def options_of(
+    *groups: type, headings: Mapping[str, str] | None = None, plugged: bool = False
+) -> Callable[[Function], Function]:
     """Replace a command's `**options` by the fields of `groups`, so that each option is declared once, as a field.
 
     Their values are checked before the command is called, which imports torch. `headings` are those of the options in
-    the help, in its order.
+    the help, in its order; if `plugged`, the help also names what plug-ins have.
     """
     known = {name: option for group in groups for name, option in options_in(group).items()}
     offered = [known[name] for name in headings or known if name not in unused_in(*groups)]
-    return with_options([(x, parameter_of(x, heading=(headings or {}).get(x.name))) for x in offered])
+    return with_options([(x, parameter_of(x, heading=(headings or {}).get(x.name), plugged=plugged)) for x in offered])
 
 
 def with_options(options: Iterable[tuple[Option, inspect.Parameter]]) -> Callable[[Function], Function]:
@@ -129,15 +132,20 @@ def _heading(parameter: inspect.Parameter) -> str | None:
     return next((x.rich_help_panel for x in get_args(parameter.annotation) if isinstance(x, OptionInfo)), None)
 
 
-def parameter_of(option: Option, flag: str | None = None, heading: str | None = None) -> inspect.Parameter:
+def parameter_of(
+    option: Option, flag: str | None = None, heading: str | None = None, plugged: bool = False
+) -> inspect.Parameter:
     """Return an option as a parameter of a command, whose help states its default and its limit."""
     if flag is None:
         is_switch = option.kind is bool and not option.optional
         flag = f"{option.flag}/--no-{option.flag[2:]}" if is_switch else option.flag
     notes = [f"default: {option.default_text}"] if option.default_text else []
     notes += [str(option.limit)] if isinstance(option.limit, Within) else []
-    text = f"{option.text} [{'; '.join(notes)}]" if notes else option.text
     names = option.limit.names if isinstance(option.limit, Choice) else ()
+    group = option.limit.group if isinstance(option.limit, Choice) and plugged else ""
+    text = option.text + (plugins.mention(group) if group else "")
+    text = f"{text} [{'; '.join(notes)}]" if notes else text
+    names = (*names, *plugins.names(group))
     completion = (lambda incomplete: [name for name in names if name.startswith(incomplete)]) if names else None
     info = typer.Option(
         flag,

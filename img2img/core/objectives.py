@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from img2img.plugins import Table
+
 
 class Objective(NamedTuple):
     """A pair of pure functions, both to be minimised: `d(real_logits, fake_logits)` and `g(fake_logits)`.
@@ -89,22 +91,25 @@ def f_gan(activation: Callable[[Tensor], Tensor], conjugate: Callable[[Tensor], 
     )
 
 
-OBJECTIVES = {
-    "nonsaturating": Objective(binary_d, nonsaturating_g, binary=True),
-    "minimax": Objective(binary_d, minimax_g, binary=True),
-    "lsgan": least_squares(a=0, b=1, c=1),
-    "lsgan_pearson": least_squares(a=-1, b=1, c=0),
-    "hinge": Objective(hinge_d, mean_g),
-    "wasserstein": Objective(wasserstein_d, mean_g, boundary=None, penalised=True),
-    "relativistic": Objective(relativistic_d, relativistic_g, relative=True),
-    # Nowozin et al. 2016, tables 2 and 6. Those with an exponential overflow where D is unbounded and sure.
-    "f_kl": f_gan(lambda v: v, lambda v: (v - 1).exp(), boundary=1.0),
-    "f_reverse_kl": f_gan(lambda v: -(-v).exp(), lambda v: v - 1, boundary=0.0),
-    "f_pearson": f_gan(lambda v: v, lambda v: v.square() / 4 + v, boundary=0.0),
-    "f_hellinger": f_gan(lambda v: 1 - (-v).exp(), lambda v: v.exp() - 1, boundary=0.0),
-    "f_js": f_gan(lambda v: log(2) - F.softplus(-v), lambda v: F.softplus(v) - log(2), boundary=0.0),
-    "f_gan": f_gan(lambda v: -F.softplus(-v), F.softplus, boundary=0.0),
-}
+OBJECTIVES = Table(
+    "objectives",
+    {
+        "nonsaturating": Objective(binary_d, nonsaturating_g, binary=True),
+        "minimax": Objective(binary_d, minimax_g, binary=True),
+        "lsgan": least_squares(a=0, b=1, c=1),
+        "lsgan_pearson": least_squares(a=-1, b=1, c=0),
+        "hinge": Objective(hinge_d, mean_g),
+        "wasserstein": Objective(wasserstein_d, mean_g, boundary=None, penalised=True),
+        "relativistic": Objective(relativistic_d, relativistic_g, relative=True),
+        # Nowozin et al. 2016, tables 2 and 6. Those with an exponential overflow where D is unbounded and sure.
+        "f_kl": f_gan(lambda v: v, lambda v: (v - 1).exp(), boundary=1.0),
+        "f_reverse_kl": f_gan(lambda v: -(-v).exp(), lambda v: v - 1, boundary=0.0),
+        "f_pearson": f_gan(lambda v: v, lambda v: v.square() / 4 + v, boundary=0.0),
+        "f_hellinger": f_gan(lambda v: 1 - (-v).exp(), lambda v: v.exp() - 1, boundary=0.0),
+        "f_js": f_gan(lambda v: log(2) - F.softplus(-v), lambda v: F.softplus(v) - log(2), boundary=0.0),
+        "f_gan": f_gan(lambda v: -F.softplus(-v), F.softplus, boundary=0.0),
+    },
+)
 
 
 def smoothed(objective: Objective, share: float) -> Objective:

@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 from img2img.core.needs import Needs
 from img2img.options.declared import Choice, Options, Within
 
-OBJECTIVES = Choice(table="img2img.core.objectives.OBJECTIVES")
+OBJECTIVES = Choice(table="img2img.core.objectives.OBJECTIVES", group="objectives")
 PENALTIES = Choice(table="img2img.core.penalties.PENALTIES")
 TRANSFORMS = Choice(("none",), "img2img.core.diffaugment.TRANSFORMS", complete=False)  # several, comma-separated
-NETWORKS = Choice(table="img2img.networks.FROM_NOISE")
+NETWORKS = Choice(table="img2img.networks.FROM_NOISE", group="networks")
 NOISES = Choice(table="img2img.core.method.NOISES")
 
 RATE = Within(0, 1000)

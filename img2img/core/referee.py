@@ -52,7 +52,7 @@ class Referee:
                 f"Use {option} instance or {option} none."
             )
         if config.smooth and not self.gan.binary:
-            binary = ", ".join(name for name, gan in OBJECTIVES.items() if gan.binary)
+            binary = ", ".join(name for name, gan in OBJECTIVES.own.items() if gan.binary)
             raise ConfigError(f"--smooth is for objectives with labels: {binary}.")
         if config.smooth:
             self.gan = smoothed(self.gan, config.smooth)

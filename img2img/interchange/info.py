@@ -72,6 +72,11 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("training size", size + origin),
         ("steps", "not known" if info["source"] else f"{info['step']:,}"),
         ("options", ", ".join(f"{name} {value}" for name, value in info["config"].items())),
+        *(
+            [("plug-ins", ", ".join(f"{option} of {x}" for option, x in info["plugins"].items()))]
+            if info["plugins"]
+            else []
+        ),
         ("written by", f"img2img {info['version']}"),
         ("from", info["source"] or "a training run of img2img"),
     ]

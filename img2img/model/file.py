@@ -22,6 +22,7 @@ from img2img.core.needs import Facts
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, ModelFileError, choose, quote
 from img2img.methods import METHODS
+from img2img.model.plugged import refuse_absent, without_training
 from img2img.options.declared import checked
 from img2img.runs.record import RETIRED
 from img2img.runtime.device import all_finite
@@ -109,6 +110,7 @@ class ModelCard:
     format: int = FORMAT
     source: str = ""  # where the weights are from, if not from training with `img2img`
     pages: Literal["images", "channels"] = "images"  # what the pages of a file were in training
+    plugins: dict[str, str] = field(default_factory=dict)  # option -> the package and version that its name is of
 
     @property
     def facts(self) -> Facts:
@@ -122,7 +124,8 @@ class ModelCard:
         """
         method = choose("method", self.method, METHODS)
         with torch.device("meta"):
-            uses = method.build(checked(method.Config, self.config, "this method"), self.facts)
+            config = checked(method.Config, without_training(self.config, self.plugins), "this method")
+            uses = method.build(config, self.facts)
         return {name: choose("use of this method", own, uses) for name, own in self.uses.items()}
 
     @cached_property
@@ -198,8 +201,8 @@ def save_model(path: Path, card: ModelCard, networks: Mapping[str, nn.Module]) -
         temporary.write_bytes(save(tensors, metadata={"img2img": header}))
 
 
-def read_card(path: Path) -> ModelCard:
-    """Read the header of a model file.
+def read_header(path: Path, names: list[str] | None = None) -> ModelCard:
+    """Read the header of a model file, whose networks may be unknown here; add the names of its tensors to `names`.
 
     Raises:
         ModelFileError: if the file is missing, damaged, not a model of img2img, or of a newer format.
@@ -211,7 +214,8 @@ def read_card(path: Path) -> ModelCard:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("img2img")
-            names = list(file.keys())
+            if names is not None:
+                names += file.keys()
     except PermissionError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (SafetensorError, OSError) as error:
@@ -221,8 +225,20 @@ def read_card(path: Path) -> ModelCard:
     where = f"The header of {path}"
     if (written := from_json(_Format, metadata, where)).format > FORMAT:
         raise ModelFileError(f"{path} was written by img2img {written.version}; this one cannot read it. Upgrade.")
-    old = written.format == 1
-    card = from_json(_Card1, metadata, where).upgraded() if old else from_json(ModelCard, metadata, where)
+    if written.format == 1:
+        return from_json(_Card1, metadata, where).upgraded()
+    return from_json(ModelCard, metadata, where)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read the header of a model file, whose networks can be built here.
+
+    Raises:
+        ModelFileError: if `read_header` refuses the file, or a plug-in that it needs is not installed.
+    """
+    names: list[str] = []
+    card = read_header(path, names)
+    refuse_absent(str(path), card.method, card.config, card.plugins, only=("method", "generator", "network"))
     try:
         card.directions  # noqa: B018
     except KeyError as error:

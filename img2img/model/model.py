@@ -16,6 +16,8 @@ from img2img.data.remote import refuse_url
 from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.model.file import Direction, content_of, load_use, read_card
 from img2img.model.hub import Place, fetch, is_on_hub
+from img2img.model.plugged import passed_for
+from img2img.plugins import restore
 from img2img.runtime.device import SOFTWARE, Runtime, machine
 
 BATCH = 64  # images classified at once
@@ -32,7 +34,10 @@ class Model:
         asked: device and precision, as they were asked for.
         direction: the use that calls without one take.
         label: the class that calls without one take; None where none was chosen.
+        drawn: number and seed of the noise, for a model that takes images and noise.
     """
+
+    drawn = 0, 0
 
     def __init__(
         self, path: str | Path, device: str, precision: str, direction: str | None = None, label: str | None = None
@@ -52,9 +57,11 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         content = self._content or content_of(self.path, self._loaded)
-        return self.__dict__ | {"_lock": None, "_uses": {}, "runtime": None, "_content": content}
+        state = {"_lock": None, "_uses": {}, "runtime": None, "_content": content, "_passed": passed_for(self.card)}
+        return self.__dict__ | state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        restore(state.pop("_passed"))
         device, precision = state["asked"]
         runtime = _started(device, precision, state["_eight_bit"])  # first, as it may fail
         self.__dict__.update(state | {"_lock": threading.RLock(), "runtime": runtime})
@@ -110,6 +117,34 @@ class Model:
             raise ConfigError(f"label {label}: this model takes no class; leave it out.")
         choose("--label", str(label), self.classes)
         return str(label)
+
+    def network(self, direction: str | None = None, label: str | None = None) -> nn.Module:
+        """Return the network of a direction as a plain module: a new copy at every call, for whatever the caller does.
+
+        A translator's takes images (N, C, H, W), float32 in [-1, 1], with H and W multiples of its `multiple`, and
+        returns images of that size, in [-1, 1] where the network ends in tanh. So `model(array)` is, up to rounding,
+        `spec.scale_out.decode(network(spec.scale_in.encode(array)[None])[0])` with `spec = model.spec(direction)`; it
+        pads other sizes first. Class and noise, where there are such inputs, are fixed: to `label`, and to those of
+        `with_noise`. A sampler's takes noise (N, length), and then, unless `label` is given, class indices (N,) or
+        vectors where the model has them.
+
+        It is in evaluation mode, on the device of the model, in float32, and its parameters require no gradient.
+
+        Args:
+            direction: one of `directions`; by default the model's own.
+            label: one of `classes`; by default the model's own, if it has one.
+
+        Raises:
+            ConfigError: if the model has no such direction or class, or a translator needs a class and has none.
+        """
+        return self.towards(direction, label)._fresh().to(self.runtime.device)
+
+    def _fresh(self) -> nn.Module:
+        """Return the network of the model's direction and class, loaded anew."""
+        use = load_use(self.path, self.card, self.direction, self._content)
+        if not use.source and self.label is None:
+            return use.network
+        return of_images(use, self.classes, self.label, self.drawn)
 
     def classifier(self) -> Use:
         """Return the use that classifies images.

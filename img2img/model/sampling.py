@@ -46,11 +46,11 @@ class Sampler(Model):
     def _open(self) -> None:
         use = self.use()
         self._noise = next(x for x in use.inputs if isinstance(x, Noise))
-        self.network = use.network
-        self.runtime.place(self.network)
+        self._network = use.network
+        self.runtime.place(self._network)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"network": None}
+        return super().__getstate__() | {"_network": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -159,7 +159,7 @@ class Sampler(Model):
         """
         given = [x.to(self.runtime.device) for x in (noise, condition) if x is not None]
         with torch_threads(self.threads):
-            return [self.spec().scale_out.decode(x) for x in self.network(*given)]
+            return [self.spec().scale_out.decode(x) for x in self._network(*given)]
 
     def condition(self, numbers: Sequence[int]) -> Tensor | None:
         """Return the classes (N,) or vectors (N, length) of images of these numbers; None if the model takes neither.

@@ -16,7 +16,6 @@ from img2img.data.picture import Array
 from img2img.errors import ConfigError, ModelFileError, TrainingError, choose
 from img2img.model.arrays import Unpacked, by_page, crop, fit, pad, unpack
 from img2img.model.backends import Forward, Way, prepare
-from img2img.model.file import load_use
 from img2img.model.lazy import Memory, Span
 from img2img.model.model import Model, of_images
 from img2img.model.options import BACKENDS, TranslateOptions
@@ -61,7 +60,6 @@ class Translator(Model):
         self.backend = choose("backend", backend, BACKENDS)
         self.threads: int | None = None  # of PyTorch in jobs on the CPU; None for its own number
         self.notes: list[str] = []  # changes that were necessary, for the user to know
-        self.drawn = 0, 0  # number and seed of the noise, for a model that takes noise
         self._networks: dict[tuple[str, str | None], nn.Module] = {}
         self._ways: dict[tuple[str, str | None, bool], Way] = {}  # the last: whether in tiles
         self._batches: dict[tuple[str, str | None, torch.Size], bool] = {}  # whether each image gets what it gets alone
@@ -99,8 +97,9 @@ class Translator(Model):
         other.drawn, other._networks, other._ways, other._batches = (number, seed), {}, {}, {}
         return other
 
-    def network(self) -> nn.Module:
-        """Return the network of the model's direction and, if it takes one, class, as a function of images alone.
+    def _network(self) -> nn.Module:
+        """Return the network of the model's direction and, if it takes one, class, which calls share and `prepare`
+        changes in place.
 
         Raises:
             ConfigError: if the model takes a class and none was chosen.
@@ -187,7 +186,7 @@ class Translator(Model):
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width after padding, of an image of the given ones."""
-        multiple = int(self.network().multiple)  # type: ignore[arg-type]
+        multiple = int(self._network().multiple)  # type: ignore[arg-type]
         height, width = (-(-max(n, SMALLEST) // multiple) * multiple for n in (height, width))
         return height, width
 
@@ -308,12 +307,7 @@ class Translator(Model):
         with self._lock:
             if key not in self._ways:
                 other = (self.direction, self.label, not in_tiles) in self._ways
-                network = self._fresh() if other else self.network()
+                network = self._fresh() if other else self._network()
                 backend, channels = "eager" if in_tiles else self.backend, self.spec().in_channels
                 self._ways[key] = prepare(network, self.runtime, backend, self._may_change, channels, self._fresh)
             return self._ways[key]
-
-    def _fresh(self) -> nn.Module:
-        """Return the network, loaded anew: `prepare` changes networks in place."""
-        use = load_use(self.path, self.card, self.direction, self._content)
-        return of_images(use, self.classes, self.label, self.drawn)

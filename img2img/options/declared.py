@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
+from img2img import plugins
 from img2img.errors import ConfigError, choose
 from img2img.options.outline import keys
 
@@ -65,16 +66,27 @@ class Choice:
         complete: whether no other value is allowed. If others are, such as the name of a file, the code that uses the
             option checks them.
         former: names that an earlier version took, each with its present name.
+        group: the entry points of plug-ins whose names are allowed as well, one of `plugins.GROUPS`.
     """
 
     words: tuple[str, ...] = ()
     table: str = ""
     complete: bool = True
     former: tuple[tuple[str, str], ...] = ()
+    group: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of this package; plug-ins are searched for only if another is given."""
         return (*self.words, *(keys(self.table) if self.table else ()))
+
+    def refuse_unknown(self, flag: str, option: str, name: str) -> None:
+        """Raise ConfigError unless a plug-in, or something that was passed, has a name."""
+        if plugins.known(self.group, name):
+            return
+        if self.group and plugins.MARK in name:
+            raise plugins.absent(option, name)
+        choose(flag, name, (*self.names, *plugins.names(self.group)))
 
     def __str__(self) -> str:
         return ", ".join(self.names)
@@ -110,8 +122,8 @@ class Option:
             raise ConfigError(f"{self.flag} takes {self.expected}, not {text}.")
         if isinstance(self.limit, Choice):
             result = dict(self.limit.former).get(result, result)
-            if self.limit.complete:
-                choose(self.flag, result, self.limit.names)
+            if self.limit.complete and result not in self.limit.names:
+                self.limit.refuse_unknown(self.flag, self.name, result)
         return result
 
     @property

@@ -25,18 +25,20 @@ def docstring(module: str) -> str:
 
 
 def keys(table: str) -> tuple[str, ...]:
-    """Return the keys of a table, given by its dotted name.
+    """Return the keys of a table of this package, given by its dotted name, without those of plug-ins.
 
     If its module is loaded they are those of the table itself; otherwise it must be a literal dict at the top level of
-    the module.
+    the module, or the `plugins.Table` of one.
     """
     module, _, name = table.rpartition(".")
     live = getattr(sys.modules.get(module), name, None)
     if live is not None:
-        return tuple(live)
+        return tuple(getattr(live, "own", live))
     for node in _tree(module).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
+        if isinstance(value, ast.Call):
+            value = next((x for x in value.args if isinstance(x, ast.Dict)), None)
         if isinstance(value, ast.Dict) and any(isinstance(t, ast.Name) and t.id == name for t in targets):
             return tuple(ast.literal_eval(key) for key in value.keys if key is not None)
     raise LookupError(f"{table} is not a literal table.")
@@ -85,7 +87,7 @@ def _executed(module: str, name: str) -> Any:
         for node in fresh:
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 wanted |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
-    scope: dict[str, Any] = {"__name__": module}
+    scope: dict[str, Any] = {"__name__": module, "__package__": module.rpartition(".")[0]}
     for node in statements:
         if id(node) in needed and not (isinstance(node, ast.ImportFrom) and _declares(node, wanted, scope)):
             exec(compile(ast.Module([node], []), module, "exec"), scope)

@@ -10,6 +10,7 @@ from img2img.core.method import CLASS, Image, Method, Vector
 from img2img.data.samples import Opened
 from img2img.data.scale import Scale
 from img2img.model.file import ModelCard
+from img2img.model.plugged import packages_of
 from img2img.report.advice import SPELLING
 from img2img.runs.facts import RunFacts, UseRecord
 from img2img.runs.folder import RunFolder
@@ -50,10 +51,11 @@ def card_of(
     """
     uses = {"b2a" if other_way and use == "a2b" else use: use for use in method.uses}
     facts, options, version = method.facts, flat(method.config), environment()["img2img"]
+    packages = packages_of(name, options)
 
     def card(step: int) -> ModelCard:
         about = facts.size, facts.channels, dict(scales), uses, step, version, facts.classes, facts.vector
-        return ModelCard(name, options, *about, pages=pages)
+        return ModelCard(name, options, *about, pages=pages, plugins=packages)
 
     return card
 

@@ -39,7 +39,7 @@ def refuse_wrong_size(method: Method, size: int, option: str = "--size") -> None
         least, other = math.ceil(smallest / multiple) * multiple, ""
         if hasattr(method.config, "discriminator"):
             with torch.device("meta"):
-                smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.items()}
+                smaller = {name: getattr(build(1), "min_size", 1) for name, build in DISCRIMINATORS.own.items()}
             fitting = max((name for name in smaller if smaller[name] <= size), key=smaller.__getitem__)
             other = f", or --discriminator {fitting}"
         judge = getattr(method.config, "discriminator", "of this method")

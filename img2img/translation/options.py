@@ -8,8 +8,8 @@ from img2img.core.needs import Needs
 from img2img.core.options import BETA, CHANNELS, RATE, WEIGHT, Adversarial, Decay
 from img2img.options.declared import Choice, Within
 
-GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS")
-DISCRIMINATORS = Choice(table="img2img.networks.DISCRIMINATORS")
+GENERATORS = Choice(("auto",), "img2img.networks.GENERATORS", group="generators")
+DISCRIMINATORS = Choice(table="img2img.networks.DISCRIMINATORS", group="discriminators")
 
 Generator = Annotated[str, f"Generator: auto (chosen by --size), {', '.join(GENERATORS.names[1:])}.", GENERATORS]
 Discriminator = Annotated[
@@ -56,6 +56,12 @@ class TranslationConfig(Adversarial):
     lr: LearningRate = 2e-4
     beta1: Beta1 = 0.5
     decay: Decay = 0.5
+
+    def idle(self) -> Iterator[tuple[str, str]]:
+        from img2img.translation.build import ignored
+
+        yield from super().idle()
+        yield from ignored(self)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A plug-in of img2img: one paper, one generator, one objective."""
