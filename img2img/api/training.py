@@ -52,7 +52,7 @@ from img2img.training.config import Schedule, StartConfig, flat, groups_of
 from img2img.training.finished import evaluate_finished
 from img2img.training.loop import Trainer
 from img2img.training.run import Run, card_of, facts_of, introduce
-from img2img.training.sizes import refuse_wrong_size, shorten as advice_to_shorten
+from img2img.training.sizes import refuse_wrong_output, refuse_wrong_size, shorten as advice_to_shorten
 from img2img.training.start import Start, read_start
 from img2img.training.trackers import open_trackers
 
@@ -194,6 +194,7 @@ def _train(
     torch.manual_seed(train_config.seed)
     built = method_class(method_config, opened.train.facts)
     refuse_wrong_size(built, data_config.size)
+    refuse_wrong_output(built, data_config.size)
 
     other_way = getattr(data_config, "direction", "a2b") == "b2a"
     card = card_of(method, built, opened.train.scales, other_way, data_config.pages)

@@ -32,7 +32,7 @@ def images_in(title: str, images: Any, channel_axis: int | None = None, pages: s
     Args:
         title: their name in error messages.
         images: an array (N, H, W) or (N, H, W, C), a tensor (N, H, W) or (N, C, H, W), or a list of arrays, tensors
-            (C, H, W), PIL images and paths of files.
+            (C, H, W), PIL images and paths of files; a torch Dataset of such items is read whole.
         channel_axis: the axis of the channels, in an array or tensor of all images or in each item of a list; by
             default last in arrays and third from last in tensors.
         pages: of files, see `folders.readable`.
@@ -48,8 +48,9 @@ def images_in(title: str, images: Any, channel_axis: int | None = None, pages: s
     if whole is not None or isinstance(images, str | Path | Image.Image):
         kind = f"an array of shape {tuple(whole.shape)}" if whole is not None else type(images).__name__
         raise DataError(f"{title} must be a folder, an array (N, H, W[, C]) or a list of images, not {kind}.")
-    try:
-        items = list(images)
+    try:  # a map-style torch Dataset has a length, and may give an item for any number
+        by_number = hasattr(images, "__getitem__") and hasattr(images, "__len__") and not hasattr(images, "__iter__")
+        items = [images[i] for i in range(len(images))] if by_number else list(images)
     except TypeError:
         raise DataError(f"{title} must be a folder or images, not {type(images).__name__}.") from None
     return [_image(f"{title}[{i}]", image, channel_axis, pages) for i, image in enumerate(items)]
@@ -65,6 +66,8 @@ def _image(title: str, image: Any, channel_axis: int | None, pages: str) -> Head
 
 def _channels_last(title: str, image: Any, channel_axis: int | None, ndim: int) -> Array:
     tensor = isinstance(image, torch.Tensor)
+    if isinstance(image, tuple):
+        raise DataError(f"{title} is a tuple; give the images alone, e.g. [image for image, label in dataset].")
     array = as_array(image)
     if array.ndim != ndim:
         return array

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from img2img.core.method import CLASS, Method, Use
+from img2img.core.method import CLASS, Image, Method, Use
 from img2img.core.needs import Facts
 from img2img.errors import ConfigError
-from img2img.networks import DISCRIMINATORS
+from img2img.networks import DISCRIMINATORS, GENERATORS
 from img2img.runtime.device import Runtime
 from img2img.training.config import TrainConfig
 
@@ -47,6 +47,31 @@ def refuse_wrong_size(method: Method, size: int, option: str = "--size") -> None
             f"The discriminator {judge} needs images of at least {smallest} px, not {size}. "
             f"Use {option} {least}{other}."
         )
+
+
+@torch.no_grad()
+def refuse_wrong_output(method: Method, size: int) -> None:
+    """Refuse networks from outside this package whose results have another shape than the images of their domain.
+
+    Raises:
+        ConfigError: naming both shapes.
+    """
+    name = getattr(method.config, "generator", "auto")
+    if name in ("auto", *GENERATORS.own):
+        return
+    for title, use in method.uses.items():
+        if [type(x) for x in use.inputs] != [Image]:
+            continue
+        given, wanted = ((1, method.facts.channels[domain], size, size) for domain in (use.source, use.output))
+        was_training = use.network.training
+        got = use.network.eval()(torch.zeros(given))
+        use.network.train(was_training)
+        shape = tuple(got.shape) if isinstance(got, torch.Tensor) else type(got).__name__
+        if shape != wanted:
+            raise ConfigError(
+                f"The generator '{name}' turns images {given} into {shape}; for {title} it must return {wanted}: as "
+                "many channels as it is told, in the height and width of its input."
+            )
 
 
 def _smallest(method: Method) -> int:

@@ -88,6 +88,11 @@ class CUT(Method):
         super().__init__(config, facts)
         self.referee = Referee(config, config.norm, weight=0.5)
         self.g, self.d = self.uses["a2b"].network, build_discriminator(config, b)
+        if not hasattr(self.g, "encode"):
+            raise ConfigError(
+                f"The generator '{config.generator}' has no method encode(x), which returns a list of maps inside it; "
+                "cut and fastcut compare those."
+            )
         edge = 4 * self.g.multiple  # any size: only the channels of the maps matter
         with torch.no_grad():
             maps = self.g.encode(torch.zeros(1, a, edge, edge))

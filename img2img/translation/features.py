@@ -30,6 +30,11 @@ def match_means(d: Any, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _maps(d: Any, real: Tensor, fake: Tensor) -> list[tuple[Tensor, Tensor]]:
+    if not hasattr(d, "encode"):
+        raise ConfigError(
+            "This discriminator has no method encode(x), which returns a list of maps inside it; --lambda-feature "
+            "compares those."
+        )
     with torch.no_grad():
         targets = d.encode(real)
     return list(zip(targets, d.encode(fake), strict=True))
