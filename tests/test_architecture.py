@@ -19,12 +19,13 @@ ROOT = Path(img2img.__file__).parent
 # One row per room, from the ground up: a module imports from rooms below its own, and from its own.
 ROWS = [
     ["version", "errors"],
+    ["plugins"],
     ["options"],
     ["runtime"],
     ["networks"],
     ["core"],
     ["data", "translation", "zoo"],
-    ["methods"],
+    ["methods", "extending"],
     ["metrics"],
     ["runs"],
     ["model"],

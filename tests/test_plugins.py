@@ -88,7 +88,8 @@ def test_the_example_is_a_method_like_any_other(installed, run, command_line, tm
     (tmp_path / "in").mkdir()
     Image.fromarray(IMAGES["a"][0]).save(tmp_path / "in" / "x.png")
     assert command_line("translate", run, tmp_path / "in", "--out", tmp_path / "out", "--device", "cpu")[0] == 0
-    assert Image.open(tmp_path / "out" / "x.png").size == (16, 16)
+    with Image.open(tmp_path / "out" / "x.png") as image:
+        assert image.size == (16, 16)
     code, out, _ = command_line("info", run)
     assert code == 0 and "gcgan" in out and "img2img-example 0.1.0" in out
 

@@ -1,6 +1,6 @@
 """Options of functions, for type checkers: generated from the dataclasses by `python tests/test_types.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -110,7 +110,7 @@ class AnyTraining(Scoring, total=False):
     latent: int
     lambda_kl: float
     labels: str | None
-    network: str
+    network: str | Callable[..., Any]
     noise: str
     depth: int
     d_norm: str
@@ -123,8 +123,8 @@ class OnlyTranslation(TypedDict, total=False):
     b: Images | None
     ab: str | Path | None
     direction: str
-    generator: str
-    discriminator: str
+    generator: str | Callable[..., Any]
+    discriminator: str | Callable[..., Any]
     padding: str
     dropout: float
     upsample: str
@@ -291,8 +291,8 @@ class Distilling(TypedDict, total=False):
     instance_noise: float
     diffaugment: str
     d_lr: float
-    generator: str
-    discriminator: str
+    generator: str | Callable[..., Any]
+    discriminator: str | Callable[..., Any]
     width: int
     d_width: int
     norm: str
