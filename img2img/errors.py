@@ -1,6 +1,7 @@
 """What can go wrong through no fault of the code: every error here is one sentence a user can act on."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
@@ -26,9 +27,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+STORED = re.compile(r"((?!file:|local:)[A-Za-z][A-Za-z0-9+.-]+:)/(?=[^/])")  # the beginning of a URL as a path
+
+
 def quote(path: Path | str) -> str:
     """Return a path, or other text of unknown origin, on one line: as it is if printable, else quoted and escaped."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
+    text = _url(path) if isinstance(path, Path) else path
+    return text if text.isprintable() else ascii(text)
+
+
+def is_url(path: Path) -> bool:
+    """Return whether a path stands for a URL: s3://bucket/x as a path has one slash less."""
+    return STORED.match(path.as_posix()) is not None
+
+
+def _url(path: Path) -> str:
+    return STORED.sub(r"\1//", path.as_posix(), 1) if is_url(path) else str(path)
 
 
 class Img2ImgError(Exception):

@@ -13,7 +13,9 @@ import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from scipy import ndimage
@@ -98,6 +100,49 @@ def dcgan_run(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("img2img.training.journal.write_report", lambda *_: None)
         img2img.train("dcgan", out=folder, data=data, **options)
+    return folder
+
+
+def write_photos(root):
+    """Write 41 images of several sizes into folders; one cannot be read, and the name of one is not UTF-8."""
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        (root / f"{k % 3}").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30 + 9 * k % 40, 40, 3), dtype=np.uint8)).save(root / f"{k % 3}/{k}.png")
+    (root / "0" / "0.png").rename(root / "0" / os.fsdecode(b"\xff b.png"))
+    (root / "broken.png").write_bytes(b"broken")
+    return root
+
+
+WELLS = 12
+SIZES = {3: 0.5, 20: 1.0}  # of the pixels of two rows of `write_plates`, in micrometres; others do not state theirs
+
+
+def write_plates(root):
+    """Write two plates of two channels, with a file that cannot be read, and a table of them, which is returned."""
+    rows, rng = [], np.random.default_rng(0)
+    for k in range(2 * WELLS):
+        plate, files = f"P{1 + k // WELLS}", {}
+        (root / plate).mkdir(exist_ok=True)
+        for channel in ("DNA", "ER"):
+            image = rng.normal(200, 5, (24, 24))
+            image[4:12, 5:14] += 500
+            path = root / plate / f"{k}-{channel}.ome.tif"
+            size = {"PhysicalSizeX": SIZES.get(k), "PhysicalSizeY": SIZES.get(k)} if k in SIZES else {}
+            pixels = (image * (1 - 0.2 * (plate == "P2"))).astype("uint16")
+            tifffile.imwrite(path, pixels, metadata={"axes": "YX"} | size)
+            files[f"FileName_{channel}"] = f"{plate}/{path.name}"
+        rows.append(files | {"Metadata_Plate": plate, "Metadata_Well": f"A{k % WELLS:02}"})
+    (root / "P1" / "7-ER.ome.tif").write_bytes(b"broken")
+    pd.DataFrame(rows).to_csv(root / "plates.csv", index=False)
+    return root / "plates.csv"
+
+
+def fit_plates(table, folder):
+    """Fit an equalizer that knows no size of pixels to the table of `write_plates`, and return its folder."""
+    bad = [f"A{k % WELLS:02}" for k in (7, *SIZES)]
+    wells = f"Metadata_Well in {[f'A{k:02}' for k in range(WELLS) if f'A{k:02}' not in bad]}"
+    img2img.BatchEqualizer(target="P1").fit_table(table, where=wells, control=wells).save(folder)
     return folder
 
 

@@ -453,7 +453,7 @@ def test_folders_of_another_machine(lab, tmp_path, folder, options):
     [
         ("/home/nobody/x", "The folder /home/nobody/x of the table does not exist here; say where it is: --map /home"),
         (r"C:\data", "The folder C:/data of the table does not exist here; say where it is: --map C:/data=FOLDER or"),
-        ("s3://bucket/x", "is a web address; download its files and say where it is: --map s3://bucket/x=FOLDER or"),
+        ("http://host/x", "is a web address; download its files and say where it is: --map http://host/x=FOLDER or"),
     ],
 )
 def test_folders_that_are_nowhere(lab, tmp_path, folder, says):

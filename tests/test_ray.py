@@ -16,14 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-from helpers import cyclegan_run
+from helpers import cyclegan_run, write_photos
 from hypothesis import HealthCheck, given, settings, strategies as st
-from PIL import Image
 
 import img2img
-from img2img.api import translating
-from img2img.bulk.cluster import connected
-from img2img.bulk.options import RayOptions
 from img2img.bulk.translating import Translating
 from img2img.bulk.workers import COLUMNS, TRIES, Begun, Worker
 from img2img.errors import ConfigError, Img2ImgError, InputError
@@ -44,14 +40,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Images of several sizes, in folders; one cannot be read, and the name of one is not UTF-8."""
-    root = tmp_path_factory.mktemp("photos")
-    for k in range(40):
-        (root / f"{k % 3}").mkdir(exist_ok=True)
-        Image.fromarray(RNG.integers(0, 256, (30 + 9 * k % 40, 40, 3), dtype=np.uint8)).save(root / f"{k % 3}/{k}.png")
-    (root / "0" / "0.png").rename(root / "0" / os.fsdecode(b"\xff b.png"))
-    (root / "broken.png").write_bytes(b"broken")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -170,64 +159,6 @@ def test_notes_of_workers_that_differ_in_their_example_are_one():
 
 
 # Ray
-
-
-@pytest.mark.slow
-def test_ray_gives_the_bytes_of_one_process_though_a_worker_is_killed(run, photos, whole, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    killed = tmp_path / "killed"
-
-    class Deadly(Job):
-        def translate(self, todo):
-            import os
-
-            is_last = "4.png" in [source.name for source in todo] and not killed.exists()
-            outcomes = Job.translate(self, todo)
-            if is_last:
-                killed.touch()
-                next(outcomes)
-                os.kill(os.getpid(), 9)
-            return outcomes
-
-    monkeypatch.setattr(translating, "Job", Deadly)
-    seen, report = [], tmp_path / "report.json"
-    with connected(RayOptions(ray="local", ray_workers=2)):
-        asked = {"ray": "local", "ray_workers": 2} | ON_CPU
-        result = img2img.translate(run, photos, tmp_path / "out", progress=seen.append, report=report, **asked)
-        many = {"ray": "local", "ray_workers": 3} | ON_CPU
-        says = refused(ConfigError, img2img.translate, run, photos, tmp_path / "out", **many)
-        assert says.startswith("--ray local has room for 2 workers of 1 CPU each, not for 3;")
-        says = refused(ConfigError, img2img.translate, run, photos, tmp_path / "out", ray_gpus=0.5, **asked)
-        assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
-    assert killed.exists() and contents(tmp_path / "out") == whole
-    assert (result.translated, result.skipped, [path.name for path, _ in result.failed]) == (40, 0, ["broken.png"])
-    assert [x.done for x in seen] == list(range(1, 42)) and {x.total for x in seen} == {41}
-    assert json.loads(report.read_text())["translated"] == 40
-    assert json.loads((tmp_path / "out" / RECORD).read_text())["threads"] == 1
-
-
-@pytest.mark.slow
-def test_a_node_that_is_removed_loses_nothing(run, photos, whole, tmp_path):
-    pytest.importorskip("ray")
-    script = f"""
-import img2img
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-second = [cluster.add_node(num_cpus=1)]
-def progress(outcome):
-    if outcome.done == 10:
-        cluster.remove_node(second.pop(), allow_graceful=False)
-if __name__ == "__main__":
-    options = dict(device="cpu", ray=cluster.address, progress=progress)
-    result = img2img.translate({str(run)!r}, {str(photos)!r}, "out", **options)
-    assert not second
-    print(result.translated, len(result.failed))
-"""
-    (tmp_path / "script.py").write_text(script)
-    words, quiet = [sys.executable, "script.py"], {"RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(words, cwd=tmp_path, env=os.environ | quiet, capture_output=True, text=True, timeout=200)
-    assert done.stdout.split()[-2:] == ["40", "1"], done.stderr
-    assert contents(tmp_path / "out") == whole
 
 
 @pytest.mark.slow

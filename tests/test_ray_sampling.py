@@ -1,10 +1,6 @@
 """Images drawn by Ray: the bytes of one process, whoever is killed in the middle; and what a user can get wrong."""
 
-import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +8,7 @@ from conftest import refused
 from helpers import dcgan_run
 
 import img2img
-from img2img.api import models
-from img2img.bulk.cluster import connected
-from img2img.bulk.options import RayOptions
-from img2img.bulk.sampling import Sampling
+from img2img.bulk.sampling import Sampling, piece_of
 from img2img.bulk.workers import TRIES, Begun, Worker
 from img2img.errors import ConfigError
 from img2img.model.options import SampleOptions
@@ -50,10 +43,11 @@ def drawing(run, out, kind=Drawing, **options):
 def of_worker(job, batches):
     """What a worker answers that is given batches, and ends as often as Ray would start it again."""
     begun, ends = Begun(), 0
+    pieces = [piece_of(range(BATCH * k, min(BATCH * k + BATCH, job.n))) for k in batches]
     while True:
         try:
             rows = Worker(Sampling(pickle.loads(pickle.dumps(job.copy_for("cpu")))), begun, str(Path.cwd()))(
-                {"number": range(len(batches)), "piece": [str(k).encode() for k in batches]}
+                {"number": range(len(pieces)), "piece": pieces}
             )
         except SystemExit:
             ends += 1
@@ -95,58 +89,6 @@ def test_a_worker_that_would_draw_differently_or_sees_another_disk_is_refused(ru
     assert "Another command has begun to write other results into" in refused(ConfigError, job.copy_for("cpu").join)
     (tmp_path / "other" / SOURCE).unlink()
     assert refused(ConfigError, job.copy_for("cpu").join).endswith("must be on a disk that all machines share.")
-
-
-@pytest.mark.slow
-def test_ray_draws_the_bytes_of_one_process_though_a_worker_is_killed(run, whole, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    killed = tmp_path / "killed"
-
-    class Deadly(Drawing):
-        def draw(self, numbers):
-            import os
-
-            for number in Drawing.draw(self, numbers):
-                if number == 13 and not killed.exists():
-                    killed.touch()
-                    os.kill(os.getpid(), 9)
-                yield number
-
-    monkeypatch.setattr(models, "Drawing", Deadly)
-    seen, asked = [], {"ray": "local", "ray_workers": 2, "batch_size": BATCH, "grid": True} | ON_CPU
-    with connected(RayOptions(ray="local", ray_workers=2)):
-        for name in ("000021.png", "000042.png"):  # some are there
-            (tmp_path / "out").mkdir(exist_ok=True)
-            (tmp_path / "out" / name).write_bytes(whole[name])
-        (tmp_path / "out" / SOURCE).write_bytes(whole[SOURCE])
-        written = img2img.sample(run, 43, out=tmp_path / "out", progress=lambda *x: seen.append(x), **asked)
-        assert killed.exists() and contents(tmp_path / "out") == whole
-        assert (written.drawn, written.skipped, seen) == (41, 2, [(k, 43) for k in range(3, 44)])
-    assert json.loads(whole[SOURCE])["threads"] == 1
-
-
-@pytest.mark.slow
-def test_a_node_that_is_removed_while_images_are_drawn_loses_nothing(run, whole, tmp_path):
-    pytest.importorskip("ray")
-    script = f"""
-import img2img
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-second = [cluster.add_node(num_cpus=1)]
-def progress(done, total):
-    if done >= 8 and second:
-        cluster.remove_node(second.pop(), allow_graceful=False)
-if __name__ == "__main__":
-    options = dict(device="cpu", ray=cluster.address, progress=progress, batch_size={BATCH}, grid=True)
-    written = img2img.sample({str(run)!r}, 43, out="out", **options)
-    assert not second
-    print(written.drawn)
-"""
-    (tmp_path / "script.py").write_text(script)
-    words, quiet = [sys.executable, "script.py"], {"RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(words, cwd=tmp_path, env=os.environ | quiet, capture_output=True, text=True, timeout=200)
-    assert done.stdout.split()[-1:] == ["43"], done.stderr
-    assert contents(tmp_path / "out") == whole
 
 
 def test_mistakes_in_options(run, tmp_path, command_line):

@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 from conftest import refused
+from helpers import fit_plates, write_plates
 
 from img2img import BatchEqualizer
-from img2img.bulk.cluster import connected
-from img2img.bulk.options import RayOptions
 from img2img.bulk.workers import TRIES, Begun, Worker
 from img2img.errors import ConfigError, InputError
 from img2img.lab import Manifest, spreading, store
@@ -26,40 +24,15 @@ from img2img.lab.tables.results import Rows
 from img2img.lab.transforming import Equalizing
 from img2img.model.record import RECORD
 
-WELLS = 12
-SIZES = {3: 0.5, 20: 1.0}  # of the pixels of two rows, in micrometres; others do not state theirs
-
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Two plates of two channels, with a file that cannot be read, and two that state other sizes of pixels."""
-    root, rows = tmp_path_factory.mktemp("plates"), []
-    rng = np.random.default_rng(0)
-    for k in range(2 * WELLS):
-        plate, files = f"P{1 + k // WELLS}", {}
-        (root / plate).mkdir(exist_ok=True)
-        for channel in ("DNA", "ER"):
-            image = rng.normal(200, 5, (24, 24))
-            image[4:12, 5:14] += 500
-            path = root / plate / f"{k}-{channel}.ome.tif"
-            size = {"PhysicalSizeX": SIZES.get(k), "PhysicalSizeY": SIZES.get(k)} if k in SIZES else {}
-            pixels = (image * (1 - 0.2 * (plate == "P2"))).astype("uint16")
-            tifffile.imwrite(path, pixels, metadata={"axes": "YX"} | size)
-            files[f"FileName_{channel}"] = f"{plate}/{path.name}"
-        rows.append(files | {"Metadata_Plate": plate, "Metadata_Well": f"A{k % WELLS:02}"})
-    (root / "P1" / "7-ER.ome.tif").write_bytes(b"broken")
-    pd.DataFrame(rows).to_csv(root / "plates.csv", index=False)
-    return root / "plates.csv"
+    return write_plates(tmp_path_factory.mktemp("plates"))
 
 
 @pytest.fixture(scope="module")
 def equalizer(table, tmp_path_factory):
-    """The folder of an equalizer that knows no size of pixels."""
-    bad = [f"A{k % WELLS:02}" for k in (7, *SIZES)]
-    wells = f"Metadata_Well in {[f'A{k:02}' for k in range(WELLS) if f'A{k:02}' not in bad]}"
-    fitted = BatchEqualizer(target="P1").fit_table(table, where=wells, control=wells)
-    fitted.save(folder := tmp_path_factory.mktemp("equalizer") / "eq")
-    return folder
+    return fit_plates(table, tmp_path_factory.mktemp("equalizer") / "eq")
 
 
 @pytest.fixture(scope="module")
@@ -162,40 +135,6 @@ def test_a_worker_that_sees_another_disk_or_another_equalizer_is_refused(equaliz
 
 
 # Ray
-
-
-@pytest.mark.slow
-def test_ray_gives_the_files_and_the_list_of_one_process_though_a_worker_is_killed(
-    equalizer, table, whole, tmp_path, monkeypatch
-):
-    pytest.importorskip("ray")
-    killed = tmp_path / "killed"
-
-    class Deadly(Equalizing):
-        def __call__(self, i, image):
-            import os
-
-            if i == 17 and not killed.exists():
-                killed.touch()
-                os.kill(os.getpid(), 9)
-            return Equalizing.__call__(self, i, image)
-
-    loaded, seen = BatchEqualizer.load(equalizer), []
-    some = table.parent / "some.csv"
-    frame = pd.read_csv(table)
-    frame[frame.index % 20 != 3].to_csv(some, index=False)  # without the row that others are compared with
-    alone = loaded.transform_table(some, None, tmp_path / "alone")
-    monkeypatch.setattr("img2img.lab.transforming.Equalizing", Deadly)
-    with connected(RayOptions(ray="local", ray_workers=2)):
-        asked = {"ray": "local", "ray_workers": 2}
-        found = loaded.transform_table(some, None, tmp_path / "out", progress=lambda *x: seen.append(x), **asked)
-        assert killed.exists() and contents(tmp_path / "out") == contents(tmp_path / "alone")
-        pd.testing.assert_frame_equal(found, alone)
-        assert seen == [(k, 22) for k in range(1, 23)]
-        again = loaded.transform_table(some, None, tmp_path / "out", **asked)
-        says = refused(ConfigError, loaded.transform_table, some, None, tmp_path / "out", ray_gpus=0.5, **asked)
-    assert again.status.value_counts().to_dict() == {"kept": 21, "failed": 1}
-    assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from conftest import refused
 from fsspec.implementations.memory import MemoryFileSystem
-from helpers import cyclegan_run
+from helpers import cyclegan_run, dcgan_run
 from PIL import Image
 
 import img2img
@@ -200,6 +200,43 @@ def test_of_several_that_begin_at_once_one_decides(store):
     assert place.create("r", b"x") is False and place.read("absent") is None
 
 
+# Images drawn from noise
+
+
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory):
+    return dcgan_run(tmp_path_factory.mktemp("dcgan") / "run")
+
+
+def test_images_drawn_into_a_store_are_those_of_a_disk(sampler, store, tmp_path, command_line):
+    options = {"grid": True, "batch_size": 4, "device": "cpu"}
+    img2img.sample(sampler, 11, out=tmp_path / "out", **options)
+    of_disk = contents(tmp_path / "out")
+    for part in ("2/2", "1/2"):
+        img2img.sample(sampler, 11, out="memory://out", shard=part, **options)
+    assert contents("/out") == of_disk
+    store.rm_file("/out/000003.png")
+    store.pipe_file("/out/000004.png", b"kept")
+    words = ("sample", sampler, "--out", "memory://out", "--n", 11, "--batch-size", 4, "--device", "cpu")
+    code, out, err = command_line(*words)
+    assert code == 0 and out == "1 image drawn into memory://out, 10 already there\n", err
+    store.pipe_file("/out/000004.png", of_disk["000004.png"])
+    assert contents("/out") == of_disk
+    code, _, err = command_line(*words, "--seed", 5)
+    assert code == 2 and err.startswith(
+        "img2img: memory://out holds images of another model, seed, class, truncation or"
+    )
+    img2img.sample(sampler, 2, out="memory://out", seed=5, overwrite=True, device="cpu")
+    left = sorted(contents("/out"))
+    assert left == ["000000.png", "000001.png", "grid.png", "samples.json"]
+    store.pipe_file("/other/000001.png", b"foreign")
+    code, _, err = command_line("sample", sampler, "--out", "memory://other", "--n", 2)
+    assert code == 2 and err.startswith("img2img: memory://other/000001.png was not drawn by this command;")
+    code, _, err = command_line("sample", sampler, "--out", "memory://other", "--ray", "local")
+    assert code == 2 and "memory://other is in the memory of one process; give a place that all workers see." in err
+    assert contents("/other") == {"000001.png": b"foreign"}
+
+
 # What goes wrong
 
 
@@ -288,7 +325,7 @@ def test_what_needs_a_disk_is_refused_in_one_sentence(run, store, tmp_path, comm
         return refused(ConfigError, img2img.translate, run, "memory://photos", "memory://out", **options)
 
     assert says(statistics=8).startswith("--statistics works on files of this machine alone; copy it to a disk first")
-    assert says(ray="local").startswith("--ray cannot be combined with a store such as s3://; start a command with")
+    assert says(ray="local") == "memory://photos is in the memory of one process; give a place that all workers see."
     assert says(device="cpu,cpu").startswith("Several --device cannot be combined with a store such as s3://;")
     assert says(format="zarr").startswith("--format zarr makes folders")
     says_report = says(report=Path("s3://bucket/r.json"))
@@ -320,7 +357,6 @@ def test_other_commands_take_no_urls(run, unpaired, tmp_path, monkeypatch, comma
     a, b = unpaired
     url = "s3://bucket/photos"
     for words in (
-        ("sample", run, "--out", url),
         ("evaluate", run, "--a", url, "--b", b),
         ("train", "cyclegan", "--a", a, "--b", url, "--out", "x"),
         ("train", "cyclegan", "--data", url, "--out", "x"),

@@ -8,7 +8,7 @@ from typing import Any, Unpack, overload
 from img2img.api.translating import open_on_devices
 from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
-from img2img.data.remote import refuse_url
+from img2img.data.remote import Remote, locate, refuse_private
 from img2img.errors import ConfigError, ModelFileError, install_hint
 from img2img.model.classifying import Classified, classify_files
 from img2img.model.drawing import draw
@@ -24,6 +24,7 @@ from img2img.model.options import (
 from img2img.model.plugged import give
 from img2img.model.samples import Drawing, Written, write_samples
 from img2img.model.sampling import Sampler
+from img2img.model.stored_samples import StoredDrawing
 from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, checked, option, pick, split
@@ -125,7 +126,8 @@ def sample(
     Args:
         model: a model, or its path.
         n: number of images.
-        out: a folder to write them into, one file each, keeping those that exist; None returns them instead.
+        out: a folder to write them into, one file each, keeping those that exist, or the URL of one in a store; None
+            returns them instead.
         progress: called with the number of images written, and their total.
         **options: see Options below.
 
@@ -150,9 +152,11 @@ def sample(
             what = "Several devices are" if shared.ray is None else "ray is"
             raise ConfigError(f"{what} for images that become files; give out, the folder for them.")
         return model.chosen(chosen)(n, chosen.seed, batch_size=chosen.batch_size)
-    refuse_url(Path(out), "--out")
+    place = locate(out)
+    if shared.ray is not None or len(devices) > 1:
+        refuse_private(place)
     if shared.ray is None:
-        drawing = Drawing(model, n, Path(out), chosen)
+        drawing = _drawing(model, n, place, chosen)
         return write_samples(drawing, draw(drawing, devices), progress)
     from img2img.bulk.cluster import connected
     from img2img.bulk.sampling import draw as draw_by_ray
@@ -160,8 +164,14 @@ def sample(
     model = copy.copy(model)
     model.threads = shared.ray_cpus  # of each worker, and not of this process
     with connected(shared, devices) as ray:
-        drawing = Drawing(model, n, Path(out), chosen)
+        drawing = _drawing(model, n, place, chosen)
         return write_samples(drawing, draw_by_ray(ray, drawing, shared), progress)
+
+
+def _drawing(model: Sampler, n: int, place: Path | Remote, options: SampleOptions) -> Drawing:
+    kind: Any = Drawing if isinstance(place, Path) else StoredDrawing
+    drawing: Drawing = kind(model, n, place, options)
+    return drawing
 
 
 @documented(ClassifyOptions)

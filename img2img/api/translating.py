@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from img2img.bulk.options import RayOptions
-from img2img.data.remote import Remote, is_inside, locate, refuse_url
+from img2img.data.remote import Remote, is_inside, locate, refuse_private, refuse_url
 from img2img.errors import ConfigError
 from img2img.model.devices import refuse_unlike, run
 from img2img.model.folder import Job
@@ -140,12 +140,13 @@ def _places(
         ConfigError: if one is a store, which cannot be opened, or the job is to be done in a way that needs a disk.
     """
     places = locate(source), locate(out)
-    given = {"--ray": spread.ray is not None, "Several --device": len(devices) > 1}
-    if any(isinstance(place, Remote) for place in places) and (found := [flag for flag in given if given[flag]]):
+    if len(devices) > 1 and any(isinstance(place, Remote) for place in places):
         raise ConfigError(
-            f"{found[0]} cannot be combined with a store such as s3://; start a command with a --shard of its own on "
-            "each machine or device."
+            "Several --device cannot be combined with a store such as s3://; use --ray local, or start a command with "
+            "a --shard of its own on each device."
         )
+    if spread.ray is not None:
+        refuse_private(*places)
     return places
 
 

@@ -28,7 +28,7 @@ LEFT_OUT = {"axes", "channels", "out_dtype", "training"}  # for arrays, or with 
 DEFAULTS = {"n_jobs": -1}  # a command has the machine to itself, other than a call
 FLAGS = {"random_state": "--seed", "n_jobs": "--jobs", "dark": "--dark/--bright"}
 KINDS: dict[str, Any] = {
-    "root": Path,
+    "root": str,
     "run": Path,
     "nuclei": str,
     "channels": str,
@@ -52,7 +52,7 @@ TABLE = (
 )
 
 Saved = Annotated[Path, typer.Argument(metavar="EQ", help="The folder of a fitted equalizer.")]
-Table = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE)]
+Table = Annotated[str, typer.Argument(metavar="TABLE", help=TABLE)]
 
 
 def texts_of(function: Any) -> dict[str, str]:
@@ -280,7 +280,10 @@ def _training(model: str, words: list[str], run: Path | None) -> dict[str, Any] 
 def _transform(
     eq: Saved,
     table: Table,
-    out: Annotated[Path, typer.Option(help="Folder for the results, which have the same names and formats.")],
+    out: Annotated[
+        str,
+        typer.Option(help="Folder for the results, which have the same names and formats; or its URL.", metavar="PATH"),
+    ],
     **options: Any,
 ) -> None:
     """Move the images that a table names to the target batch.
@@ -289,8 +292,10 @@ def _transform(
     done and how far to trust it. A file that cannot be equalized is reported, the others are still processed, and the
     exit code is 1. Run again, the command only does what is missing.
     """
+    from img2img.data.remote import locate
     from img2img.lab import BatchEqualizer, Manifest
     from img2img.lab.judgement.verdict import BANNER
+    from img2img.lab.tables.listing import list_name
 
     jobs, ray = options.pop("n_jobs"), {name: options.pop(name) for name in options_in(RayOptions)}
     if ray["ray"] is not None and jobs != DEFAULTS["n_jobs"]:
@@ -312,8 +317,9 @@ def _transform(
     done, kept, failed = (int((result["status"] == status).sum()) for status in ("done", "kept", "failed"))
     flagged = sum(isinstance(words, str) and bool(words) for words in result.get("flags", ()))
     shares = [f", {kept} existed already" if kept else "", f", {failed} failed" if failed else ""]
-    typer.echo(f"{counted(done, 'image', 'images')} equalized into {out}{''.join(shares)}; {flagged} flagged")
-    typer.echo(f"listed in {out / 'equalized.csv'}")
+    images, place = counted(done, "image", "images"), locate(out)
+    typer.echo(f"{images} equalized into {place}{''.join(shares)}; {flagged} flagged")
+    typer.echo(f"listed in {place / list_name(place, manifest.shard)}")
     typer.echo(BANNER)
     if failed:
         raise typer.Exit(1)

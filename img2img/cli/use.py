@@ -94,7 +94,7 @@ DRAWING = {SampleLoadOptions: "Model", SampleOptions: "Images", RayOptions: "Man
 @options_of(*DRAWING, headings=headings_of(DRAWING) | {"shard": "Many machines"})
 def sample(
     model: ModelPath,
-    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    out: Annotated[str, typer.Option(help="Folder for the images, or its URL.", metavar="PATH")],
     n: Annotated[Count, typer.Option("--n", help="Number of images.")] = 64,
     **options: Any,
 ) -> None:
@@ -104,6 +104,7 @@ def sample(
     command again draws only the missing images.
     """
     import img2img.api.models
+    from img2img.data.remote import locate
 
     with stoppable(STOPPED) as check, progress_bar("drawing") as (advance, _):
 
@@ -113,7 +114,7 @@ def sample(
 
         written = img2img.api.models.sample(model, n, out=out, progress=progress, **options)
     skipped = f", {written.skipped} already there" if written.skipped else ""
-    typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {out}{skipped}")
+    typer.echo(f"{counted(written.drawn, 'image', 'images')} drawn into {locate(out)}{skipped}")
     for note in written.notes:
         typer.echo(f"note: {note}")
     for picture in written.pictures:

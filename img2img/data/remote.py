@@ -30,6 +30,7 @@ COLLAPSED = re.compile(r"(.*[/\\])?([A-Za-z][A-Za-z0-9+.-]+:)[/\\]+([^/\\].*)", 
 OF_DISKS = ("file", "local")
 # Protocols of stores in which an object that is put appears whole or not at all.
 PUT_IS_WHOLE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory")
+OF_A_PROCESS = ("memory",)  # protocols of stores that no other process sees
 PAGE = 1000  # names that are asked for at a time, if the driver can
 MAX_RECORD = 2**20  # bytes of a small file that is read into memory
 SHORTEST = 4  # characters of a secret that is taken out of messages
@@ -58,6 +59,13 @@ def refuse_url(path: Path, what: str) -> None:
         )
 
 
+def refuse_private(*places: "Path | Remote") -> None:
+    """Raise ConfigError if processes that are to share a job would each see another store of their own."""
+    for place in places:
+        if isinstance(place, Remote) and not place.is_shared:
+            raise ConfigError(f"{place} is in the memory of one process; give a place that all workers see.")
+
+
 def shown(url: str) -> str:
     """Return a URL without user, password and query, on one line."""
     rest = url.partition("?")[0].rstrip("/")
@@ -79,11 +87,16 @@ class Remote:
     def __init__(self, fs: Any, root: str, shown: str, secrets: tuple[str, ...] = ()) -> None:
         self.fs, self.root, self.shown, self.secrets = fs, root.rstrip("/"), shown, secrets
         protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-        self.is_whole = protocol in PUT_IS_WHOLE
+        self.is_whole, self.is_shared = protocol in PUT_IS_WHOLE, protocol not in OF_A_PROCESS
         self.identity = protocol, self.root
+        _forget_listings(fs)
 
     def __str__(self) -> str:
         return self.shown
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _forget_listings(self.fs)  # which the driver has opened anew, in this process
 
     @classmethod
     def open(cls, url: str) -> "Remote":
@@ -96,7 +109,6 @@ class Remote:
             raise ConfigError(f"{shown(url)}: chained URLs, with ::, are not supported; give one URL.")
         try:
             import fsspec
-            from fsspec.dircache import DirCache
         except ModuleNotFoundError as error:
             raise ConfigError(install_hint(shown(url), str(error.name), "stores")) from error
         secrets = _secrets(url)
@@ -105,7 +117,6 @@ class Remote:
         except Exception as error:
             reason = without_secrets(first_line(error), secrets)
             raise ConfigError(f"{shown(url)} cannot be opened: {reason.rstrip('.')}.") from None
-        fs.dircache = DirCache(use_listings_cache=False)  # which would hold every name that was seen
         return cls(fs, root, shown(url), secrets)
 
     def __truediv__(self, name: str) -> "Remote":
@@ -174,10 +185,17 @@ class Remote:
                     self.fs.rm_file(temporary)
                 raise
 
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a small file; None if there is none."""
+    def names(self) -> list[str]:
+        """Return the names of the files that lie directly in it; none if it does not exist."""
+        with self._told("", "cannot be listed"), suppress(FileNotFoundError):
+            entries = self.fs.ls(self.root, detail=True)
+            return [str(entry["name"]).rpartition("/")[2] for entry in entries if entry["type"] == "file"]
+        return []
+
+    def read(self, name: str, start: int = 0, end: int = MAX_RECORD) -> bytes | None:
+        """Return the content of a small file, or some of that of another; None if there is none."""
         with self._told(name, "cannot be read"), suppress(FileNotFoundError):
-            return bytes(self.fs.cat_file(self._path(name), start=0, end=MAX_RECORD))
+            return bytes(self.fs.cat_file(self._path(name), start=start, end=end))
         return None
 
     def create(self, name: str, content: bytes) -> bool:
@@ -196,6 +214,11 @@ class Remote:
                 if self.read(name) is None:
                     raise
         return self.read(name) == content
+
+    def remove(self, name: str) -> None:
+        """Remove a file; there may be none."""
+        with self._told(name, "cannot be removed"), suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(name))
 
     def check(self) -> None:
         """Raise StoreError if the store does not answer now."""
@@ -249,6 +272,13 @@ class Remote:
             if isinstance(error, PermissionError):
                 detail = f"access is denied ({detail})"
             raise StoreError(f"{self.show(name)} {what}: {detail}.", absent) from None
+
+
+def _forget_listings(fs: Any) -> None:
+    """Let a file system keep no listings, which would hold every name that was seen."""
+    from fsspec.dircache import DirCache
+
+    fs.dircache = DirCache(use_listings_cache=False)
 
 
 def on_disk(folder: Path) -> Remote:

@@ -11,6 +11,7 @@ from sklearn.utils import estimator_html_repr
 
 from img2img.bulk.options import RayOptions
 from img2img.data.picture import Array
+from img2img.data.remote import locate
 from img2img.errors import ConfigError, InputError, choose
 from img2img.lab import options as o, store
 from img2img.lab.arrays import unpack
@@ -295,7 +296,8 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             nan: images with NaN or infinities: "error", or "mask" to leave those values in place.
             origin: for "+field": row and column of each image's first pixel on the camera, if the images are crops.
             out_dir: for a `Manifest`: the folder of the results, which have the names, formats, types and metadata of
-                the originals. Existing results are kept, so the same call finishes a stopped run.
+                the originals; or its URL in a store. Existing results are kept, so the same call finishes a stopped
+                run.
             quality: for a `Manifest`: measure how far to trust each image, which takes longer than equalizing it.
             overwrite: replace existing results.
             progress: for a `Manifest`: called with the number of rows done and the total.
@@ -319,7 +321,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError("The results of a Manifest are files; give out_dir=, the folder for them.")
             makers = store.makers(fitted, p.out_dtype, X.batch)
             return transform_files(
-                p, fitted, self._as_fitted(X), Path(out_dir),
+                p, fitted, self._as_fitted(X), locate(out_dir),
                 makers=makers, nan=nan, quality=quality, overwrite=overwrite, progress=progress, spread=spread,
             )  # fmt: skip
         if out_dir is not None:

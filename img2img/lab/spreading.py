@@ -13,6 +13,7 @@ from typing import Any
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
 from img2img.bulk.workers import PIECES, Begun, gpus_of, spread
+from img2img.data.outbox import remove_half_done
 from img2img.errors import ConfigError, quote
 from img2img.lab.tables.listing import Row
 from img2img.lab.tables.results import Engine, Notes, Rows, failed
@@ -39,6 +40,10 @@ class Table:
         self.way = None if function.fitted.generator is None else _way(self.device)
 
     def join(self, begun: Begun) -> None:
+        with self.rows.destination.opened():
+            self._join(begun)
+
+    def _join(self, begun: Begun) -> None:
         folder = self.rows.destination.folder
         if not (folder / RECORD).exists():
             raise unseen(quote(folder))
@@ -56,12 +61,13 @@ class Table:
         self.rows.manifest.agreement.settle = begun.first
 
     def do(self, pieces: dict[int, bytes]) -> Iterator[tuple[int, Row]]:
-        with ThreadPoolExecutor(self.threads) as pool:
+        with self.rows.destination.opened(), ThreadPoolExecutor(self.threads) as pool:
             yield from zip(pieces, pool.map(self._make, pieces, pieces.values()), strict=True)
 
     def _make(self, i: int, piece: bytes) -> Row:
         manifest, targets = self.rows.manifest, self.rows.destination.targets
-        manifest.files[i], targets[i], manifest.batch[i], manifest.group[i], note = pickle.loads(piece)
+        manifest.files[i], names, manifest.batch[i], manifest.group[i], note = pickle.loads(piece)
+        targets[i] = tuple(self.rows.destination.folder / name for name in names)
         try:
             return self.rows.make(i, note)
         finally:
@@ -69,7 +75,8 @@ class Table:
                 del known[i]
 
     def tidy(self, piece: bytes) -> None:
-        for folder in {path.parent for path in pickle.loads(piece)[1]}:
+        remove_half_done()
+        for folder in {(self.rows.destination.folder / name).parent for name in pickle.loads(piece)[1]}:
             remove_stale(folder)
 
     def given_up(self, piece: bytes, reason: str) -> Row:
@@ -112,7 +119,8 @@ def by_ray(options: RayOptions) -> Iterator[Engine]:
 
 def _work(ray: Any, options: RayOptions, rows: Rows, notes: Notes) -> Generator[int, None, None]:
     manifest, table = rows.manifest, Table(rows, options.ray_cpus)
-    known = zip(manifest.files, rows.destination.targets, manifest.batch, manifest.group, strict=True)
+    names = ([rows.destination.name(path) for path in row] for row in rows.destination.targets)
+    known = zip(manifest.files, names, manifest.batch, manifest.group, strict=True)
     pieces = (pickle.dumps((*row, notes.get(i, {}))) for i, row in enumerate(known))
     gpus = gpus_of(table.way["type"] if table.way else "cpu", table.device, options)
     for done, (i, note) in enumerate(spread(ray, table, pieces, options, gpus, manifest.notes), start=1):

@@ -12,6 +12,7 @@ import numpy as np
 from img2img.bulk.options import RayOptions
 from img2img.data.holes import fill, holes_of
 from img2img.data.picture import Array
+from img2img.data.remote import Remote, refuse_private
 from img2img.errors import ConfigError, InputError
 from img2img.lab import checks
 from img2img.lab.arrays import Stack
@@ -125,7 +126,7 @@ def transform_files(
     p: Parameters,
     fitted: Fitted,
     manifest: Any,
-    folder: Path,
+    folder: Path | Remote,
     *,
     makers: Sequence[str],
     nan: str,
@@ -140,6 +141,8 @@ def transform_files(
     """
     from img2img.lab.tables import results
 
+    if spread.ray is not None and isinstance(folder, Remote):
+        refuse_private(folder)
     fitted.check_batches(manifest.batch, p.unseen)
     fitted.expect(manifest)
     if len(manifest) and manifest.readable:  # or every row is reported as failed

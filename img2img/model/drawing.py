@@ -15,7 +15,6 @@ from img2img.data.workers import Context, shield
 from img2img.errors import Img2ImgError, TrainingError, counted, listed
 from img2img.model.devices import DEATHS, stop
 from img2img.model.samples import Drawing
-from img2img.runtime.files import remove_stale
 
 
 @dataclass
@@ -77,7 +76,7 @@ def draw(drawing: Drawing, devices: Sequence[str]) -> Iterator[int]:
             helper.connection.close()
         for helper in helpers:
             stop(helper.process, helper.connection)
-        remove_stale(drawing.out)
+        drawing.tidy()
 
 
 def _ended(who: str) -> TrainingError:

@@ -52,7 +52,7 @@ class Written:
 
     drawn: int
     skipped: int
-    pictures: list[Path]
+    pictures: list[Path | str]
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,17 +87,17 @@ class Drawing:
         with _writing(out):
             if not self.begun and not options.overwrite:
                 names = [*(self.path(i).name for i in range(n)), *(name for name, asked in sheets.items() if asked)]
-                if foreign := next((out / name for name in names if (out / name).exists()), None):
+                if foreign := next((out / name for name in names if self.holds(name)), None):
                     raise ConfigError(
                         f"{foreign} was not drawn by this command; give another --out, or --overwrite it."
                     )
             out.mkdir(parents=True, exist_ok=True)
             remove_stale(out)
             # before the images, so that it is known whose they are
-            self.model, self.batch, self.notes = _resume(model, out, options)
+            self.model, self.batch, self.notes = _resume(model, out, options, self.remove_former)
             numbers = [i for i in range(n) if self.shard.holds_number(i // self.batch)]  # in whole batches
-            self.total, self.missing = len(numbers), [i for i in numbers if self.lacks(i)]
-
+            self.total = len(numbers)
+            self.missing = [i for i in numbers if options.overwrite or not self.holds(self.path(i).name)]
             self.record = json_object((out / SOURCE).read_bytes())
 
     def copy_for(self, device: str) -> Self:
@@ -122,13 +122,23 @@ class Drawing:
         """Return the file of an image."""
         return self.out / f"{number:06}{self.suffix}"
 
-    def in_batch(self, batch: int) -> range:
-        """Return the numbers of the images of a batch."""
-        return range(batch * self.batch, min((batch + 1) * self.batch, self.n))
+    def holds(self, name: str) -> bool:
+        """Return whether there is a file of this name."""
+        return (self.out / name).exists()
 
-    def lacks(self, number: int) -> bool:
-        """Return whether an image is to be drawn."""
-        return self.options.overwrite or not self.path(number).exists()
+    def remove_former(self) -> None:
+        """Remove the images of an earlier call, which a shorter one would leave among its own."""
+        for path in self.out.glob("[0-9]*.*"):
+            if is_image(path.name):
+                remove(path)
+
+    def tidy(self) -> None:
+        """Remove what processes that have ended left half written."""
+        remove_stale(self.out)
+
+    def release(self) -> None:
+        """Remove the record, so that the folder is free for other images."""
+        (self.out / SOURCE).unlink()
 
     def draw(self, numbers: Sequence[int]) -> Iterator[int]:
         """Draw images of these numbers, each in its usual batch; yield the number of each once it is written."""
@@ -138,11 +148,11 @@ class Drawing:
                 write_image(self.path(number), Picture(image))
                 yield number
 
-    def sheets(self) -> list[Path]:
+    def sheets(self) -> list[Path | str]:
         """Write the pictures that show several images, if they were asked for; return their paths."""
         with _writing(self.out):
             options = replace(self.options, batch_size=self.batch)
-            return _pictures(self.model, self.n, self.out, options) if self.has_sheets else []
+            return [*_pictures(self.model, self.n, self.out, options)] if self.has_sheets else []
 
 
 def write_samples(drawing: Drawing, drawn: Iterable[int], progress: Callable[[int, int], None]) -> Written:
@@ -164,7 +174,7 @@ def write_samples(drawing: Drawing, drawn: Iterable[int], progress: Callable[[in
             progress(done, drawing.total)
     except DataError:  # a format that cannot hold them: the folder stays free for another
         if done == kept and not drawing.begun:
-            (drawing.out / SOURCE).unlink()
+            drawing.release()
         raise
     return Written(len(drawing.missing), kept, drawing.sheets(), drawing.notes)
 
@@ -177,7 +187,9 @@ def _writing(out: Path) -> Iterator[None]:
         raise TrainingError(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
-def _resume(model: Sampler, out: Path, options: SampleOptions) -> tuple[Sampler, int, list[str]]:
+def _resume(
+    model: Sampler, out: Path, options: SampleOptions, remove_former: Callable[[], None]
+) -> tuple[Sampler, int, list[str]]:
     """Return the model that draws as the images in `out` were drawn, the size of their batches, and notes.
 
     The record of a new folder is written; of several processes that begin one at once, one decides.
@@ -207,7 +219,7 @@ def _resume(model: Sampler, out: Path, options: SampleOptions) -> tuple[Sampler,
             break
         if options.overwrite and options.shard is None:
             if previous:
-                _remove_samples(out)
+                remove_former()
             write_json(path, current)
             return model, options.batch_size, []
         differently = f"that were computed differently: {'; '.join(of_machine)}"
@@ -235,11 +247,10 @@ def _read(path: Path, overwrite: bool) -> dict[str, Any]:
         ) from error
 
 
-def _remove_samples(out: Path) -> None:
-    """Remove the images of an earlier call, which a shorter one would leave among its own."""
-    for stale in out.glob("[0-9]*.*"):
-        if stale.stem.isdecimal() and stale.stem == f"{int(stale.stem):06}" and stale.suffix in FORMATS:
-            remove(stale)
+def is_image(name: str) -> bool:
+    """Return whether a file has the name of a drawn image."""
+    path = Path(name)
+    return path.stem.isdecimal() and path.stem == f"{int(path.stem):06}" and path.suffix in FORMATS
 
 
 def _suffix(model: Sampler, format: str) -> str:

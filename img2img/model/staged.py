@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shutil
-import tempfile
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from img2img.data.folders import SHEETS, kind_of, no_images
 from img2img.data.images import FORMATS, SUFFIXES
 from img2img.data.ome_metadata import FILES
+from img2img.data.outbox import LANES, fetch, new_folder, publish
 from img2img.data.regions import SLIDES
 from img2img.data.remote import Remote, is_name, on_disk
 from img2img.data.shards import Shard, read_list
@@ -25,12 +26,11 @@ from img2img.errors import ConfigError, DataError, StoreError, listed, quote
 from img2img.model.options import FolderOptions
 from img2img.model.plan import ZARR, Plan, suffix_of
 from img2img.model.record import RECORD
-from img2img.runtime.files import atomic, remove_stale, temporary_name
+from img2img.runtime.files import remove_stale
 
 RECENT = 4096  # results that the next ones are compared with, in case two have the same name
 BYTES_PER_PIXEL = 16  # of the largest file that is brought
 OF_ZARR = "it is an OME-Zarr folder, which is not translated from or to a store"
-LANES = 16  # files that are asked for, or brought, or sent, at a time
 COPY = "copy it to a disk first, or mount the store"
 LOCAL = re.compile(r"/(in|out)(?:/(\d+)(?=/))?")
 
@@ -77,10 +77,26 @@ class StagedPlan(Plan):
         self.most = int(files.max_megapixels * 1e6) * BYTES_PER_PIXEL
         self.passed, self.passed_meanwhile = Counter[str](), Counter[str]()
         self.live, self.cleaned = dict[int, Item](), set[Path]()
-        place = Path(tempfile.gettempdir()).resolve()
-        remove_stale(place)
-        self.folder = place / temporary_name()
+        self.settle()
+        try:
+            self._open(source, out, files)
+        except BaseException:
+            self.close()
+            raise
+
+    def settle(self) -> None:
+        """Make a temporary folder on this disk, for this process."""
+        self.folder = new_folder()
+        self.close = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.base, self.out = self.folder / "in", self.folder / "out"
+        for folder in (self.base, self.out):
+            folder.mkdir()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to bring and send files of its own, once it has settled."""
+        return self.__dict__ | {"close": None, "_names": None, "live": {}, "cleaned": set()}
+
+    def _open(self, source: Path | Remote, out: Path | Remote, files: FolderOptions) -> None:
         self.sources = []  # never all at once
         self.place = on_disk(out) if isinstance(out, Path) else out
         self.are_local = isinstance(source, Path), isinstance(out, Path)
@@ -102,9 +118,6 @@ class StagedPlan(Plan):
             )
         if next(self._names(), None) is None:
             raise no_images(self.source.shown, self.passed_meanwhile)
-        for folder in (self.folder, self.base, self.out):
-            folder.mkdir(mode=0o700)
-        self.close = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def items(self) -> Iterator[Item]:
         """Yield the files of the plan's shard, in the order of the listing."""
@@ -112,18 +125,23 @@ class StagedPlan(Plan):
         for number, (name, size) in enumerate(self._names()):
             if not self.shard.holds(PurePosixPath(name)):
                 continue
-            inside = PurePosixPath(name)
-            source = self.base / str(number) / inside.name
-            target = self.target(source) if is_name(name) else self.out
-            item = Item(number, name, size, source, target, (inside.parent / target.name).as_posix())
+            item = self.item(number, name, size)
             first = seen.setdefault(item.result, name)
-            item.fault = self._fault(item)
             if first != name and not item.fault:
                 clash = f"{self.source.show(first)}, {self.place.show(item.result)}"
                 item.fault = f"its result would have the same path as that of {clash}."
             if len(seen) > RECENT:
                 seen.popitem(last=False)
             yield item
+
+    def item(self, number: int, name: str, size: int) -> Item:
+        """Return a file of a name and a size in bytes, as it lies on this disk."""
+        inside = PurePosixPath(name)
+        source = self.base / str(number) / inside.name
+        target = self.target(source) if is_name(name) else self.out
+        item = Item(number, name, size, source, target, (inside.parent / target.name).as_posix())
+        item.fault = self._fault(item)
+        return item
 
     def _fault(self, item: Item) -> str:
         suffix = item.source.suffix.lower()
@@ -160,22 +178,11 @@ class StagedPlan(Plan):
 
     def read_record(self) -> bytes | None:
         """Fetch the record from where the results go, so that it lies beside them on this disk; return its content."""
-        content = self.place.read(RECORD)
-        if content is None:
-            (self.out / RECORD).unlink(missing_ok=True)
-        else:
-            with atomic(self.out / RECORD) as temporary:
-                temporary.write_bytes(content)
-        return content
+        return fetch(self.place, RECORD, self.out)
 
     def write_record(self, before: bytes | None) -> bool:
         """Send the record if it is not that of `before`; return False if another process was faster to create one."""
-        after = (self.out / RECORD).read_bytes()
-        if before is None:
-            return self.place.create(RECORD, after)
-        if after != before:
-            self.place.send(self.out / RECORD, RECORD)
-        return True
+        return publish(self.place, RECORD, self.out, before)
 
     def send(self, item: Item) -> None:
         """Send a result; it appears whole or not at all."""

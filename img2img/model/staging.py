@@ -6,16 +6,19 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from img2img.data.folders import skipped_note
+from img2img.data.outbox import LANES
 from img2img.data.remote import Remote
-from img2img.errors import ConfigError, DataError, Img2ImgError, StoreError, TrainingError
+from img2img.errors import ConfigError, DataError, Img2ImgError, StoreError, TrainingError, quote
 from img2img.model.folder import Job
 from img2img.model.options import FolderOptions, TranslateOptions
-from img2img.model.record import RECORD, mark_finished, refuse_taken
-from img2img.model.staged import COPY, LANES, Item, StagedPlan
-from img2img.model.summary import Outcome, Status
+from img2img.model.record import RECORD, join_record, mark_finished, refuse_taken, unseen
+from img2img.model.staged import COPY, Item, StagedPlan
+from img2img.model.summary import Fields, Outcome, Status
 from img2img.model.translator import Translator
 
 LIVE = 256  # files on this disk at a time: on their way, being translated, or waiting to be sent
@@ -23,6 +26,21 @@ LIVE_BYTES = 2**31  # of the originals of those, if they are large
 CHUNK = 64  # files that are translated in one go
 LOOK_SECONDS = 1.0  # for which a record that was read holds
 TRIES = 10  # to write the first record of a place that others write into
+
+
+@dataclass
+class _Flow:
+    """Files that are being processed: those to come, and those that are on their way to this disk and from it."""
+
+    items: Iterator[Item]
+    ahead: deque[tuple[Item, Future[bool]]] = field(default_factory=deque)
+    sending: deque[tuple[Item, Outcome, Future[None]]] = field(default_factory=deque)
+    bringing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(LANES))
+    away: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(LANES))
+    next: Item | None = None
+
+    def advance(self) -> None:
+        self.next = next(self.items, None)
 
 
 class StagedJob(Job):
@@ -35,6 +53,8 @@ class StagedJob(Job):
         ConfigError, DataError: as of a `Job`, and if a store cannot be read or written.
     """
 
+    plan: StagedPlan
+
     def __init__(
         self,
         translator: Translator,
@@ -45,9 +65,9 @@ class StagedJob(Job):
     ) -> None:
         if files.statistics:
             raise ConfigError(f"--statistics works on files of this machine alone; {COPY}.")
-        self.staged = plan = StagedPlan(source, out, files)
+        self.plan = plan = StagedPlan(source, out, files)
         try:
-            with self._retold():
+            with self.retold():
                 for _ in range(TRIES):
                     before = plan.read_record()
                     super().__init__(translator, plan.base, plan.out, options, files, plan)
@@ -58,12 +78,14 @@ class StagedJob(Job):
         except BaseException:
             plan.close()
             raise
-        self.items, self.ended = plan.items(), 0
-        self.next = next(self.items, None)
-        self.ahead: deque[tuple[Item, Future[bool]]] = deque()
-        self.sending: deque[tuple[Item, Outcome, Future[None]]] = deque()
-        self.lanes = [ThreadPoolExecutor(LANES), ThreadPoolExecutor(LANES)]  # to here, and from here
+        self.ended = 0
+        self._start()
+
+    def _start(self) -> None:
         self.looked, self.lock = time.monotonic(), threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"lock": None, "flow": None}
 
     def run(self) -> Iterator[Outcome]:
         """Yield the outcome of each file as soon as it is known; the number of all of them is not known.
@@ -71,24 +93,68 @@ class StagedJob(Job):
         Raises:
             TrainingError: if a disk is full, or a store does not answer any more.
         """
+        with self.whole():
+            for item, outcome in self.process(self.plan.items()):
+                yield self.ended_with(item, outcome)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Record at the end of the block that the job is done, and remove what lies on this disk."""
         try:
-            with self._retold():
-                yield from self._run()
+            with self.retold():
+                yield
                 before = (self.plan.out / RECORD).read_bytes()
                 mark_finished(self.plan.out)
-                self.staged.write_record(before)
+                self.plan.write_record(before)
         finally:
-            for pool in self.lanes:
-                pool.shutdown(cancel_futures=True)
-            self.staged.close()
-        self.translator.notes += skipped_note(self.staged.passed_meanwhile)
+            self.plan.close()
+        self.translator.notes += skipped_note(self.plan.passed_meanwhile)
 
-    def _run(self) -> Iterator[Outcome]:
+    def ended_with(self, item: Item, outcome: Fields) -> Outcome:
+        """Return what became of a file as an outcome of the job."""
+        self.ended += 1
+        paths = self.plan.path(item), self.plan.path(item, is_result=True)
+        return Outcome(*paths, *outcome, self.ended)
+
+    def join(self) -> None:
+        """Set a copy in another process up to compute as the others do.
+
+        Raises:
+            ConfigError: if the machine rounds differently, or does not see the places of the job.
+        """
+        with self.settled(), self.retold():
+            for place, is_local in zip((self.plan.source, self.plan.place), self.plan.are_local, strict=True):
+                if is_local and not Path(place.root).exists():
+                    raise unseen(quote(place.shown))
+            self.translator = join_record(self.translator, self.plan.out, self.record)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Give a copy in another process a temporary folder of its own, with the record as it is now."""
+        self.plan.settle()
+        try:
+            self.plan.read_record()
+            self._start()
+            yield
+        finally:
+            self.plan.close()
+
+    def process(self, items: Iterator[Item]) -> Iterator[tuple[Item, Fields]]:
+        """Bring, translate and send files; yield what became of each as soon as it is known."""
+        flow = self.flow = _Flow(items)
+        flow.advance()
+        try:
+            yield from self._process(flow)
+        finally:
+            for pool in (flow.bringing, flow.away):
+                pool.shutdown(cancel_futures=True)
+
+    def _process(self, flow: _Flow) -> Iterator[tuple[Item, Fields]]:
         todo: deque[Path] = deque()
         self._fill()
-        while self.ahead:
-            while self.ahead and len(todo) < CHUNK and (not todo or self.ahead[0][1].done()):
-                item, future = self.ahead.popleft()
+        while flow.ahead:
+            while flow.ahead and len(todo) < CHUNK and (not todo or flow.ahead[0][1].done()):
+                item, future = flow.ahead.popleft()
                 if outcome := self._arrived(item, future):
                     yield outcome
                 else:
@@ -102,26 +168,26 @@ class StagedJob(Job):
 
     def _fill(self) -> None:
         """Begin to bring as many of the next files as there is room for: one at least."""
-        live = self.staged.live
-        while item := self.next:
+        live, flow = self.plan.live, self.flow
+        while item := flow.next:
             held = sum(other.size for other in live.values())
             if live and (len(live) >= LIVE or held + item.size > LIVE_BYTES):
                 break
             live[item.number] = item
-            self.ahead.append((item, self.lanes[0].submit(self._bring, item)))
-            self.next = next(self.items, None)
+            flow.ahead.append((item, flow.bringing.submit(self._bring, item)))
+            flow.advance()
 
     def _bring(self, item: Item) -> bool:
         """Bring a file; return False if its result exists already."""
         if item.fault:
             raise DataError(item.fault)
-        if not self.files.overwrite and self.staged.place.size(item.result) is not None:
+        if not self.files.overwrite and self.plan.place.size(item.result) is not None:
             return False
         item.source.parent.mkdir()
-        self.staged.source.bring(item.name, item.source)
+        self.plan.source.bring(item.name, item.source)
         return True
 
-    def _arrived(self, item: Item, future: Future[bool]) -> Outcome | None:
+    def _arrived(self, item: Item, future: Future[bool]) -> tuple[Item, Fields] | None:
         """Return the outcome of a file that is not to be translated; None if it is."""
         try:
             return None if future.result() else self._ended(item, "skipped")
@@ -129,63 +195,66 @@ class StagedJob(Job):
             self._refuse_silent(error)
             return self._ended(item, "failed", str(error))
         except DataError as error:
-            return self._ended(item, "failed", f"{self.staged.source.show(item.name)}: {error}")
+            return self._ended(item, *self.failed(item, str(error)))
 
-    def _translated(self, outcome: Outcome) -> Iterator[Outcome]:
+    def _translated(self, outcome: Outcome) -> Iterator[tuple[Item, Fields]]:
         """Send a result; yield the outcome of a file that has none."""
-        item = self.staged.live[int(Path(outcome.target).parent.name)]
+        item = self.plan.live[int(Path(outcome.target).parent.name)]
         notes = self.translator.notes
-        notes[:] = [self.staged.retell(note) for note in notes]
+        notes[:] = [self.plan.retell(note) for note in notes]
         if outcome.status == "translated":
-            self.sending.append((item, outcome, self.lanes[1].submit(self._send, item)))
+            self.flow.sending.append((item, outcome, self.flow.away.submit(self._send, item)))
         else:
-            yield self._ended(item, outcome.status, self.staged.retell(outcome.reason))
+            yield self._ended(item, outcome.status, self.plan.retell(outcome.reason))
 
     def _send(self, item: Item) -> None:
         with self.lock:
             self._refuse_taken()
-        self.staged.send(item)
+        self.plan.send(item)
 
-    def _sent(self, most: int) -> Iterator[Outcome]:
+    def _sent(self, most: int) -> Iterator[tuple[Item, Fields]]:
         """Wait until at most `most` results are on their way; yield the outcomes of those that have been sent."""
-        while self.sending and (len(self.sending) > most or self.sending[0][2].done()):
-            item, outcome, future = self.sending.popleft()
+        sending = self.flow.sending
+        while sending and (len(sending) > most or sending[0][2].done()):
+            item, outcome, future = sending.popleft()
             try:
                 future.result()
             except StoreError as error:
                 self._refuse_silent(error)
-                yield self._ended(item, "failed", f"{self.staged.source.show(item.name)}: {error}")
+                yield self._ended(item, *self.failed(item, str(error)))
             else:
                 yield self._ended(item, "translated", outside=outcome.outside)
 
-    def _ended(self, item: Item, status: Status, reason: str = "", outside: float = 0.0) -> Outcome:
-        self.staged.release(item)
-        self.ended += 1
-        paths = self.staged.path(item), self.staged.path(item, is_result=True)
-        return Outcome(*paths, status, reason.replace("\n", "\\n"), outside, self.ended)
+    def failed(self, item: Item, reason: str = "") -> Fields:
+        """Return what becomes of a file that has a fault, or fails for another reason."""
+        return "failed", f"{self.plan.source.show(item.name)}: {reason or item.fault}".replace("\n", "\\n"), 0.0
+
+    def _ended(self, item: Item, status: Status, reason: str = "", outside: float = 0.0) -> tuple[Item, Fields]:
+        self.plan.release(item)
+        return item, (status, reason.replace("\n", "\\n"), outside)
 
     def _refuse_silent(self, error: StoreError) -> None:
         """Raise TrainingError if a store does not answer, rather than let every file fail by itself."""
         if error.absent:
             return
         try:
-            self.staged.source.check()
-            self.staged.place.check()
+            self.plan.source.check()
+            self.plan.place.check()
         except StoreError as silence:
             raise TrainingError(f"{silence} Start the same command again to translate what is missing.") from error
 
     def _refuse_taken(self) -> None:
         """Raise ConfigError if another command has begun to write other results to the same place."""
         if time.monotonic() - self.looked >= LOOK_SECONDS:
-            self.staged.read_record()
+            self.plan.read_record()
             self.looked = time.monotonic()
         refuse_taken(self.plan.out, self.record)
 
     @contextmanager
-    def _retold(self) -> Iterator[None]:
+    def retold(self) -> Iterator[None]:
         """Let what is raised name the files where they are, and not where they lie meanwhile."""
         try:
             yield
         except Img2ImgError as error:
-            error.args = (self.staged.retell(str(error)),)
+            error.args = (self.plan.retell(str(error)),)
             raise

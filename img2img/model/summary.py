@@ -15,6 +15,7 @@ from img2img.runtime.records import from_json, read_text
 SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
 Status = Literal["translated", "skipped", "failed"]
+Fields = tuple[Status, str, float]  # status, reason and outside of an outcome
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from img2img.data.inbox import exists
 from img2img.data.picture import Array
 from img2img.errors import ConfigError, DataError, choose, quote
 from img2img.lab.checks import check_batch, check_mask
@@ -117,7 +118,7 @@ def present(files: list[tuple[Path, ...]], control: Array | None) -> tuple[Array
     Raises:
         DataError: if no row has, or no control.
     """
-    absent = [next((path for path in row if not path.exists()), None) for row in files]
+    absent = [next((path for path in row if not exists(path)), None) for row in files]
     lost = [quote(path) for path in absent if path is not None]
     here = np.array([path is None for path in absent])
     if not here.any() or (control is not None and not control[here].any()):

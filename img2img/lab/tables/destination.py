@@ -1,6 +1,8 @@
 """The destination of a table's results: the names of its files, in another folder, and never onto an original."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -10,11 +12,14 @@ import numpy as np
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, write_image
 from img2img.data.ome_metadata import is_zarr
 from img2img.data.ome_zarr import result_name
+from img2img.data.outbox import fetch, retold, standing_for
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES, WRITTEN
-from img2img.errors import ConfigError, DataError, quote
+from img2img.data.remote import Remote
+from img2img.errors import ConfigError, DataError, is_url, quote
 from img2img.lab.tables.folders import RESULTS, STORE
 from img2img.lab.tables.manifest import Manifest
+from img2img.model.record import RECORD
 from img2img.runtime.files import remove_stale
 
 LOSSY = tuple(suffix for suffix, known in FORMATS.items() if known.kind in ("jpeg", "webp"))
@@ -25,7 +30,8 @@ class Destination:
 
     Attributes:
         manifest: the table.
-        folder: the folder of the results.
+        folder: the folder of the results; it stands for `place`, if that is given.
+        place: where in a store the results go.
         targets: the result files of every row; names relative to the table's root are kept.
 
     Raises:
@@ -33,9 +39,9 @@ class Destination:
         DataError: if two results have the same name, a file does not lie below the root, or its format is lossy.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, place: Remote | None = None) -> None:
         _real_folder.cache_clear()
-        self.manifest, self.folder = manifest, folder
+        self.manifest, self.folder, self.place = manifest, folder, place
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{quote(folder)} is a file; give a folder for the results.")
         if os.path.realpath(folder) == os.path.realpath(manifest.root):
@@ -47,6 +53,12 @@ class Destination:
 
     def _check_targets(self) -> None:
         originals = {_real(path): path for path in self.manifest.originals}
+        if self.place is not None:
+            where = Path("{}:/{}".format(*self.place.identity))
+            if is_url(self.manifest.root) and where == self.manifest.root:
+                raise ConfigError(f"{quote(where)} is the folder of the originals; give another for the results.")
+            inside = (path for path in self.manifest.originals if path.is_relative_to(where))
+            originals = {_real(self.folder / path.relative_to(where)): path for path in inside}
         seen: dict[str, Path] = {}
         for files, targets in zip(self.manifest.files, self.targets, strict=True):
             for path, target in zip(files, targets, strict=True):
@@ -62,13 +74,35 @@ class Destination:
                     )
                 seen[real] = path
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Give a copy in another process a folder of its own that stands for the place in a store."""
+        if self.place is None:
+            yield
+            return
+        with standing_for(self.place) as self.folder:
+            fetch(self.place, RECORD, self.folder)
+            yield
+
     def holds(self, i: int) -> bool:
         """Return whether every result of row `i` exists."""
+        if self.place is not None:
+            return all(self.place.size(self.name(path)) is not None for path in self.targets[i])
         return all(path.is_file() for path in self.targets[i])
+
+    def name(self, target: Path) -> str:
+        """Return the name of a result in the folder."""
+        return target.relative_to(self.folder).as_posix()
+
+    def retold(self, text: str) -> str:
+        """Return a sentence about results as one about where they are meant to be."""
+        return text if self.place is None else retold(text, self.folder, self.place)
 
     def refuse_foreign(self) -> None:
         """Raise ConfigError if a file has the name of a result although none has been written yet."""
-        if found := next((path for row in self.targets for path in row if path.exists()), None):
+        there = set() if self.place is None else {name for name, _ in self.place.files()}
+        targets = (path for row in self.targets for path in row)
+        if found := next((path for path in targets if path.exists() or self.name(path) in there), None):
             raise ConfigError(
                 f"{quote(found)} already exists and is listed in no {RESULTS} there; give another folder, or overwrite "
                 "it (--overwrite)."
@@ -95,6 +129,14 @@ class Destination:
         parts = np.split(image, np.cumsum(counts)[:-1])
         for path, part, picture in zip(self.targets[i], parts, pictures, strict=True):
             write_image(path, replace(picture, array=np.ascontiguousarray(part.transpose(1, 2, 0))))
+        self._send(self.targets[i])
+
+    def _send(self, targets: tuple[Path, ...]) -> None:
+        """Send results that go to a store."""
+        if self.place is not None:
+            for path in targets:
+                self.place.send(path, self.name(path))
+                path.unlink()
 
 
 def _name(path: Path, root: Path) -> str:

@@ -1,13 +1,17 @@
 """The list of the results in a folder, equalized.csv, to which several processes may add at the same time."""
 
 import errno
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from img2img.data.remote import Remote
+from img2img.data.shards import WHOLE, Shard
 from img2img.errors import ConfigError, DataError, quote
 from img2img.lab.tables.destination import Destination
 from img2img.lab.tables.folders import FILE, RESULTS
@@ -16,6 +20,8 @@ from img2img.runtime.files import atomic, json_object, write_json
 
 LOCK = ".equalized.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a disk without locks
+LISTS = re.compile(r"equalized(\.\d+-of-\d+)?\.csv")
+MAX_LIST = 2**31  # bytes
 PATIENCE = 120  # seconds to wait for another process that is writing the list
 SAVE_EVERY = 30  # seconds, so that a killed run loses few notes
 MAKER, SOURCE, STATUS, ERROR = "equalizer", "source", "status", "error"
@@ -37,7 +43,8 @@ class Listing:
 
     def __init__(self, destination: Destination, makers: Sequence[str] | None = None) -> None:
         manifest, self.folder = destination.manifest, destination.folder
-        self.path, self.saved = self.folder / RESULTS, time.monotonic()
+        self.destination, self.saved = destination, time.monotonic()
+        self.path = self.folder / list_name(destination.place or self.folder, manifest.shard)
         self.maker = None if not makers else makers[0].partition("-")[0]
         self.names = [FILE + column for column in manifest.columns]
         self.columns = [*manifest.kept, *self.names, *([] if makers is None else [MAKER])]
@@ -60,10 +67,11 @@ class Listing:
                 written.
         """
         with self._locked():
-            listed = self._listed()
+            listed = self._all_listed()
             if self.maker is not None:
                 self._refuse_others(listed, overwrite)
                 write_json(self.folder / RECORD, {MAKER: self.maker})
+                self._send(self.folder / RECORD)
         fixed = {*self.columns, MAKER}
         for row in listed:
             files = self._files(row)
@@ -99,18 +107,46 @@ class Listing:
     def _signed(self) -> str | None:
         """Return the equalizer that the folder's record names; "" if it names none, None if there is no record."""
         path = self.folder / RECORD
+        self._fetch(path)
         return str(json_object(path.read_bytes()).get(MAKER, "")) if path.is_file() else None
 
-    def _listed(self) -> list[Row]:
-        """Return the rows of the list, as texts."""
-        if not self.path.is_file():
+    @property
+    def exists(self) -> bool:
+        """Tell whether there is a list already, of this part of the table or another."""
+        return bool(self._lists())
+
+    def _lists(self) -> list[Path]:
+        """Return the lists in the folder. Processes that write to a store at the same time have one each."""
+        if self.destination.place is None:
+            return [self.path] if self.path.exists() else []
+        return [self.folder / name for name in self.destination.place.names() if LISTS.fullmatch(name)]
+
+    def _all_listed(self) -> list[Row]:
+        paths = sorted(self._lists(), key=lambda path: path == self.path)  # its own, which is the last word, at the end
+        for path in paths:
+            self._fetch(path)
+        return [row for path in paths for row in self._listed(path)]
+
+    def _fetch(self, path: Path) -> None:
+        if (place := self.destination.place) is not None:
+            path.unlink(missing_ok=True)
+            if (content := place.read(path.name, end=MAX_LIST)) is not None:
+                path.write_bytes(content)
+
+    def _send(self, path: Path) -> None:
+        if self.destination.place is not None:
+            self.destination.place.send(path, path.name)
+
+    def _listed(self, path: Path) -> list[Row]:
+        """Return the rows of a list, as texts."""
+        if not path.is_file():
             return []
         try:
-            frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise DataError(f"{quote(self.path)}, from an earlier run, cannot be read; delete it.") from error
+            raise DataError(f"{quote(path)}, from an earlier run, cannot be read; delete it.") from error
         if not {STATUS, ERROR} <= set(frame.columns):
-            raise ConfigError(f"{quote(self.path)} was not written by img2img; move it, or give another folder.")
+            raise ConfigError(f"{quote(path)} was not written by img2img; move it, or give another folder.")
         rows: list[Row] = frame.to_dict("records")
         return rows
 
@@ -132,9 +168,11 @@ class Listing:
                     f"The results in {quote(self.folder)} are being replaced by another equalizer; give another folder."
                 )
             known = own.keys() | self.replaced
-            others = [row for row in self._listed() if self._files(row) not in known]
+            self._fetch(self.path)
+            others = [row for row in self._listed(self.path) if self._files(row) not in known]
             with atomic(self.path) as temporary:
                 self._frame([*others, *own.values()]).to_csv(temporary, index=False)
+            self._send(self.path)
         self.saved = time.monotonic()
         return self._frame(list(own.values()))
 
@@ -162,6 +200,13 @@ class Listing:
             raise ConfigError(f"{quote(self.path)} cannot be written: {error.strerror}.") from error
         finally:
             lock.release()
+
+
+def list_name(place: Path | Remote, shard: Shard) -> str:
+    """Return the name of the list: on a disk, one for all parts of a table; in a store, one for each."""
+    if isinstance(place, Path) or shard == WHOLE:
+        return RESULTS
+    return RESULTS.replace(".", f".{shard.number}-of-{shard.count}.")
 
 
 def _value(text: str) -> float | str:

@@ -17,10 +17,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from img2img.data.inbox import brought
 from img2img.data.options import MAX_PIXELS
 from img2img.data.picture import Array, Picture
-from img2img.data.shards import Shard
-from img2img.errors import ConfigError, DataError, choose, listed, quote
+from img2img.data.shards import WHOLE, Shard
+from img2img.errors import ConfigError, DataError, choose, is_url, listed, quote
 from img2img.lab import options as o
 from img2img.lab.checks import check_batch, check_type
 from img2img.lab.large import LargeImage
@@ -67,6 +68,7 @@ class Manifest:
         notes: what a user should know about how the table was read.
         tables: the files of the table; none if it is a folder of images, or in memory.
         max_pixels: the largest image that is held whole.
+        shard: the part of the table that its rows are.
     """
 
     frame: Any
@@ -85,6 +87,7 @@ class Manifest:
     notes: list[str]
     tables: list[Path] = field(default_factory=list)
     max_pixels: int = MAX_PIXELS
+    shard: Shard = WHOLE
 
     @classmethod
     def open(
@@ -109,11 +112,11 @@ class Manifest:
         """Open a table; no image is read yet, and nothing in the table is executed.
 
         Args:
-            table: a DataFrame or AnnData; the path of a file, table.sqlite::Image or table.xlsx::Sheet for one of its
-                tables; a folder with one subfolder of images per batch; or a table in several files, such as a Parquet
-                folder, or a pattern like "*/load_data.csv".
-            root: folder that file names are relative to, by default that of the table; given, it also stands for
-                absolute folders of the table that do not exist here.
+            table: a DataFrame or AnnData; the path of a file, or its URL in a store; table.sqlite::Image or
+                table.xlsx::Sheet for one of its tables; a folder with one subfolder of images per batch; or a table in
+                several files, such as a Parquet folder, or a pattern like "*/load_data.csv".
+            root: folder that file names are relative to, or its URL in a store, by default that of the table; given, a
+                folder also stands for absolute folders of the table that do not exist here.
             batch: column of the batches; by default Metadata_Batch, or else Metadata_Plate.
             control: a true/false column, a comparison such as "Metadata_treatment == 'DMSO'", or a mask of the rows.
             group: column of the groups; by default the wells of each plate (Metadata_Plate, or else the batch, with
@@ -140,7 +143,7 @@ class Manifest:
         """
         source = opened(table, file_column, channel_column, root is not None)
         frame, base = source.frame, Path(root or source.root)
-        if not base.is_dir():
+        if not is_url(base) and not base.is_dir():
             raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
         known, more = (source.channels, []) if source.channels else channels_of(frame)
         names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))
@@ -240,7 +243,7 @@ class Manifest:
         if twice := next((path for path, count in counts.items() if count > 1), None):
             raise DataError(f"{quote(twice)} is in several rows, which parts of the table cannot share.")
         names = (Path(os.path.relpath(row[0], self.root)) for row in self.files)
-        return self.with_rows(np.array([shard.holds(name) for name in names], bool))
+        return replace(self.with_rows(np.array([shard.holds(name) for name in names], bool)), shard=shard)
 
     def with_rows(self, mask: Array) -> "Manifest":
         """Return the manifest with only the rows (n,) for which the mask is true."""
@@ -270,7 +273,8 @@ class Manifest:
         failed: DataError | None = None
         for row in self.files:
             try:
-                headers = row_headers(row, self.max_pixels)
+                with brought(row) as here:
+                    headers = row_headers(here, self.max_pixels)
                 counts = [header.channels for header in headers]
                 self.agreement.check(row, [header.stated for header in headers], counts)
             except DataError as error:
@@ -300,14 +304,21 @@ class Manifest:
         counts = self._first.channels
         return names_of(self.columns, counts, self.agreement.names(sum(counts)))
 
-    def contents(self, i: int) -> list[Picture] | LargeImage:
+    def contents(self, i: int, here: Sequence[Path] | None = None) -> list[Picture] | LargeImage:
         """Read the files of row `i`; those above `max_pixels`, and slides, become an image that is read by region.
+
+        `here` are the files on this disk, if they lie in stores and have been brought already.
 
         Raises:
             DataError: if one cannot be read, or its type, size, channels or size of pixels differ from the others.
         """
         row = self.files[i]
-        found, shapes, stated = read_row(row, self.max_pixels)
+        if here is None:
+            with brought(row) as here:
+                return self.contents(i, here)
+        found, shapes, stated = read_row(here, self.max_pixels)
+        if isinstance(found, LargeImage) and any(map(is_url, row)):
+            raise DataError(f"{quote(row[0])} has to be read by region, which files on a disk allow; copy it to one.")
         self.agreement.check(row, stated, [shape[2] for shape, _ in shapes])
         self._first.check(row, shapes)
         return found
@@ -333,7 +344,12 @@ class Manifest:
                 differs from its image's.
         """
         paths = labels_of(self.frame, column, self.places)
-        return LazyImages(len(paths), lambda i: read_labels(paths[i], self.files[i][0]))
+
+        def read(i: int) -> Array:
+            with brought((paths[i], self.files[i][0])) as here:
+                return read_labels(*here)
+
+        return LazyImages(len(paths), read)
 
 
 def _all_channels(frame: Any) -> list[str]:

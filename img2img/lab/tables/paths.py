@@ -1,6 +1,7 @@
 """The files that a table names, on this machine: a table may have been written on another, under Windows or in a cloud.
 
-A name is relative to the root, or absolute, or a file:// URL; backslashes are slashes. `--map OLD=NEW` says that what
+A name is relative to the root, or absolute, or a file:// URL, or the URL of a file in a store, such as s3://bucket/x.tif,
+which becomes the path s3:/bucket/x.tif; backslashes are slashes. `--map OLD=NEW` says that what
 lay in OLD lies in NEW here. If the root is given, and absolute folders of the table do not exist here, the ends of
 these paths are looked for below the root: the longest that leads to a file there says what the root stands for.
 """
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from img2img.errors import ConfigError, DataError, quote
+from img2img.errors import ConfigError, DataError, is_url, quote
 
 DRIVE, ADDRESS = r"[A-Za-z]:/", r"[A-Za-z][A-Za-z0-9+.-]+://"
+WEB = r"(https?|ftps?)://"
 PROBED = 20  # folders that are looked for
 
 
@@ -36,6 +38,11 @@ def joined_names(folder: str, name: str) -> str:
 def is_absolute(text: str) -> bool:
     """Return whether a slashed path is absolute, here or on Windows, or a web address."""
     return text.startswith("/") or (":/" in text and re.match(f"{DRIVE}|{ADDRESS}", text) is not None)
+
+
+def is_stored(text: str) -> bool:
+    """Return whether a slashed name is the URL of a file in a store, rather than a path or an address of the web."""
+    return re.match(ADDRESS, text) is not None and not re.match(WEB, text, re.IGNORECASE)
 
 
 def moves_of(given: Sequence[str] | Mapping[str, Any] | str | None) -> list[tuple[str, str]]:
@@ -63,10 +70,12 @@ class Places:
     Attributes:
         root: the folder that relative names are relative to.
         moves: pairs of folders (OLD, NEW); the first whose OLD a name begins with applies.
+        reads_stores: whether names may be URLs of files in stores, rather than of copies below the root.
     """
 
     root: Path
     moves: tuple[tuple[str, str], ...] = ()
+    reads_stores: bool = False
     _paths: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def text(self, text: str) -> str:
@@ -85,7 +94,13 @@ class Places:
         name = slashed(name)
         if ":/" in name:
             text = self.text(name)
-            if re.match(ADDRESS, text) or (re.match(DRIVE, text) and not Path(text).is_absolute()):
+            if self.reads_stores and is_stored(text):
+                if "@" in text.split("/")[2]:
+                    raise DataError(
+                        "The table names URLs with credentials; leave them out, and give them to the driver of the "
+                        "store, e.g. by the environment."
+                    )
+            elif re.match(ADDRESS, text) or (re.match(DRIVE, text) and not Path(text).is_absolute()):
                 raise DataError(_elsewhere(text.rpartition("/")[0]))
         return self.path(name)
 
@@ -93,7 +108,8 @@ class Places:
         """Return the file of a slashed name, even if it cannot be on this machine; each is made once."""
         path = self._paths.get(name)
         if path is None:
-            path = self._paths[name] = self.root / self.text(name)
+            text = self.text(name)
+            path = self._paths[name] = Path(text) if re.match(ADDRESS, text) else self.root / text
         return path
 
 
@@ -116,8 +132,11 @@ def places_of(
     for old, _ in moves:
         if names and all(rest_of(name, old) is None for name in names):
             raise ConfigError(f"map: no file of the table lies in {quote(old)}; the first is {quote(names[0])}.")
+    reads_stores = not is_given or is_url(root)
     places, found, notes = Places(root, tuple(moves)), list(moves), []
     folders = {text.rpartition("/")[0]: text for text in map(places.text, names) if is_absolute(text)}
+    if reads_stores:
+        folders = {folder: text for folder, text in folders.items() if not is_stored(text)}
     strange = [text for folder, text in folders.items() if not Path(folder).is_dir()]
     lost: list[str] = []
     for text in strange[:PROBED]:
@@ -131,11 +150,11 @@ def places_of(
             )
         else:
             lost.append(text)
-    if lost and len(strange) == len(folders) and len(found) == len(moves):
+    if folders and lost and len(strange) == len(folders) and len(found) == len(moves):
         shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(f.split("/") for f in folders), strict=False))
         common = "/".join(parts[0] for parts in shared)
         raise DataError(_elsewhere(common if common.strip("/") else lost[0].rpartition("/")[0]))
-    return Places(root, tuple(found)), notes
+    return Places(root, tuple(found), reads_stores), notes
 
 
 def _elsewhere(folder: str) -> str:

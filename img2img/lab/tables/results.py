@@ -4,15 +4,18 @@ import errno
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from threading import Event, local
 from typing import Any, Protocol, cast
 
-from img2img.data.domain import fingerprint
+from img2img.data.domain import TAIL_BYTES, fingerprint
+from img2img.data.inbox import brought, fingerprint_of
+from img2img.data.outbox import standing_for
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, DataError, TrainingError, quote
+from img2img.data.remote import Remote
+from img2img.errors import ConfigError, DataError, StoreError, TrainingError, is_url, quote
 from img2img.lab.checks import threads
 from img2img.lab.large import LargeImage
 from img2img.lab.tables import blockwise
@@ -73,23 +76,13 @@ class Rows:
             TrainingError: if the disk is full.
         """
         files = self.manifest.files[i]
-        source = _source(files) if self.makers is not None else ""
-        finished = note.get(STATUS) in ("done", "kept") and self.destination.holds(i)
-        if finished and not self.overwrite and (not source or note.get(SOURCE) == source):
-            return note | {STATUS: "kept", ERROR: ""}
         try:
-            pictures = self.manifest.contents(i)
-            if isinstance(pictures, LargeImage):
-                note, lost = self._by_region(i, pictures, source)
-            else:
-                # new memory costs more than copying into it
-                self.mine.image = joined(pictures, getattr(self.mine, "image", None))
-                image, note = self.function(i, self.mine.image)
-                self.destination.write(i, image, pictures)
-                lost = tuple(what for picture in pictures for what in picture.source.stated.lost)
-            note |= {"not_kept": "; ".join(dict.fromkeys(lost))} if lost else {}
-            note |= {SOURCE: source} if source else {}
-            return note | {STATUS: "done", ERROR: ""}
+            if not self.overwrite and note.get(STATUS) in ("done", "kept") and self.destination.holds(i):
+                source = self._source(files)
+                if not source or note.get(SOURCE) == source:
+                    return note | {STATUS: "kept", ERROR: ""}
+            with brought(files) as here:
+                return self._made(i, here)
         except (ConfigError, DataError, TrainingError) as error:
             reason = str(error)
         except OSError as error:
@@ -99,11 +92,34 @@ class Rows:
                     "again."
                 ) from error
             reason = f"its result cannot be written: {error.strerror or error}."
-        return failed(files, reason)
+        return failed(files, self.destination.retold(reason))
+
+    def _made(self, i: int, here: Sequence[Path]) -> Row:
+        """Write the result of row `i`, whose files are `here` on this disk, and return the note on it."""
+        source = self._source(here)
+        pictures = self.manifest.contents(i, here)
+        if isinstance(pictures, LargeImage):
+            note, lost = self._by_region(i, pictures, source)
+        else:
+            # new memory costs more than copying into it
+            self.mine.image = joined(pictures, getattr(self.mine, "image", None))
+            image, note = self.function(i, self.mine.image)
+            self.destination.write(i, image, pictures)
+            lost = tuple(what for picture in pictures for what in picture.source.stated.lost)
+        note |= {"not_kept": "; ".join(dict.fromkeys(lost))} if lost else {}
+        note |= {SOURCE: source} if source else {}
+        return note | {STATUS: "done", ERROR: ""}
+
+    def _source(self, files: Sequence[Path]) -> str:
+        return _source(files) if self.makers is not None else ""
 
     def _by_region(self, i: int, image: LargeImage, source: str) -> tuple[Row, tuple[str, ...]]:
         """Write the result of a row that is too large to be held; return the notes on it, and what it does not keep."""
         function, files = cast(RegionFunction, self.function), self.manifest.files[i]
+        if self.destination.place is not None:
+            raise DataError(
+                "it has to be written by region, which a disk allows; give a folder on one for the results."
+            )
         record = {"equalizer": (self.makers or {}).get(self.manifest.batch[i]), "source": source or _source(files)}
         block, dtype, note = function.large(i, image)
         targets, stopped = self.destination.targets[i], self.stop.is_set
@@ -116,7 +132,7 @@ Engine = Callable[[Rows, Notes], Generator[int, None, None]]  # updates the note
 def transform(
     manifest: Manifest,
     function: Function,
-    out_dir: str | Path,
+    out_dir: str | Path | Remote,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     n_jobs: int = 1,
@@ -135,7 +151,7 @@ def transform(
         function: called with the number of a row and its image (C, H, W), from each of the `n_jobs` threads; returns
             the result, of the same shape, and the notes on it. The image's memory is that thread's next one's as well.
             For images too large to be held it is a `RegionFunction`.
-        out_dir: the folder of results.
+        out_dir: the folder of results, or a place in a store.
         overwrite: replace existing results; if that fails, the earlier result is kept.
         progress: called with the number of rows done and the total.
         n_jobs: threads, each with one row in memory; -1 is one for each core. Those without one share the blocks of
@@ -152,12 +168,26 @@ def transform(
         DataError: if results would be lossy, have the same name, or would lie elsewhere.
         TrainingError: if the disk is full.
     """
-    out_dir = Path(out_dir)
-    workers = 1 if engine else threads(n_jobs)
+    with ExitStack() as stack:
+        place = out_dir if isinstance(out_dir, Remote) else None
+        folder = Path(str(out_dir)) if place is None else stack.enter_context(standing_for(place))
+        destination = Destination(manifest, folder, place)
+        return _transform(destination, function, overwrite, progress, n_jobs, makers, engine)
+
+
+def _transform(
+    destination: Destination,
+    function: Function,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+    n_jobs: int,
+    makers: Sequence[str] | None,
+    engine: Engine | None,
+) -> Any:
+    manifest, workers = destination.manifest, 1 if engine else threads(n_jobs)
     engine = engine or partial(by_threads, threads=workers)
-    destination = Destination(manifest, out_dir)
     listing = Listing(destination, makers)
-    if not overwrite and not listing.path.exists():
+    if not overwrite and not listing.exists:
         destination.refuse_foreign()
     destination.remove_stale()
     listing.begin(overwrite)  # to fail before anything is computed
@@ -201,8 +231,13 @@ def _source(files: Sequence[Path]) -> str:
     """Return a checksum of the files' sizes and last bytes; "" if one cannot be read."""
     try:
         parts = [part for path in files for part in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        return f"{zlib.crc32(repr([fingerprint(part) for part in parts if not part.is_dir()]).encode()):08x}"
-    except OSError:
+        found = [
+            fingerprint_of(part, TAIL_BYTES) if is_url(part) else fingerprint(part)
+            for part in parts
+            if not part.is_dir()
+        ]
+        return f"{zlib.crc32(repr(found).encode()):08x}"
+    except (OSError, StoreError):
         return ""
 
 

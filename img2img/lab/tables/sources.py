@@ -7,14 +7,15 @@ name become columns, and dates become text as in a CSV file.
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from img2img.errors import ConfigError, DataError, choose, quote
+from img2img.data.inbox import brought
+from img2img.errors import ConfigError, DataError, choose, is_url, quote
 from img2img.lab.tables.columns import names_in
 from img2img.lab.tables.expressions import missing_entries
 from img2img.lab.tables.folders import FILE, FOLDER, METADATA, plates_in, table_of_folder, table_of_plates
@@ -86,6 +87,8 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
 
     if not isinstance(table, str | Path):
         return Source(prepared(_frame_of(table), "The table"), named, Path(), [], notes)
+    if is_url(Path(table)):
+        return _from_store(Path(table), file_column, channel_column, has_root)
     text, _, name = str(table).rpartition(AMONG)
     path = Path(text if text and not Path(table).exists() else table)
     sheet = name if path != Path(table) else None
@@ -99,6 +102,14 @@ def opened(table: Any, file_column: str | None, channel_column: str | None, has_
     else:
         frame = read(path) if files == [path] else joined(files, read_part)
     return Source(frame, named, root, files, notes)
+
+
+def _from_store(table: Path, file_column: str | None, channel_column: str | None, has_root: bool) -> Source:
+    """Open a table that is a file in a store; names in it are relative to its folder there."""
+    file = Path(str(table).partition(AMONG)[0])
+    with brought([file]) as (here,):
+        chosen = str(here) + str(table)[len(str(file)) :]
+        return replace(opened(chosen, file_column, channel_column, has_root), root=file.parent, files=[file])
 
 
 def _contents(path: Path) -> tuple[Path, list[Path], list[Path]]:
