@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -25,11 +26,16 @@ from helpers import cyclegan_run, dcgan_run
 from PIL import Image
 
 import img2img
+from img2img.bulk.sampling import Sampling, piece_of
+from img2img.bulk.translating import StagedTranslating
+from img2img.bulk.workers import TRIES, Begun, Worker
 from img2img.data.remote import Remote, is_inside, is_name, locate, shown
 from img2img.errors import ConfigError, DataError, NoImagesError, StoreError, TrainingError
 from img2img.model import staged, staging
-from img2img.model.options import FolderOptions
+from img2img.model.devices import light
+from img2img.model.options import FolderOptions, SampleOptions, TranslateOptions
 from img2img.model.record import RECORD
+from img2img.model.stored_samples import StoredDrawing
 
 RNG = np.random.default_rng(0)
 ROOT = Path(img2img.__file__).parents[1]
@@ -200,6 +206,67 @@ def test_of_several_that_begin_at_once_one_decides(store):
     assert place.create("r", b"x") is False and place.read("absent") is None
 
 
+# Workers, as Ray has them; tests/test_ray_cluster.py has Ray
+
+
+def of_worker(work, begun, pieces):
+    """What a worker answers that is given pieces by number, and ends as often as Ray would start it again."""
+    ends, copied = 0, pickle.dumps(work)
+    while True:
+        try:
+            batch = {"number": list(pieces), "piece": list(pieces.values())}
+            answer = Worker(pickle.loads(copied), begun, str(Path.cwd()))(batch)
+        except SystemExit:
+            ends += 1
+            continue
+        return ends, [(n, kind, pickle.loads(value)) for n, kind, value in zip(*answer.values(), strict=True)]
+
+
+class Deadly(staging.StagedJob):
+    def translate(self, todo):
+        if "2.jpg" in [source.name for source in todo]:
+            raise SystemExit
+        yield from super().translate(todo)
+
+
+def staged_job(run, kind=staging.StagedJob):
+    """A job from one place in memory to another, and the pieces that workers are given."""
+    places = locate("memory://photos"), locate("memory://out")
+    job = kind(img2img.load(run, **ON_CPU), *places, TranslateOptions(), FolderOptions())
+    pieces = {item.number: pickle.dumps((item.name, item.size)) for item in job.plan.items()}
+    return job, StagedTranslating(light(job, "cpu"), 1), pieces
+
+
+def test_workers_bring_and_send_files_in_any_order(run, store, whole):
+    job, work, pieces = staged_job(run)
+    begun, found = Begun(), {}
+    for numbers in (range(6, len(pieces)), (5, 3, 4), range(3)):
+        ends, rows = of_worker(work, begun, {n: pieces[n] for n in numbers})
+        assert ends == 0 and {kind for _, kind, _ in rows} == {"result"}
+        found |= {n: fields for n, _, fields in rows}
+    assert contents("/out") == whole[0]
+    [reason] = [reason for status, reason, _ in found.values() if status == "failed"]
+    assert reason.startswith("memory://photos/broken.png is not in a format")
+    ends, rows = of_worker(work, Begun(), pieces)
+    assert {status for _, _, (status, _, _) in rows} == {"skipped", "failed"}
+    store.pipe_file(f"/out/{RECORD}", json.dumps(job.record | {"direction": "b2a"}).encode())
+    [(_, kind, says)] = of_worker(work, Begun(), {0: pieces[0]})[1]
+    assert kind == "ConfigError" and says.startswith("Another command has begun to write other results into memory://")
+    store.rm_file(f"/out/{RECORD}")
+    assert "does not see memory://out;" in of_worker(work, Begun(), {0: pieces[0]})[1][0][2]
+    job.plan.close()
+
+
+def test_a_file_in_a_store_that_ends_every_worker_is_reported(run, store, whole):
+    job, work, pieces = staged_job(run, Deadly)
+    ends, rows = of_worker(work, Begun(), pieces)
+    assert ends == 1 + TRIES
+    failed = sorted(reason for _, _, (status, reason, _) in rows if status == "failed")
+    assert len(failed) == 2 and failed[1].startswith("memory://photos/in/deep/2.jpg: the process that worked on it")
+    assert contents("/out") == {name: content for name, content in whole[0].items() if name != "in/deep/2.jpg"}
+    job.plan.close()
+
+
 # Images drawn from noise
 
 
@@ -222,13 +289,17 @@ def test_images_drawn_into_a_store_are_those_of_a_disk(sampler, store, tmp_path,
     assert code == 0 and out == "1 image drawn into memory://out, 10 already there\n", err
     store.pipe_file("/out/000004.png", of_disk["000004.png"])
     assert contents("/out") == of_disk
+    store.rm("/out", recursive=True)
+    job = StoredDrawing(img2img.load(sampler, device="cpu"), 11, locate("memory://out"), SampleOptions(batch_size=4))
+    for part in ([8, 9, 10], [4, 5, 6, 7, 0, 1, 2, 3]):
+        answer = of_worker(Sampling(job.copy_for("cpu")), Begun(), {0: piece_of(part)})
+        assert answer == (0, [(0, "result", None)])
+    assert contents("/out") == {name: content for name, content in of_disk.items() if name != "grid.png"}
     code, _, err = command_line(*words, "--seed", 5)
-    assert code == 2 and err.startswith(
-        "img2img: memory://out holds images of another model, seed, class, truncation or"
-    )
+    assert code == 2 and err.startswith("img2img: memory://out holds images of another model, seed, class, truncation")
     img2img.sample(sampler, 2, out="memory://out", seed=5, overwrite=True, device="cpu")
     left = sorted(contents("/out"))
-    assert left == ["000000.png", "000001.png", "grid.png", "samples.json"]
+    assert left == ["000000.png", "000001.png", "samples.json"]
     store.pipe_file("/other/000001.png", b"foreign")
     code, _, err = command_line("sample", sampler, "--out", "memory://other", "--n", 2)
     assert code == 2 and err.startswith("img2img: memory://other/000001.png was not drawn by this command;")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from img2img.data.outbox import temporary_folder
 from img2img.data.remote import Remote
-from img2img.errors import Img2ImgError, is_url, quote
+from img2img.errors import ConfigError, Img2ImgError, is_url, quote
 
 
 @lru_cache
@@ -22,9 +22,14 @@ def stored(path: Path) -> tuple[Remote, str]:
     """Return the store of a path that stands for a URL, and the name of the file in it.
 
     Raises:
-        ConfigError: if there is no driver for it.
+        ConfigError: if there is no driver for it, or it holds credentials, which a path would show.
     """
     protocol, place, *names = path.parts
+    if "@" in place:
+        raise ConfigError(
+            f"{protocol}//{place.rpartition('@')[2]}: a table, and files in one, are named without credentials; give "
+            "these to the driver of the store, e.g. by the environment."
+        )
     return _opened(f"{protocol}//{place}"), "/".join(names)
 
 

@@ -185,6 +185,15 @@ class Remote:
                     self.fs.rm_file(temporary)
                 raise
 
+    def all_names(self) -> Iterator[str]:
+        """Yield the name of every file below, at any depth; none if the place does not exist."""
+        try:
+            for name, _ in self.files():
+                yield name
+        except StoreError as error:
+            if not error.absent:
+                raise
+
     def names(self) -> list[str]:
         """Return the names of the files that lie directly in it; none if it does not exist."""
         with self._told("", "cannot be listed"), suppress(FileNotFoundError):

@@ -244,15 +244,11 @@ class StagedPlan(Plan):
 
     def _results(self) -> Iterator[str]:
         originals = self.place.inner(self.source)
-        try:
-            for name, _ in self.place.files():
-                path = PurePosixPath(name)
-                is_original = originals and name.startswith(originals)
-                if path.suffix.lower() in FORMATS and not _is_hidden(path.parts) and not is_original:
-                    yield name
-        except StoreError as error:
-            if not error.absent:
-                raise
+        for name in self.place.all_names():
+            path = PurePosixPath(name)
+            is_original = originals and name.startswith(originals)
+            if path.suffix.lower() in FORMATS and not _is_hidden(path.parts) and not is_original:
+                yield name
 
 
 def _names_of(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -110,11 +110,12 @@ class StagedJob(Job):
             self.plan.close()
         self.translator.notes += skipped_note(self.plan.passed_meanwhile)
 
-    def ended_with(self, item: Item, outcome: Fields) -> Outcome:
+    def ended_with(self, item: Item, fields: Fields) -> Outcome:
         """Return what became of a file as an outcome of the job."""
         self.ended += 1
+        status, reason, outside = fields
         paths = self.plan.path(item), self.plan.path(item, is_result=True)
-        return Outcome(*paths, *outcome, self.ended)
+        return Outcome(*paths, status, reason, outside, self.ended)
 
     def join(self) -> None:
         """Set a copy in another process up to compute as the others do.
@@ -155,8 +156,8 @@ class StagedJob(Job):
         while flow.ahead:
             while flow.ahead and len(todo) < CHUNK and (not todo or flow.ahead[0][1].done()):
                 item, future = flow.ahead.popleft()
-                if outcome := self._arrived(item, future):
-                    yield outcome
+                if ended := self._arrived(item, future):
+                    yield ended
                 else:
                     todo.append(item.source)
                 self._fill()

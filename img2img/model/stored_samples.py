@@ -1,7 +1,7 @@
 """Images drawn from noise into a store: made in a folder of this disk and sent, with the record of what drew them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
 
 from img2img.data.outbox import fetch, publish, remove_half_done, sending, standing_for
 from img2img.data.remote import Remote
@@ -58,7 +58,7 @@ class StoredDrawing(Drawing):
             except StoreError as error:
                 raise TrainingError(f"{error} Run the same command again to draw what is missing.") from error
 
-    def sheets(self) -> list[Any]:
+    def sheets(self) -> list[Path | str]:
         with standing_for(self.place) as self.out:
-            named = [(path.name, path.name) for path in super().sheets()]
-            return [self.place.show(name) for name in sending(self.place, self.out, named)]
+            names = [Path(path).name for path in super().sheets()]
+            return [self.place.show(name) for name in sending(self.place, self.out, zip(names, names, strict=True))]

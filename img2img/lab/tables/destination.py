@@ -100,7 +100,7 @@ class Destination:
 
     def refuse_foreign(self) -> None:
         """Raise ConfigError if a file has the name of a result although none has been written yet."""
-        there = set() if self.place is None else {name for name, _ in self.place.files()}
+        there = set() if self.place is None else set(self.place.all_names())
         targets = (path for row in self.targets for path in row)
         if found := next((path for path in targets if path.exists() or self.name(path) in there), None):
             raise ConfigError(
@@ -134,9 +134,12 @@ class Destination:
     def _send(self, targets: tuple[Path, ...]) -> None:
         """Send results that go to a store."""
         if self.place is not None:
-            for path in targets:
-                self.place.send(path, self.name(path))
-                path.unlink()
+            try:
+                for path in targets:
+                    self.place.send(path, self.name(path))
+            finally:
+                for path in targets:
+                    path.unlink()
 
 
 def _name(path: Path, root: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from img2img.data.inbox import brought
+from img2img.data.inbox import brought, stored
 from img2img.data.options import MAX_PIXELS
 from img2img.data.picture import Array, Picture
 from img2img.data.shards import WHOLE, Shard
@@ -43,7 +43,7 @@ from img2img.lab.tables.columns import (
 )
 from img2img.lab.tables.folders import FILE, METADATA
 from img2img.lab.tables.images import Contents, TableImages, joined, read_labels, read_row, row_headers
-from img2img.lab.tables.paths import Places, moves_of, places_of
+from img2img.lab.tables.paths import Places, local, moves_of, places_of
 from img2img.lab.tables.sources import opened
 
 
@@ -141,9 +141,12 @@ class Manifest:
             ConfigError: if a column does not exist, or no row is a control or selected.
             DataError: if the table cannot be read, has no rows, or lacks entries.
         """
+        table, root = local(table), local(root)
         source = opened(table, file_column, channel_column, root is not None)
         frame, base = source.frame, Path(root or source.root)
-        if not is_url(base) and not base.is_dir():
+        if is_url(base):
+            stored(base)  # refuses one that cannot be opened
+        elif not base.is_dir():
             raise DataError(f"The folder of the table's files, {quote(base)}, does not exist.")
         known, more = (source.channels, []) if source.channels else channels_of(frame)
         names = list(dict.fromkeys(name for c in _all_channels(frame) for name in names_in(frame, c) if name))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from img2img.data.inbox import stored
 from img2img.errors import ConfigError, DataError, is_url, quote
 
 DRIVE, ADDRESS = r"[A-Za-z]:/", r"[A-Za-z][A-Za-z0-9+.-]+://"
@@ -28,6 +29,11 @@ def slashed(name: Any) -> str:
         return text
     text = re.sub(r"^(//(localhost)?(?=/))?", "", unquote(text[5:]), flags=re.IGNORECASE)
     return text[1:] if re.match(f"/{DRIVE}", text) else text
+
+
+def local(place: Any) -> Any:
+    """Return the path of a file: URL, and anything else as it is."""
+    return slashed(place) if isinstance(place, str) and place[:5].lower() == "file:" else place
 
 
 def joined_names(folder: str, name: str) -> str:
@@ -95,11 +101,7 @@ class Places:
         if ":/" in name:
             text = self.text(name)
             if self.reads_stores and is_stored(text):
-                if "@" in text.split("/")[2]:
-                    raise DataError(
-                        "The table names URLs with credentials; leave them out, and give them to the driver of the "
-                        "store, e.g. by the environment."
-                    )
+                stored(Path(text))  # refuses one that cannot be opened
             elif re.match(ADDRESS, text) or (re.match(DRIVE, text) and not Path(text).is_absolute()):
                 raise DataError(_elsewhere(text.rpartition("/")[0]))
         return self.path(name)
