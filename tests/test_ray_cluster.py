@@ -114,8 +114,8 @@ def deadly(kind, killed, is_last):
         import os
 
         ends = not killed.exists()
-        for k, piece in enumerate(getattr(kind, name)(self, pieces)):
-            if ends and is_last(piece) and k:
+        for piece in getattr(kind, name)(self, pieces):
+            if ends and is_last(piece):
                 killed.touch()
                 os.kill(os.getpid(), 9)
             yield piece
@@ -160,7 +160,6 @@ def test_translating_a_store_loses_nothing_though_a_worker_is_killed(
     assert len(expected) == 39
     killed, report = tmp_path / "killed", tmp_path / "report.json"
     monkeypatch.setattr(translating, "StagedJob", deadly(StagedJob, killed, lambda outcome: True))
-    monkeypatch.setattr("img2img.bulk.translating.ROUND", 30)
     seen, places = [], ("s3://bucket/photos", "s3://bucket/out")
     result = img2img.translate(run, *places, progress=seen.append, report=report, **BY_RAY, **ON_CPU)
     assert killed.exists() and contents("bucket/out", s3) == expected
@@ -230,17 +229,17 @@ def test_drawing_into_a_store_loses_nothing_though_a_worker_is_killed(
 # Equalize
 
 
-def test_equalizing_loses_nothing_though_a_worker_is_killed(cluster, tmp_path, monkeypatch):
+def test_equalizing_loses_nothing_though_a_worker_is_killed(cluster, s3, tmp_path, monkeypatch):
     from img2img.lab.transforming import Equalizing
 
-    killed = tmp_path / "killed"
-
     class Deadly(Equalizing):
+        killed = tmp_path / "killed"
+
         def __call__(self, i, image):
             import os
 
-            if i == 17 and not killed.exists():
-                killed.touch()
+            if i == 17 and not self.killed.exists():
+                self.killed.touch()
                 os.kill(os.getpid(), 9)
             return Equalizing.__call__(self, i, image)
 
@@ -253,13 +252,21 @@ def test_equalizing_loses_nothing_though_a_worker_is_killed(cluster, tmp_path, m
     alone = loaded.transform_table(some, None, tmp_path / "alone")
     monkeypatch.setattr("img2img.lab.transforming.Equalizing", Deadly)
     found = loaded.transform_table(some, None, tmp_path / "out", progress=lambda *x: seen.append(x), **BY_RAY)
-    assert killed.exists() and contents(tmp_path / "out") == contents(tmp_path / "alone")
+    expected = contents(tmp_path / "alone")
+    assert Deadly.killed.exists() and contents(tmp_path / "out") == expected
     pd.testing.assert_frame_equal(found, alone)
     assert seen == [(k, 22) for k in range(1, 23)]
-    again = loaded.transform_table(some, None, tmp_path / "out", **BY_RAY)
     says = refused(ConfigError, loaded.transform_table, some, None, tmp_path / "out", ray_gpus=0.5, **BY_RAY)
-    assert again.status.value_counts().to_dict() == {"kept": 21, "failed": 1}
     assert says == "--ray-gpus has no effect on cpu; leave it out, or use --device cuda."
+    s3.put(f"{table.parent}/", "bucket/plates/", recursive=True)
+    Deadly.killed.unlink()
+    stored = loaded.transform_table("s3://bucket/plates/some.csv", None, "s3://bucket/equalized", **BY_RAY)
+    assert Deadly.killed.exists() and stored.drop(columns="error").equals(alone.drop(columns="error"))
+    found, listed = contents("bucket/equalized", s3), expected.pop("equalized.csv")
+    assert found.pop("equalized.csv").replace(b"s3://bucket/plates", bytes(table.parent)) == listed
+    assert found == expected
+    again = loaded.transform_table("s3://bucket/plates/some.csv", None, "s3://bucket/equalized")  # without Ray
+    assert again.status.value_counts().to_dict() == {"kept": 21, "failed": 1}
 
 
 # Two nodes

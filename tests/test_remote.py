@@ -26,6 +26,7 @@ from helpers import cyclegan_run, dcgan_run
 from PIL import Image
 
 import img2img
+from img2img.bulk import translating as bulk
 from img2img.bulk.sampling import Sampling, piece_of
 from img2img.bulk.translating import StagedTranslating
 from img2img.bulk.workers import TRIES, Begun, Worker
@@ -255,6 +256,26 @@ def test_workers_bring_and_send_files_in_any_order(run, store, whole):
     store.rm_file(f"/out/{RECORD}")
     assert "does not see memory://out;" in of_worker(work, Begun(), {0: pieces[0]})[1][0][2]
     job.plan.close()
+
+
+def test_files_of_a_store_are_handed_out_some_after_others(run, store, whole, monkeypatch):
+    monkeypatch.setattr(bulk, "ROUND", 3)
+    monkeypatch.setattr("img2img.model.staged.BYTES_PER_PIXEL", 6e-5)  # so that a large file is not handed out
+    store.pipe_file("/photos/large.png", bytes(10**4))
+    job, work, _ = staged_job(run)
+    counts = []
+
+    def share(pieces):
+        counts.append(len(pieces := dict(enumerate(pieces))))
+        return ((n, fields) for n, _, fields in of_worker(work, Begun(), pieces)[1])
+
+    with job.whole():
+        outcomes = list(bulk._staged(job, share))
+    assert sum(counts) == len(NAMES) + 2 and max(counts) <= 3 and [x.done for x in outcomes] == list(range(1, 11))
+    failed = {x.source: x.reason for x in outcomes if x.status == "failed"}
+    assert sorted(failed) == ["memory://photos/broken.png", "memory://photos/large.png"]
+    assert "raise it if that is right" in failed["memory://photos/large.png"]
+    assert contents("/out") == whole[0]
 
 
 def test_a_file_in_a_store_that_ends_every_worker_is_reported(run, store, whole):
