@@ -141,7 +141,7 @@ class StagedJob(Job):
             self.plan.close()
 
     def process(self, items: Iterator[Item]) -> Iterator[tuple[Item, Fields]]:
-        """Translate files that are brought, and send their results; yield what became of each as soon as it is known."""
+        """Translate files that are brought, and send their results; yield what became of each once it is known."""
         flow = self.flow = _Flow(items)
         flow.advance()
         try:
