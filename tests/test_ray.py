@@ -162,7 +162,9 @@ def test_notes_of_workers_that_differ_in_their_example_are_one():
 
 
 @pytest.mark.slow
-def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp_path, tmp_path_factory):
+def test_the_command_is_stopped_killed_and_started_again(
+    run, photos, whole, tmp_path, tmp_path_factory, monkeypatch, command_line
+):
     pytest.importorskip("ray")
     copies = [f"{k:02}" for k in range(COPIES)]  # so many that the job is not done before the signal comes
     many = tmp_path_factory.mktemp("many")
@@ -188,8 +190,9 @@ def test_the_command_is_stopped_killed_and_started_again(run, photos, whole, tmp
         while (left := workers_in(tmp_path)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left
-    done = subprocess.run(words[:-4], cwd=tmp_path, capture_output=True, text=True)  # this time without Ray
-    assert done.returncode == 1 and f"already there, {COPIES} failed" in done.stdout, done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command_line(*words[3:-4])  # this time without Ray
+    assert code == 1 and f"already there, {COPIES} failed" in out, err
     assert [contents(tmp_path / "out" / name) == whole for name in copies] == [True] * COPIES
 
 
