@@ -1,6 +1,6 @@
 """Measure jobs over a store, against the same on a disk; and drawing and equalizing by Ray, with one and two workers.
 
-    python benchmarks/stores.py [--images 60] [--small 400] [--drawn 3000] [--rows 200] [--rounds 3] [--out DIR]
+    python benchmarks/stores.py [--images 60] [--small 400] [--drawn 3000] [--rows 200] [--rounds 2] [--out DIR]
 
 The store is moto's server on the loopback address, in a process of its own, so requests cost CPU and no distance.
 Rounds alternate between disk and store, and between one and two workers; medians are printed. The CPU time is that of
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def make_table(root, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, count in {"images": 60, "small": 400, "drawn": 3000, "rows": 200, "rounds": 3}.items():
+    for name, count in {"images": 60, "small": 400, "drawn": 3000, "rows": 200, "rounds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -110,6 +111,8 @@ def measure(options, out):
     import s3fs
 
     import img2img
+    from img2img.bulk.cluster import connected
+    from img2img.bulk.options import RayOptions
     from img2img.lab import BatchEqualizer
 
     fs = s3fs.S3FileSystem()
@@ -132,17 +135,22 @@ def measure(options, out):
         equalizer.transform_table(table, None, place, progress=progress, **ray)
 
     rows = {}
+
+    def keep(name, found):
+        rows.setdefault(name, []).append(found)
+        print(name, json.dumps(found), flush=True)
+
     for k in range(options.rounds):
         for name in cases:
             for where, source, to in (("disk", out, out / "results"), ("store", "s3://bucket", "s3://bucket/results")):
                 found = translated(out / f"{name}.safetensors", f"{source}/{name}", f"{to}/{name}-{k}")
-                rows.setdefault(f"translate {name}, {where}", []).append(found)
-        for name, job in (("sample", draw), ("equalize", equalize)):
-            for where, to in (("disk", out / "results"), ("store", "s3://bucket/results")):
-                for count in (1, 2):
-                    place = f"{to}/{name}-{k}-{count}"
-                    found = by_workers(lambda *given, job=job, place=place: job(place, *given), count)
-                    rows.setdefault(f"{name}, {where}, {count}", []).append(found)
+                keep(f"translate {name}, {where}", found)
+        for count in (1, 2):
+            with connected(RayOptions(ray="local", ray_workers=count)):
+                for name, job in (("sample", draw), ("equalize", equalize)):
+                    for where, to in (("disk", out / "results"), ("store", "s3://bucket/results")):
+                        place = f"{to}/{name}-{k}-{count}"
+                        keep(f"{name}, {where}, {count}", by_workers(partial(job, place), count))
     (out / "results.json").write_text(json.dumps(rows, indent=1))
     median = {name: {key: statistics.median(x[key] for x in found) for key in found[0]} for name, found in rows.items()}
     for name, found in median.items():
