@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -94,7 +94,8 @@ def signature(name: str, function: Any) -> str:
         words.append(stars + parameter.name + (f"={default(parameter.default)}" if given else ""))
     text = f"{name}({', '.join(words)})"
     if len(text) > 88:
-        text = f"{name}(\n{fill(', '.join(words), 88, initial_indent='    ', subsequent_indent='    ')},\n)"
+        inner = TextWrapper(88, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        text = f"{name}(\n{inner.fill(', '.join(words))},\n)"
     return f"```python\n{text}\n```"
 
 
