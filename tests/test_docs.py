@@ -77,8 +77,11 @@ COMMANDS = {
     "demo",
     "doctor",
 }
-# Options of torchrun, SLURM, curl, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, curl, Docker, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
+    "build-arg",
+    "rm",
+    "user",
     "head",
     "edge",
     "zarr",

@@ -84,6 +84,22 @@ def test_the_source_distribution_has_what_its_tests_read():
     assert "datasets" not in grafted  # where people keep their images
 
 
+def test_the_image_of_docker_has_extras_that_exist_and_does_not_run_as_root():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    [extras] = (line.removeprefix("ARG EXTRAS=").split(",") for line in lines if line.startswith("ARG EXTRAS="))
+    assert set(extras) <= EXTRAS - {"docs", "test"}
+    assert {stage for stage in ("cpu", "cuda") if any(line.endswith(f" AS {stage}") for line in lines)} == {
+        "cpu",
+        "cuda",
+    }
+    assert [line for line in lines if line.startswith(("USER", "ENTRYPOINT"))] == [
+        "USER 1000",
+        'ENTRYPOINT ["img2img"]',
+    ]
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[0] == "!"}
+    assert kept == {"LICENSE", "README.md", "img2img", "pyproject.toml", "setup.py"}  # what the wheel is built from
+
+
 def test_editors_can_follow_an_editable_install():
     # With package-dir set, setuptools writes a path, and not an import hook that static tools cannot see.
     assert SETUPTOOLS["package-dir"] == {"": "."}

@@ -75,8 +75,9 @@ def address(page: str) -> str:
 
 
 def prepare(build: Path) -> None:
-    """Write what Zensical needs into a folder, which is emptied."""
-    shutil.rmtree(build, ignore_errors=True)
+    """Write what Zensical needs into a folder, in place of what an earlier call and Zensical wrote there."""
+    for folder in ("pages", "site"):
+        shutil.rmtree(build / folder, ignore_errors=True)
     lay_out(build / "pages")
     shutil.copy(HERE / "zensical.toml", build)
 
