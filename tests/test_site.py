@@ -92,6 +92,12 @@ def test_every_page_has_its_place(pages):
     assert len(listed) == len(set(listed))
 
 
+def test_a_notebook_becomes_a_page(pages):
+    cells = [("markdown", ["# Title\n", "\n", "Text"]), ("code", ["x = 1\n", "y = 2"]), ("code", [])]
+    notebook = {"cells": [{"cell_type": kind, "source": source} for kind, source in cells]}
+    assert pages.of_notebook(notebook) == "# Title\n\nText\n\n```python\nx = 1\ny = 2\n```\n\n"
+
+
 @pytest.mark.slow
 def test_links_lead_to_pages_and_anchors_that_exist(built, site):
     found, wrong = 0, []

@@ -1,10 +1,11 @@
 """Lay out the pages of the site, which Zensical then renders: `scripts/docs` does both.
 
 The pages of the repository are the source, and are laid out in the folders that they have there, so that their links
-hold. Added to them are the pages of the reference, made from the code, and pages with the source of the examples.
-`zensical.toml` lists all pages in their order.
+hold. Added to them are the pages of the reference, made from the code, and pages with the source of examples and
+notebooks. `zensical.toml` lists all pages in their order.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import command_reference
 import python_reference
@@ -43,8 +45,21 @@ def text_of(page: str) -> str:
         return command_reference.page()
     if (ROOT / page).exists():
         return (ROOT / page).read_text(encoding="utf-8")
-    program = (ROOT / page).with_suffix(".py")
-    return f"# {program.name}\n\n```python\n{program.read_text(encoding='utf-8')}```\n"
+    notebook, program = ((ROOT / page).with_suffix(suffix) for suffix in (".ipynb", ".py"))
+    if notebook.exists():
+        return of_notebook(json.loads(notebook.read_text(encoding="utf-8")))
+    return f"# {program.name}\n\n{code(program.read_text(encoding='utf-8'))}"
+
+
+def of_notebook(notebook: dict[str, Any]) -> str:
+    """Return the cells of a notebook as Markdown, without what they printed."""
+    cells = ((cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"])
+    return "\n\n".join(code(text) if kind == "code" else text for kind, text in cells if text) + "\n"
+
+
+def code(text: str) -> str:
+    """Return the source of a program as a block."""
+    return f"```python\n{text.strip()}\n```\n"
 
 
 def lay_out(out: Path) -> None:
