@@ -114,5 +114,5 @@ def test_a_notebook_shows_the_batches(plates):
     assert "images fitted" not in equalizer._repr_html_()
     names = np.where(batch == "B", "<B>", "A")
     page = equalizer.fit(X, batch=names)._repr_mimebundle_(include=None)["text/html"]
-    assert "images fitted" in equalizer._repr_html_() and "&lt;B&gt;</td><td>24</td><td>moved to A" in page
-    assert "<td>A</td><td>24</td><td>the target" in page
+    assert "images fitted" in equalizer._repr_html_() and "&lt;B&gt;</th><td>24</td><td>moved to A" in page
+    assert ">A</th><td>24</td><td>the target" in page

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,18 @@ from helpers import over
 
 import img2img
 from img2img.errors import ConfigError, ModelFileError
+from img2img.evaluation.compare import Comparison
+from img2img.evaluation.evaluate import Ranking
 from img2img.evaluation.scores import Evaluation
 from img2img.lab.equalizer import LabWarning
+from img2img.lab.recommendation import Difference, Recommendation
+from img2img.methods import METHODS
 from img2img.metrics.score import Score
-from img2img.model.summary import SHOWN_FAILURES, Outcome, Summary
+from img2img.model.classifying import Classified
+from img2img.model.samples import Written
+from img2img.model.showing import paper
+from img2img.model.summary import Outcome, Summary
+from img2img.runtime.markup import MOST_LISTED
 
 ROOT = Path(img2img.__file__).parents[1]
 TINY = dict(size=32, width=4, d_width=4, steps=2, device="cpu", precision="fp32", quiet=True)
@@ -180,12 +189,12 @@ def test_to_moves_a_model_or_leaves_it_alone(kind, folders):
 
 def test_a_summary_names_each_file_once():
     summary = Summary(translated=3, seconds=1.25)
-    for i in range(SHOWN_FAILURES + 2):
+    for i in range(MOST_LISTED + 2):
         source = Path("photos") / f"{i}.png"
         summary.add(Outcome(source, Path("out"), "failed", f"{source} is damaged."))
     text = repr(summary)
-    assert text.splitlines()[0] == f"Summary(3 translated, 0 skipped, {SHOWN_FAILURES + 2} failed, 1.2 s)"
-    assert all(text.count(str(path)) == (i < SHOWN_FAILURES) for i, (path, _) in enumerate(summary.failed))
+    assert text.splitlines()[0] == f"Summary(3 translated, 0 skipped, {MOST_LISTED + 2} failed, 1.2 s)"
+    assert all(text.count(str(path)) == (i < MOST_LISTED) for i, (path, _) in enumerate(summary.failed))
     assert text.endswith("\n  and 2 more")
 
 
@@ -201,6 +210,62 @@ def test_an_evaluation_shows_its_scores():
     frame = result.to_frame()
     assert list(frame.index) == list(rows) and list(frame.columns) == ["kid", "kid_std", "drift"]
     assert frame.loc["do nothing", "kid"] == 24.5 and frame.loc["model", "kid_std"] == 0.01
+
+
+HOSTILE = "<script>alert(1)</script>&\udcff.png"
+ROWS = {HOSTILE: {"l1": Score(0.4)}, "do nothing": {"l1": Score(0.5)}}
+SHOWN = {  # what people print: its HTML in a notebook has these words, and its repr is one line with those
+    "summary": (
+        Summary(3, 1, [(HOSTILE, f"{HOSTILE} is damaged.")] * 12, seconds=1.0, computed="cpu, fp32"),
+        ["<td>3</td>", "is damaged.</li>", "and 2 more"], "Summary(3 translated, 1 skipped, 12 failed",
+    ),
+    "classified": (
+        Classified((HOSTILE, "y"), [Path("1.png")], np.array([[0.2, 0.8]]), [(Path(HOSTILE), HOSTILE)]),
+        ["Classified 1 image, 1 failed", ">y</th><td>1</td>"], "Classified(1 images, 1 failed)",
+    ),
+    "written": (Written(4, 0, [Path(HOSTILE)], [HOSTILE]), ["drawn", "<td>4</td>", "sheets"], "Written(drawn=4"),
+    "evaluation": (
+        Evaluation({"images": 10, "notes": [HOSTILE]}, ROWS),
+        ["<strong>0.4</strong>", "0.5", "l1 ↓", "Measured on 10"], "Evaluation(10 images",
+    ),
+    "features": (Evaluation({"images": 10, "notes": [HOSTILE]}, {}), ["without scores"], "Evaluation(10 images, no sc"),
+    "ranking": (
+        Ranking("l1", HOSTILE, {HOSTILE: (7, {"l1": Score(0.1)}), "b": (9, {"l1": Score(0.2)})}, {}, {}),
+        ["<strong>7, best</strong>", "<strong>0.1</strong>", ">9<"], "Ranking(2 checkpoints, best at step 7: l1 0.1, ",
+    ),
+    "comparison": (
+        Comparison(ROWS, {HOSTILE: {"r": HOSTILE, "s": 2}}, {"images": 10}),
+        ["<strong>0.4</strong>", "Settings", "<td>2</td>"], "Comparison(<script>",
+    ),
+    "recommendation": (
+        Recommendation("tone", HOSTILE, HOSTILE, True, {}, {}, None, None,
+                       [Difference(HOSTILE, "DNA", "background", 0.1, 0.02, True)], [HOSTILE]),
+        ["Recommended: tone, because", "+10.0% of the range", "clear"], "Recommendation(tone, because <script>",
+    ),
+}  # fmt: skip
+
+
+@over(name=SHOWN)
+def test_results_show_what_they_are(name):
+    result, words, text = SHOWN[name]
+    page = result._repr_html_()
+    assert [word for word in words if word not in page] == []
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.encode() and "http" not in page  # no lone surrogates, and nothing is fetched
+    assert repr(result).startswith(text) and "\n" not in repr(result).split("\n  ")[0]
+
+
+def test_a_model_shows_its_paper_and_what_it_takes(folders, tmp_path):
+    odd = tmp_path / "<b>.safetensors"
+    shutil.copy(folders / "translator" / "model.safetensors", odd)
+    model = img2img.load(odd, device="cpu").towards("b2a")
+    page = model._repr_html_()
+    parameters = sum(p.numel() for p in model.network().parameters())
+    assert "<strong>b2a</strong>" in page and f"<td>{parameters:,}</td>" in page
+    assert "arXiv:1703.10593" in page and "3 × uint16 " in page and "32 px" in page and "&lt;b&gt;.safet" in page
+    assert "noise of" in (shown := img2img.load(folders / "sampler", device="cpu")._repr_html_())
+    assert "Generative Adversarial Nets" in shown
+    assert all(re.search(r" (19|20)\d\d", paper(method)) or method == "local" for method in METHODS)
 
 
 def test_a_warning_shows_the_line_of_the_caller():

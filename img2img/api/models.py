@@ -29,6 +29,7 @@ from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, checked, option, pick, split
 from img2img.options.docstrings import documented
+from img2img.runtime.progress import shown_in_notebook
 
 OF_TRANSLATORS = ("direction", "backend")  # options of loading that only translators have
 
@@ -113,6 +114,7 @@ def sample(
     **options: Unpack[keywords.Sampling],
 ) -> Written: ...
 @documented(SampleLoadOptions, SampleOptions, RayOptions)
+@shown_in_notebook("drawing")
 def sample(
     model: str | Path | Sampler,
     n: int = 64,
@@ -175,6 +177,7 @@ def _drawing(model: Sampler, n: int, place: Path | Remote, options: SampleOption
 
 
 @documented(ClassifyOptions)
+@shown_in_notebook("classifying")
 def classify(
     model: str | Path | Model,
     source: str | Path,

@@ -23,11 +23,13 @@ from img2img.options import keywords
 from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
 from img2img.runtime.device import pick_devices
+from img2img.runtime.progress import shown_in_notebook
 
 Opened = TypeVar("Opened", bound=Model)
 
 
 @documented(JobLoadOptions, TranslateOptions, FolderOptions, RayOptions)
+@shown_in_notebook("translating", adapt=lambda advance: lambda outcome: advance(outcome.done, outcome.total))
 def translate(
     model: str | Path | Translator,
     source: str | Path,

@@ -25,6 +25,9 @@ class Scale:
         if self.dtype not in DTYPES or not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"invalid range of pixel values: {self.low} to {self.high} of {self.dtype!r}")
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.low:g} to {self.high:g}"
+
     @classmethod
     def of(cls, arrays: Iterable[Array], dtype: str) -> "Scale":
         """Return 0..255 for 8 bits, and for other types the actual range of `arrays`, the whole training set."""

@@ -25,11 +25,13 @@ from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import option
 from img2img.options.docstrings import documented
-from img2img.report.page import captioned, is_page, lightened, page, table
+from img2img.report.page import captioned, is_page, lightened, page
 from img2img.report.result import BOLD, meanings, protocol, scores_table
 from img2img.runs.folder import RunFolder
 from img2img.runs.record import OPERATIONAL, RunRecord
 from img2img.runtime.files import refuse_unwritable, write_text
+from img2img.runtime.markup import in_cell, table
+from img2img.runtime.progress import shown_in_notebook
 from img2img.runtime.records import from_json, read_text
 
 
@@ -54,6 +56,17 @@ class Comparison:
         """The scores as an evaluation with a row for each run."""
         return Evaluation(self.protocol, self.rows)
 
+    def __repr__(self) -> str:
+        rows = (
+            f"{row} {name} {score.value:.4g}" for row, scores in self.rows.items() for name, score in scores.items()
+        )
+        return f"Comparison({', '.join(rows)})"
+
+    def _repr_html_(self) -> str:
+        result = self.evaluation.record
+        words = f'<p class="faint">{BOLD} {escape(protocol(result))}</p>'
+        return in_cell("Comparison", scores_table(result.rows, result.metrics), words, _settings(self))
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         known = self.evaluation.to_json()
@@ -61,6 +74,7 @@ class Comparison:
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
+@shown_in_notebook("comparing", "models")
 def compare(
     runs: Sequence[str | Path],
     *,
@@ -158,10 +172,15 @@ def _cautions(models: Mapping[str, Translator], own: bool) -> list[str]:
     return notes
 
 
-def _page(comparison: Comparison, sheet: bytes) -> str:
-    result = comparison.evaluation.record
+def _settings(comparison: Comparison) -> str:
+    """Return the table of the settings that differ, empty if none does."""
     runs = list(next(iter(comparison.settings.values()), {}))
     lines = [[escape(name), *(escape(str(v)) for v in values.values())] for name, values in comparison.settings.items()]
+    return table(lines, ["option", *map(escape, runs)], "Settings that differ") if lines else ""
+
+
+def _page(comparison: Comparison, sheet: bytes) -> str:
+    result = comparison.evaluation.record
     parts = [
         captioned(lightened(sheet), "The same held-out images.", "Inputs, and the results of each run"),
         "<h2>Scores</h2>",
@@ -169,6 +188,6 @@ def _page(comparison: Comparison, sheet: bytes) -> str:
         f"<p>{BOLD} {escape(protocol(result))}</p>",
         meanings(result.metrics),
         "<h2>Settings that differ</h2>",
-        table(lines, ["option", *map(escape, runs)], "Settings that differ") if lines else "<p>None.</p>",
+        _settings(comparison) or "<p>None.</p>",
     ]
     return page("img2img: runs compared", "\n".join(parts))

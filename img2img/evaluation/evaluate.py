@@ -27,10 +27,14 @@ from img2img.model.translator import Translator
 from img2img.options import keywords
 from img2img.options.declared import check_names, pick, split
 from img2img.options.docstrings import documented
+from img2img.report.result import checkpoints_table
 from img2img.report.run import rewrite_report
 from img2img.runs.folder import RunFolder
+from img2img.runs.results import RankingRecord
 from img2img.runtime.device import pick_device
 from img2img.runtime.files import atomic, write_text
+from img2img.runtime.markup import in_cell
+from img2img.runtime.progress import shown_in_notebook
 
 ARRAYS = ("a", "b", "real", "fake")  # options that may be arrays in Python
 
@@ -97,6 +101,7 @@ class Request(NamedTuple):
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
+@shown_in_notebook("evaluating")
 def evaluate(
     model: str | Path | Translator | None = None,
     *,
@@ -170,6 +175,17 @@ class Ranking:
     rows: dict[str, dict[str, Score]]
     protocol: dict[str, Any]
 
+    def __repr__(self) -> str:
+        step, scores = self.scores[self.best]
+        value = f"{self.metric} {scores[self.metric].value:.4g}"
+        return f"Ranking({len(self.scores)} checkpoints, best at step {step}: {value}, {self.best})"
+
+    def _repr_html_(self) -> str:
+        saved = saved_rows({name: scores for name, (_, scores) in self.scores.items()})
+        scores = {name: {"step": step} | saved[name] for name, (step, _) in self.scores.items()}
+        title = f"Checkpoints, the best by {self.metric} marked"
+        return in_cell(title, checkpoints_table(RankingRecord(self.metric, self.best, scores)))
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of checkpoints.json."""
         scores = _plain({name: scores for name, (_, scores) in self.scores.items()})
@@ -184,6 +200,7 @@ class Ranking:
 
 
 @documented(EvaluateOptions, MetricOptions, LoadOptions)
+@shown_in_notebook("ranking", "models")
 def rank(
     run: str | Path,
     *,

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from img2img.errors import ConfigError, install_hint
 from img2img.metrics.network import ENCODER
 from img2img.metrics.score import Score
 from img2img.metrics.table import METRICS, base_name
-from img2img.report.result import scores_table
+from img2img.report.result import BOLD, protocol, scores_table
 from img2img.runs.results import JudgeRecord, MetricText, Protocol, Result, SavedScore
 from img2img.runtime.files import write_text
+from img2img.runtime.markup import in_cell, listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,11 @@ class Evaluation:
         return f"Evaluation({self.protocol.get('images', '?')} images, {next(iter(self.rows), 'no scores')}: {scores})"
 
     def _repr_html_(self) -> str:
-        return scores_table(self.record.rows, self.record.metrics)
+        result = self.record
+        if not result.rows:
+            return in_cell("Evaluation without scores", listing(result.protocol.notes))
+        words = f'<p class="faint">{BOLD} {escape(protocol(result))}</p>'
+        return in_cell("Evaluation", scores_table(result.rows, result.metrics), words)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return a data frame with a line for each row: the values, and as METRIC_std the deviations if there are any.

@@ -52,10 +52,6 @@ def print_info(info: dict[str, Any], as_json: bool = False) -> None:
 
 def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
     """Format the result of `model_info` as labels and texts, for a table."""
-
-    def pixels(scale: dict[str, Any]) -> str:
-        return f"{Scale(**scale).dtype} {scale['low']:g} to {scale['high']:g}"
-
     origin = "" if not info["source"] else ", as stated at the import" if info["size"] else "not known"
     size = f"{info['size']} px" if info["size"] else ""
     entries = [("file", f"{info['file']}, {info['bytes'] / 1e6:.1f} MB"), ("method", info["method"])]
@@ -63,8 +59,8 @@ def rows(info: dict[str, Any]) -> list[tuple[str, str]]:
         source = f"{spec['in_channels']}" if spec["takes_images"] else f"noise of {spec['in_channels']}"
         entries += [
             (name, f"{source} to {spec['out_channels']} channels, {spec['parameters']:,} parameters"),
-            *([("  pixels in", pixels(spec["scale_in"]))] if spec["takes_images"] else []),
-            ("  pixels out", pixels(spec["scale_out"])),
+            *([("  pixels in", str(Scale(**spec["scale_in"])))] if spec["takes_images"] else []),
+            ("  pixels out", str(Scale(**spec["scale_out"]))),
         ]
     entries += [
         *([("classes", ", ".join(info["classes"]))] if info["classes"] else []),

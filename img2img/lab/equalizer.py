@@ -28,6 +28,7 @@ from img2img.lab.recommendation import Recommendation
 from img2img.lab.recommending import recommend
 from img2img.lab.transforming import transform_arrays, transform_files
 from img2img.options.declared import arguments_of, checked, options_in
+from img2img.runtime.progress import shown_in_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,6 +219,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._fitted = replace(fitted, notes=[*notes, *fitted.notes])
         return self
 
+    @shown_in_notebook("checking")
     def check(
         self,
         X: "Manifest | Any",
@@ -270,6 +272,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(
         self, X: Kind, *, batch: Any, return_quality: Literal[True], **options: Unpack[_Options]
     ) -> "tuple[Kind, pd.DataFrame]": ...
+    @shown_in_notebook("equalizing")
     def transform(
         self,
         X: Any,
@@ -383,6 +386,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._fitted = learn_batch(p, fitted, name, design)
         return self
 
+    @shown_in_notebook("judging", "steps")
     def evaluate(
         self,
         X: "Manifest | Any",
@@ -450,7 +454,7 @@ class BatchEqualizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def evaluate_table(
         self, table: Any, root: str | Path | None = None, *, masks: str | None = None, nuclei: int | str = 0,
-        dark: bool | None = None, progress: Callable[[int, int], None] = lambda done, total: None, **columns: Any,
+        dark: bool | None = None, progress: Any = None, **columns: Any,
     ) -> Evaluation:  # fmt: skip
         """Call `evaluate` on `Manifest.open(table, root, **columns)`."""
         return self.evaluate(_opened(table, root, columns), masks=masks, nuclei=nuclei, dark=dark, progress=progress)

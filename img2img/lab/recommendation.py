@@ -8,8 +8,9 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
-from img2img.report.page import page, table
+from img2img.report.page import page
 from img2img.runtime.files import write_text
+from img2img.runtime.markup import in_cell, table
 
 NOTHING, FEATURES = "nothing", "features z-score"
 MOST_LISTED = 12  # differences in the terminal
@@ -118,14 +119,24 @@ class Recommendation:
         """Return a few lines for the terminal; the last but one is the recommendation."""
         return "\n".join([*self._lines(), self.sentence, ALSO])
 
+    def _table(self) -> str:
+        rows = [(d.batch, d.channel, str(d), "clear" if d.is_clear else "") for d in self.differences]
+        head = ("batch", "channel", "difference, with its 95 % interval", "")
+        return table([[escape(x) for x in row] for row in rows], head)
+
+    def __repr__(self) -> str:
+        return f"Recommendation({self.route}, because {self.reason})"
+
+    def _repr_html_(self) -> str:
+        remarks = "".join(f"<p>{escape(line)}</p>" for line in (*self.notes, ALSO))
+        return in_cell(self.sentence, f"<p>Differences from {escape(self.reference)}:</p>", self._table(), remarks)
+
     def to_html(self, path: str | Path) -> None:
         """Write a self-contained page with all differences."""
-        rows = [[escape(x) for x in (d.batch, d.channel, str(d), "clear" if d.is_clear else "")]
-                for d in self.differences]  # fmt: skip
         body = [
             f"<p><b>{escape(self.sentence)}</b></p><p>{escape(ALSO)}</p>",
             *(f"<p>{escape(line)}</p>" for line in self._lines()),
             f"<h2>Differences from {escape(self.reference)}</h2>",
-            table(rows, ("batch", "channel", "difference, with its 95 % interval", "")),
+            self._table(),
         ]
         write_text(Path(path), page("Batch effect: a check before fitting", "\n".join(body)))

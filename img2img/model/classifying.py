@@ -2,8 +2,10 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from img2img.data.domain import refuse_non_finite
 from img2img.data.folders import images_at, readable
 from img2img.data.images import read_image, resize
 from img2img.data.picture import Array
-from img2img.errors import ConfigError, DataError
+from img2img.errors import ConfigError, DataError, counted
 from img2img.model.model import BATCH, Model
 from img2img.runtime.files import refuse_unwritable, write_text
+from img2img.runtime.markup import in_cell, listing, table
 
 HEAD = "file,label,confidence"  # of the table, before a column for each class
 
@@ -42,6 +45,13 @@ class Classified:
 
     def __repr__(self) -> str:
         return f"Classified({len(self.files)} images, {len(self.failed)} failed)"
+
+    def _repr_html_(self) -> str:
+        counts = Counter(self.labels)
+        rows = [[escape(name), str(counts[name])] for name in self.classes]
+        failed = [reason for _, reason in self.failed]
+        title = f"Classified {counted(len(self.files), 'image', 'images')}, {len(failed)} failed"
+        return in_cell(title, table(rows, ["class", "images"]), listing(failed))
 
     def to_csv(self) -> str:
         """Return a table of file, label, confidence, and the confidence of each class; --labels reads it."""

@@ -17,6 +17,7 @@ from img2img.errors import ConfigError, ModelFileError, choose
 from img2img.model.file import Direction, content_of, load_use, read_card
 from img2img.model.hub import Place, fetch, is_on_hub
 from img2img.model.plugged import passed_for
+from img2img.model.showing import card_in_cell
 from img2img.plugins import restore
 from img2img.runtime.device import SOFTWARE, Runtime, machine
 
@@ -186,6 +187,10 @@ class Model:
     def machine(self) -> dict[str, Any]:
         """Return what rounding depends on besides precision and threads, for the record of results."""
         return machine(self.runtime.device) | {"software": SOFTWARE}
+
+    def _repr_html_(self) -> str:
+        where = {"class": self.label, "device": self.runtime.describe(), "file": self.path}
+        return card_in_cell(type(self).__name__, self.card, self.direction, **where)
 
     def _in_words(self, *facts: str) -> str:
         card = self.card

@@ -20,6 +20,7 @@ from img2img.model.options import SampleOptions
 from img2img.model.record import TRIES, compare_machines, refuse_taken, worker_remarks
 from img2img.model.sampling import Sampler
 from img2img.runtime.files import atomic, create_json, json_object, remove, remove_stale, write_json
+from img2img.runtime.markup import facts, in_cell, listing
 from img2img.runtime.records import read_record
 
 PNG_HOLDS = ("uint8", "uint16")
@@ -54,6 +55,11 @@ class Written:
     skipped: int
     pictures: list[Path | str]
     notes: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        sheets = ", ".join(map(str, self.pictures))
+        counts = facts({"drawn": self.drawn, "already there": self.skipped, "sheets": sheets})
+        return in_cell("Drawn images", counts, listing(self.notes))
 
 
 class Drawing:

@@ -10,9 +10,8 @@ from img2img.data.shards import Shard
 from img2img.errors import ConfigError, quote
 from img2img.model.translator import Translator
 from img2img.runtime.files import holds_keys, refuse_unwritable, write_text
+from img2img.runtime.markup import facts, in_cell, listing, shortened
 from img2img.runtime.records import from_json, read_text
-
-SHOWN_FAILURES = 10  # in the repr of a summary; all are in its `failed`
 
 Status = Literal["translated", "skipped", "failed"]
 Fields = tuple[Status, str, float]  # status, reason and outside of an outcome
@@ -59,9 +58,17 @@ class Summary:
 
     def __repr__(self) -> str:
         counts = f"{self.translated} translated, {self.skipped} skipped, {len(self.failed)} failed"
-        reasons = [f"\n  {reason}" for _, reason in self.failed[:SHOWN_FAILURES]]  # each names its file
-        more = f"\n  and {len(self.failed) - SHOWN_FAILURES} more" if len(self.failed) > SHOWN_FAILURES else ""
-        return f"Summary({counts}, {self.seconds:.1f} s){''.join(reasons)}{more}"
+        lines = shortened([reason for _, reason in self.failed])  # each names its file
+        return "\n  ".join([f"Summary({counts}, {self.seconds:.1f} s)", *lines])
+
+    def _repr_html_(self) -> str:
+        counts = {"translated": self.translated, "already there": self.skipped, "failed": len(self.failed)}
+        found = counts | {
+            "outside the range of training": len(self.outside) or "",
+            "time": f"{self.seconds:.1f} s",
+            "computed": self.computed,
+        }
+        return in_cell("Translated files", facts(found), listing([reason for _, reason in self.failed]))
 
     def add(self, outcome: Outcome) -> None:
         if outcome.status == "failed":

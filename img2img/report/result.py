@@ -6,10 +6,11 @@ from pathlib import Path
 
 from img2img.metrics.table import METRICS, base_name
 from img2img.report import remarks
-from img2img.report.page import captioned, lightened, table
+from img2img.report.page import captioned, lightened
 from img2img.report.remarks import Texts, shown
 from img2img.runs.folder import RunFolder
-from img2img.runs.results import MODEL, Result, SavedScore, Scores
+from img2img.runs.results import MODEL, RankingRecord, Result, SavedScore, Scores
+from img2img.runtime.markup import table
 
 BOLD = "Bold: the best of each line, except where a baseline is best by definition."
 NAMED_IMAGES = 3  # best and worst of the held-out ones
@@ -49,6 +50,23 @@ def scores_table(rows: Mapping[str, Scores], metrics: Texts) -> str:
         lines.append([f"{escape(name)}{ARROWS[remarks.sign_in(name, metrics)]}", *cells])
     head = ["metric", *("<strong>model</strong>" if row == MODEL else escape(row) for row in rows)]
     return f'<div class="numbers">{table(lines, head, "Scores on held-out images")}</div>'
+
+
+def checkpoints_table(ranking: RankingRecord) -> str:
+    """Return a line for each scored checkpoint, in order of steps; the best ones are marked."""
+    scores = {file: checkpoint.scores for file, checkpoint in ranking.checkpoints.items()}
+    names = list(dict.fromkeys(name for entry in scores.values() for name in entry))
+    best = {name: remarks.best_rows(name, scores, {}) for name in names}
+    if ranking.metric in best and not best[ranking.metric]:  # a metric of another version
+        best[ranking.metric] = {ranking.best}
+    lines = []
+    for file, checkpoint in sorted(ranking.checkpoints.items(), key=lambda entry: entry[1].step):
+        step = f"{checkpoint.step:,}"
+        marked = f"<strong>{step}, best</strong>" if file == ranking.best else step
+        cells = (score_cell(checkpoint.scores.get(name), file in best[name]) for name in names)
+        lines.append([marked, *cells, escape(file)])
+    scored = table(lines, ["step", *map(escape, names), "file"], "Scores of checkpoints")
+    return f'<div class="numbers files">{scored}</div>'
 
 
 def meanings(metrics: Texts) -> str:

@@ -15,14 +15,15 @@ from img2img.report import remarks
 from img2img.report.card import write_card
 from img2img.report.contents import Contents
 from img2img.report.curves import Panel, draw_panel, stacked, training_panels
-from img2img.report.page import captioned, page, table
+from img2img.report.page import captioned, page
 from img2img.report.remarks import Remark, shown
-from img2img.report.result import pictured, result_section, score_cell
+from img2img.report.result import checkpoints_table, pictured, result_section
 from img2img.runs.facts import Report, in_words, read_report_record
 from img2img.runs.folder import Entry, RunFolder
 from img2img.runs.record import LogRow, read_log, scalars_of
 from img2img.runs.results import RankingRecord
 from img2img.runtime.files import atomic
+from img2img.runtime.markup import table
 
 SHOWN_SAMPLES = 12
 LINKED = [entry.name for entry in (*vars(RunFolder).values(),) if isinstance(entry, Entry) and entry.name[0] != "."]
@@ -149,21 +150,9 @@ def _checkpoints(ranking: RankingRecord) -> str:
     """Return the table of the scored checkpoints, the best ones marked."""
     if not ranking.checkpoints:
         return ""
-    scores = {file: checkpoint.scores for file, checkpoint in ranking.checkpoints.items()}
-    names = list(dict.fromkeys(name for entry in scores.values() for name in entry))
-    best = {name: remarks.best_rows(name, scores, {}) for name in names}
-    if ranking.metric in best and not best[ranking.metric]:  # a metric of another version
-        best[ranking.metric] = {ranking.best}
-    lines = []
-    for file, checkpoint in sorted(ranking.checkpoints.items(), key=lambda entry: entry[1].step):
-        step = f"{checkpoint.step:,}"
-        marked = f"<strong>{step}, best</strong>" if file == ranking.best else step
-        cells = (score_cell(checkpoint.scores.get(name), file in best[name]) for name in names)
-        lines.append([marked, *cells, escape(file)])
-    scored = table(lines, ["step", *map(escape, names), "file"], "Scores of checkpoints")
     return (
         f"<h3>Checkpoints that were kept</h3><p>All scored alike; the best by {escape(ranking.metric)} is marked.</p>"
-        f'<div class="numbers files">{scored}</div>'
+        f"{checkpoints_table(ranking)}"
     )
 
 

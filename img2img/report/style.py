@@ -1,6 +1,10 @@
 """The style of every page: of runs, of runs compared, of equalized batches; light, dark, on a phone and on paper."""
 
-STYLE = """
+from img2img.runtime.markup import TABLES
+
+STYLE = (
+    TABLES
+    + """
 :root { color-scheme: light dark; -webkit-text-size-adjust: 100%; --ink: #222; --paper: #fff; --clear: #fff0;
   --faint: #595959; --line: #d9d9d9; --soft: #f4f4f4; --link: #0b57a4; --shade: #0003; --strong: #8a8a8a;
   --bad: #b3261e; --on-bad: #fdf1f0; --warn: #b26a00; --on-warn: #fdf6ea; --good: #2a7a3b; --on-good: #f0f7f1 }
@@ -16,9 +20,6 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1, h2, h3 { line-height: 1.25 }
 img { max-width: 100%; height: auto } .pixels { image-rendering: pixelated }
 figure { margin: 1rem 0 } figcaption { color: var(--faint) }
-table { border-collapse: collapse; overflow-wrap: normal }
-td, th { text-align: left; vertical-align: top }
-.wide { overflow-x: auto }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto }
 h1 { font-size: 1.75rem; margin: 0 0 .4rem } .above { color: var(--faint); margin: 0; font-size: .95rem }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .8rem; padding-top: .8rem; border-top: 1px solid var(--line) }
@@ -37,12 +38,6 @@ nav { margin: 1rem 0; font-size: .95rem } nav a { margin-right: 1rem; white-spac
 .note { border-color: var(--warn); background: var(--on-warn) }
 .over { border-color: var(--strong); background: var(--soft) }
 .fine { border-color: var(--good); background: var(--on-good) }
-table { font-size: .95rem; font-variant-numeric: tabular-nums }
-td, th { padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line) } th { font-weight: 600 }
-thead th { border-bottom: 2px solid var(--strong); vertical-align: bottom }
-.numbers tbody td, .numbers thead th + th { text-align: right; white-space: nowrap } .numbers th { white-space: nowrap }
-tbody th { font-weight: 400 } td strong { font-weight: 700 } small { color: var(--faint); font-size: .85em }
-.faint { color: var(--faint); font-size: .9rem }
 code { white-space: nowrap; font-size: .92em } pre code { white-space: inherit }
 dt { font-weight: 600 } dd { margin: 0 0 .5rem; color: var(--faint) }
 @media (min-width: 40rem) {
@@ -68,3 +63,4 @@ p:has(+ pre), p:has(+ figure), p:has(+ .panels) { break-after: avoid }
   h2 { margin-top: 1.4rem } .panels { grid-template-columns: 1fr 1fr }
 }
 """
+)

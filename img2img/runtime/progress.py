@@ -3,14 +3,16 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from img2img.errors import counted
+from img2img.runtime.output import stderr_console
 
 PLAIN_SECONDS = 20.0  # between plain lines
 LIVE_SECONDS = 0.1  # between updates of a live bar
@@ -18,6 +20,9 @@ CELL_SECONDS = 1.0  # between updates of a notebook's output
 MEMORY_SECONDS = 300.0  # window over which the rate is measured
 WARM_SECONDS = 2.0  # of measured work, after which the slow first piece no longer counts
 CELL_BAR = 30  # characters
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Advance = Callable[[int, int], None]  # (done, total)
 
 
 def duration(seconds: float) -> str:
@@ -144,8 +149,7 @@ class Meter:
         if total is not None:
             self.pace.total = total
         self.pace.mark(done, done - self.pace.done if work is None else work)
-        is_plain = not (self.console.is_terminal or self.console.is_jupyter)
-        is_last = done == self.pace.total and not (is_plain and not self.last_line)  # a quick job needs no plain line
+        is_last = done == self.pace.total and (self.console.is_terminal or self.last_line)  # a quick job needs no line
         if self.pace.now >= self.due or is_last:
             self.show()
 
@@ -160,7 +164,8 @@ class Meter:
             pause = LIVE_SECONDS
         elif self.console.is_jupyter:
             bar = "━" * round(share * CELL_BAR)
-            self._show_cell(f"{self.title} {bar:─<{CELL_BAR}} {text}\n{self.below}".rstrip())
+            self.last_line = f"{self.title} {bar:─<{CELL_BAR}} {text}\n{self.below}".rstrip()
+            self._show_cell(self.last_line)
             pause = CELL_SECONDS
         else:
             line = f"{self.title} {text}" + (f" | {self.below}" if self.below else "")
@@ -181,3 +186,33 @@ class Meter:
         """Remove the live bar."""
         if self.bar is not None:
             self.bar.stop()
+
+
+def shown_in_notebook(
+    title: str, unit: str = "img", adapt: Callable[[Advance], Callable[..., None]] = lambda advance: advance
+) -> Callable[[Function], Function]:
+    """Let a function show its progress in a notebook, where it was not given a `progress` of the caller's own.
+
+    Elsewhere it shows nothing, and a quick job shows nothing anywhere.
+
+    Args:
+        title: one word for the job.
+        unit: the unit that the rate counts.
+        adapt: makes the function's `progress` of one that takes the number of pieces done, and of all.
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def shown(*given: Any, progress: Callable[..., None] | None = None, **options: Any) -> Any:
+            if progress is not None:
+                return function(*given, progress=progress, **options)
+            console = stderr_console()
+            if not console.is_jupyter:
+                return function(*given, **options)
+            meter = Meter(console, title, unit=unit)
+            meter.due += CELL_SECONDS
+            return function(*given, progress=adapt(meter.advance), **options)
+
+        return shown  # type: ignore[return-value]
+
+    return decorate

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from html import escape
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -28,6 +29,7 @@ from img2img.lab.judgement.normalised import measure_normalised_features, measur
 from img2img.lab.judgement.scores import FEATURES_ONLY, IDENTITY, Scores
 from img2img.lab.judgement.verdict import Advice, Outcome
 from img2img.runtime.files import write_text
+from img2img.runtime.markup import in_cell, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,17 @@ class Evaluation(Findings):
     def outcome(self) -> Outcome:
         """The colour of the verdict: "pass" is green, "warn" amber, "fail" red."""
         return verdict.judgement(self).outcome
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.judged}: {self.verdict})"
+
+    def _repr_html_(self) -> str:
+        head, *rows = verdict.compact(self)
+        lines = [[f"<strong>{escape(name)}</strong>" if name == self.judged else escape(name), *map(escape, cells)]
+                 for name, *cells in rows]  # fmt: skip
+        remarks = "".join(f'<p class="faint">{escape(note)}</p>' for note in (*self.notes, verdict.BANNER))
+        scores = f'<div class="numbers">{table(lines, head, "Scores")}</div>'
+        return in_cell(self.verdict, scores, remarks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the pictures, for JSON."""

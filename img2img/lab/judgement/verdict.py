@@ -136,15 +136,21 @@ def _is_hidden(nothing: Scores) -> bool:
     return accuracy is not None and chance is not None and accuracy <= max(chance, nothing.get("batch_null_high") or 0)
 
 
-def text(findings: Findings) -> str:
-    """Return a table for the terminal: the judged method, doing nothing, then the others, best first."""
+def compact(findings: Findings) -> list[list[str]]:
+    """Return a table of gates and main scores: a head, the judged method, doing nothing, the others, best first."""
     names = [name for name in SHORT if any(row.get(name) is not None for row in findings.rows.values())]
     table = [["method", "gates", *names]]
     for method in dict.fromkeys([findings.judged, IDENTITY, *findings.ranking, *findings.rows]):
         failed = sum(value is False for value in findings.gates[method].values())
         gates = "pass" if findings.passed(method) else f"{failed} failed" if failed else "–"
-        mark = "*" if method == findings.judged else " "
-        table.append([f"{mark} {method}", gates, *(number(findings.rows[method].get(name)) for name in names)])
+        table.append([method, gates, *(number(findings.rows[method].get(name)) for name in names)])
+    return table
+
+
+def text(findings: Findings) -> str:
+    """Return the compact table, in which the judged method is marked, and the verdict, for the terminal."""
+    head, *rows = compact(findings)
+    table = [head, *([f"{'*' if row[0] == findings.judged else ' '} {row[0]}", *row[1:]] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     return "\n".join([*lines, "", judgement(findings).sentence, *(f"Note: {note}" for note in findings.notes), BANNER])
