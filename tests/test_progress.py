@@ -1,6 +1,7 @@
 """What a job shows of its progress: in terminals of several widths, in a notebook, and where it is piped."""
 
 import builtins
+import inspect
 import io
 import re
 import sys
@@ -11,7 +12,8 @@ from helpers import journal_in
 from rich.console import Console
 from rich.text import Text
 
-from img2img.runtime.progress import Meter, Pace, duration, rate, rough_duration
+import img2img
+from img2img.runtime.progress import Meter, Pace, duration, rate, rough_duration, shown_in_notebook
 
 LOSSES = {
     "g_gan": 0.763, "cycle": 0.667, "identity": 0.649, "d_a": 0.193, "d_b": 0.183, "d_a_real": 0.59, "d_a_fake": 0.6,
@@ -51,7 +53,7 @@ def test_a_pace_is_known_from_the_first_piece_and_leaves_it_out_when_more_is_kno
     pace.mark(1, 4)
     assert pace.text == "1 % 1/100 0.4 img/s 0:16:30 left" and not pace.warm
     for step in range(2, 8):
-        clock.now += 0.5
+        clock.now += 0.4
         pace.mark(step, 4)
     assert pace.warm and pace.text == "7 % 7/100 8.0 img/s 0:00:46 left"
 
@@ -102,7 +104,9 @@ def test_piped_output_has_lines_at_a_sensible_rhythm(tmp_path, monkeypatch, cloc
     assert lines[-1].startswith("train 100 % 1000/1000 16.0 img/s 0:00:00 left | epoch 1 ")
 
 
-def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
+@pytest.fixture
+def notebook(monkeypatch):
+    """The texts that a notebook shows, each the latest of its output."""
     shown = []
 
     class Handle:
@@ -112,7 +116,7 @@ def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
     def display(data, raw, display_id):
         assert display_id is True
         shown.append(data["text/plain"])
-        return Handle()
+        return Handle()  # updates the last output
 
     class ZMQInteractiveShell:
         pass
@@ -121,15 +125,53 @@ def test_a_notebook_gets_one_output_that_changes(tmp_path, monkeypatch, clock):
     module = types.ModuleType("IPython.display")
     module.display = display
     monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return shown
+
+
+def test_a_notebook_gets_one_output_that_changes(tmp_path, notebook, clock):
     journal = journal_in(tmp_path, 100)
     for step in range(1, 51):
         clock.now += 1
         if step % 10 == 0:
             journal.record(step, 1, LOSSES)
         journal.advance(step, 1)
-    bar, losses = shown[0].splitlines()
-    assert len(shown) == 1 and bar == f"train {'━' * 15}{'─' * 15} 50 % 50/100 1.0 img/s 0:00:50 left"
+    bar, losses = notebook[0].splitlines()
+    assert len(notebook) == 1 and bar == f"train {'━' * 15}{'─' * 15} 50 % 50/100 1.0 img/s 0:00:50 left"
     assert losses.startswith("epoch 1 g_gan 0.763")
+
+
+def walk(seconds, clock):
+    """Return a job of as many seconds, nearly, that shows its progress in a notebook, twice in each."""
+
+    @shown_in_notebook("walking", adapt=lambda advance: lambda done: advance(done, 2 * seconds))
+    def job(progress=lambda done: None):
+        for done in range(1, 2 * seconds + 1):
+            clock.now += 0.4
+            progress(done)
+        return "there"
+
+    return job
+
+
+def test_calls_show_progress_in_a_notebook_where_the_caller_does_not(notebook, clock):
+    assert walk(20, clock)() == "there" and len(notebook) == 1
+    assert notebook[0] == f"walking {'━' * 30} 100 % 40/40 2.5 img/s 0:00:00 left"
+    calls = []
+    assert walk(20, clock)(progress=calls.append) == walk(1, clock)() == "there"  # the second one is quick
+    assert calls == list(range(1, 41)) and len(notebook) == 1
+
+
+def test_calls_show_nothing_elsewhere(clock, capfd):
+    assert walk(90, clock)() == walk(90, clock)(progress=None) == "there" and capfd.readouterr() == ("", "")
+
+
+def test_every_call_with_progress_shows_it():
+    lab = img2img.BatchEqualizer
+    calls = [img2img.translate, img2img.sample, img2img.classify, img2img.evaluate, img2img.rank, img2img.compare]
+    for function in (*calls, lab.check, lab.transform, lab.evaluate):
+        around = [function, getattr(function, "__wrapped__", None)]  # scikit-learn wraps `transform` once more
+        assert walk(1, None).__code__ in [getattr(wrapper, "__code__", None) for wrapper in around], function
+        assert "progress" in inspect.signature(function).parameters and "progress: " in function.__doc__
 
 
 def test_a_long_run_says_once_how_long_it_takes_and_how_to_shorten_it(tmp_path, clock, capfd):

@@ -23,7 +23,6 @@ def card_in_cell(title: str, card: ModelCard, direction: str, **others: object) 
         shown = f"<strong>{escape(name)}</strong>" if name == direction and len(card.directions) > 1 else escape(name)
         lines.append([shown, *map(escape, _ways(spec)), f"{sizes[name]:,}"])
     known = {
-        "method": card.method,
         "paper": paper(card.method),
         "from": card.source,
         "classes": ", ".join(card.classes),

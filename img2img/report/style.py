@@ -43,7 +43,6 @@ dt { font-weight: 600 } dd { margin: 0 0 .5rem; color: var(--faint) }
 @media (min-width: 40rem) {
   dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem } dd { margin: 0 }
 }
-.files tbody td:last-child, .files thead th:last-child { text-align: left }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem 1.6rem }
 .panels figure { margin: 0 } .earlier { align-items: start }
 figcaption { font-size: .9rem; margin-top: .3rem; max-width: 46rem }

@@ -9,13 +9,14 @@ table { border-collapse: collapse; overflow-wrap: normal; font-size: .95em; font
 td, th { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line) }
 th { font-weight: 600 } thead th { border-bottom: 2px solid var(--strong); vertical-align: bottom }
 .numbers tbody td, .numbers thead th + th { text-align: right; white-space: nowrap } .numbers th { white-space: nowrap }
+.files tbody td:last-child, .files thead th:last-child { text-align: left }
 tbody th { font-weight: 400 } td strong { font-weight: 700 } small { color: var(--faint); font-size: .85em }
 .faint { color: var(--faint); font-size: .9em } .wide { overflow-x: auto }
 """
 # Notebooks are light or dark as their program wants, whatever the system prefers: text keeps the colour that it has
 # there, and lines are half transparent.
 CELL = f"""<style>.img2img {{ --line: #8886; --strong: #888; --faint: inherit; max-width: 62rem;
-  table {{ margin: .4rem 0 }} tr {{ background: none !important }} td {{ max-width: 46rem; white-space: normal }}
+  table {{ margin: .4rem 0; color: inherit }} tr {{ background: none !important }} tbody th {{ white-space: nowrap }}
   p {{ margin: .4rem 0 }} .faint, small {{ opacity: .75 }}
 {TABLES.strip()} }}</style>"""
 MOST_LISTED = 10  # entries of a list in a notebook or a terminal; an attribute has all
