@@ -11,6 +11,8 @@ import shutil
 import signal
 import time
 import warnings
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,6 +78,27 @@ def runs_to_serve(root):
         classes = dict(data=small, labels=["x", "y", "x", "y"])
         img2img.train("cgan", **classes, out=root / "drawn", size=8, latent=3, width=8, d_width=2, **quick)
     return [cyclegan_run(root / "photos"), root / "deep", root / "drawn"]
+
+
+def axe_rules():
+    """Return a function that lists what axe-core finds wrong with the page in a browser: rules and their elements."""
+    packages = map(find_spec, ("axe_playwright_python", "axe_core_python"))  # the newest axe-core first; not imported
+    package = next(filter(None, packages), None)
+    if package is None:
+        pytest.skip("needs axe-core, which `scripts/setup test` and `scripts/browser` install")
+    source = (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def check(browser):
+        browser.execute_script(source)
+        answer = browser.execute_async_script(
+            """const done = arguments[0]; axe.run({resultTypes: ["violations"]}).then(found => done({passes:
+            found.passes.length, violations: found.violations.map(rule => [rule.id, ...rule.nodes.map(node =>
+            node.target.join(" ") + ": " + node.failureSummary)])}))"""
+        )
+        assert answer["passes"] > 8
+        return answer["violations"]
+
+    return check
 
 
 def make_model(path, channels=3, dtype="uint8", out=None, generator="resnet_3", norm="instance", high=None):

@@ -405,7 +405,9 @@ def test_the_page_fits_a_phone(judged):
     assert "@media (max-width: 700px) { .row { grid-template-columns: repeat(2, minmax(0, 1fr)) }" in report.STYLE
     assert ".row img { width: 100% }" in report.STYLE and ".wide { overflow-x: auto }" in STYLE
     page = report.report(judged)
-    assert page.count('<div class="wide"><table>') == page.count("<table>") and "width=device-width" in page
+    assert (
+        page.count('<div class="wide" tabindex="0"><table>') == page.count("<table>") and "width=device-width" in page
+    )
 
 
 def test_histograms_are_shares():

@@ -53,7 +53,7 @@ def test_a_pace_is_known_from_the_first_piece_and_leaves_it_out_when_more_is_kno
     pace.mark(1, 4)
     assert pace.text == "1 % 1/100 0.4 img/s 0:16:30 left" and not pace.warm
     for step in range(2, 8):
-        clock.now += 0.4
+        clock.now += 0.5
         pace.mark(step, 4)
     assert pace.warm and pace.text == "7 % 7/100 8.0 img/s 0:00:46 left"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DONE, FACTS, full_folder, noise_rows, records, run_folder
+from helpers import DONE, FACTS, axe_rules, full_folder, noise_rows, records, run_folder
 
 from img2img.lab.judgement.case import Case
 from img2img.lab.judgement.judge import evaluate
@@ -171,6 +171,19 @@ def test_wide_tables_scroll_within_themselves(browser, reports):
     )
     assert wide and all(overflow == "auto" and inside for _, overflow, inside in wide)
     assert any(scrolls for scrolls, _, _ in wide)
+
+
+@pytest.mark.parametrize("run", ["full", "equalized", "checked"])
+def test_axe_finds_nothing(browser, reports, run):
+    check, found = axe_rules(), []
+    for width in WIDTHS.values():
+        opened(browser, reports[run], width)
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            found.extend((width, scheme, rule) for rule in check(browser))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert found == []
 
 
 def test_it_prints(browser, reports):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from helpers import runs_to_serve, wait_until
+from helpers import axe_rules, runs_to_serve, wait_until
 from PIL import Image
 
 import img2img
@@ -102,10 +102,20 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-def opened(browser, address, width=1280):
-    """Open the page anew, at a width."""
+def seen_as(browser, scheme=None):
+    """Emulate the light or the dark mode of the system."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}] if scheme else []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def resized(browser, width):
     size = {"width": width, "height": 844, "deviceScaleFactor": 2 if width < 500 else 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def opened(browser, address, width=1280):
+    """Open the page anew, at a width."""
+    resized(browser, width)
     browser.get_log("browser")
     browser.get(address)
     wait_until(lambda: find(browser, "#choices").is_displayed() or find(browser, "#key").is_displayed())
@@ -208,8 +218,7 @@ def test_draw(browser, address):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_it_fits_and_can_be_read(browser, address, pictures, width, scheme):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    seen_as(browser, scheme)
     opened(browser, address, width)
     long = pictures / f"{'a_long_name_' * 12}.jpg"
     shutil.copy(pictures / "photo.jpg", long)
@@ -234,7 +243,34 @@ def test_it_fits_and_can_be_read(browser, address, pictures, width, scheme):
         !(e.textContent.trim() || e.labels?.length || e.ariaLabel)).map(e => e.outerHTML.slice(0, 80))"""
     )
     assert unnamed == []
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    seen_as(browser)
+
+
+def test_axe_finds_nothing(browser, address, pictures):
+    check, found = axe_rules(), []
+
+    def every_look(state):
+        for scheme in ("light", "dark"):
+            seen_as(browser, scheme)
+            for width in WIDTHS.values():
+                resized(browser, width)
+                found.extend((state, scheme, width, rule) for rule in check(browser))
+        seen_as(browser)
+
+    opened(browser, address)
+    every_look("empty")
+    drop(browser, pictures / "photo.jpg", pictures / "bad.png")
+    shown(browser, "#after")
+    every_look("a result and a failure")
+    choose(browser, "model", "deep")
+    drop(browser, pictures / "deep.tif")
+    find(browser, "li:last-child .open").click()
+    wait_until(lambda: "uint16" in find(browser, "#facts").text)
+    every_look("16 bits")
+    choose(browser, "model", "drawn")
+    browser.execute_script("document.querySelector('#key').hidden = false")
+    every_look("noise and token")
+    assert found == []
 
 
 def test_keyboard_alone(browser, address, pictures):

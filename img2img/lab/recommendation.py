@@ -120,8 +120,8 @@ class Recommendation:
         return "\n".join([*self._lines(), self.sentence, ALSO])
 
     def _table(self) -> str:
-        rows = [(d.batch, d.channel, str(d), "clear" if d.is_clear else "") for d in self.differences]
-        head = ("batch", "channel", "difference, with its 95 % interval", "")
+        rows = [(d.batch, d.channel, str(d), "clear" if d.is_clear else "not clear") for d in self.differences]
+        head = ("batch", "channel", "difference, with its 95 % interval", "clear or not")
         return table([[escape(x) for x in row] for row in rows], head)
 
     def __repr__(self) -> str:

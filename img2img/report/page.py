@@ -21,8 +21,8 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>{title}</title><style>
 {style}
-</style></head><body>{body}
-</body></html>
+</style></head><body><main>{body}
+</main></body></html>
 """
 
 

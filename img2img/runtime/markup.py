@@ -26,9 +26,9 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), label: str = 
     """Return a table that scrolls where the page is narrow. Cells are HTML; the first of a row is its title."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = (f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in rest)}</tr>' for first, *rest in rows)
-    name = f' role="region" tabindex="0" aria-label="{escape(label)}"' if label else ""
+    name = f' role="region" aria-label="{escape(label)}"' if label else ""
     return (
-        f'<div class="wide"{name}><table>{f"<thead><tr>{top}</tr></thead>" if head else ""}'
+        f'<div class="wide" tabindex="0"{name}><table>{f"<thead><tr>{top}</tr></thead>" if head else ""}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -60,8 +60,8 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
                 "with different contents, or more cells, should differ."),
         "" if quality is None else "<h2>Single images</h2>" + _quality(quality),
         "<h2>Images and settings</h2>",
-        _table([("", "number")], findings.counts.items()),
-        _table([("", "setting")], findings.settings.items()),
+        _table([("counted", "number")], findings.counts.items()),
+        _table([("setting", "value")], findings.settings.items()),
         "" if findings.cramers_v is None else
         f"<p>Association of batch and label (Cramér's V, bias-corrected): {findings.cramers_v:.2f}.</p>",
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def report(findings: Findings, quality: "pd.DataFrame | None" = None) -> str:
 
 def _chart(picture: bytes, caption: str) -> str:
     """Return a chart that scrolls on a phone, where its letters would be too small."""
-    return f'<div class="wide charts">{captioned(picture, caption)}</div>'
+    return f'<div class="wide charts" tabindex="0">{captioned(picture, caption)}</div>'
 
 
 def _cell(value: Any, kind: str = "") -> str:
@@ -81,7 +81,7 @@ def _cell(value: Any, kind: str = "") -> str:
 def _table(head: Iterable[Iterable[Any]], rows: Iterable[Iterable[Any]]) -> str:
     top = "".join("<tr>" + "".join(f"<th>{escape(str(c))}</th>" for c in line) + "</tr>" for line in head)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>{top}{body}</table></div>'
+    return f'<div class="wide" tabindex="0"><table>{top}{body}</table></div>'
 
 
 def _gates(findings: Findings) -> str:
@@ -93,7 +93,7 @@ def _gates(findings: Findings) -> str:
         cells = "".join(_cell(*WORDS[value]) for value in values.values())
         rows.append(f'<tr class="{kind}"><th>{escape(method)}</th>{cells}</tr>')
     meanings = "".join(f"<li><b>{name}</b>: {words}</li>" for name, words in texts.items())
-    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div><ul>{meanings}</ul>'
+    return f'<div class="wide" tabindex="0"><table><tr><th>method</th>{head}</tr>{"".join(rows)}</table></div><ul>{meanings}</ul>'
 
 
 def _metrics(findings: Findings) -> str:
@@ -108,7 +108,7 @@ def _metrics(findings: Findings) -> str:
             lines.append(f"<tr><th>{escape(title)}</th>{cells}</tr>")
             meanings.append(f"<dt>{escape(title)}</dt><dd>{escape(meaning)}</dd>")
     explained = f"<details open><summary>What the scores mean</summary><dl>{''.join(meanings)}</dl></details>"
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>{explained}'
+    return f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>{explained}'
 
 
 def _with_interval(row: Scores, name: str) -> str:
@@ -159,7 +159,7 @@ def _examples(pictures: list[Example]) -> str:
 def _quality(frame: "pd.DataFrame") -> str:
     rows = [[number(v) if isinstance(v, float) else v for v in line] for line in islice(frame.itertuples(), MOST_ROWS)]
     rest = f"<p>{len(frame) - MOST_ROWS} more rows are omitted here.</p>" if len(frame) > MOST_ROWS else ""
-    return _table([[frame.index.name or "", *frame.columns]], rows) + rest
+    return _table([[frame.index.name or "image", *frame.columns]], rows) + rest
 
 
 def draw_predictability(findings: Findings) -> bytes:
