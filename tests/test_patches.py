@@ -247,6 +247,41 @@ def test_options_that_do_not_go_together(slides, options, sentence):
     assert sentence in says
 
 
+def test_a_number_of_regions_is_spread_over_slides_and_tissue(tmp_path):
+    """All of a small slide, and the same number of the larger ones, whose squares cover their tissue."""
+    for name in "ab":
+        for i, edge in enumerate((96, 512, 512)):
+            array = np.zeros((edge, edge, 3), np.uint8) + 90
+            array[: edge // 4] = 245  # glass
+            write_tiff(tmp_path / name / f"{i}.tif", array)
+    found = {seed: find_domains(PAIRS, config(tmp_path, 32, regions=50), seed) for seed in (0, 0, 1)}
+    for split in found.values():
+        a, b = (split.train[key].sources for key in "ab")
+        places = [(p.path.name, p.top, p.left) for p in a]
+        assert places == [(p.path.name, p.top, p.left) for p in b] and len(set(places)) == 50
+        assert split.notes[-1] == "50 of 393 and 50 of 393 regions are used, by --regions 50."
+        names = [name for name, _, _ in places]
+        assert [names.count(f"{i}.tif") for i in range(3)] in ([9, 20, 21], [9, 21, 20])
+        for name in ("1.tif", "2.tif"):
+            quarters = {(top // 128, left // 128) for n, top, left in places if n == name}
+            assert quarters == {(y, x) for y in (1, 2, 3) for x in range(4)}  # each holds 16 of 192 squares
+    assert len({tuple((p.path.name, p.top, p.left) for p in split.train["a"].sources) for split in found.values()}) == 2
+    again = find_domains(PAIRS, config(tmp_path, 32, regions=50), 1)
+    assert again.train["a"].identity() == found[1].train["a"].identity()
+    few = find_domains(UNPAIRED, config(tmp_path, 32, regions=2, val_fraction=0.3), 5)
+    assert len(few.train["a"]) == len(few.train["b"]) == 2
+    assert len(few.heldout["a"]) in (9, 192)  # held-out slides are whole
+
+
+def test_a_number_of_regions_without_effect(slides):
+    says = refused(ConfigError, find_domains, PAIRS, config(slides, region=0, regions=9))
+    assert "--regions counts the squares of --region-size, which is missing" in says
+    says = refused(ConfigError, find_domains, PAIRS, config(slides, regions=900))
+    assert "--regions 900 has no effect on 21 and 21 regions; use fewer, or leave it out." in says
+    says = refused(ConfigError, find_domains, ONE, ImagesConfig(size=16, regions=9), data=np.zeros((4, 16, 16)))
+    assert "which is missing" in says
+
+
 def test_arrays_are_not_cut():
     images = np.zeros((4, 32, 32), np.uint8)
     says = refused(ConfigError, find_domains, ONE, ImagesConfig(size=32, region_size=16), data=images)

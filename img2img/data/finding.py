@@ -27,7 +27,7 @@ from img2img.data.labels import (
 )
 from img2img.data.options import DataConfig, ImagesConfig, LabelledConfig, PartlyLabelledConfig
 from img2img.data.pairs import HELD_OUT, Domains, find_pair, pair_up
-from img2img.data.patches import patches_of, scan_large
+from img2img.data.patches import patches_of, scan_large, spread
 from img2img.data.picture import Array, Header
 from img2img.data.regions import SLIDES
 from img2img.data.vectors import vectors_for
@@ -61,16 +61,20 @@ class Split:
         return " and ".join(str(len(domain)) for domain in (self.heldout or {}).values())
 
 
-def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
+def find_domains(needs: Needs, config: Any, seed: int = 0, **arrays: Any) -> Split:
     """Find and check the images that `config` names, or `arrays`, and hold out a part of them if there is to be one.
 
+    Of large images, `config.regions` squares of each domain are kept, chosen by the seed.
+
     Raises:
-        ConfigError: if the options do not say where the images or their labels are.
+        ConfigError: if an option has no effect, or the options do not say where the images or their labels are.
         DataError: if images are missing, unreadable, or do not fit together.
     """
     preset = choose("--augment", config.augment, PRESETS)
     if config.region_size:
         _refuse_region_size(config, arrays)
+    elif config.regions:
+        raise ConfigError("--regions counts the squares of --region-size, which is missing; give both, or neither.")
     if needs.domains == ("a", "b") and not needs.labels:
         split = _find_two(config, needs.paired, **arrays)
     elif needs.domains == ("image",):
@@ -92,6 +96,9 @@ def find_domains(needs: Needs, config: Any, **arrays: Any) -> Split:
         train, heldout = ({key: part[k] for key, part in parts.items()} for k in range(2))
         if classes:
             refuse_missing(train["image"], classes, config.val_fraction)
+    if config.regions:
+        train, chosen = _limited(train, config.regions, seed)
+        notes += chosen
     if count := getattr(config, "labelled", 0):
         train = {key: keep_labels(domain, count, classes) for key, domain in train.items()}
     if needs.unlabelled:
@@ -120,6 +127,16 @@ def _refuse_region_size(config: Any, arrays: dict[str, Any]) -> None:
         )
     if getattr(config, "vectors", None):
         raise ConfigError("--vectors has one for each image, and --region-size makes many of one; leave one out.")
+
+
+def _limited(train: dict[str, Domain], count: int, seed: int) -> tuple[dict[str, Domain], Notes]:
+    """Return the domains with at most `count` squares each, and notes; pairs stay pairs."""
+    if all(len(domain) <= count for domain in train.values()):
+        sizes = " and ".join(str(len(domain)) for domain in train.values())
+        raise ConfigError(f"--regions {count} has no effect on {sizes} regions; use fewer, or leave it out.")
+    kept = {key: domain.select(spread(domain.sources, count, seed)) for key, domain in train.items()}
+    sizes = " and ".join(f"{len(kept[key])} of {len(domain)}" for key, domain in train.items())
+    return kept, (f"{sizes} regions are used, by --regions {count}.",)
 
 
 def _find_two(config: DataConfig, paired: bool, a: Any = None, b: Any = None) -> Split:

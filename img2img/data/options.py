@@ -31,6 +31,11 @@ RegionSize = Annotated[
     "train on those that show tissue.",
     Within(16, 2**14, special=(0, "whole images")),
 ]
+RegionCount = Annotated[
+    int,
+    "Train on this many of the squares of each domain, spread evenly over its images and their tissue.",
+    Within(2, 10**9, special=(0, "all")),
+]
 Pages = Annotated[str, "; ".join(f"{name}: {text}" for name, text in TRAINED_PAGES.items()) + ".", Choice(tuple(PAGES))]
 CacheMB = Annotated[int, "Keep decoded images in memory if they fit into this many megabytes.", Within(0, 10**9)]
 
@@ -53,6 +58,7 @@ class DataConfig(Options):
     cache_mb: CacheMB = 4096
     pages: Pages = "images"
     region_size: RegionSize = 0
+    regions: RegionCount = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class ImagesConfig(Options):
     cache_mb: CacheMB = 4096
     pages: Pages = "images"
     region_size: RegionSize = 0
+    regions: RegionCount = 0
 
 
 @dataclass(frozen=True)

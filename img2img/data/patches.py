@@ -6,6 +6,7 @@ show no tissue, by the rule of `tissue`, are left out.
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -13,10 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from img2img.data.folders import Found, images_at
 from img2img.data.picture import Array, Header
 from img2img.data.regions import SLIDES, Regions, open_regions
-from img2img.data.tissue import empty_regions, has_glass
+from img2img.data.tissue import empty_regions, has_glass, morton
 from img2img.errors import DataError, listed, quote
 
 MAX_OPEN = 4  # files of one thread
@@ -85,6 +88,28 @@ def pairs_of(a: Sequence[Header], b: Sequence[Header], side: int) -> tuple[list[
         for header, found in zip(b, first, strict=True)
     ]
     return list(chain(*first)), list(chain(*second))
+
+
+def spread(patches: Sequence[Header | Array], count: int, seed: int) -> list[int]:
+    """Return the indices of at most `count` squares, spread evenly over the images and over the tissue of each.
+
+    All images give the same number of squares, or all of theirs if they have fewer, and the larger ones give what is
+    then missing. Those of an image stand at equal distances along a curve that visits neighbours together (Morton
+    1966); where it begins, and which of equal images give one more, is drawn by the seed.
+    """
+    images: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # of each, the places along the curve, and indices
+    for i, patch in enumerate(patches):
+        if isinstance(patch, Patch):
+            row, column = (-(-first // side) for first, side in ((patch.top, patch.height), (patch.left, patch.width)))
+            images[patch.path].append((morton(row, column), i))
+    rng, chosen = np.random.default_rng((seed, len(patches))), list[int]()
+    squares = [sorted(found) for found in images.values()]
+    order = sorted(rng.permutation(len(squares)).tolist(), key=lambda k: len(squares[k]))
+    for turn, k in enumerate(order):
+        share = min(len(squares[k]), (count - len(chosen)) // (len(order) - turn))
+        start = int(rng.integers(len(squares[k])))
+        chosen += [squares[k][(j * len(squares[k]) + start) // share][1] for j in range(share)]
+    return sorted(chosen)
 
 
 def _patches(header: Header, places: Iterable[Place], side: int) -> list[Header]:

@@ -225,7 +225,7 @@ def open_samples(
     Args:
         needs: domains ("a", "b"), or the one domain "image"; whether they are paired; whether images have labels.
         config: an instance of `data_options(needs)`.
-        seed: of the order of samples and their augmentation.
+        seed: of the order of samples, their augmentation, and the choice of regions.
         shared: whether worker processes read from the cache.
         say: receives lines about the progress of reading.
         **arrays: "a" and "b"; or "data", and "labels" or "vectors", one per image.
@@ -234,7 +234,7 @@ def open_samples(
         ConfigError: if the options do not say where the images or their labels are.
         DataError: if images are missing, unreadable, or do not fit together.
     """
-    split = find_domains(needs, config, **arrays)
+    split = find_domains(needs, config, seed, **arrays)
     heldout = split.heldout or {}
     train = Samples(
         split.train,

@@ -56,7 +56,7 @@ def sample_of(slide: Regions, count: int, edge: int) -> list[tuple[Span, Span]]:
     rows, columns = (
         [(first, min(first + edge, n)) for first in range(0, n, edge)] for n in (slide.height, slide.width)
     )
-    squares = sorted(itertools.product(range(len(rows)), range(len(columns))), key=lambda place: _morton(*place))
+    squares = sorted(itertools.product(range(len(rows)), range(len(columns))), key=lambda place: morton(*place))
     regions = [(rows[y], columns[x]) for y, x in squares]
     if has_glass(slide):
         is_empty = empty_regions(slide)
@@ -66,6 +66,6 @@ def sample_of(slide: Regions, count: int, edge: int) -> list[tuple[Span, Span]]:
     return [regions[(2 * i + 1) * len(regions) // (2 * count)] for i in range(count)]
 
 
-def _morton(y: int, x: int) -> int:
+def morton(y: int, x: int) -> int:
     """Return the place of a square along the curve: the bits of both numbers, in turn."""
     return sum((y >> bit & 1) << 2 * bit + 1 | (x >> bit & 1) << 2 * bit for bit in range(32))

@@ -64,6 +64,7 @@ class AnyTraining(Scoring, total=False):
     cache_mb: int
     pages: str
     region_size: int
+    regions: int
     steps: int
     epochs: int
     batch_size: int
