@@ -77,7 +77,7 @@ COMMANDS = {
     "demo",
     "doctor",
 }
-# Options of torchrun, SLURM, curl, Docker, scripts/check and the benchmarks.
+# Options of torchrun, SLURM, curl, http.server, Docker, scripts/check and the benchmarks.
 FOREIGN_OPTIONS = {
     "build-arg",
     "rm",
@@ -119,7 +119,10 @@ FOREIGN_OPTIONS = {
     "widths",
     "small",
     "images",
+    "bind",
+    "directory",
 }
+OF_PLUGINS = {"gcgan"}  # methods of examples/plugin
 
 TINY: dict[str, Any] = {
     "steps": 2,
@@ -307,7 +310,7 @@ def test_options_and_commands_exist(page: Path) -> None:
     assert options <= known_options() | FOREIGN_OPTIONS
     code = "\n".join([body for language, _, body in blocks(page) if language] + re.findall(r"`([^`\n]+)`", text))
     assert set(re.findall(r"(?m)(?:^|-m )img2img ([a-z]\w*)", code)) <= COMMANDS
-    assert set(re.findall(r"(?m)(?:^|-m )img2img train ([a-z]\w*)", code)) <= set(METHODS)
+    assert set(re.findall(r"(?m)(?:^|-m )img2img train ([a-z]\w*)", code)) <= {*METHODS, *OF_PLUGINS}
 
 
 def test_readme_names_every_command() -> None:

@@ -93,7 +93,8 @@ def _gates(findings: Findings) -> str:
         cells = "".join(_cell(*WORDS[value]) for value in values.values())
         rows.append(f'<tr class="{kind}"><th>{escape(method)}</th>{cells}</tr>')
     meanings = "".join(f"<li><b>{name}</b>: {words}</li>" for name, words in texts.items())
-    return f'<div class="wide" tabindex="0"><table><tr><th>method</th>{head}</tr>{"".join(rows)}</table></div><ul>{meanings}</ul>'
+    gates = f"<table><tr><th>method</th>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide" tabindex="0">{gates}</div><ul>{meanings}</ul>'
 
 
 def _metrics(findings: Findings) -> str:
