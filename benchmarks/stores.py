@@ -87,7 +87,7 @@ def make_table(root, count):
             image[y : y + 30, x : x + 30] += 900
         name = f"{plate}/{k:05}.tif"
         tifffile.imwrite(root / name, (image * (1 - 0.2 * (plate == "P2"))).astype("uint16"))
-        rows.append({"FileName_DNA": name, "Metadata_Plate": plate, "Metadata_Well": f"{k // 2:04}"})
+        rows.append({"FileName_DNA": name, "Metadata_Plate": plate, "Metadata_Number": k})
     pd.DataFrame(rows).to_csv(root / "plates.csv", index=False)
     return root / "plates.csv"
 
@@ -126,7 +126,7 @@ def measure(options, out):
     faces = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     img2img.train("dcgan", data=faces, out=out / "faces", steps=2, batch_size=4, size=64, quiet=True, device="cpu")
     table = make_table(out / "plates", options.rows)
-    equalizer = BatchEqualizer(target="P1").fit_table(table, where="Metadata_Well < '0008'")
+    equalizer = BatchEqualizer(target="P1").fit_table(table, where="Metadata_Number < 16")
 
     def draw(place, progress, ray):
         img2img.sample(out / "faces", options.drawn, out=place, progress=progress, device="cpu", **ray)
