@@ -12,7 +12,7 @@ FROM python:${PYTHON}-slim AS cuda
 RUN pip install --no-cache-dir torch torchvision
 
 FROM ${FOR}
-ARG EXTRAS=lab,metrics,microscopes,onnx,serve,slides,stores,tensorboard,zarr
+ARG EXTRAS=hub,lab,metrics,microscopes,onnx,serve,slides,stores,tensorboard,zarr
 COPY . /source
 RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source \
     && useradd --create-home --uid 1000 img2img && chmod a+rwx /home/img2img && install --directory --owner=1000 /work
