@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: tiny folders of images and tiny training options."""
 
+import os
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from img2img.cli import main as cli
 from img2img.errors import Img2ImgError
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, as Ray has it, workers wait for the other tests
 torch.set_num_threads(1)  # tiny maps; with more, threads wait for each other on a busy machine
 
 

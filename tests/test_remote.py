@@ -27,9 +27,10 @@ from PIL import Image
 
 import img2img
 from img2img.bulk import translating as bulk
+from img2img.bulk.begun import Begun
 from img2img.bulk.sampling import Sampling, piece_of
 from img2img.bulk.translating import StagedTranslating
-from img2img.bulk.workers import TRIES, Begun, Worker
+from img2img.bulk.workers import TRIES, Worker
 from img2img.data.remote import Remote, is_inside, is_name, locate, shown
 from img2img.errors import ConfigError, DataError, NoImagesError, StoreError, TrainingError
 from img2img.model import staged, staging

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, NoReturn
 
+from img2img.bulk.begun import Begun
 from img2img.bulk.options import RayOptions
-from img2img.bulk.workers import PIECES, Begun, gpus_of, spread
+from img2img.bulk.workers import PIECES, gpus_of, spread
 from img2img.errors import TrainingError
 from img2img.model.samples import Drawing
 

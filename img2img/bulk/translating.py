@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from img2img.bulk.begun import Begun
 from img2img.bulk.options import RayOptions
-from img2img.bulk.workers import PIECES, Begun, gpus_of, spread
+from img2img.bulk.workers import PIECES, gpus_of, spread
 from img2img.data.outbox import remove_half_done
 from img2img.errors import quote
 from img2img.model.devices import light

@@ -6,12 +6,12 @@ import pickle
 import signal
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from img2img.bulk.begun import Begun
 from img2img.bulk.cluster import count_workers
 from img2img.bulk.options import RayOptions
 from img2img.errors import ConfigError, DataError, Img2ImgError, ModelFileError, TrainingError, first_line, quote
@@ -26,26 +26,6 @@ COLUMNS = ("number", "kind", "value")
 ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelFileError, TrainingError, Img2ImgError)}
 ENDED = "the process that worked on it ended each time; is there enough memory?"
 UNKNOWN = "Ray returned no result for it; run the same command again."
-
-
-class Begun:
-    """What all workers know: how often each piece was begun and not completed, and what was said first.
-
-    A piece that was begun and not completed may have ended its worker.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.settled: dict[Any, Any] = {}
-
-    def count(self, piece: str, step: int) -> int:
-        """Add a number to the count of a piece, and return the sum."""
-        self.counts[piece] += step
-        return self.counts[piece]
-
-    def first(self, key: Any, value: Any) -> Any:
-        """Return the value that was first given for a key, by any worker."""
-        return self.settled.setdefault(key, value)
 
 
 class Work(Protocol):

@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from img2img.bulk.begun import Begun
 from img2img.bulk.cluster import connected
 from img2img.bulk.options import RayOptions
-from img2img.bulk.workers import PIECES, Begun, gpus_of, spread
+from img2img.bulk.workers import PIECES, gpus_of, spread
 from img2img.data.outbox import remove_half_done
 from img2img.errors import ConfigError, quote
 from img2img.lab.tables.listing import Row
