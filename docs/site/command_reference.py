@@ -24,7 +24,7 @@ def described(name: str, command: Any) -> Iterator[str]:
     commands = getattr(command, "commands", {})
     below = list(commands.values())
     if name == "img2img":
-        yield "Every command prints this with `--help`. [Exit codes](../README.md#supported-images) are those of all."
+        yield "Every command prints this with `--help`, and has these [exit codes](../README.md#supported-images)."
     else:
         yield f"## {name.removeprefix('img2img ')}"
     yield "\n\n".join(plain(text) for text in (command.help or "").split("\n\n"))
