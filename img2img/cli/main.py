@@ -186,7 +186,7 @@ def info(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's images, run and picture.")] = DEMO,
     steps: Annotated[
-        int | None, typer.Option(help="Training steps; the default takes a few minutes on two CPU cores."), STEPS
+        int | None, typer.Option(help="Training steps; the default takes two minutes or so on two CPU cores."), STEPS
     ] = None,
 ) -> None:
     """Train CycleGAN on drawn animals, plain and striped, translate held-out ones, and show and score the result."""
