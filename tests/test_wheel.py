@@ -107,11 +107,11 @@ def test_the_installed_wheel_runs_in_a_clean_environment(built, tmp_path):
     scripts = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
     python, command = scripts / "python", scripts / "img2img"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
-    found = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
-    (Path(found) / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = dict(env=clean, cwd=tmp_path, capture_output=True, text=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, **run)
+    found = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")})
+    (Path(found) / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     where = subprocess.run([python, "-c", "import img2img; print(img2img.__file__)"], **run)
     assert Path(where.stdout.strip()).is_relative_to(tmp_path), where
     told = subprocess.run([command, "--version"], **run)
