@@ -245,6 +245,7 @@ def test_a_preview_shows_what_browsers_cannot(service):
         ("?format=zarr", photo(), 422, "Unknown format"),
         ("?format=jpg&model=deep&name=a.tif", deep_tiff(), 422, "JPEG cannot hold"),
         ("?out=/etc/passwd", photo(), 422, "Unknown parameter"),
+        ("?n_outputs=2&model=deep&name=a.tif", deep_tiff(), 422, "Unknown parameter"),
     ],
 )
 def test_a_bad_request_is_answered_with_a_sentence(query, content, status, piece, service):
