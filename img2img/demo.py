@@ -105,9 +105,9 @@ def _shrink(image: Array) -> Array:
     return small
 
 
-def write_data(root: Path) -> None:
+def write_data(root: str | Path) -> None:
     """Write trainA and testA (plain), trainB and testB (striped): four sets of different animals."""
-    for path, seed in _drawings(root):
+    for path, seed in _drawings(Path(root)):
         write_image(path, Picture(_draw_for(path, seed)))
 
 

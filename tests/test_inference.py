@@ -164,7 +164,7 @@ def test_directions_differ(model, folder):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 9))
 def test_identity_network_returns_the_input_at_any_size(model, height, width, seed):
-    model.network = Identity
+    model._network = Identity
     image = pixels(height, width, seed=seed)
     np.testing.assert_array_equal(model(image), image, strict=True)
     other = pixels(width, height, seed=seed + 1)

@@ -97,8 +97,8 @@ def test_threads_that_draw_at_once_get_what_one_gets(samplers):
 def test_a_job_that_was_stopped_draws_the_same_bytes(models, tmp_path, monkeypatch):
     """Each image among the same neighbours in its batch, whatever was there already."""
     model = Sampler(models["float"], **CPU)
-    network = model.network
-    model.network = lambda noise: network(noise) + noise.mean()  # as if the rounding told who the neighbours were
+    network = model._network
+    model._network = lambda noise: network(noise) + noise.mean()  # as if the rounding told who the neighbours were
     for parts in ([11], [3, 7, 11]):
         for n in parts:
             sample(model, n, out=tmp_path / str(parts), batch_size=4)

@@ -185,7 +185,7 @@ def test_run_folder_of_pairs(options, tmp_path):
     model = img2img.train("pix2pix", out=out, **options["pix2pix"] | {"val_fraction": 0.34})
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "model_card.md", "samples", "models"),
         *("last.pt", "model.safetensors", "best.safetensors", "evaluation.json", "evaluation_images.png"),
     }
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000002.png", "00000004.png"]
@@ -211,7 +211,7 @@ def test_run_folder_without_pairs(options, tmp_path):
     img2img.train("cyclegan", out=out, **options["cyclegan"])
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "model_card.md", "samples", "models"),
         *("last.pt", "model.safetensors"),
     }
     assert set(read_card(out / "model.safetensors").directions) == {"a2b", "b2a"}

@@ -433,7 +433,7 @@ def test_run_folder(name, options, tmp_path):
     assert isinstance(model, Sampler) and model.path == out / "model.safetensors"
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "samples", "models"),
+        *("config.json", "log.jsonl", "curves.png", "report.html", "report.json", "model_card.md", "samples", "models"),
         *("last.pt", "model.safetensors"),
     }
     card, record = read_card(out / "model.safetensors"), json.loads((out / "config.json").read_text())

@@ -53,7 +53,7 @@ def no_report(monkeypatch):
 
 def varied(model):
     """Return a model whose images differ: two steps of training leave all grey."""
-    for p in model.network.parameters():
+    for p in model._network.parameters():
         torch.nn.init.normal_(p, 0, 0.5)
     return model
 

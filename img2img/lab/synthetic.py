@@ -155,7 +155,7 @@ def write_plates(
         (folder / plate).mkdir(parents=True, exist_ok=True)
         for well in range(wells):
             for site in range(1, sites + 1):
-                signal, labels = nuclei(rng, size, max(3, round(SEEDED[effect] * area)))
+                signal, labels = nuclei(rng, size, max(5, round(SEEDED[effect] * area)))
                 treated = well % 3 == 2
                 image = expose(brighten(signal, labels) if treated else signal, EFFECTS[effect], rng)
                 name = f"{plate}/B{well:02d}_s{site}_DNA.tif"
