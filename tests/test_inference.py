@@ -33,7 +33,7 @@ from img2img.errors import ConfigError, DataError, ModelFileError, TrainingError
 from img2img.model import backends, folder as engine
 from img2img.model.options import FolderOptions, TranslateOptions
 from img2img.report.page import page
-from img2img.runtime.files import _host
+from img2img.runtime.files import _host, remove_stale
 
 TINY = {
     "size": 32,
@@ -772,6 +772,17 @@ def test_what_a_killed_run_left_is_removed_later(model, source, tmp_path):
         os.utime(path, (1, 1))
     translate_folder(model, source, out)
     assert set(out.glob(".*")) == {*foreign, living, elsewhere, out / ".img2img.json"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not say which processes ended")
+def test_what_a_process_left_that_nobody_has_waited_for_is_removed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        living, dead = (tmp_path / f".{_host()}-{pid}-12345678.img2img-part.png" for pid in (os.getpid(), ended.pid))
+        for path in (living, dead):
+            path.write_text("x")
+        remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == [living]
 
 
 def test_stopping_early_leaves_whole_files_only(model, source, tmp_path):

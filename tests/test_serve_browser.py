@@ -151,7 +151,7 @@ def shown(browser, selector):
 
 def downloaded(browser, name):
     path = browser.downloads / name
-    wait_until(path.exists)
+    wait_until(lambda: path.exists() and path.stat().st_size)  # the browser makes an empty file first
     content = path.read_bytes()
     path.unlink()
     return content

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,9 @@ class Augment:
 
     def __init__(self, preset: str, size: int) -> None:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or the import checks for updates online
-        import albumentations
+        with warnings.catch_warnings():  # it imports the hub's client, whose progress bars ask notebooks for ipywidgets
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import albumentations
 
         transforms = choose("--augment", preset, PRESETS).transforms(albumentations, size)
         self.pipeline = albumentations.Compose(transforms)

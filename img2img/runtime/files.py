@@ -232,7 +232,7 @@ def _host() -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this machine may be alive."""
+    """Return whether a process of this machine may be alive; one that ended and is not yet waited for is not."""
     if sys.platform == "win32":  # where signal 0 would end the process
         return True
     try:
@@ -241,4 +241,6 @@ def is_alive(process: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
+    with suppress(OSError):  # no /proc
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2][:1] not in b"ZX"
     return True
