@@ -1,6 +1,7 @@
 """Slides and other images too large to be held, equalized by region: the same pixels and the same fit as whole ones."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from img2img.data.images import read_image
 from img2img.data.levels import reduced
 from img2img.data.regions import open_regions
 from img2img.errors import ConfigError, DataError
-from img2img.lab import large
+from img2img.lab import evaluating, large, pieces
 from img2img.lab.tables import blockwise
 from img2img.lab.tables.manifest import Manifest
 
@@ -324,11 +325,67 @@ def test_what_cannot_be_done_is_said_of_the_file_alone(tmp_path, command_line):
     assert command_line(*words)[0] == 1  # and once more, with the finished ones kept
 
 
-def test_networks_and_judgement_take_whole_images(tmp_path):
+def test_networks_take_whole_images(tmp_path):
     folder = slides(tmp_path / "in", "tone")
     local = BatchEqualizer("local", target="A", min_images=2)
     assert "local trains a network" in refused(ConfigError, local.fit_table, folder, max_megapixels=TINY)
-    equalizer = small_fit(slides(tmp_path / "others", "tone", lambda image: image + 1))
-    for function in (equalizer.evaluate, equalizer.check):
-        manifest = Manifest.open(folder, max_megapixels=TINY)
-        assert "give it crops" in refused(DataError, function, manifest)
+
+
+# Checks and judgements
+
+
+@pytest.fixture(scope="module")
+def judged(fits, tmp_path_factory):
+    """The model, slides that the equalizers were not fitted to, and these."""
+    model, _, *equalizers = fits
+    return (
+        model,
+        slides(tmp_path_factory.mktemp("judged") / "in", model, lambda image: np.roll(image, 7, 1)),
+        equalizers,
+    )
+
+
+def test_slides_of_one_region_are_checked_and_judged_as_whole_images(judged):
+    model, folder, (whole, regions) = judged
+    held, manifest = Manifest.open(folder), Manifest.open(folder, max_megapixels=TINY)
+    one, two = whole.check(held), regions.check(manifest)
+    differences = [d for d in one.differences if not d.what.startswith("illumination")]
+    assert differences == two.differences and (one.told, one.wells) == (two.told, two.wells)
+    assert two.route == ("stain" if model == "stain" else "tone")  # nothing is said of the light of a region
+    assert whole.evaluate(held).to_dict() == whole.evaluate(manifest).to_dict()
+
+
+def test_slides_are_judged_by_regions_that_are_fields_of_them(judged, monkeypatch):
+    _, folder, (equalizer, _) = judged
+    monkeypatch.setattr(pieces, "COUNT", 3)
+    monkeypatch.setattr(pieces, "EDGE", 64)
+    seen = {}
+
+    def spied(outputs, case, **options):
+        seen.update(outputs=outputs[equalizer.model], case=case)
+        return evaluate(outputs, case, **options)
+
+    evaluate = evaluating.evaluate
+    monkeypatch.setattr(evaluating, "evaluate", spied)
+    manifest = Manifest.open(folder, max_megapixels=TINY)
+    equalizer.evaluate(manifest)
+    case, images = (
+        seen["case"],
+        [read_image(row[0], pages="channels").array.transpose(2, 0, 1) for row in manifest.files],
+    )
+    whole = equalizer.transform(images, batch=manifest.batch)
+    assert len(case.names) == 3 * len(images) and len(set(case.group)) == len(images)
+    for name, before, after in zip(case.names, case.before, seen["outputs"], strict=True):
+        file, top, bottom, left, right = re.fullmatch(
+            r"(.+), rows (\d+) to (\d+), columns (\d+) to (\d+)", name
+        ).groups()
+        (i,) = (i for i, row in enumerate(manifest.files) if row[0] == folder / file)
+        region = ..., slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1)
+        assert np.array_equal(images[i][region], before) and np.array_equal(whole[i][region], after), name
+    assert equalizer.check(manifest).wells == {"A": SLIDES, "B": SLIDES}
+
+
+def test_slides_of_the_fit_are_not_judged(fits, tmp_path):
+    model, _, _, equalizer = fits
+    copies = Manifest.open(slides(tmp_path / "copies", model), max_megapixels=TINY)
+    assert f"{2 * SLIDES} of the images were part of the fit" in refused(DataError, equalizer.evaluate, copies)

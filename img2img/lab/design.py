@@ -144,15 +144,6 @@ def each(
     return found
 
 
-def refuse_large(image: Array | LargeImage, what: str, command: str) -> None:
-    """Raise InputError if an image, which errors call `what`, is too large to be held."""
-    if isinstance(image, LargeImage):
-        raise InputError(
-            f"{what} is a slide, or above the limit of megapixels, so it is read by region; {command} holds whole "
-            "images, so give it crops, in a table of their own."
-        )
-
-
 def survey(image: Array | LargeImage) -> None:
     """Gather in one pass what a fit needs of a large image."""
     if isinstance(image, LargeImage):

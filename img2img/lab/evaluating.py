@@ -6,14 +6,19 @@ from typing import Any
 from img2img.data.picture import Array
 from img2img.errors import InputError, counted
 from img2img.lab import checks, design as rules
+from img2img.lab.curves.place import Place
+from img2img.lab.curves.tone import factor_of
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.baselines import applicable
 from img2img.lab.judgement.case import Case
 from img2img.lab.judgement.judge import Evaluation, evaluate
 from img2img.lab.judgement.rivals import installed
+from img2img.lab.large import LargeImage
 from img2img.lab.options import Parameters
-from img2img.lab.transforming import equalized
+from img2img.lab.pieces import Piece, are_cut
+from img2img.lab.reductions import Extremes, Means
+from img2img.lab.transforming import equalized, refuse_network
 
 
 def judge(
@@ -48,28 +53,38 @@ def judge(
     for i, image in enumerate(truth or ()):
         checks.check_finite(image, f"Image {i} of truth", fitted.channels)
     methods = applicable(fitted.statistics) | installed(fitted.statistics, notes.append)
-    every = len(chosen)  # images; reading, equalizing by each method, and measuring each are as many steps
-    made = every * (len(methods) + 2 + (fitted.generator is not None))
-    total = made + made - every
-    called = [images.called(i) for i in chosen]
-    progress(0, total)
+    steps = len(methods) + 1 + (fitted.generator is not None)  # of making the outputs of an image, after reading it
+    progress(0, len(chosen) * (2 * steps + 1))  # for measuring them takes as many
 
-    def checked(i: int) -> Array:
-        image: Array = images[chosen[i]]
-        rules.refuse_large(image, called[i], "report")
-        checks.check_range(image, called[i], fitted.dtype, fitted.highest)
-        checks.check_finite(image, called[i], fitted.channels)
-        return image
+    def read(i: int) -> tuple[int, list[tuple[Piece, Array, Place]]]:
+        number, called = chosen[i], images.called(chosen[i])
+        image = images[number]
+        if isinstance(image, LargeImage):
+            refuse_network(fitted)
+            image.gather(Extremes(), Means(factor_of(image.shape[1:])))  # in one pass
+        checks.check_range(image, called, fitted.dtype, fitted.highest)
+        checks.check_finite(image, called, fitted.channels)
+        place = fitted.place(image, design.batch[number], group=None if design.group is None else design.group[number])
+        found = Piece.of(number, image)
+        return fingerprint(image), [(x, x.part(image), place._replace(origin=x.origin)) for x in found]
 
-    before: list[Array] = rules.each(checked, called, p.n_jobs, lambda done: progress(done, total))
-    if common := {*fitted.fingerprints}.intersection(map(fingerprint, before)):
+    names = [images.called(i) for i in chosen]
+    found = rules.each(read, names, p.n_jobs, lambda done: progress(done, len(chosen) * (2 * steps + 1)))
+    if common := {*fitted.fingerprints}.intersection(mark for mark, _ in found):
         were = counted(len(common), "of the images was", "of the images were")
         raise InputError(f"{were} part of the fit; judge on others.")
+    pieces, before, places = (list(x) for x in zip(*(piece for _, own in found for piece in own), strict=True))
+    every = len(pieces)
+    made = every * (steps + 1)
+    total = made + every * steps
 
-    def of_chosen(values: Any) -> Any:
-        return None if values is None else [values[i] for i in chosen]
+    def of_pieces(values: Any) -> Any:
+        return None if values is None else [values[piece.number] for piece in pieces]
 
-    batch = of_chosen(design.batch)
+    def parts(values: Any) -> Any:
+        return None if values is None else [piece.part(values[piece.number]) for piece in pieces]
+
+    batch = of_pieces(design.batch)
     outputs = {}
     for name, method in methods.items():
         outputs[name] = method(before, batch, fitted.statistics)
@@ -77,10 +92,6 @@ def judge(
     pairs = list(zip(before, batch, strict=True))
     if fitted.generator is not None:
         outputs["tone"] = [fitted.correction.corrected(x, fitted.batches.index(b)) for x, b in pairs]
-    places = [
-        fitted.place(image, b, group=None if design.group is None else design.group[i])
-        for i, (image, b) in zip(chosen, pairs, strict=True)
-    ]
     outputs[fitted.model] = [
         equalized(p, fitted, image, b, place) for (image, b), place in zip(pairs, places, strict=True)
     ]
@@ -89,16 +100,16 @@ def judge(
         batch=batch,
         reference=fitted.statistics.reference,
         scale=fitted.scale,
-        group=of_chosen(group),
-        control=of_chosen(design.control),
-        label=of_chosen(design.label),
-        masks=of_chosen(masks),
-        truth=of_chosen(truth),
+        group=[str(piece.number) for piece in pieces] if group is None and are_cut(pieces) else of_pieces(group),
+        control=of_pieces(design.control),
+        label=of_pieces(design.label),
+        masks=parts(masks),
+        truth=parts(truth),
         nuclei=channel,
         dark=bool(fitted.correction.signs[channel] < 0) if dark is None else dark,
         seed=p.random_state,
         channels=fitted.channels,
-        names=[design.title(i) for i in chosen],
+        names=[piece.called(design.title(piece.number)) for piece in pieces],
     )
     return evaluate(
         outputs,

@@ -36,6 +36,7 @@ class LargeImage(Sequence["LargePlane"]):
         dtype: type of the values.
         tile: height and width of the tiles that it is stored in.
         opened: opens the image, and gives what reads regions of it.
+        sample: gives so many regions (rows, columns) with an edge of so many pixels, spread evenly over the tissue.
 
     Attributes:
         known: what has been gathered.
@@ -49,8 +50,9 @@ class LargeImage(Sequence["LargePlane"]):
         dtype: Any,
         tile: tuple[int, int],
         opened: Callable[[], AbstractContextManager[Read]],
+        sample: Callable[[int, int], list[tuple[Span, Span]]],
     ) -> None:
-        self.shape, self.dtype, self.tile, self.opened = shape, np.dtype(dtype), tile, opened
+        self.shape, self.dtype, self.tile, self.opened, self.sample = shape, np.dtype(dtype), tile, opened, sample
         self.known: dict[Reduction, Any] = {}
 
     @property
@@ -107,7 +109,7 @@ class LargeImage(Sequence["LargePlane"]):
             with self.opened() as read:
                 yield lambda rows, columns: function(read(rows, columns), (rows[0], columns[0]))
 
-        return LargeImage((channels, *self.shape[1:]), dtype, self.tile, opened)
+        return LargeImage((channels, *self.shape[1:]), dtype, self.tile, opened, self.sample)
 
 
 class LargePlane:

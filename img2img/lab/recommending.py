@@ -17,10 +17,12 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import GRID, block_means, image_features
 from img2img.lab.judgement.judge import CONFOUNDED
+from img2img.lab.large import LargeImage
 from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified, middle
 from img2img.lab.networks.models import MODELS
 from img2img.lab.options import Parameters
+from img2img.lab.pieces import Piece, are_cut, in_pieces
 from img2img.lab.recommendation import FEATURES, NOTHING, Difference, Recommendation
 from img2img.lab.tables.rows import first_of
 
@@ -47,15 +49,21 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     names = sorted(set(design.batch))
     members = rules.members_of(design.batch, design.control)
     rows = rules.spread(members, max(FEWEST, MOST // len(names)))
-    images = Remembered(KeptImages(rules.part(design.images, rows), p.memory * rules.GB))
-    batch, group = [design.batch[i] for i in rows], [design.groups[i] for i in rows]
+    whole = KeptImages(rules.part(design.images, rows), p.memory * rules.GB)
     called = [design.images.called(row) for row in rows]
 
-    def look(i: int) -> None:
-        rules.refuse_large(images[i], called[i], "check")
-        checks.check_finite(images[i], called[i])
+    def look(i: int) -> list[Piece]:
+        if not isinstance(whole[i], LargeImage):
+            checks.check_finite(whole[i], called[i])
+        return Piece.of(i, whole[i])
 
-    rules.each(look, called, p.n_jobs)
+    pieces = [piece for found in rules.each(look, called, p.n_jobs) for piece in found]
+    images = Remembered(KeptImages(in_pieces(whole, pieces), p.memory * rules.GB) if are_cut(pieces) else whole)
+    called = [piece.called(called[piece.number]) for piece in pieces]
+    rows = [rows[piece.number] for piece in pieces]
+    batch, group = [design.batch[i] for i in rows], [design.groups[i] for i in rows]
+    if are_cut(pieces):
+        rules.each(lambda i: checks.check_finite(images[i], called[i]), called, p.n_jobs)
     present = sorted(set(batch))
     statistics = Statistics.of(images, batch, reference=present[0], example=images[0], n_jobs=p.n_jobs)
     reference = p.target if p.target in present else rules.medoid(statistics)
@@ -73,7 +81,7 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     levels, light, features, shapes = (np.array(x) for x in zip(*found, strict=True))
     is_rgb = statistics.colour is not None
     parts = {BRIGHTNESS: levels[:, 1], BACKGROUND: levels[:, 0] / (scale[:, 1] - scale[:, 0])}
-    if (shapes == shapes[0]).all():
+    if (shapes == shapes[0]).all() and not are_cut(pieces):  # a region of a slide is no field of a camera
         parts |= {f"{LIGHT} {way}": light[:, :, k] for k, way in enumerate(WAYS)}
     differences = _differences(parts, batch, group, reference, channels)
     wells = {name: len({design.groups[i] for i in members[name]}) for name in names}

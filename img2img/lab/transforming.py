@@ -28,6 +28,15 @@ def equalized(p: Parameters, fitted: Fitted, image: Array, batch: str, place: Pl
     return method(image, batch, place, p.device)
 
 
+def refuse_network(fitted: Fitted) -> None:
+    """Raise ConfigError if an equalizer has a network, which cannot take an image by region."""
+    if fitted.generator is not None:
+        raise ConfigError(
+            f"{fitted.model} has a network, which takes whole images; allow more --max-megapixels, or fit tone, "
+            "tone+field or stain."
+        )
+
+
 def transform_arrays(
     p: Parameters,
     fitted: Fitted,
@@ -100,11 +109,7 @@ class Equalizing:
     def large(self, i: int, image: LargeImage) -> tuple[Callable[[Array, Origin], Array], str | None, dict[str, Any]]:
         """Return what makes the result of a block of an image, the type of results, and the quality of the image."""
         p, fitted, batch, what = self.p, self.fitted, self.manifest.batch[i], f"Row {i}"
-        if fitted.generator is not None:
-            raise ConfigError(
-                f"{fitted.model} has a network, which takes whole images; allow more --max-megapixels, or fit tone, "
-                "tone+field or stain."
-            )
+        refuse_network(fitted)
         if self.nan == "error":
             checks.check_finite(image, what, fitted.channels)
         fitted.check_batches([batch], p.unseen)

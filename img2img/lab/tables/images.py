@@ -11,6 +11,7 @@ import numpy as np
 from img2img.data.images import read_header, read_image
 from img2img.data.picture import Array, Header, Picture, Stated
 from img2img.data.regions import SLIDES, Regions, Span, open_regions
+from img2img.data.tissue import sample_of
 from img2img.errors import DataError, TooLargeError, quote
 from img2img.lab.large import LargeImage, Read
 from img2img.lab.lazy import LazyImages
@@ -121,10 +122,14 @@ def large_image(files: Sequence[Path], headers: Sequence[Header]) -> LargeImage:
             images = [stack.enter_context(open_regions(path)) for path in files]
             yield lambda rows, columns: region_of(images, rows, columns)
 
+    def sample(count: int, edge: int) -> list[tuple[Span, Span]]:
+        with open_regions(files[0]) as image:
+            return sample_of(image, count, edge)
+
     with open_regions(files[0]) as image:
         tile = image.tile
     shape = sum(header.channels for header in headers), headers[0].height, headers[0].width
-    return LargeImage(shape, headers[0].dtype, tile, opened)
+    return LargeImage(shape, headers[0].dtype, tile, opened, sample)
 
 
 def region_of(images: Sequence[Regions], rows: Span, columns: Span) -> Array:
