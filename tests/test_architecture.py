@@ -39,7 +39,7 @@ ROWS = [
     ["lab.checks"],
     ["lab.arrays", "lab.curves", "lab.tables"],
     ["lab.networks", "lab.judgement"],
-    ["lab.design"],
+    ["lab.design", "lab.pieces"],
     ["lab.fitted", "lab.positions", "lab.magnification", "lab.sham", "lab.spreading"],
     ["lab.store", "lab.learning", "lab.transforming", "lab.notebook"],
     ["lab.evaluating", "lab.recommending"],

@@ -203,7 +203,7 @@ def test_a_slide_of_a_scanner_is_read_by_region_and_loses_nothing_to_jpeg(tmp_pa
     assert list(Manifest.open(tmp_path / "in").batch) == ["A"] * SLIDES + ["B"] * SLIDES
 
 
-def test_a_large_image_of_ome_zarr_becomes_an_ome_tiff(tmp_path):
+def test_a_large_image_of_ome_zarr_stays_one(tmp_path):
     zarr = pytest.importorskip("zarr")
     folder = slides(tmp_path / "in", "tone")
     equalizer = small_fit(folder)
@@ -219,7 +219,7 @@ def test_a_large_image_of_ome_zarr_becomes_an_ome_tiff(tmp_path):
     for out, options in (("whole", {}), ("regions", {"max_megapixels": TINY})):
         result = equalizer.transform_table(table, tmp_path, tmp_path / out, **options)
         assert list(result["status"]) == ["done"], result["error"][0]
-    one, two = (read_image(tmp_path / out / "b.ome.tif", pages="channels") for out in ("whole", "regions"))
+    one, two = (read_image(tmp_path / out / "b.zarr", pages="channels") for out in ("whole", "regions"))
     assert np.array_equal(one.array, two.array) and not np.array_equal(two.array, planes.transpose(1, 2, 0))
     assert two.source.stated.channels == one.source.stated.channels == ("DAPI", "GFP")
     assert two.source.stated.pixel_size == one.source.stated.pixel_size == (0.5, 0.5)
@@ -389,3 +389,18 @@ def test_slides_of_the_fit_are_not_judged(fits, tmp_path):
     model, _, _, equalizer = fits
     copies = Manifest.open(slides(tmp_path / "copies", model), max_megapixels=TINY)
     assert f"{2 * SLIDES} of the images were part of the fit" in refused(DataError, equalizer.evaluate, copies)
+
+
+def test_the_commands_take_slides(fits, tmp_path, command_line):
+    model, folder, _, equalizer = fits
+    equalizer.save(tmp_path / "eq")
+    others = slides(tmp_path / "others", model, lambda image: np.roll(image, 5, 0))
+    limit = "--max-megapixels", TINY
+    code, out, err = command_line("equalize", "check", folder, *limit)
+    assert code == 0 and "Recommended: " in out, err
+    code, out, err = command_line("equalize", "report", tmp_path / "eq", others, "--out", tmp_path / "r.html", *limit)
+    assert code == 0, err
+    shown = re.findall(
+        r"[AB]/\d[\w.]+, rows (\d+) to (\d+), columns (\d+) to (\d+)", (tmp_path / "r.html").read_text("utf-8")
+    )
+    assert set(shown) == {("0", str(HEIGHT - 1), "0", str(WIDTH - 1))}

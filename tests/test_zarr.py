@@ -10,7 +10,6 @@ import tracemalloc
 import numcodecs
 import numpy as np
 import pytest
-import tifffile
 from conftest import refused
 from helpers import over
 from stores import NAMES, checksum, packed, put, volume, write_json, write_plate, write_store
@@ -241,6 +240,10 @@ def test_shards_that_lie(tmp_path):
 # Plates
 
 
+def names_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 @over(version=["0.4", "0.5"])
 def test_plates_are_a_table(tmp_path, version):
     for name in ("P1.zarr", "P2.ome.zarr"):
@@ -262,27 +265,36 @@ def test_plates_are_a_table(tmp_path, version):
 
 
 @pytest.mark.filterwarnings("ignore::img2img.lab.notes.LabWarning")
-def test_plates_are_equalized_into_tiffs(tmp_path):
+@over(version=["0.4", "0.5"])
+def test_plates_are_equalized_into_plates(tmp_path, version):
     for name, gain in (("P1", 1.0), ("P2", 0.5)):
-        write_plate(tmp_path / "screen" / f"{name}.zarr", gain=gain)
+        write_plate(tmp_path / "screen" / f"{name}.zarr", version, gain=gain)
     equalizer = BatchEqualizer(target="P1", min_images=2).fit_table(tmp_path / "screen")
     assert equalizer.channels_ == list(NAMES)
     out = tmp_path / "out"
     result = equalizer.transform_table(tmp_path / "screen", None, out)
     assert set(result.status) == {"done"} and set(result.not_kept) == {"the other levels of the image"}
-    assert result.FileName_Image[3] == "P1/A02_s1.ome.tif" and result.Metadata_Well[3] == "A02"
-    again = read_image(out / "P1" / "A02_s1.ome.tif")
+    assert result.FileName_Image[3] == "P1.zarr/A/2/1" and result.Metadata_Well[3] == "A02"
+    again = read_image(out / "P1.zarr/A/2/1")
     np.testing.assert_array_equal(again.array, read_image(tmp_path / "screen/P1.zarr/A/2/1", "channels").array)
     assert again.source.stated.channels == NAMES and again.source.stated.pixel_size == (0.25, 0.5)
-    with tifffile.TiffFile(out / "P2" / "A01_s0.ome.tif") as tiff:
-        assert tiff.is_ome and tiff.series[0].axes == "CYX"
+    transform(Manifest.open(tmp_path / "screen"), lambda i, image: (image + 1, {}), tmp_path / "more")
+    np.testing.assert_array_equal(read_image(tmp_path / "more/P1.zarr/A/2/1").array, again.array + 1)
+    assert {name for name in names_of(out) if name.startswith("P")} == names_of(tmp_path / "screen")
+    assert (
+        Manifest.open(out)
+        .frame.drop(columns="FileName_Image")
+        .equals(Manifest.open(tmp_path / "screen").frame.drop(columns="FileName_Image"))
+    )
     assert set(equalizer.transform_table(out / "equalized.csv", out, tmp_path / "twice").status) == {"done"}
-    chunk = tmp_path / "screen/P2.zarr/A/1/0/0/0.0.0.0"
-    chunk.write_bytes(packed("zstd", b"\1\0" * 256))
-    (tmp_path / "screen/P2.zarr/A/1/1/0/.zarray").unlink()
+    image = tmp_path / "screen/P2.zarr/A/1/0"
+    shutil.rmtree(image)
+    shutil.copytree(tmp_path / "screen/P2.zarr/A/2/0", image)
+    (tmp_path / "screen/P2.zarr/A/1/1/0" / ("zarr.json" if version == "0.5" else ".zarray")).unlink()
     result = equalizer.transform_table(tmp_path / "screen", None, out)
     assert result.status.tolist() == ["kept"] * 6 + ["done", "failed"] + ["kept"] * 4
     assert "P2.zarr/A/1/1/0 does not hold a Zarr array" in result.error[7]
+    assert result.FileName_Image[6] == "P2.zarr/A/1/0"
 
 
 def test_planes_of_a_plate_need_the_option_and_stay_pages(tmp_path):
@@ -292,7 +304,7 @@ def test_planes_of_a_plate_need_the_option_and_stay_pages(tmp_path):
     assert "has 3 planes of Z, and an image has one of each" in refused(DataError, manifest.read, 0)
     manifest = Manifest.open(plate, pages="channels")
     assert set(transform(manifest, lambda i, image: (image, {}), tmp_path / "out").status) == {"done"}
-    result = read_image(tmp_path / "out" / "P1" / "A01_s0.ome.tif")
+    result = read_image(tmp_path / "out" / "P1.zarr/A/1/0")
     np.testing.assert_array_equal(result.array, volume(3).transpose(1, 2, 3, 0))
     assert result.source.stated.axes == (("Z", 3),) and result.source.stated.channels == NAMES
 

@@ -96,11 +96,11 @@ def add_equalizing(equalize: typer.Typer) -> None:
         ((one, parameter_of(one)) for one in options_in(RayOptions).values()),
     )
     looking = like(new, "target", "random_state", "n_jobs", "memory")
-    add("check", _check, like(open_table, *COLUMNS, "channels"), looking)
+    add("check", _check, like(open_table, *COLUMNS, "channels", "max_megapixels"), looking)
     add(
         "report",
         _report,
-        like(open_table, *COLUMNS),
+        like(open_table, *COLUMNS, "max_megapixels"),
         like(BatchEqualizer.evaluate, "masks", "nuclei", "dark"),
         like(new, "n_jobs", "memory"),
     )
@@ -136,7 +136,7 @@ def _check(
     for path, replaceable in ((out, is_page), (json, holds_keys("route", "differences"))):
         if path:
             refuse_unwritable(path, replaceable)
-    columns = {name: options.pop(name) for name in (*COLUMNS, "channels")}
+    columns = {name: options.pop(name) for name in (*COLUMNS, "channels", "max_megapixels")}
     with stoppable("Stopped; nothing was written."), progress_bar("checking") as (advance, _):
         manifest = Manifest.open(table, **columns)
         found = BatchEqualizer(**options).check(manifest, progress=advance)
@@ -342,7 +342,7 @@ def _report(
     if json:
         refuse_unwritable(json, holds_keys("verdict", "gates"))
     equalizer = BatchEqualizer.load(eq).set_params(**{name: options.pop(name) for name in ("n_jobs", "memory")})
-    columns = {name: options.pop(name) for name in COLUMNS}
+    columns = {name: options.pop(name) for name in (*COLUMNS, "max_megapixels")}
     nuclei = options.pop("nuclei")
     nuclei = int(nuclei) if str(nuclei).isdecimal() and nuclei not in (equalizer.channels_ or []) else nuclei
     with (

@@ -135,7 +135,9 @@ class Blocks:
         shutil.rmtree(self.folder)
 
 
-def blocks_of(slide: Regions, source: Path, target: Path, channels: int, dtype: str, quality: int, edge: int) -> Blocks:
+def blocks_of(
+    slide: Regions, source: Path, target: Path, channels: int, dtype: str, quality: int | None, edge: int
+) -> Blocks:
     """Return the blocks of the result of a large image, of about `edge` pixels.
 
     The result is a TIFF if it is named like one, or like a slide, and the original is not a folder; otherwise OME-Zarr.

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from img2img.data.blocks import Blocks, Place
+from img2img.data.blocks import Place, blocks_of
 from img2img.data.picture import Array
 from img2img.data.regions import open_regions
-from img2img.data.slide_write import block_size, form_of
 from img2img.lab.tables.images import region_of
 
 EDGE = 1024  # pixels, about the edge of a block
@@ -58,8 +57,7 @@ def write_by_region(
         images = [stack.enter_context(open_regions(path)) for path in files]
         jobs = []
         for image, path, target in zip(images, files, targets, strict=True):
-            form = form_of(image, image.channels, dtype or image.dtype, quality=None)
-            job = Blocks(path, target, form, block_size(form, EDGE))
+            job = blocks_of(image, path, target, image.channels, dtype or image.dtype, None, EDGE)
             stack.enter_context(job.alone())
             job.bind(record)
             jobs.append(job)

@@ -11,7 +11,7 @@ import numpy as np
 
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, write_image
 from img2img.data.ome_metadata import is_zarr
-from img2img.data.ome_zarr import result_name
+from img2img.data.ome_zarr import copy_group, result_name
 from img2img.data.outbox import fetch, retold, standing_for
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES, WRITTEN
@@ -48,7 +48,8 @@ class Destination:
             raise ConfigError(f"{quote(folder)} is the folder of the originals; give another for the results.")
         if table := next((path for path in manifest.tables if _real(folder / RESULTS) == _real(path)), None):
             raise ConfigError(f"The results would overwrite the table {quote(table)}; give another folder.")
-        self.targets = [tuple(folder / _name(path, manifest.root) for path in row) for row in manifest.files]
+        in_files = place is not None  # a store takes files, not folders
+        self.targets = [tuple(folder / _name(path, manifest.root, in_files) for path in row) for row in manifest.files]
         self._check_targets()
 
     def _check_targets(self) -> None:
@@ -88,7 +89,7 @@ class Destination:
         """Return whether every result of row `i` exists."""
         if self.place is not None:
             return all(self.place.size(self.name(path)) is not None for path in self.targets[i])
-        return all(path.is_file() for path in self.targets[i])
+        return all(path.exists() for path in self.targets[i])
 
     def name(self, target: Path) -> str:
         """Return the name of a result in the folder."""
@@ -127,9 +128,18 @@ class Destination:
                 "they must be the same."
             )
         parts = np.split(image, np.cumsum(counts)[:-1])
+        self.copy_groups(i)
         for path, part, picture in zip(self.targets[i], parts, pictures, strict=True):
             write_image(path, replace(picture, array=np.ascontiguousarray(part.transpose(1, 2, 0))))
         self._send(self.targets[i])
+
+    def copy_groups(self, i: int) -> None:
+        """Copy what the plates, wells and other groups of OME-Zarr that row `i` lies in say of it."""
+        for path, target in zip(self.manifest.files[i], self.targets[i], strict=True):
+            if self.name(target) == _below(path, self.manifest.root) and path.is_dir():
+                for above, below in zip(path.parents, Path(self.name(target)).parents[:-1], strict=False):
+                    if is_zarr(above):
+                        copy_group(above, self.folder / below)
 
     def _send(self, targets: tuple[Path, ...]) -> None:
         """Send results that go to a store."""
@@ -142,8 +152,11 @@ class Destination:
                     path.unlink()
 
 
-def _name(path: Path, root: Path) -> str:
-    """Return the name of a file's result relative to the root: its own, or that of a TIFF for an image of OME-Zarr."""
+def _name(path: Path, root: Path, in_files: bool) -> str:
+    """Return the name of a file's result relative to the root: its own, unless it is in a format that is only read.
+
+    With `in_files`, the result for an image of OME-Zarr is a TIFF.
+    """
     suffix = path.suffix.lower()
     in_store = any(part.lower().endswith(STORE) for part in path.parts) or is_zarr(path)
     if not in_store and suffix not in SLIDES and (suffix in LOSSY or suffix not in SUFFIXES):
@@ -152,19 +165,24 @@ def _name(path: Path, root: Path) -> str:
             f"{quote(path)}: the format {suffix or 'without a suffix'} {fault}, so the result would differ from what "
             "was computed; convert the originals to TIFF or PNG first."
         )
+    if (below := _below(path, root)) is None:
+        raise DataError(
+            f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
+            "results; give a root that holds every file."
+        )
+    name = PurePosixPath(below)
+    if in_store:
+        return result_name(name) if in_files else below
+    kept = path.suffix if suffix in WRITTEN or suffix not in SLIDES else ".tif"
+    return str(name.with_suffix(READ_ONLY.get(suffix, kept)))
+
+
+def _below(path: Path, root: Path) -> str | None:
+    """Return the name of a file relative to the root, even through links; None if it lies elsewhere."""
     file, above = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
     if not file.is_relative_to(above):
         file, above = Path(_real_folder(path.parent), path.name), Path(os.path.realpath(root))
-    if file.is_relative_to(above):
-        name = PurePosixPath(file.relative_to(above).as_posix())
-        if in_store:
-            return result_name(name)
-        kept = path.suffix if suffix in WRITTEN or suffix not in SLIDES else ".tif"
-        return str(name.with_suffix(READ_ONLY.get(suffix, kept)))
-    raise DataError(
-        f"{quote(path)} does not lie below {quote(root)}, so its result would lie outside the folder of "
-        "results; give a root that holds every file."
-    )
+    return file.relative_to(above).as_posix() if file.is_relative_to(above) else None
 
 
 @lru_cache(maxsize=4096)

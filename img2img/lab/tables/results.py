@@ -11,6 +11,7 @@ from threading import Event, local
 from typing import Any, Protocol, cast
 
 from img2img.data.domain import TAIL_BYTES, fingerprint
+from img2img.data.images import not_kept
 from img2img.data.inbox import brought, fingerprint_of
 from img2img.data.outbox import standing_for
 from img2img.data.picture import Array
@@ -105,7 +106,8 @@ class Rows:
             self.mine.image = joined(pictures, getattr(self.mine, "image", None))
             image, note = self.function(i, self.mine.image)
             self.destination.write(i, image, pictures)
-            lost = tuple(what for picture in pictures for what in picture.source.stated.lost)
+            pairs = zip(pictures, self.destination.targets[i], strict=True)
+            lost = tuple(what for picture, target in pairs for what in not_kept(picture, target))
         note |= {"not_kept": "; ".join(dict.fromkeys(lost))} if lost else {}
         note |= {SOURCE: source} if source else {}
         return note | {STATUS: "done", ERROR: ""}
@@ -123,6 +125,7 @@ class Rows:
         record = {"equalizer": (self.makers or {}).get(self.manifest.batch[i]), "source": source or _source(files)}
         block, dtype, note = function.large(i, image)
         targets, stopped = self.destination.targets[i], self.stop.is_set
+        self.destination.copy_groups(i)
         return note, write_by_region(files, targets, block, dtype, record, stopped, self.threads)
 
 
