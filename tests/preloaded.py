@@ -5,6 +5,8 @@ that takes over the client's arguments, folder, environment and standard streams
 does. Only for systems with fork.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -17,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+LATER = ("torch._dynamo", "albumentations", "torchmetrics.image", "torch_fidelity", "skimage.metrics", "sklearn.svm")
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -37,9 +41,11 @@ def commands() -> Iterator[str]:
     with TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         with subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE) as server:
-            assert server.stdout and server.stdout.readline() == b"ready\n"
-            yield address
-            server.kill()
+            try:
+                assert server.stdout and server.stdout.readline() == b"ready\n"
+                yield address
+            finally:
+                server.kill()
 
 
 def write_command(script: Path, address: str, edit: str = "") -> None:
@@ -55,12 +61,14 @@ def serve(address: str) -> None:
     from img2img.cli.main import main
 
     torch.set_num_threads(1)
-    for module in pkgutil.walk_packages(img2img.__path__, "img2img."):
-        if module.name != "img2img.__main__":
-            importlib.import_module(module.name)
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    for name in (*LATER, *(module.name for module in pkgutil.walk_packages(img2img.__path__, "img2img."))):
+        if name != "img2img.__main__":
+            importlib.import_module(name)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
+        gc.freeze()  # or the first collection of each child copies all of it
         print("ready", flush=True)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
         while True:
@@ -85,7 +93,12 @@ def serve(address: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["img2img", *words]
-    main()
+    try:
+        main()
+    except SystemExit as stop:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else 0)  # to take all modules apart takes seconds
 
 
 if __name__ == "__main__":

@@ -42,19 +42,24 @@ def test_the_picture_names_its_rows():
     assert (sheet[-4:] == 255).all() and (sheet[:, -4:] == 255).all()
 
 
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(demo, "TRAINING", 8)
+
+
 @pytest.mark.slow
-def test_the_command_says_what_it_does_and_where_to_look(tmp_path, command_line):
+def test_the_command_says_what_it_does_and_where_to_look(tmp_path, command_line, few):
     out = tmp_path / "demo"
     code, text, told = command_line("demo", "--out", out, "--steps", 2)
     report = out / demo.RUN / "report.html"
     assert code == 0 and text.splitlines()[-1] == f"open {report}" and "0 is the unchanged plain animal" in text
-    doing = ("loading PyTorch", "drawing 448 animals", "training CycleGAN for 2 steps", "translating 24 animals")
+    doing = ("loading PyTorch", "drawing 64 animals", "training CycleGAN for 2 steps", "translating 24 animals")
     assert [told.index(words) for words in doing] == sorted(told.index(words) for words in doing)
     assert "<title>plain2striped: img2img run</title>" in report.read_text()
 
 
 @pytest.mark.parametrize("name", ["data/trainA/000.png", "data/trainA/mine.png", "translated/000.png", "notes.txt"])
-def test_the_demo_replaces_nothing_of_others(name, tmp_path):
+def test_the_demo_replaces_nothing_of_others(name, tmp_path, few):
     if name.startswith("data"):
         demo.write_data(tmp_path / "data")  # as far as a demo had come
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)

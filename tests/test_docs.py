@@ -261,6 +261,7 @@ def test_example_runs(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_example_of_batches_runs(place: Path) -> None:
     script = ROOT / "examples" / "equalize_batches.py"
     done = subprocess.run([sys.executable, str(script), "out"], capture_output=True, text=True, cwd=place)

@@ -353,6 +353,7 @@ def test_unchanged_images_are_not_measured_again(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_hundredth_of_a_screen(tmp_path):
     """It runs through every command, and keeps what a stopped run had done."""
     out = tmp_path / "results.json"

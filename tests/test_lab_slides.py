@@ -352,7 +352,8 @@ def test_slides_of_one_region_are_checked_and_judged_as_whole_images(judged):
     differences = [d for d in one.differences if not d.what.startswith("illumination")]
     assert differences == two.differences and (one.told, one.wells) == (two.told, two.wells)
     assert two.route == ("stain" if model == "stain" else "tone")  # nothing is said of the light of a region
-    assert whole.evaluate(held).to_dict() == whole.evaluate(manifest).to_dict()
+    if model == "stain":  # for the others, the test below says it
+        assert whole.evaluate(held).to_dict() == whole.evaluate(manifest).to_dict()
 
 
 def test_slides_are_judged_by_regions_that_are_fields_of_them(judged, monkeypatch):
@@ -363,9 +364,7 @@ def test_slides_are_judged_by_regions_that_are_fields_of_them(judged, monkeypatc
 
     def spied(outputs, case, **options):
         seen.update(outputs=outputs[equalizer.model], case=case)
-        return evaluate(outputs, case, **options)
 
-    evaluate = evaluating.evaluate
     monkeypatch.setattr(evaluating, "evaluate", spied)
     manifest = Manifest.open(folder, max_megapixels=TINY)
     equalizer.evaluate(manifest)
@@ -391,10 +390,10 @@ def test_slides_of_the_fit_are_not_judged(fits, tmp_path):
     assert f"{2 * SLIDES} of the images were part of the fit" in refused(DataError, equalizer.evaluate, copies)
 
 
-def test_the_commands_take_slides(fits, tmp_path, command_line):
-    model, folder, _, equalizer = fits
-    equalizer.save(tmp_path / "eq")
-    others = slides(tmp_path / "others", model, lambda image: np.roll(image, 5, 0))
+def test_the_commands_take_slides(tmp_path, command_line):
+    folder = slides(tmp_path / "in", "stain")
+    small_fit(folder, "stain").save(tmp_path / "eq")
+    others = slides(tmp_path / "others", "stain", lambda image: np.roll(image, 5, 0))
     limit = "--max-megapixels", TINY
     code, out, err = command_line("equalize", "check", folder, *limit)
     assert code == 0 and "Recommended: " in out, err

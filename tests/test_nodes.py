@@ -325,6 +325,7 @@ except DataError:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_one_process_goes_on_with_what_two_began_as_if_it_were_alone(options, tmp_path):
     (script := tmp_path / "descent.py").write_text(DESCENT)
     config = {k: str(v) if isinstance(v, Path) else v for k, v in options["cyclegan"].items()}
@@ -417,6 +418,7 @@ def torchrun(*words):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_nodes_one_of_which_is_lost_resume_bit_equal_to_one_node(unpaired, tmp_path):
     words = ["-m", "img2img", "train", "cyclegan", f"--a={unpaired[0]}", f"--b={unpaired[1]}", *TINY, *LENGTH]
     words += ["--device=cpu", "--precision=fp32"]

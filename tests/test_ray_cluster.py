@@ -150,6 +150,7 @@ def named(photos):
     return {name: path for name, path in found.items() if name.isascii()}
 
 
+@pytest.mark.nightly
 def test_translating_a_store_loses_nothing_though_a_worker_is_killed(
     cluster, s3, run, photos, translated, tmp_path, monkeypatch
 ):
@@ -175,6 +176,7 @@ def test_translating_a_store_loses_nothing_though_a_worker_is_killed(
     assert not logged and SECRET not in report.read_text()
 
 
+@pytest.mark.nightly
 def test_a_command_that_is_killed_is_continued(cluster, s3, run, photos, translated, tmp_path):
     files = named(photos)
     for k in range(4):  # so many that the job is not done before the signal comes
@@ -214,6 +216,7 @@ def test_drawing_loses_nothing_though_a_worker_is_killed(cluster, sampler, drawn
     assert json.loads(drawn[SOURCE])["threads"] == 1
 
 
+@pytest.mark.nightly
 def test_drawing_into_a_store_loses_nothing_though_a_worker_is_killed(
     cluster, s3, sampler, drawn, tmp_path, monkeypatch
 ):
@@ -229,6 +232,7 @@ def test_drawing_into_a_store_loses_nothing_though_a_worker_is_killed(
 # Equalize
 
 
+@pytest.mark.nightly
 def test_equalizing_loses_nothing_though_a_worker_is_killed(cluster, s3, tmp_path, monkeypatch):
     from img2img.lab.transforming import Equalizing
 
@@ -272,6 +276,7 @@ def test_equalizing_loses_nothing_though_a_worker_is_killed(cluster, s3, tmp_pat
 # Two nodes
 
 
+@pytest.mark.nightly
 def test_a_node_that_is_removed_loses_nothing(run, photos, translated, sampler, drawn, tmp_path):
     pytest.importorskip("ray")
     script = f"""

@@ -138,6 +138,7 @@ def test_a_worker_that_sees_another_disk_or_another_equalizer_is_refused(equaliz
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_is_killed_and_started_again(equalizer, table, tmp_path, monkeypatch, command_line):
     pytest.importorskip("ray")
     frame = pd.read_csv(table)

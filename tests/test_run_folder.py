@@ -360,6 +360,7 @@ print(json.dumps({"files": files, "failed": failed}))
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, so that nothing is imported anew")
 def test_a_run_killed_at_any_write_is_resumed_to_the_same_files(pairs, quick, tmp_path):
     config = quick | {"ab": str(pairs), "generator": "unet_32", "val_fraction": 0.34, "ema": 0.9, "keep": 2}

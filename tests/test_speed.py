@@ -193,7 +193,9 @@ def test_training_with_checkpoints_is_bit_equal(name, bits, options, tmp_path):
     assert_equal(*states)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.nightly])]
+)
 def test_a_compiled_run_continues_bit_equal(backend, options, tmp_path, monkeypatch):
     monkeypatch.setattr(regions, "BACKEND", backend)
     config = options["cyclegan"] | RHYTHM | {"steps": 16, "compile": "on", "dropout": 0.3}
