@@ -10,7 +10,7 @@ from img2img.lab.curves.place import Origin
 from img2img.lab.large import LargeImage
 from img2img.lab.lazy import LazyImages
 
-EDGE, COUNT = 1024, 8  # pixels along a side of a region, and regions of an image
+EDGE, COUNT = 512, 8  # pixels along a side of a region, and regions of an image
 
 
 @dataclass(frozen=True)
