@@ -38,6 +38,12 @@ from img2img.training.run import Run
 # Time
 
 
+def there(folder, pattern):
+    """The files below a folder that others write in, by a pattern of `Path.match`; what vanishes does not count."""
+    files = (Path(inside, name) for inside, _, names in os.walk(folder) for name in names)
+    return [path for path in files if path.match(pattern)]
+
+
 def wait_until(condition, seconds=20):
     """Wait for a condition of another thread or process."""
     end = time.monotonic() + seconds

@@ -17,7 +17,7 @@ import pytest
 import tifffile
 import torch
 from conftest import refused
-from helpers import cyclegan_run, dcgan_run
+from helpers import cyclegan_run, dcgan_run, there
 from PIL import Image
 
 import img2img
@@ -348,7 +348,7 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(number, run, photos, wh
         )  # fmt: skip
     try:
         begun = RECORD if number == signal.SIGINT else "*.png"  # as processes start, or as they work
-        until(lambda: process.poll() is not None or any(out.rglob(begun)), 120)
+        until(lambda: process.poll() is not None or there(out, begun), 120)
         os.kill(process.pid, number) if number == signal.SIGKILL else os.killpg(process.pid, number)
         process.wait(60)
         until(lambda: not in_session(process.pid), 30)

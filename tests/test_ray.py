@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import refused
-from helpers import cyclegan_run, write_photos
+from helpers import cyclegan_run, there, write_photos
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import img2img
@@ -174,18 +174,18 @@ def test_the_command_is_stopped_killed_and_started_again(
     words += ["--ray", "local", "--ray-workers", "2"]
     codes = {signal.SIGINT: 130, signal.SIGKILL: -9}
     for number, code in codes.items():
-        begun = len(list(tmp_path.rglob("*.png")))
+        begun = len(there(tmp_path, "*.png"))
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
         process = subprocess.Popen(
             words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
         )
-        while len(list(tmp_path.rglob("*.png"))) == begun and process.poll() is None:
+        while len(there(tmp_path, "*.png")) == begun and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
         _, said = process.communicate(timeout=60)
         assert process.returncode == code and "Traceback" not in said, said
         assert ("Stopped. Run the same command again" in said) == (number == signal.SIGINT), said
-        assert len(list(tmp_path.rglob("*.png"))) < COPIES * len(whole)
+        assert len(there(tmp_path, "*.png")) < COPIES * len(whole)
         deadline = time.monotonic() + 60
         while (left := workers_in(tmp_path)) and time.monotonic() < deadline:
             time.sleep(0.1)

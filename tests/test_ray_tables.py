@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import refused
-from helpers import fit_plates, write_plates
+from helpers import fit_plates, there, write_plates
 
 from img2img import BatchEqualizer
 from img2img.bulk.workers import TRIES, Begun, Worker
@@ -152,7 +152,7 @@ def test_the_command_is_killed_and_started_again(equalizer, table, tmp_path, mon
     words = [sys.executable, "-m", "img2img", "equalize", "transform", equalizer, "in/plates.csv", "--out", "out"]
     words += ["--ray", "local", "--ray-workers", "2"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.rglob("out/**/*.tif")) and process.poll() is None:
+    while not there(tmp_path / "out", "*.tif") and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     _, said = process.communicate(timeout=60)

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import zarr
 from conftest import refused
-from helpers import over
+from helpers import over, there
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from stores import NAMES, documents, levels, put, store, volume, write_json, write_plate, write_store
@@ -446,7 +446,7 @@ def test_a_plate_that_was_killed_is_finished_by_the_same_command(tmp_path, model
     img2img.translate(model, source, tmp_path / "whole", device="cpu")
     running = subprocess.Popen([sys.executable, "-c", SLOW, *words, str(tmp_path / "out")], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
-    while not list((tmp_path / "out").rglob("*/[0-9]/0/zarr.json")) and time.monotonic() < deadline:
+    while not there(tmp_path / "out", "*/[0-9]/0/zarr.json") and time.monotonic() < deadline:
         time.sleep(0.05)
     running.kill()
     assert running.wait() == -signal.SIGKILL
