@@ -118,6 +118,8 @@ FOREIGN_OPTIONS = {
     "fast-seeds",
     "widths",
     "small",
+    "drawn",
+    "rows",
     "images",
     "bind",
     "directory",
