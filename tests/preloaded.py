@@ -98,7 +98,9 @@ def serve(address: str) -> None:
     except SystemExit as stop:
         atexit._run_exitfuncs()
         sys.stdout.flush()
-        os._exit(stop.code if isinstance(stop.code, int) else 0)  # to take all modules apart takes seconds
+        os._exit(
+            stop.code if isinstance(stop.code, int) else stop.code is not None
+        )  # to take all modules apart takes seconds
 
 
 if __name__ == "__main__":

@@ -368,10 +368,8 @@ def test_slides_are_judged_by_regions_that_are_fields_of_them(judged, monkeypatc
     monkeypatch.setattr(evaluating, "evaluate", spied)
     manifest = Manifest.open(folder, max_megapixels=TINY)
     equalizer.evaluate(manifest)
-    case, images = (
-        seen["case"],
-        [read_image(row[0], pages="channels").array.transpose(2, 0, 1) for row in manifest.files],
-    )
+    case = seen["case"]
+    images = [read_image(row[0], pages="channels").array.transpose(2, 0, 1) for row in manifest.files]
     whole = equalizer.transform(images, batch=manifest.batch)
     assert len(case.names) == 3 * len(images) and len(set(case.group)) == len(images)
     for name, before, after in zip(case.names, case.before, seen["outputs"], strict=True):

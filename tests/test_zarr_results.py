@@ -513,10 +513,12 @@ def test_results_never_replace_originals_or_other_folders(tmp_path, model):
     assert (tmp_path / "out/deep/x.ome.zarr/diary.txt").exists()
 
 
-def test_a_plan_without_stores_reads_no_metadata(tmp_path):
+def test_a_plan_without_stores_reads_no_metadata(tmp_path, monkeypatch):
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
     plan = Plan(tmp_path, tmp_path / "out", None)
-    assert plan.groups(plan.sources[0]) == []
+    monkeypatch.setattr("img2img.model.plan.copy_groups", lambda *places: pytest.fail(f"looked for groups: {places}"))
+    plan.copy_groups(plan.sources[0])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

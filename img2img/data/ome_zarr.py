@@ -235,6 +235,18 @@ def copy_group(source: Path, target: Path) -> None:
         copy_group(source / ABOUT, target / ABOUT)
 
 
+def copy_groups(base: Path, name: Path, out: Path) -> None:
+    """Copy what the plate, the well and other groups below `base` that the image `name` lies in say of it to `out`.
+
+    Raises:
+        DataError: if metadata are damaged.
+        OSError: if they cannot be written.
+    """
+    for above in name.parents[-2::-1]:
+        if is_zarr(base / above):
+            copy_group(base / above, out / above)
+
+
 def result_name(path: PurePosixPath, suffix: str = ".ome.tif") -> str:
     """Return the name of the file that the result for an image of a store is written as, from its path.
 

@@ -7,7 +7,6 @@ from img2img.data.picture import Array
 from img2img.errors import InputError, counted
 from img2img.lab import checks, design as rules
 from img2img.lab.curves.place import Place
-from img2img.lab.curves.tone import factor_of
 from img2img.lab.design import Design, fingerprint
 from img2img.lab.fitted import Fitted
 from img2img.lab.judgement.baselines import applicable
@@ -17,7 +16,6 @@ from img2img.lab.judgement.rivals import installed
 from img2img.lab.large import LargeImage
 from img2img.lab.options import Parameters
 from img2img.lab.pieces import Piece, are_cut
-from img2img.lab.reductions import Extremes, Means
 from img2img.lab.transforming import equalized, refuse_network
 
 
@@ -61,7 +59,6 @@ def judge(
         image = images[number]
         if isinstance(image, LargeImage):
             refuse_network(fitted)
-            image.gather(Extremes(), Means(factor_of(image.shape[1:])))  # in one pass
         checks.check_range(image, called, fitted.dtype, fitted.highest)
         checks.check_finite(image, called, fitted.channels)
         place = fitted.place(image, design.batch[number], group=None if design.group is None else design.group[number])

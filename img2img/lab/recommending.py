@@ -17,7 +17,6 @@ from img2img.lab.judgement import probes
 from img2img.lab.judgement.baselines import Statistics
 from img2img.lab.judgement.features import GRID, block_means, image_features
 from img2img.lab.judgement.judge import CONFOUNDED
-from img2img.lab.large import LargeImage
 from img2img.lab.lazy import KeptImages
 from img2img.lab.magnification import magnified, middle
 from img2img.lab.networks.models import MODELS
@@ -53,17 +52,16 @@ def recommend(p: Parameters, design: Design, progress: Callable[[int, int], None
     called = [design.images.called(row) for row in rows]
 
     def look(i: int) -> list[Piece]:
-        if not isinstance(whole[i], LargeImage):
-            checks.check_finite(whole[i], called[i])
-        return Piece.of(i, whole[i])
+        found = Piece.of(i, whole[i])
+        for piece in found:
+            checks.check_finite(piece.part(whole[i]), piece.called(called[i]))
+        return found
 
     pieces = [piece for found in rules.each(look, called, p.n_jobs) for piece in found]
     images = Remembered(KeptImages(in_pieces(whole, pieces), p.memory * rules.GB) if are_cut(pieces) else whole)
     called = [piece.called(called[piece.number]) for piece in pieces]
     rows = [rows[piece.number] for piece in pieces]
     batch, group = [design.batch[i] for i in rows], [design.groups[i] for i in rows]
-    if are_cut(pieces):
-        rules.each(lambda i: checks.check_finite(images[i], called[i]), called, p.n_jobs)
     present = sorted(set(batch))
     statistics = Statistics.of(images, batch, reference=present[0], example=images[0], n_jobs=p.n_jobs)
     reference = p.target if p.target in present else rules.medoid(statistics)

@@ -14,7 +14,7 @@ import torch
 
 from img2img.data.folders import skipped_note
 from img2img.data.images import not_kept, read_header, read_image, write_image
-from img2img.data.ome_zarr import copy_group, is_image
+from img2img.data.ome_zarr import is_image
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES
 from img2img.data.shards import Shard
@@ -244,7 +244,7 @@ class Job:
             source = todo.popleft()
             job = _File(source, self.plan.target(source))
             refuse_taken(self.plan.out, self.record)
-            calls = partial(self.blocks, source), partial(self._copy_groups, source)
+            calls = partial(self.blocks, source), partial(self.plan.copy_groups, source)
             slide = SlideJob(self.translator, source, job.target, self.options, self.files, *calls)
             try:
                 slide.run()
@@ -298,13 +298,8 @@ class Job:
         refuse_taken(self.plan.out, self.record)
         pages = job.unpacked[1]([job.results[i] for i in range(len(job.results))])
         array = np.stack(pages) if job.picture.array.ndim == 4 else pages[0]
-        self._copy_groups(job.source)
+        self.plan.copy_groups(job.source)
         write_image(job.target, replace(job.picture, array=array), self.files.quality)
-
-    def _copy_groups(self, source: Path) -> None:
-        """Copy what the plate, the well or another group that an image lies in says of it."""
-        for group, result in self.plan.groups(source):
-            copy_group(group, result)
 
     def _written(self, most: int) -> Iterator[Outcome]:
         """Wait until at most `most` files are still being written; yield the outcomes of the others."""

@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from img2img.data.folders import images_at
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES
-from img2img.data.ome_metadata import is_zarr
-from img2img.data.ome_zarr import is_image, result_name
+from img2img.data.ome_zarr import copy_groups, is_image, result_name
 from img2img.data.regions import SLIDES, WRITTEN
 from img2img.data.shards import WHOLE, Shard, files_below, read_list
 from img2img.errors import ConfigError, choose, quote
@@ -87,12 +86,11 @@ class Plan:
         kept = [path for path in results if in_parts or path not in targets]
         return len(kept), next(iter(kept), None)
 
-    def groups(self, source: Path) -> list[tuple[Path, Path]]:
-        """Return the plate, the well or other groups of OME-Zarr that an image lies in, and their places in `out`."""
-        if source.is_file() or self.target(source) != self.out / source.relative_to(self.base):
-            return []
-        names = source.relative_to(self.base).parents[-2::-1]
-        return [(self.base / name, self.out / name) for name in names if is_zarr(self.base / name)]
+    def copy_groups(self, source: Path) -> None:
+        """Copy what the plate, the well and other groups of OME-Zarr that an image lies in say of it."""
+        name = source.relative_to(self.base)
+        if source.is_dir() and self.target(source) == self.out / name:
+            copy_groups(self.base, name, self.out)
 
 
 def suffix_of(format: str | None) -> str | None:

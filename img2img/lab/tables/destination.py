@@ -11,7 +11,7 @@ import numpy as np
 
 from img2img.data.images import FORMATS, READ_ONLY, SUFFIXES, write_image
 from img2img.data.ome_metadata import is_zarr
-from img2img.data.ome_zarr import copy_group, result_name
+from img2img.data.ome_zarr import copy_groups, result_name
 from img2img.data.outbox import fetch, retold, standing_for
 from img2img.data.picture import Array, Picture
 from img2img.data.regions import SLIDES, WRITTEN
@@ -135,11 +135,10 @@ class Destination:
 
     def copy_groups(self, i: int) -> None:
         """Copy what the plates, wells and other groups of OME-Zarr that row `i` lies in say of it."""
+        root = self.manifest.root
         for path, target in zip(self.manifest.files[i], self.targets[i], strict=True):
-            if self.name(target) == _below(path, self.manifest.root) and path.is_dir():
-                for above, below in zip(path.parents, Path(self.name(target)).parents[:-1], strict=False):
-                    if is_zarr(above):
-                        copy_group(above, self.folder / below)
+            if path.is_dir() and self.name(target) == _below(path, root):
+                copy_groups(root, target.relative_to(self.folder), self.folder)
 
     def _send(self, targets: tuple[Path, ...]) -> None:
         """Send results that go to a store."""
