@@ -22,9 +22,14 @@ class Piece:
 
     @classmethod
     def of(cls, number: int, image: Array | LargeImage) -> list[Self]:
-        """Return the pieces of an image: of a large one, regions that are spread evenly over its tissue."""
+        """Return the pieces of an image: of a large one, regions that are spread evenly over its tissue.
+
+        Those of which the edge of the image leaves less than half a side are left out, unless there are no others.
+        """
         if isinstance(image, LargeImage):
-            return [cls(number, region) for region in image.sample(COUNT, EDGE)]
+            regions = image.sample(COUNT, EDGE)
+            wide = [region for region in regions if all(2 * (end - start) >= EDGE for start, end in region)]
+            return [cls(number, region) for region in wide or regions]
         return [cls(number)]
 
     @property
