@@ -3,8 +3,8 @@
     python benchmarks/start.py [--rounds 7] [--model resnet_9 unet_256]
 
 Whole processes, in turn: Python, `import numpy`, `import torch`, `import img2img`, `img2img --help`, the help of a
-method, `img2img info`, and `img2img translate` of one image of 256x256 by networks of random weights. Medians and
-ranges in seconds; the first round fills caches and does not count.
+method, two steps of `img2img train` with tiny networks, `img2img info`, and `img2img translate` of one image of 256x256
+by networks of random weights. Medians and ranges in seconds; the first round fills caches and does not count.
 """
 
 import argparse
@@ -36,6 +36,9 @@ def main():
             "img2img --help": [*ours, "--help"],
             "img2img train cyclegan --help": [*ours, "train", "cyclegan", "--help"],
         }
+        tiny = ["--size", "32", "--width", "4", "--d-width", "4", "--generator", "resnet_3", "--steps", "2"]
+        both = ["--a", str(folder / "one"), "--b", str(folder / "one"), "--discriminator", "patch_16"]
+        commands["img2img train cyclegan"] = [*ours, "train", "cyclegan", *both, *tiny, "--out", str(folder / "out")]
         for name in args.model:
             model = folder / f"{name}.safetensors"
             make_model(model, name)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from helpers import over
 from torch import nn
 
-from img2img.core.adam import Adam
+from img2img.core.optimizers import Adam
 from img2img.networks import convolutions, norms
 from img2img.networks.layers import Conv2d, ConvTranspose2d
 from img2img.networks.norms import BatchNorm, InstanceNorm

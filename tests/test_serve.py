@@ -22,7 +22,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import tifffile
-from helpers import over, runs_to_serve, wait_until
+from helpers import over, runs_to_serve, there, wait_until
 from PIL import Image
 
 import img2img
@@ -112,7 +112,7 @@ def npy(array, **options):
 
 def nothing_left(service):
     """Whether the service keeps no file but its records, once all answers are sent."""
-    kept = [path.name for path in service.folder.rglob("*") if path.is_file()]
+    kept = [path.name for path in there(service.folder, "*")]
     return service.used == 0 and set(kept) <= {".img2img.json"}
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -270,6 +272,25 @@ def test_second_derivatives_are_a_matter_of_the_thread_that_asks():
             assert not pool.submit(needs_second_derivative).result()
         assert needs_second_derivative()
     assert not needs_second_derivative()
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_compile_does_not_load_the_compiler(unpaired, quick, tmp_path):
+    """It takes seconds; PyTorch's optimizers load it wherever they are used, and so does any word on determinism."""
+    common = {name: quick[name] for name in ("size", "width", "d_width", "steps", "device", "quiet")}
+    program = """
+import json, sys
+import img2img
+
+data, out, common = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+for name in ("dcgan", "wgan"):  # by Adam and RMSprop
+    img2img.train(name, data=data, out=f"{out}/{name}", **common)
+    img2img.train(name, out=f"{out}/{name}", resume=True, steps=8, quiet=True)
+print("torch._dynamo" in sys.modules)
+"""
+    words = [sys.executable, "-c", program, unpaired[0], tmp_path, json.dumps(common)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["False"], done.stderr
 
 
 @over("name value", [("compile", "yes"), ("compile", True)])

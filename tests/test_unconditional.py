@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 import img2img
 from img2img.core import wgan
-from img2img.core.adam import Adam
 from img2img.core.method import NOISES, Noise
 from img2img.core.needs import Facts
 from img2img.core.noise import SHOWN, FromNoise, diversity
 from img2img.core.objectives import OBJECTIVES
+from img2img.core.optimizers import Adam, RMSprop
 from img2img.core.penalties import PENALTIES
 from img2img.data.scale import Scale
 from img2img.errors import ConfigError, Interrupted
@@ -167,7 +167,7 @@ def test_optimizers_are_those_of_the_papers():
     assert METHODS["dcgan"].Config().lr == 2e-4 and METHODS["dcgan"].Config().beta1 == 0.5
     assert method.optimizers["D"].param_groups[0]["betas"] == (0.0, 0.9)
     method = tiny("wgan")
-    assert {type(o) for o in method.optimizers.values()} == {torch.optim.RMSprop}
+    assert {type(o) for o in method.optimizers.values()} == {RMSprop}
     assert {o.param_groups[0]["lr"] for o in method.optimizers.values()} == {5e-5}
 
 

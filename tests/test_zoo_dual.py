@@ -10,6 +10,7 @@ from conftest import refused
 from torch import nn
 
 from img2img.core.needs import Facts
+from img2img.core.optimizers import RMSprop
 from img2img.errors import ConfigError, ModelFileError
 from img2img.methods import METHODS
 from img2img.networks import GENERATORS
@@ -75,7 +76,7 @@ def test_the_weights_of_dualgans_critics_stay_clipped_and_momentum_is_none():
         assert max(p.abs().max() for p in method.parameters_of("D")) <= 0.01, x
         method.step(batches_of(2))
     assert max(p.abs().max() for p in method.parameters_of("G")) > 0.01
-    assert {type(x) for x in method.optimizers.values()} == {torch.optim.RMSprop}
+    assert {type(x) for x in method.optimizers.values()} == {RMSprop}
     free = tiny("dualgan", weight_clip=0.0, lr=0.1)
     free.step(batches_of(2))
     assert max(p.abs().max() for p in free.parameters_of("D")) > 0.1

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from img2img.core.adam import Adam
 from img2img.core.needs import Facts, Needs
+from img2img.core.optimizers import Adam
 from img2img.core.referee import Referee
 from img2img.errors import choose
 from img2img.runtime.averaging import averaged_gradients

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor
 
 from img2img.core import options as o
 from img2img.core.method import Optimizer
 from img2img.core.needs import Facts
 from img2img.core.noise import FromNoise
+from img2img.core.optimizers import RMSprop
 from img2img.core.penalties import clip_weights
 from img2img.options.declared import Within
 
@@ -50,7 +50,7 @@ class WGAN(FromNoise):
         clip_weights(self.d.parameters(), config.weight_clip)
 
     def optimizer(self) -> Optimizer:
-        return torch.optim.RMSprop
+        return RMSprop
 
     def move(self, player: str, loss: Tensor) -> None:
         super().move(player, loss)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from img2img.core.optimizers import Adam
 from img2img.data.domain import Domain
 from img2img.data.folders import scan
 from img2img.data.images import resize
@@ -82,7 +83,7 @@ class Classifier:
         return torch.stack([self.scale.encode(x if x.ndim == 3 else x[..., None]) for x in np.asarray(images)])
 
     def _train(self, x: Tensor, y: Tensor, rows: Tensor, epochs: int) -> None:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        optimizer = Adam(self.network.parameters(), lr=LEARNING_RATE)
         for _ in range(epochs):
             for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
                 loss = F.cross_entropy(self.network(x[batch]), y[batch])

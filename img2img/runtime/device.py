@@ -253,14 +253,17 @@ def side_by_side(count: int) -> ThreadPoolExecutor:
 @contextlib.contextmanager
 def deterministic(enabled: bool) -> Any:
     """Give bit-equal results from equal seeds within the block, also on CUDA, at some cost in speed."""
+    if not enabled:  # asking for nothing, too, would load PyTorch's compiler
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 _twice = ContextVar("differentiated twice", default=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from img2img.core import options as core
 from img2img.core.method import Batch, Optimizer, Scalars
 from img2img.core.needs import Facts
+from img2img.core.optimizers import RMSprop
 from img2img.core.penalties import clip_weights
 from img2img.options.declared import Within
 from img2img.translation import options as o
@@ -60,7 +61,7 @@ class DualGAN(TwoDomains):
         return replace(config, generator=deepest_unet(facts.size)) if config.generator == "auto" else config
 
     def optimizer(self) -> Optimizer:
-        return torch.optim.RMSprop
+        return RMSprop
 
     def move(self, player: str, loss: Tensor) -> None:
         super().move(player, loss)

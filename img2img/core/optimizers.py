@@ -1,12 +1,31 @@
-"""Adam for weights in any memory layout."""
+"""PyTorch's Adam and RMSprop, without its compiler; and Adam for weights in any memory layout."""
 
-from typing import Any
+import inspect
+from typing import Any, TypeVar
 
 import torch
 
 LAST = torch.channels_last
+Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 
 
+def uncompiled(kind: Kind) -> Kind:
+    """A decorator for optimizers that nobody compiles.
+
+    PyTorch's own methods load its compiler, which takes seconds, at every start, only to keep it away from themselves.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"):
+        setattr(kind, name, inspect.unwrap(getattr(kind, name)))
+    kind.step = torch.no_grad()(kind.step)  # type: ignore[method-assign]
+    return kind
+
+
+@uncompiled
+class RMSprop(torch.optim.RMSprop):
+    """PyTorch's RMSprop."""
+
+
+@uncompiled
 class Adam(torch.optim.Adam):
     """PyTorch's Adam, for tensors whose layouts differ, as after loading a run that computed on another device.
 
