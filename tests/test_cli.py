@@ -479,6 +479,7 @@ def test_a_corrupt_file_is_reported_and_the_others_are_done(command_line, plates
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_probes")
 def test_report(command_line, plates, fitted, tmp_path):
     words = ["report", fitted[0], plates, *DMSO, *TEST, "--label", "Metadata_Treatment", "--bright", "--nuclei", "DNA"]
     code, out, err = command_line("equalize", *words, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json")
@@ -639,6 +640,7 @@ def test_an_out_that_cannot_be_written_is_found_before_the_fit(command_line, pla
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "plates"]
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_a_report_that_cannot_be_written_has_told_its_numbers(command_line, plates, fitted, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -70,7 +70,7 @@ def test_the_demo_replaces_nothing_of_others(name, tmp_path, few):
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_demo_learns_stripes(tmp_path):
     result = demo.run(tmp_path)
     assert result.picture.is_file() and result.report.is_file()

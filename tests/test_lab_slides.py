@@ -32,7 +32,7 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.10, 0.95, 0.30]])
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
+def small_blocks(monkeypatch, few_probes):
     monkeypatch.setattr(large, "EDGE", 64)
     monkeypatch.setattr(blockwise, "EDGE", 64)
 

@@ -161,7 +161,7 @@ def test_notes_of_workers_that_differ_in_their_example_are_one():
 # Ray
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_is_stopped_killed_and_started_again(
     run, photos, whole, tmp_path, tmp_path_factory, monkeypatch, command_line
 ):

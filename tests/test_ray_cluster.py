@@ -126,6 +126,7 @@ def deadly(kind, killed, is_last):
 # Translate
 
 
+@pytest.mark.nightly
 def test_translating_loses_nothing_though_a_worker_is_killed(cluster, run, photos, translated, tmp_path, monkeypatch):
     killed = tmp_path / "killed"
     monkeypatch.setattr(translating, "Job", deadly(Job, killed, lambda outcome: outcome.source.name != "4.png"))

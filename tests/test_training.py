@@ -317,7 +317,7 @@ SPREAD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cyclegan", "pix2pix"])
+@pytest.mark.parametrize("name", [pytest.param("cyclegan", marks=pytest.mark.nightly), "pix2pix"])
 def test_two_processes_equal_one(name, options, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)

@@ -187,7 +187,7 @@ def test_half_of_the_images_are_mirrored_in_fastcut(monkeypatch):
     assert {mirrored for *_, mirrored in given} == {True, False}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cut_learns_to_tint_and_keeps_what_is_shown():
     """Without pairs: b is smooth pictures in another light. The answer for an unseen a is known, a + tint."""
     tint = torch.tensor([0.6, 0.0, -0.6]).view(3, 1, 1)
