@@ -10,9 +10,9 @@ Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 
 
 def uncompiled(kind: Kind) -> Kind:
-    """A decorator for optimizers that nobody compiles.
+    """Keep the methods of an optimizer from loading PyTorch's compiler, for use as a decorator.
 
-    PyTorch's own methods load its compiler, which takes seconds, at every start, only to keep it away from themselves.
+    They load it, which takes seconds at every start, only to keep it away from themselves; here nobody compiles them.
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"):
         setattr(kind, name, inspect.unwrap(getattr(kind, name)))
