@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: tiny folders of images and tiny training options."""
 
+import io
 import os
 import sys
 
@@ -48,6 +49,14 @@ def command_line(monkeypatch, capsys):
         return stop.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def blank_curves(monkeypatch):
+    """Reports whose curves are blank: drawing them takes longer than a run of tests. Tests of reports override this."""
+    blank = io.BytesIO()
+    Image.new("L", (2, 2)).save(blank, "PNG")
+    monkeypatch.setattr("img2img.report.run.draw_panel", lambda *_: blank.getvalue())
 
 
 @pytest.fixture

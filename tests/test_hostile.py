@@ -192,14 +192,8 @@ class TestRunFolders:
         }
         assert unsound(record, evaluate) == []
 
-    @pytest.fixture
-    def undrawn(self, monkeypatch):
-        """Reports without curves, which hundreds of them would take minutes for."""
-        monkeypatch.setattr("img2img.report.run.training_panels", lambda rows, kinds: [])
-        monkeypatch.setattr("img2img.report.run._held_out_panels", lambda run: [])
-
     @pytest.mark.parametrize("name", ["report.json", "evaluation.json"])
-    def test_any_result(self, copied, name, undrawn):
+    def test_any_result(self, copied, name):
         path = copied / name
 
         def use(text):
@@ -209,7 +203,7 @@ class TestRunFolders:
         record = json.loads(path.read_text())
         assert unsound(record, use) == []
 
-    def test_any_ranking(self, copied, undrawn):
+    def test_any_ranking(self, copied):
         path = copied / "checkpoints.json"
         scores = {"models/00000001.safetensors": {"step": 1, "kid": {"value": 1.0}}}
         record = {"metric": "kid", "better": "lower", "best": "model.safetensors", "scores": scores, "rows": {}}
@@ -220,7 +214,7 @@ class TestRunFolders:
 
         assert unsound(record, use) == []
 
-    def test_any_line_of_the_log(self, copied, undrawn):
+    def test_any_line_of_the_log(self, copied):
         log = copied / "log.jsonl"
         first, *rest = log.read_text().splitlines()
 

@@ -43,6 +43,11 @@ from img2img.runs.folder import RunFolder
 from img2img.runs.record import LogRow, kinds_of_old
 
 
+@pytest.fixture(autouse=True)
+def blank_curves():
+    """Draw them."""
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """The report with everything."""

@@ -34,6 +34,11 @@ pytestmark = [
 WIDTHS = {"phone": 390, "desktop": 1280}
 
 
+@pytest.fixture(autouse=True)
+def blank_curves():
+    """Draw them."""
+
+
 def drawn_from_noise(root):
     folder = run_folder(root, "digits")
     write_report(RunFolder(folder), noise_rows(), Report(RunFacts(method="dcgan"), Progress(19, 30)))
