@@ -162,7 +162,7 @@ def measure(options, out):
     for name in ("sample", "equalize"):
         for where in ("disk", "store"):
             one, two = (median[f"{name}, {where}, {count}"] for count in (1, 2))
-            cpu = 2 * one["own"] / two["own"]
+            cpu = 2 * one["own"] / (two["own"] or float("nan"))  # too few to take any time
             gain = two["images_per_s"] / one["images_per_s"]
             print(f"{name}, {where}: two workers do {gain:.2f} times the work of one; by CPU time {cpu:.2f}")
     print(f"results in {out}")
